@@ -1,0 +1,1 @@
+"""From the archives to tensors: catalogue, pairing, manifest, dataset."""

@@ -1,0 +1,93 @@
+"""The only place that opens and writes picture files, and that knows of bit depth, bands and formats."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pbvs.errors import PbvsError
+from pbvs.files import atomic_path
+
+SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+MAX_SIDE = 8192  # the largest picture of the archives has 3240 pixels a side
+MAX_PIXELS = 40_000_000
+
+
+def read_image(path: Path) -> NDArray[np.generic]:
+    """Read a PNG or TIFF as it is stored: (H, W, C), the file's own number type.
+
+    Raises PbvsError when the file is missing, of another format, damaged or larger than the limits.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.suffix.lower() == ".png":
+                return _read_png(path)
+            return _read_tiff(path)
+    except FileNotFoundError:
+        raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PbvsError(
+            f"The picture {path} cannot be read ({error}); fetch it again or take it out of the data."
+        ) from None
+
+
+def _read_png(path: Path) -> NDArray[np.generic]:
+    with Image.open(path, formats=["PNG"]) as image:
+        _check_size(path, *image.size)
+        if image.mode == "P":
+            image = image.convert("RGB")
+        array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _read_tiff(path: Path) -> NDArray[np.generic]:
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as file:
+                _check_size(path, file.width, file.height)
+                return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
+    except RasterioError as error:
+        if not path.exists():
+            raise FileNotFoundError(path) from None
+        raise OSError(str(error)) from None
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise PbvsError(
+            f"The picture {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side."
+        )
+
+
+def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Quantise [0, 1] to 0..255 by rounding half to even; values outside are clipped, NaN becomes 0."""
+    scaled = np.nan_to_num(image, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0) * 255.0
+    quantised: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return quantised
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W, 1) or (H, W, 3) 8-bit pixels as PNG, whole or not at all."""
+    array = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    with atomic_path(path) as part:
+        Image.fromarray(array).save(part, format="PNG", compress_level=1)
+
+
+def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resample (H, W, C) in [0, 1] to a new size with Pillow's antialiased bicubic filter, clipped to [0, 1]."""
+    if image.shape[:2] == (height, width):
+        return image
+    bands = [
+        np.asarray(Image.fromarray(image[:, :, band]).resize((width, height), Image.Resampling.BICUBIC))
+        for band in range(image.shape[2])
+    ]
+    return np.stack(bands, axis=2).clip(0.0, 1.0)

@@ -1,0 +1,69 @@
+"""The contract between pairing and everything after it: a CSV file with a row for each pair."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pbvs.errors import PbvsError
+from pbvs.files import read_text, write_text
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An input picture and, where it is known, its target; paths are relative to the data root, with '/'."""
+
+    name: str  # unique within its task and split; the prediction is <name>.png
+    task: str
+    split: str
+    location: str
+    source: str
+    target: str = ""  # empty where only the input is given
+    source_date: str = ""  # YYYY-MM-DD, or empty where the file name does not say
+    target_date: str = ""
+    origin: str = ""  # archive (training pair), held-out, or official (the challenge's own val or test input)
+    alignment: str = ""  # how source and target are brought onto one grid: georeference, footprint, or none
+    overlap: str = ""  # share of the target that the source covers, 0 to 1
+    source_rule: str = ""  # radiometry rule that makes [0, 1] of the file
+    target_rule: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Pair))
+
+
+def manifest_path(folder: Path, task: str, split: str) -> Path:
+    """Return where the manifest of a task's split lies."""
+    return folder / f"{task}_{split}.csv"
+
+
+def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs as CSV, one row each, in the order given."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(pair) for pair in pairs)
+    write_text(path, buffer.getvalue())
+
+
+def read_manifest(path: Path) -> list[Pair]:
+    """Read a manifest; raise PbvsError naming the row and column when it is not one."""
+    if not path.is_file():
+        raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
+    return [_pair(path, number, row) for number, row in enumerate(reader, 2)]
+
+
+def _pair(path: Path, line: int, row: dict[str, str]) -> Pair:
+    values = {column: row[column] or "" for column in COLUMNS}
+    for column in ("name", "task", "split", "source"):
+        if not values[column]:
+            raise PbvsError(
+                f"{path}, line {line}: the column {column!r} is empty; make the manifest anew with `pbvs build-pairs`."
+            )
+    return Pair(**values)

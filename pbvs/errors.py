@@ -1,0 +1,18 @@
+"""What a user can cause, said in one sentence that they can act on."""
+
+from __future__ import annotations
+
+
+class PbvsError(Exception):
+    """Something in the data, a file or the machine is wrong; the message says what, where and what to do.
+
+    The command line prints the message alone and exits with `exit_status`.
+    """
+
+    exit_status = 1
+
+
+class UsageError(PbvsError):
+    """The command was called wrongly (unknown name, impossible value); exit status 2."""
+
+    exit_status = 2

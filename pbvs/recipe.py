@@ -1,0 +1,106 @@
+"""What a team chooses, in one TOML file: read, checked, and written out resolved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import digest
+from pbvs.stages import AnyStage, Settings, TaskName
+from pbvs.toml import dump_toml, read_toml
+
+BUILT_IN = Path(__file__).parent / "recipes"
+
+
+class Recipe(Settings):
+    """A whole system: a stage for each task, and what they share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    description: str = ""
+    seed: int = Field(2024, ge=0, lt=2**63)
+    evaluation_size: Literal["challenge", "native"] = "challenge"
+    extra_data: bool = False
+    stages: dict[TaskName, AnyStage]
+
+    @field_validator("stages")
+    @classmethod
+    def _graph(cls, stages: dict[TaskName, AnyStage]) -> dict[TaskName, AnyStage]:
+        if not stages:
+            raise ValueError("a recipe needs at least one stage")
+        order_of(stages)
+        return stages
+
+    def order(self) -> list[TaskName]:
+        """Return the tasks in the order in which their stages can be made."""
+        return order_of(self.stages)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything the recipe says."""
+        return digest(self.model_dump(mode="json"))
+
+
+def order_of(stages: dict[TaskName, AnyStage]) -> list[TaskName]:
+    """Sort stages so that each comes after those it requires; raise ValueError on a gap or a circle."""
+    done: list[TaskName] = []
+    waiting = dict(stages)
+    while waiting:
+        for task, stage in waiting.items():
+            missing = [name for name in stage.requires if name not in stages]
+            if missing:
+                raise ValueError(f"stage {task} needs a stage {missing[0]}, which the recipe does not have")
+        ready = [task for task, stage in waiting.items() if all(name in done for name in stage.requires)]
+        if not ready:
+            raise ValueError(f"the stages {', '.join(waiting)} wait for each other in a circle")
+        done.extend(ready)
+        for task in ready:
+            del waiting[task]
+    return done
+
+
+def built_in_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a built-in recipe by its name, or any recipe by its path.
+
+    Raises UsageError when there is none, PbvsError naming the key when it says something that cannot be.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml" and str(name_or_path) in built_in_recipes():
+        path = BUILT_IN / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"There is no recipe {str(name_or_path)!r}; give the path of a .toml file "
+            f"or one of {', '.join(built_in_recipes())}."
+        )
+    return parse_recipe(read_toml(path), str(path))
+
+
+def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
+    """Check the tables of a recipe; raise PbvsError with every mistake and the key it is at."""
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        raise PbvsError(f"The recipe {where} cannot be used: {explain(error)}.") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Return pydantic's findings as one clause: `stages.sar2eo.epochs: Input should be ...; ...`."""
+    parts = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"]) or "recipe"
+        message = finding["msg"]
+        if finding["type"] == "extra_forbidden":
+            message = "there is no such key; check its spelling"
+        parts.append(f"{key}: {message}")
+    return "; ".join(parts)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as TOML with every default written out, so that nothing else needs to be read again."""
+    return dump_toml(recipe.model_dump(mode="json"))

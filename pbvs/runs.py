@@ -1,0 +1,97 @@
+"""Where a run keeps what it made: the one place that knows the layout of `submissions/<run>/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbvs.errors import PbvsError
+from pbvs.files import check_name, read_json, write_json
+from pbvs.recipe import Recipe, parse_recipe
+from pbvs.toml import read_toml
+
+SUBMISSIONS = Path("submissions")
+MANIFESTS = Path("data_manifests")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run; nothing is read or made until asked for."""
+
+    name: str
+    submissions: Path = SUBMISSIONS
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.submissions / self.name
+
+    @property
+    def archive(self) -> Path:
+        """The zip that `pbvs package` writes beside the folder."""
+        return self.submissions / f"{self.name}.zip"
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.folder / "recipe.toml"
+
+    @property
+    def provenance_file(self) -> Path:
+        """Versions, digests, device and seed that the run was made with."""
+        return self.folder / "provenance.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that people look at."""
+        return self.folder / "report.html"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of `<task>.csv` and `summary.json`."""
+        return self.folder / "scores"
+
+    def model(self, task: str) -> Path:
+        """Folder of a task's weights, training state and log."""
+        return self.folder / "models" / task
+
+    def predictions(self, split: str, task: str) -> Path:
+        """Folder of a task's predicted pictures, `<name>.png`."""
+        return self.folder / "predictions" / split / task
+
+    def prediction(self, split: str, task: str, name: str) -> Path:
+        """Path of one predicted picture."""
+        return self.predictions(split, task) / f"{name}.png"
+
+    def exists(self) -> bool:
+        """Return whether the run was begun."""
+        return self.recipe_file.is_file()
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe; raise PbvsError when there is no such run."""
+        if not self.exists():
+            raise PbvsError(
+                f"There is no run {self.name!r} in {self.submissions}; make it with `pbvs predict --run {self.name}`."
+            )
+        return parse_recipe(read_toml(self.recipe_file), str(self.recipe_file))
+
+
+def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
+    """Return the runs below `submissions`, by name."""
+    if not submissions.is_dir():
+        return []
+    return [Run(path.parent.name, submissions) for path in sorted(submissions.glob("*/recipe.toml"))]
+
+
+def is_done(record: Path, made_from: str) -> bool:
+    """Return whether `record` says that its folder was made, whole, from what has the digest `made_from`."""
+    return record.is_file() and read_json(record).get("made_from") == made_from
+
+
+def mark_done(record: Path, made_from: str, **facts: Any) -> None:
+    """Write that the record's folder is whole, what it was made from, and what was measured meanwhile."""
+    write_json(record, {"made_from": made_from, **facts})

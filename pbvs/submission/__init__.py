@@ -1,0 +1,1 @@
+"""What is uploaded: readme.txt, the archive and its check."""

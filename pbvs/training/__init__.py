@@ -1,0 +1,1 @@
+"""Losses, schedules, resumable state and the loop that trains."""

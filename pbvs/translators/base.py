@@ -1,0 +1,63 @@
+"""What every method of translation can do: fit, translate, save and load."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.manifest import Pair
+from pbvs.recipe import Recipe
+from pbvs.stages import Stage
+from pbvs.tasks import Task
+
+Picture = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a stage learns from, and where it may keep what it needs to go on after an interruption."""
+
+    recipe: Recipe
+    root: Path  # data root that the pairs' paths are relative to
+    train: Sequence[Pair]
+    val: Sequence[Pair]  # pairs with targets, of held-out locations
+    folder: Path  # the stage's own folder, models/<task>
+    cache: Path  # prepared chips, shared by all runs
+    initial: Path | None = None  # model folder of the stage to start from
+    weights: Path | None = None  # where the frozen trunks lie
+    device: str = "cpu"
+    jobs: int = 1  # processes that prepare and load data
+
+
+class Translator(ABC):
+    """A method for one task; `parts` are the loaded translators of the stages it requires."""
+
+    method: ClassVar[str]
+
+    def __init__(self, task: Task, stage: Stage, parts: Mapping[str, Translator] | None = None, device: str = "cpu"):
+        self.task = task
+        self.stage = stage
+        self.parts = dict(parts or {})
+        self.device = device
+
+    @abstractmethod
+    def fit(self, material: Material) -> None:
+        """Learn from pairs; called again after an interruption it goes on where it stopped."""
+
+    @abstractmethod
+    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Translate (H, W, C_source) float32 pictures in [0, 1] to (H, W, C_target) of the same height and width."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into `folder`."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; raise PbvsError when it is missing, damaged or of another architecture."""

@@ -1,0 +1,40 @@
+"""Fixtures that every area shares: the stand-in imagery and the trunks, where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow; run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+def _found(variable: str, beside: str) -> Path:
+    path = Path(os.environ.get(variable) or REPOSITORY.parent / beside)
+    if not path.is_dir():
+        pytest.skip(f"{variable} is not set and there is no {beside} beside the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def standin() -> Path:
+    return _found("PBVS_STANDIN", "shared/data/standin")
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    return _found("PBVS_WEIGHTS", "shared/weights")
