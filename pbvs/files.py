@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         sync_file(part)
-        os.replace(part, path)
+        part.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise _write_error(path, error) from error
@@ -106,7 +106,8 @@ def check_name(name: str, what: str = "run name") -> str:
     """Return `name` when it is safe as a file name, else raise UsageError."""
     if not _NAME.match(name):
         raise UsageError(
-            f"The {what} {name!r} cannot be used; take letters, digits, '.', '_' and '-', starting with a letter or digit."
+            f"The {what} {name!r} cannot be used; take letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit."
         )
     return name
 
