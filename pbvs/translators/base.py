@@ -39,6 +39,8 @@ class Translator(ABC):
     """A method for one task; `parts` are the loaded translators of the stages it requires."""
 
     method: ClassVar[str]
+    learns: ClassVar[bool] = True  # whether `fit` looks at pairs; otherwise new data do not make its model old
+    uses_device: ClassVar[bool] = True  # whether it needs torch and a device
 
     def __init__(self, task: Task, stage: Stage, parts: Mapping[str, Translator] | None = None, device: str = "cpu"):
         self.task = task

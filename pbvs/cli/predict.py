@@ -1,0 +1,67 @@
+"""`pbvs predict`: make a run's models and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pbvs.cli import options
+from pbvs.errors import UsageError
+from pbvs.tasks import SPLITS
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="All tasks of the recipe.")
+@options.task
+@click.option("--split", "splits", type=click.Choice(SPLITS), multiple=True, help="Only this split; else test and val.")
+@click.option("--recipe", help="A built-in recipe's name or a .toml file; else the run's own, or the default.")
+@options.run
+@options.data
+@options.manifests
+@options.submissions
+@options.weights
+@options.device
+@options.jobs
+@click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
+@click.option("--lpips-net", type=click.Choice(["vgg", "alex", "squeeze", "random"]), help="Instead of the recipe's.")
+def predict(
+    every: bool,
+    tasks: tuple[str, ...],
+    splits: tuple[str, ...],
+    recipe: str | None,
+    run: str | None,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    weights: Path | None,
+    device: str,
+    jobs: int,
+    retrain: bool,
+    lpips_net: str | None,
+) -> None:
+    """Train or load each task's model, stage by stage, and write the predictions.
+
+    A stage whose model is there loads it; a prediction that is there is kept. Started again after an interruption,
+    the command goes on where it stopped. Several GPUs: torchrun --nproc-per-node N -m pbvs predict --all
+    """
+    if every == bool(tasks):
+        raise UsageError("Say which tasks: --all, or --task NAME (repeatable).")
+    from pbvs import runner
+
+    made = runner.predict(
+        recipe,
+        run=run,
+        tasks=tasks or None,
+        splits=splits or ("test", "val"),
+        root=data,
+        manifests=manifests,
+        submissions=submissions,
+        weights=weights,
+        device=device,
+        jobs=jobs,
+        retrain=retrain,
+        lpips_net=lpips_net,
+    )
+    click.echo(f"Predictions: {made.folder / 'predictions'}")
+    click.echo(f"Next: pbvs score --split val --run {made.name}")

@@ -1,0 +1,314 @@
+"""Run a recipe's stages in order: load each model or train it, then write the predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbvs import devices
+from pbvs.data.build import find_root
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.pairs import open_source
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import digest, read_json, sha256, sweep, write_json, write_text
+from pbvs.locks import locked
+from pbvs.predictor import Outcome, predict_pairs
+from pbvs.progress import say
+from pbvs.recipe import Recipe, dump_recipe, load_recipe
+from pbvs.runs import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
+from pbvs.stages import Stage, TaskName
+from pbvs.tasks import TASKS, get_task
+from pbvs.translators import make_translator, translator_class
+from pbvs.translators.base import Material, Translator
+
+CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))
+
+
+def predict(
+    recipe: str | Path | Recipe | None = None,
+    *,
+    run: str | None = None,
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test", "val"),
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS,
+    weights: Path | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    retrain: bool = False,
+    lpips_net: str | None = None,
+) -> Run:
+    """Make a run: every stage's model is loaded or trained, and its predictions are written.
+
+    What is already done from the same recipe and manifests is left alone. `tasks` limits the work to those tasks and
+    the stages that they require; `retrain` makes their models again; `lpips_net` replaces the recipe's trunk.
+
+    Returns the run. Raises PbvsError when data, manifests or weights are missing or when some inputs could not be
+    read (the rest is written then), UsageError for an unknown recipe, task or device.
+    """
+    chosen, place = _choose(recipe, run, submissions, lpips_net)
+    for task in tasks or ():
+        if get_task(task).name not in chosen.stages:
+            raise UsageError(f"The recipe {chosen.name!r} has no stage for {task}; it has {', '.join(chosen.stages)}.")
+    with _single_writer(place.folder):
+        job = Job(chosen, place, find_root(root, manifests), manifests, weights, device, jobs, retrain)
+        job.start()
+        failures = [failure for task in job.wanted(tasks) for failure in job.do(task, splits, tasks)]
+    if failures:
+        raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
+    return place
+
+
+@dataclass
+class Job:
+    """One call of `predict`: what it works on, and the models it has loaded so far."""
+
+    recipe: Recipe
+    run: Run
+    root: Path
+    manifests: Path
+    weights: Path | None
+    device: str
+    jobs: int
+    retrain: bool
+    loaded: dict[str, Translator] = field(default_factory=dict)
+    made_from: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Write down what the run is made of, after making sure that nothing made before would be lost."""
+        self._refuse_to_overwrite()
+        if devices.rank() == 0:
+            sweep(self.run.folder)
+            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            self._write_provenance()
+
+    def wanted(self, tasks: Sequence[str] | None) -> list[TaskName]:
+        """Return the tasks asked for and those they require, in the order of the graph."""
+        wanted = set(tasks or self.recipe.stages)
+        for task in reversed(self.recipe.order()):
+            if task in wanted:
+                wanted.update(self.recipe.stages[task].requires)
+        return [task for task in self.recipe.order() if task in wanted]
+
+    def do(self, task: TaskName, splits: Iterable[str], tasks: Sequence[str] | None) -> list[str]:
+        """Make one task's model and, where it was asked for, its predictions; return what could not be predicted."""
+        self._model(task)
+        if tasks and task not in tasks:
+            return []
+        return [failure for split in splits for failure in self._predictions(task, split)]
+
+    def stage_digest(self, task: TaskName) -> str:
+        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models."""
+        stage = self.recipe.stages[task]
+        parts: dict[str, Any] = {
+            "stage": stage.model_dump(mode="json"),
+            "requires": [self.stage_digest(name) for name in stage.requires],
+        }
+        if self._class(task).learns:
+            shared = self.recipe.model_dump(mode="json", exclude={"name", "description", "stages", "extra_data"})
+            shared.pop("evaluation_size")
+            parts |= {"shared": shared, "pairs": [self._manifest_digest(task, split) for split in ("train", "val")]}
+        return digest(parts)
+
+    def _class(self, task: TaskName) -> type[Translator]:
+        return translator_class(self.recipe.stages[task].model_dump()["method"])
+
+    def _manifest_digest(self, task: str, split: str) -> str:
+        path = manifest_path(self.manifests, task, split)
+        if not path.is_file():
+            raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
+        return sha256(path)
+
+    def _pairs(self, task: str, split: str) -> list[Pair]:
+        return read_manifest(manifest_path(self.manifests, task, split))
+
+    def _record(self, task: str) -> Path:
+        return self.run.model(task) / "done.json"
+
+    def _refuse_to_overwrite(self) -> None:
+        for task in self.recipe.stages:
+            record = self._record(task)
+            if self.retrain or not record.is_file() or not self._class(task).learns:
+                continue
+            if not is_done(record, self.stage_digest(task)):
+                raise PbvsError(
+                    f"The model {record.parent} was trained with another recipe or other manifests; "
+                    f"give another --run, or --retrain to train it again."
+                )
+
+    def _write_provenance(self) -> None:
+        from pbvs.provenance import collect
+
+        facts = collect(self.recipe, manifests=self.manifests, weights=self.weights, device=self.device, root=self.root)
+        write_json(self.run.provenance_file, facts)
+
+    def _model(self, task: TaskName) -> Translator:
+        """Load a stage's model when it is done, else train and save it."""
+        stage, record = self.recipe.stages[task], self._record(task)
+        made_from = self.stage_digest(task)
+        parts = {name: self.loaded[name] for name in stage.requires}
+        device = devices.resolve_device(self.device) if self._class(task).uses_device else "cpu"
+        translator = make_translator(get_task(task), stage, parts, device)
+        if is_done(record, made_from) and not (self.retrain and self._class(task).learns):
+            translator.load(record.parent)
+        else:
+            self._train(task, stage, translator, made_from, device)
+        self.loaded[task], self.made_from[task] = translator, made_from
+        return translator
+
+    def _train(self, task: TaskName, stage: Stage, translator: Translator, made_from: str, device: str) -> None:
+        folder, start = self.run.model(task), time.perf_counter()
+        if self.retrain and devices.rank() == 0:
+            _remove_model(folder)
+        barrier()
+        initial = stage.model_dump().get("init_from")
+        if translator.learns:
+            say(f"{task}: training {translator.method} on {device}")
+        translator.fit(
+            Material(
+                recipe=self.recipe,
+                root=self.root,
+                train=self._pairs(task, "train") if translator.learns else (),
+                val=[p for p in self._pairs(task, "val") if p.target] if translator.learns else (),
+                folder=folder,
+                cache=CACHE,
+                initial=self.run.model(initial) if initial else None,
+                weights=self.weights,
+                device=device,
+                jobs=self.jobs,
+            )
+        )
+        if devices.rank() == 0:
+            translator.save(folder)
+            mark_done(self._record(task), made_from, seconds=round(time.perf_counter() - start, 3), device=device)
+        barrier()
+
+    def _predictions(self, task: TaskName, split: str) -> list[str]:
+        """Write the predictions of one task and split that are not there yet."""
+        pairs, folder = self._pairs(task, split), self.run.predictions(split, task)
+        record = folder.with_name(f"{task}.json")
+        facts = self._begin(record, folder, task, split, pairs)
+        there = {path.stem for path in folder.glob("*.png")}
+        missing = [pair for pair in pairs if pair.name not in there][devices.rank() :: devices.world_size()]
+        outcome = self._stream(task, split, missing) if missing else Outcome()
+        facts["images"] += outcome.images
+        facts["seconds"] = round(facts["seconds"] + outcome.seconds, 6)
+        write_part(record, facts, devices.rank())
+        barrier()
+        if devices.rank() == 0:
+            merge_parts(record, devices.world_size(), {**facts, "expected": len(pairs), "failed": len(outcome.failures)})
+        return outcome.failures
+
+    def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
+        """Return the record to go on with; predictions of another model, recipe or manifest are taken away first."""
+        made_from = digest(
+            [self.made_from[task], self._manifest_digest(task, split), self.recipe.evaluation_size, str(self.root)]
+        )
+        if is_done(record, made_from) and not self.retrain:
+            facts: dict[str, Any] = read_json(record)
+            return facts if devices.rank() == 0 else {**facts, "images": 0, "seconds": 0.0}
+        facts = {
+            "made_from": made_from,
+            "images": 0,
+            "seconds": 0.0,
+            "device": self.loaded[task].device,
+            "evaluation_size": self.recipe.evaluation_size,
+            "expected": len(pairs),
+        }
+        if devices.rank() == 0:
+            for old in folder.glob("*.png"):
+                old.unlink()
+            write_json(record, facts)
+        barrier()
+        return facts
+
+    def _stream(self, task: TaskName, split: str, pairs: Sequence[Pair]) -> Outcome:
+        native = self.recipe.evaluation_size == "native"
+        return predict_pairs(
+            self.loaded[task],
+            pairs,
+            lambda pair: open_source(pair, self.root, self.recipe.radiometry),
+            lambda pair: self.run.prediction(split, task, pair.name),
+            size=None if native else TASKS[task].challenge_size,
+            what=f"{task} {split}",
+            jobs=self.jobs,
+        )
+
+
+def _choose(
+    recipe: str | Path | Recipe | None, run: str | None, submissions: Path, lpips_net: str | None
+) -> tuple[Recipe, Run]:
+    """Return the recipe and the run: the run's own recipe when none is named and the run exists."""
+    if recipe is None and run is not None and Run(run, submissions).exists():
+        chosen = Run(run, submissions).recipe()
+    else:
+        chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe())
+    if lpips_net:
+        chosen = with_lpips_net(chosen, lpips_net)
+    return chosen, Run(run or chosen.name, submissions)
+
+
+def default_recipe() -> str:
+    """Return the recipe used when none is named: the paper's where there is a GPU to train it, else the demo's."""
+    import torch
+
+    name = "paper" if torch.cuda.is_available() else "demo"
+    if name == "demo":
+        say("No GPU here, so the recipe is demo, which shows that everything works; --recipe paper trains the real one.")
+    return name
+
+
+def with_lpips_net(recipe: Recipe, net: str) -> Recipe:
+    """Return the recipe with `net` as the LPIPS trunk of every stage that trains on LPIPS."""
+    stages = {
+        task: stage.model_copy(update={"lpips_net": net}) if "lpips_net" in type(stage).model_fields else stage
+        for task, stage in recipe.stages.items()
+    }
+    return recipe.model_copy(update={"stages": stages})
+
+
+@contextlib.contextmanager
+def _single_writer(folder: Path) -> Iterator[None]:
+    """Hold the run's lock in the first process; the others of a torchrun group work under it."""
+    if devices.rank() != 0:
+        yield
+        return
+    with locked(folder):
+        yield
+
+
+def _remove_model(folder: Path) -> None:
+    import shutil
+
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def barrier() -> None:
+    """Wait for the other processes of a torchrun group; one process waits for nobody."""
+    if devices.world_size() > 1:
+        from pbvs.training.distributed import barrier as wait
+
+        wait()
+
+
+def write_part(record: Path, facts: dict[str, Any], rank: int) -> None:
+    """Write what one process predicted beside the record that all share."""
+    write_json(record.with_name(f".{record.stem}.{rank}.json"), facts)
+
+
+def merge_parts(record: Path, world: int, facts: dict[str, Any]) -> None:
+    """Add up what the processes predicted, and write the record."""
+    parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
+    counts = [read_json(part) for part in parts]
+    facts["images"] = sum(count["images"] for count in counts)
+    facts["seconds"] = max(count["seconds"] for count in counts)
+    write_json(record, facts)
+    for part in parts:
+        part.unlink()
