@@ -14,13 +14,18 @@ say() { printf '\n== %s\n' "$*"; }
 install() { # install EXTRAS: the package, editable, with the extras named
     if [ ! -x "$venv/bin/python" ]; then
         # A torch that is already there is used as it is; a new one is several GB.
-        if python3 -c 'import torch' 2>/dev/null; then python3 -m venv --system-site-packages "$venv"; else python3 -m venv "$venv"; fi
+        local share=""
+        if python3 -c 'import torch' 2>/dev/null; then share=--system-site-packages; fi
+        python3 -m venv $share "$venv"
     fi
-    local mark="$venv/.installed$1" # made anew when the dependencies change
+    local lock mark="$venv/.installed$1" # made anew when the dependencies change
     if [ ! -e "$mark" ] || [ "$here/setup.cfg" -nt "$mark" ]; then
         say "installing into $venv (several GB of torch the first time; some minutes)"
         "$venv/bin/python" -m pip install --quiet --upgrade "pip>=24"
-        "$venv/bin/python" -m pip install --quiet --constraint "$here/constraints.txt" --editable "$here$1"
+        # The tested versions; a torch that is shared with the system stays whatever it is.
+        "$venv/bin/python" -c 'import torch' 2>/dev/null && lock="$venv/constraints.txt" || lock="$here/constraints.txt"
+        [ "$lock" = "$here/constraints.txt" ] || grep -v -E '^(torch|torchvision|triton|nvidia)' "$here/constraints.txt" >"$lock"
+        "$venv/bin/python" -m pip install --quiet --constraint "$lock" --editable "$here$1"
         touch "$mark"
     fi
     export PATH="$venv/bin:$PATH"
