@@ -199,10 +199,11 @@ class Job:
         outcome = self._stream(task, split, missing) if missing else Outcome()
         facts["images"] += outcome.images
         facts["seconds"] = round(facts["seconds"] + outcome.seconds, 6)
+        facts["failed"] = len(outcome.failures)
         write_part(record, facts, devices.rank())
         barrier()
         if devices.rank() == 0:
-            merge_parts(record, devices.world_size(), {**facts, "expected": len(pairs), "failed": len(outcome.failures)})
+            merge_parts(record, devices.world_size(), facts)
         return outcome.failures
 
     def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
@@ -260,7 +261,7 @@ def default_recipe() -> str:
 
     name = "paper" if torch.cuda.is_available() else "demo"
     if name == "demo":
-        say("No GPU here, so the recipe is demo, which shows that everything works; --recipe paper trains the real one.")
+        say("No GPU here: the recipe is demo, which shows that everything works; --recipe paper trains the real one.")
     return name
 
 
@@ -307,7 +308,8 @@ def merge_parts(record: Path, world: int, facts: dict[str, Any]) -> None:
     """Add up what the processes predicted, and write the record."""
     parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
     counts = [read_json(part) for part in parts]
-    facts["images"] = sum(count["images"] for count in counts)
+    for key in ("images", "failed"):
+        facts[key] = sum(count[key] for count in counts)
     facts["seconds"] = max(count["seconds"] for count in counts)
     write_json(record, facts)
     for part in parts:

@@ -54,5 +54,6 @@ class Grayscale(Translator):
         saved = read_json(folder / "model.json").get("intensity")
         if saved != self.intensity:
             raise PbvsError(
-                f"{folder / 'model.json'} has the intensity {saved}, the recipe {self.intensity}; predict again with --retrain."
+                f"{folder / 'model.json'} has the intensity {saved}, the recipe {self.intensity}; "
+                "predict again with --retrain."
             )
