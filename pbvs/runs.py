@@ -87,6 +87,16 @@ def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
     return [Run(path.parent.name, submissions) for path in sorted(submissions.glob("*/recipe.toml"))]
 
 
+def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
+    """Return the run called `name`, or the one begun last; raise PbvsError when there is none."""
+    if name:
+        return Run(name, submissions)
+    runs = all_runs(submissions)
+    if not runs:
+        raise PbvsError(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
+    return max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns)
+
+
 def is_done(record: Path, made_from: str) -> bool:
     """Return whether `record` says that its folder was made, whole, from what has the digest `made_from`."""
     return record.is_file() and read_json(record).get("made_from") == made_from
