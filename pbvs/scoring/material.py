@@ -1,0 +1,133 @@
+"""What is scored: each held-out pair's 8-bit prediction as submitted, and its target quantised the same way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.images import read_image, resize, to_uint8
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.scoring.protocol import Protocol
+from pbvs.tasks import get_task
+
+Pixels = NDArray[np.uint8]
+
+
+class Refused(PbvsError):
+    """A prediction that cannot be scored, with a one-word status for the table."""
+
+    def __init__(self, status: str, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task's pairs with targets, and where its predictions and targets are."""
+
+    name: str
+    pairs: list[Pair]
+    predictions: Path
+    size: int | None  # side of the square at which it is evaluated; None for the target's own size
+
+    def prediction(self, pair: Pair) -> Path:
+        """Path of the submitted picture."""
+        return self.predictions / f"{pair.name}.png"
+
+
+@dataclass
+class Listing:
+    """What lies in a predictions folder beside what was expected."""
+
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    duplicate: list[str] = field(default_factory=list)
+
+
+def list_predictions(task: Task, known: set[str]) -> Listing:
+    """Compare a folder with the expected names; `known` are all names of the split, also those without a target."""
+    found = sorted(path.name for path in task.predictions.iterdir()) if task.predictions.is_dir() else []
+    visible = [name for name in found if not name.startswith(".")]
+    stems = Counter(Path(name).stem.lower() for name in visible)
+    expected = {f"{name}.png" for name in known}
+    return Listing(
+        missing=[pair.name for pair in task.pairs if f"{pair.name}.png" not in visible],
+        extra=[name for name in visible if name not in expected and stems[Path(name).stem.lower()] == 1],
+        duplicate=[name for name in visible if name not in expected and stems[Path(name).stem.lower()] > 1],
+    )
+
+
+def target_pixels(picture: NDArray[np.float32], size: int | None) -> Pixels:
+    """Bring a target in [0, 1] to the evaluation size and to 8 bits, as predictions are when they are submitted."""
+    return to_uint8(picture if size is None else resize(picture, size, size))
+
+
+def read_prediction(path: Path, shape: tuple[int, int, int], protocol: Protocol, task: str) -> Pixels:
+    """Read a submitted picture for a target of `shape` (H, W, C).
+
+    Raises Refused (missing, unreadable, wrong-mode, wrong-size) with a sentence; where the protocol says so, a picture
+    of another size is resampled instead.
+    """
+    if not path.is_file():
+        raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {task}`.")
+    try:
+        stored = read_image(path)
+    except PbvsError as error:
+        raise Refused("unreadable", str(error)) from None
+    if stored.dtype != np.uint8:
+        raise Refused("wrong-mode", f"{path} has {stored.dtype} pixels, not 8 bits; write it as an 8-bit PNG.")
+    pixels = _channels(path, stored.astype(np.uint8, copy=False), shape[2])
+    if pixels.shape[:2] == shape[:2]:
+        return pixels
+    if protocol.other_size == "resample":
+        return to_uint8(resize(pixels.astype(np.float32) / 255.0, *shape[:2]))
+    height, width = pixels.shape[:2]
+    raise Refused(
+        "wrong-size", f"{path} is {width} x {height}, not {shape[1]} x {shape[0]} as its target; predict it again."
+    )
+
+
+def _channels(path: Path, pixels: Pixels, channels: int) -> Pixels:
+    """Return `pixels` with the target's channels: a grey picture may be stored as RGB with three equal channels."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 1 and pixels.shape[2] == 3 and bool((pixels == pixels[:, :, :1]).all()):
+        return pixels[:, :, :1]
+    raise Refused(
+        "wrong-mode", f"{path} has {pixels.shape[2]} channels, not {channels} as its target; write it in that mode."
+    )
+
+
+@dataclass
+class Loaded:
+    """One pair, ready to be compared, or the reason why it cannot be."""
+
+    pair: Pair
+    status: str = "ok"
+    reason: str = ""
+    prediction: Pixels | None = None
+    target: Pixels | None = None
+
+
+def load(task: Task, pair: Pair, protocol: Protocol, read_target: Callable[[Pair], Pixels]) -> Loaded:
+    """Read both pictures of a pair; what a file got wrong is in the status and reason, never raised."""
+    path = task.prediction(pair)
+    if not path.is_file():
+        return Loaded(pair, "missing", f"There is no prediction {path}; run `pbvs predict --task {task.name}`.")
+    try:
+        target = read_target(pair)
+    except PbvsError as error:
+        return Loaded(pair, "no-target", str(error))
+    wanted = get_task(task.name).target_channels
+    if target.ndim != 3 or target.shape[2] != wanted:
+        return Loaded(pair, "no-target", f"The target {pair.target} has shape {target.shape}, not {wanted} channels.")
+    try:
+        return Loaded(pair, prediction=read_prediction(path, target.shape, protocol, task.name), target=target)
+    except Refused as error:
+        return Loaded(pair, error.status, str(error))
