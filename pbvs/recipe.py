@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from pbvs.data.settings import Chips, Radiometry, Sampling
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest
 from pbvs.stages import AnyStage, Settings, TaskName
@@ -23,6 +24,9 @@ class Recipe(Settings):
     seed: int = Field(2024, ge=0, lt=2**63)
     evaluation_size: Literal["challenge", "native"] = "challenge"
     extra_data: bool = False
+    radiometry: Radiometry = Radiometry()
+    chips: Chips = Chips()
+    sampling: Sampling = Sampling()
     stages: dict[TaskName, AnyStage]
 
     @field_validator("stages")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +25,37 @@ def read_image(path: Path) -> NDArray[np.generic]:
 
     Raises PbvsError when the file is missing, of another format, damaged or larger than the limits.
     """
+    with picture_errors(path):
+        if path.suffix.lower() == ".png":
+            return _read_png(path)
+        return _read_tiff(path)
+
+
+@contextlib.contextmanager
+def picture_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise while they read `path` into a PbvsError with one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if path.suffix.lower() == ".png":
-                return _read_png(path)
-            return _read_tiff(path)
+            yield
     except FileNotFoundError:
         raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        MemoryError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ) as error:
         raise PbvsError(
-            f"The picture {path} cannot be read ({error}); fetch it again or take it out of the data."
+            f"The picture {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
         ) from None
 
 
 def _read_png(path: Path) -> NDArray[np.generic]:
     with Image.open(path, formats=["PNG"]) as image:
-        _check_size(path, *image.size)
+        check_size(path, *image.size)
         if image.mode == "P":
             image = image.convert("RGB")
         array = np.asarray(image)
@@ -46,22 +63,38 @@ def _read_png(path: Path) -> NDArray[np.generic]:
 
 
 def _read_tiff(path: Path) -> NDArray[np.generic]:
+    with open_tiff(path) as file:
+        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
+
+
+@contextlib.contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """Open a GeoTIFF with rasterio, and nothing that only calls itself so (a VRT could name any other file).
+
+    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the picture is too large.
+    """
     import rasterio
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as file:
-                _check_size(path, file.width, file.height)
-                return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
+                check_size(path, file.width, file.height)
+                yield file
     except RasterioError as error:
         if not path.exists():
             raise FileNotFoundError(path) from None
-        raise OSError(str(error)) from None
+        raise OSError(one_line(error)) from None
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def one_line(error: BaseException) -> str:
+    """Return an error's cause as one line of at most 200 characters."""
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise PbvsError when a picture says it is larger than the limits."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise PbvsError(
             f"The picture {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side."

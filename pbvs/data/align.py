@@ -1,0 +1,96 @@
+"""Bring a picture onto another's grid: by the georeference (rasterio), or as an equal footprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.geometry import Window
+from pbvs.data.headers import Header, header_of, read_header
+from pbvs.data.images import open_tiff, picture_errors, read_image, resize
+from pbvs.data.radiometry import Picture, to_unit
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A picture in [0, 1] with what is known of its grid and which pixels hold data."""
+
+    pixels: Picture  # (H, W, C)
+    valid: NDArray[np.bool_]  # (H, W)
+    header: Header
+
+    def cut(self, window: Window) -> Raster:
+        """Return a part of the picture."""
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        return Raster(self.pixels[rows, columns], self.valid[rows, columns], self.header)
+
+
+def read_raster(path: Path, modality: str, rule: str) -> Raster:
+    """Read a picture in [0, 1] by `rule`; where all its bands are no-data or no numbers it is not valid."""
+    stored, header = _read(path)
+    valid = known(stored, header.nodata)
+    return Raster(to_unit(stored, modality, rule, valid), valid, header)
+
+
+def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
+    """Return which pixels of (H, W, B) hold data: finite in every band, and not no-data in all of them."""
+    valid = np.isfinite(stored).all(axis=2)
+    if nodata is not None and np.isfinite(nodata):
+        valid &= ~(stored == nodata).all(axis=2)
+    return valid
+
+
+def warp(source: Raster, target: Header, window: Window) -> Raster:
+    """Reproject a picture onto a part of the target's grid, bilinearly and with antialiasing where it shrinks.
+
+    Pixels outside the source or touched by its no-data are not valid; their value is 0.
+    """
+    from rasterio.enums import Resampling
+    from rasterio.warp import reproject
+
+    shape = (window.height, window.width)
+    how = {
+        "src_crs": source.header.crs,
+        "src_transform": affine(source.header),
+        "dst_crs": target.crs,
+        "dst_transform": affine(target, window),
+        "resampling": Resampling.bilinear,
+    }
+    weight = source.valid.astype(np.float32)
+    cover = np.zeros(shape, np.float32)
+    reproject(weight, cover, **how)
+    pixels = np.zeros((*shape, source.pixels.shape[2]), np.float32)
+    for band in range(pixels.shape[2]):
+        reproject(source.pixels[:, :, band] * weight, pixels[:, :, band], **how)
+    valid = cover > 0.99
+    pixels = np.where(valid[:, :, None], pixels / np.maximum(cover, 1e-6)[:, :, None], 0.0).clip(0.0, 1.0)
+    return Raster(pixels.astype(np.float32), valid, target)
+
+
+def resample(source: Raster, height: int, width: int) -> Raster:
+    """Resample a picture that has the same footprint to a new size with antialiasing."""
+    if source.pixels.shape[:2] == (height, width):
+        return source
+    valid = resize(source.valid[:, :, None].astype(np.float32), height, width)[:, :, 0] > 0.99
+    return Raster(resize(source.pixels, height, width), valid, source.header)
+
+
+def _read(path: Path) -> tuple[NDArray[np.generic], Header]:
+    if path.suffix.lower() == ".png":
+        return read_image(path), read_header(path)
+    with picture_errors(path), open_tiff(path) as file:
+        header = header_of(file)
+        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header
+
+
+def affine(header: Header, window: Window | None = None) -> Any:
+    """Return rasterio's transform of a picture, or of a part of it."""
+    from rasterio.transform import Affine
+
+    whole = Affine(*header.transform)
+    return whole if window is None else whole * Affine.translation(window.left, window.top)

@@ -1,0 +1,179 @@
+"""Training samples: chips of aligned pairs, chosen, cut and turned by (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pbvs.data.chips import Array, Prepared, prepare, write_bad_chips
+from pbvs.data.manifest import Pair
+from pbvs.data.pairing import days_between
+from pbvs.data.settings import Augmentation, Chips, Radiometry, Sampling
+from pbvs.errors import PbvsError
+from pbvs.progress import say
+from pbvs.seeds import generator
+from pbvs.tasks import get_task
+
+
+class Sample(NamedTuple):
+    """One chip: uint8 tensors, 0..255, of the same height and width."""
+
+    source: Tensor  # (C_source, S, S)
+    target: Tensor  # (C_target, S, S)
+    valid: Tensor  # (1, S, S): 255 where both pictures hold data
+
+
+class Item(NamedTuple):
+    """A chip to draw: a prepared pair and, for windows, where it is cut."""
+
+    prepared: Prepared
+    corner: tuple[int, int] | None
+
+
+class ChipDataset(Dataset[Sample]):
+    """Map-style data set; `ds[(epoch, position)]` is a Sample, `len(ds)` the samples of an epoch.
+
+    The order and choice of an epoch come from (seed, epoch), the cut and turn of a sample from (seed, epoch, index of
+    its chip): the number of workers and processes changes nothing. With `augmentation=None` (validation) every chip is
+    seen in order, cut at its centre.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        root: Path,
+        radiometry: Radiometry | None = None,
+        chips: Chips | None = None,
+        *,
+        size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        cache: Path,
+        jobs: int = 1,
+        sampling: Sampling | None = None,
+        backend: str = "loky",
+    ) -> None:
+        """Prepare the pairs' chips in `cache`; raise PbvsError when none of them can be used."""
+        self.size, self.seed, self.augmentation = size, seed, augmentation
+        self.sampling = sampling or Sampling(policy="all", pairs_per_location=0)
+        known = [pair for pair in pairs if pair.target]
+        if not known:
+            raise PbvsError("There are no pairs with targets to learn from; run `pbvs build-pairs` and see unused.csv.")
+        self.task = get_task(known[0].task)
+        prepared = prepare(known, root, radiometry or Radiometry(), chips or Chips(), size, cache, jobs, backend)
+        self.bad = [item for item in prepared if item.reason]
+        self._report_bad(prepared, cache)
+        self.items = _items(prepared)
+        self._groups = _group(self.items)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return sum(min(len(members), self._limit(members)) for members in self._groups)
+
+    def __getitem__(self, at: tuple[int, int]) -> Sample:
+        epoch, position = at
+        index = int(self._epoch(epoch)[position])
+        array = _load(self.items[index].prepared)
+        array = self._cut(array, self.items[index].corner, epoch, index)
+        split = self.task.source_channels
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return Sample(tensor[:split], tensor[split:-1], tensor[-1:])
+
+    def _limit(self, members: Sequence[int]) -> int:
+        unlimited = self.augmentation is None or self.sampling.policy == "all" or not self.sampling.pairs_per_location
+        return len(members) if unlimited else self.sampling.pairs_per_location
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._choose(epoch))
+        return self._order[1]
+
+    def _choose(self, epoch: int) -> NDArray[np.int64]:
+        chosen = [index for members in self._groups for index in self._of_location(members, epoch)]
+        order = np.array(chosen, dtype=np.int64)
+        if self.augmentation is None:
+            return order
+        return generator(self.seed, "order", epoch).permutation(order)
+
+    def _of_location(self, members: Sequence[int], epoch: int) -> list[int]:
+        limit = self._limit(members)
+        if len(members) <= limit:
+            return list(members)
+        location = self.items[members[0]].prepared.pair.location
+        draw = [members[i] for i in generator(self.seed, "choose", epoch, location).permutation(len(members))]
+        if self.sampling.policy == "nearest-date":
+            nearest = min(draw, key=lambda index: _days(self.items[index].prepared.pair))
+            draw = [nearest, *(index for index in draw if index != nearest)]
+        return draw[:limit]
+
+    def _cut(self, array: Array, corner: tuple[int, int] | None, epoch: int, index: int) -> Array:
+        random = None if self.augmentation is None else generator(self.seed, "augment", epoch, index)
+        array = _pad(array, self.size)
+        top, left = corner or _corner(array.shape[1] - self.size, array.shape[2] - self.size, random)
+        array = array[:, top : top + self.size, left : left + self.size]
+        if random is None or self.augmentation is None:
+            return array
+        if self.augmentation.turns:
+            array = np.rot90(array, int(random.integers(4)), axes=(1, 2))
+        if self.augmentation.flips and random.integers(2):
+            array = array[:, :, ::-1]
+        return array
+
+    def _report_bad(self, prepared: Sequence[Prepared], cache: Path) -> None:
+        if self.bad:
+            path = cache / f"bad_{self.task.name}_{self.bad[0].pair.split}.jsonl"
+            write_bad_chips(path, prepared)
+            say(f"{self.task.name}: {len(self.bad)} of {len(prepared)} pairs are left out, listed in {path}")
+        if len(self.bad) == len(prepared):
+            raise PbvsError(f"None of the {len(prepared)} pairs of {self.task.name} can be used: {self.bad[0].reason}.")
+
+
+def _items(prepared: Sequence[Prepared]) -> list[Item]:
+    good = [item for item in prepared if not item.reason]
+    return [Item(item, corner) for item in good for corner in (item.windows or (None,))]
+
+
+def _group(items: Sequence[Item]) -> list[list[int]]:
+    """Return the indices of each location's chips; chips of the SAR2EO archive have no location to balance."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        pair = item.prepared.pair
+        groups[pair.name if pair.task == "sar2eo" else pair.location].append(index)
+    return list(groups.values())
+
+
+def _load(prepared: Prepared) -> Array:
+    try:
+        array: Array = np.load(prepared.file, mmap_mode="r", allow_pickle=False)
+        return array
+    except (OSError, ValueError) as error:
+        raise PbvsError(
+            f"The prepared chip {prepared.file} is gone or damaged ({error}); start the command again."
+        ) from None
+
+
+def _pad(array: Array, size: int) -> Array:
+    """Extend a picture that is smaller than `size` by reflection, as often as it takes."""
+    while min(array.shape[1:]) < size:
+        grow = [max(0, min(size - length, length - 1)) if length > 1 else size - 1 for length in array.shape[1:]]
+        mode = "reflect" if min(array.shape[1:]) > 1 else "edge"
+        array = np.pad(array, ((0, 0), (0, grow[0]), (0, grow[1])), mode=mode)
+    return array
+
+
+def _corner(down: int, across: int, random: np.random.Generator | None) -> tuple[int, int]:
+    if random is None:
+        return down // 2, across // 2
+    return int(random.integers(down + 1)), int(random.integers(across + 1))
+
+
+def _days(pair: Pair) -> int:
+    return days_between(pair.source_date, pair.target_date)

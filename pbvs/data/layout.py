@@ -1,0 +1,112 @@
+"""What a file's path says: archive, location, modality, date, task and split, in both spellings of the archives.
+
+Facts: the challenge's dataset page and the folders that participants unpacked (SAR/EO with train and validation;
+a folder of GeoTIFFs a location; `val/<task>` and `test/<task>` with inputs only).
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pbvs.tasks import TASKS, Modality
+
+Role = Literal["image", "mosaic", "input"]
+
+_MODALITY = re.compile(r"_(rgb|ir)(?=[_.\- ]|$)", re.IGNORECASE)
+_MOSAIC = re.compile(r"^mosi?ai?c", re.IGNORECASE)  # the archives spell it "mosiac"
+_SAR = re.compile(r"(_|-)(gec|sar|vv|vh|hh|hv)(?=[_.\- ]|$)", re.IGNORECASE)
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_TEST = re.compile(r"^(test|mavic.*test.*)$", re.IGNORECASE)
+_VAL = re.compile(r"^(val|validation.*)$", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+)$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a picture is, by its path alone."""
+
+    modality: Modality
+    source: str  # the archive: the folder that holds SAR and EO, or the locations
+    location: str
+    role: Role
+    split: str  # train, val or test; for images of locations train, until some are held out
+    task: str = ""  # for the challenge's own inputs
+    base: str = ""  # what an RGB and an IR picture of one moment have in common
+    date: str = ""  # YYYY-MM-DD
+
+
+def place_of(relative: str) -> Place | str:
+    """Return what the path below the data root says, or the reason why it says nothing."""
+    *folders, name = relative.split("/")
+    stem, _, suffix = name.rpartition(".")
+    low = [folder.lower() for folder in folders]
+    for find in (_official_input, _chip):
+        place = find(folders, low, stem)
+        if place is not None:
+            return place
+    if not folders:
+        return "it lies in no folder of the archives' layout"
+    return _stack(folders, stem, suffix.lower())
+
+
+def date_of(stem: str) -> str:
+    """Return the first date in a file's name as YYYY-MM-DD, or an empty text."""
+    for match in _DATE.finditer(stem):
+        try:
+            return datetime.date(*(int(part) for part in match.groups())).isoformat()
+        except ValueError:
+            continue
+    return ""
+
+
+def number_of(stem: str) -> int | None:
+    """Return the number at the end of a chip's name (`Gotcha_1234` is 1234), or None."""
+    match = _NUMBER.search(stem)
+    return int(match.group(1)) if match else None
+
+
+def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a key that sorts 2 before 10 and is the same everywhere."""
+    parts = re.split(r"(\d+)", text)
+    return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts)
+
+
+def _official_input(folders: list[str], low: list[str], stem: str) -> Place | None:
+    tail = low[:-1] if low and low[-1] in ("input", "inputs") else low
+    if len(tail) < 2 or tail[-1] not in TASKS:
+        return None
+    task = TASKS[tail[-1]]
+    above = folders[len(tail) - 2]
+    split = "test" if _TEST.match(above) else "val" if _VAL.match(above) else ""
+    if not split:
+        return None
+    return Place(task.source, above, "", "input", split, task=task.name, base=stem, date=date_of(stem))
+
+
+def _chip(folders: list[str], low: list[str], stem: str) -> Place | None:
+    splits = {"train": "train", "validation": "val", "val": "val"}
+    tail, split = (low[:-1], splits[low[-1]]) if low and low[-1] in splits else (low, "train")
+    if not tail or tail[-1] not in ("sar", "eo"):
+        return None
+    modality: Modality = "sar" if tail[-1] == "sar" else "eo"
+    source = "/".join(folders[: len(tail) - 1]) or "."
+    return Place(modality, source, "", "image", split, task="sar2eo", base=stem, date=date_of(stem))
+
+
+def _stack(folders: list[str], stem: str, suffix: str) -> Place | str:
+    source, location = "/".join(folders[:-1]) or ".", folders[-1]
+    role: Role = "mosaic" if _MOSAIC.match(stem) else "image"
+    found = list(_MODALITY.finditer(stem))
+    date = date_of(stem)
+    if found:
+        modality: Modality = "rgb" if found[-1].group(1).lower() == "rgb" else "ir"
+        base = stem[: found[-1].start()] + stem[found[-1].end() :]
+        return Place(modality, source, location, role, "train", base=base, date=date)
+    if role == "mosaic":
+        return "a mosaic whose name says neither rgb nor ir"
+    if suffix == "png" and not _SAR.search(stem):
+        return "a PNG in a location's folder whose name says no modality"
+    return Place("sar", source, location, role, "train", base=stem, date=date)
