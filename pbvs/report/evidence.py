@@ -1,0 +1,86 @@
+"""Gather what a run has so far: each part is there, or absent, or named as unreadable."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.errors import PbvsError
+from pbvs.files import read_json, read_text
+from pbvs.recipe import Recipe
+from pbvs.runs import Run
+from pbvs.scoring.results import Results, is_scored, number, read_results, table
+from pbvs.tasks import TASKS
+
+T = TypeVar("T")
+AXES = ("epoch", "step", "seconds")  # columns of a training log that count, and say nothing of how well it goes
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The parts of a run; `problems` are sentences about what is there and cannot be read."""
+
+    run: Run
+    recipe: Recipe
+    results: Results | None
+    pairs: Mapping[tuple[str, str], Sequence[Pair]]  # by (split, task)
+    logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
+    models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
+    batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
+    provenance: Mapping[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+
+def gather(run: Run, manifests: Path) -> Evidence:
+    """Read everything but the pictures; raise PbvsError only when there is no such run."""
+    recipe = run.recipe()
+    problems: list[str] = []
+
+    def attempt(exists: bool, read: Callable[[], T], otherwise: T) -> T:
+        if not exists:
+            return otherwise
+        try:
+            return read()
+        except PbvsError as error:
+            problems.append(str(error))
+            return otherwise
+
+    def read_table(path: Path) -> Mapping[str, Any]:
+        return attempt(path.is_file(), lambda: table(read_json(path)), {})
+
+    def read_pairs(split: str, task: str) -> Sequence[Pair]:
+        path = manifest_path(manifests, task, split)
+        return attempt(path.is_file(), lambda: read_manifest(path), [])
+
+    keys = [(split, task) for split in ("val", "test") for task in TASKS]
+    logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in TASKS}
+    return Evidence(
+        run=run,
+        recipe=recipe,
+        results=attempt(is_scored(run), lambda: read_results(run), None),
+        pairs={key: read_pairs(*key) for key in keys},
+        logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
+        models={task: read_table(run.model(task) / "done.json") for task in TASKS},
+        batches={key: read_table(run.predictions(*key).with_suffix(".json")) for key in keys},
+        provenance=read_table(run.provenance_file),
+        problems=problems,
+    )
+
+
+def read_log(path: Path) -> dict[str, list[float | None]]:
+    """Read a training log: for each column its numbers, None where a cell is empty or not finite.
+
+    Columns without a single number are left out.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    columns: dict[str, list[float | None]] = {name: [] for name in reader.fieldnames or ()}
+    for row in reader:
+        for name, values in columns.items():
+            values.append(number(row.get(name)))
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}

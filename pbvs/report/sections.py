@@ -1,0 +1,289 @@
+"""What each section of a report shows, as plain values for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.files import sha256
+from pbvs.report import charts, pictures
+from pbvs.report.evidence import AXES, Evidence
+from pbvs.scoring.results import ImageScore, Results, number, table
+from pbvs.tasks import TASKS
+
+HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
+TEST_PICTURES = 3
+LOCATIONS_IN_VIEW = 12  # longer tables are folded
+CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
+
+
+def interval_of(value: Any) -> tuple[float, float] | None:
+    """Return (low, high) when `value` is a pair of finite numbers."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return None
+    low, high = number(value[0]), number(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def headline(results: Results) -> dict[str, Any]:
+    """Return the combined score with what it is, and the sentences to read before it."""
+    expected = [task for task in TASKS if results.task(task)]
+    return {
+        "combined": number(results.summary.get("combined")),
+        "interval": interval_of(results.summary.get("interval")),
+        "split": results.split,
+        "protocol": results.protocol,
+        "terms": name_terms(results),
+        "lpips": results.lpips,
+        "is_lpips": results.is_lpips,
+        "partial": bool(results.summary.get("partial")),
+        "caveats": caveats(results),
+        "tasks": [task_row(results, task) for task in expected],
+        "has_fid": any(number(results.task(task).get("fid")) is not None for task in expected),
+        "locations": len({image.location for task in TASKS for image in results.scored(task)}),
+        "images": sum(len(results.scored(task)) for task in TASKS),
+    }
+
+
+def caveats(results: Results) -> list[str]:
+    """Return what a reader must know before comparing the number with any other."""
+    said = [
+        f"Measured here, on the 8-bit files of the split {results.split!r}; it is no score of the challenge's server, "
+        "whose pictures and exact rule are not public."
+    ]
+    net = results.lpips.get("net")
+    if net and results.is_lpips:
+        said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
+    if results.summary.get("partial"):
+        short = [task for task in TASKS if results.task(task).get("status") != "scored"]
+        said.append(f"Partial: {', '.join(short) or 'some pictures'} not scored in full; the table says why.")
+    notes = results.summary.get("notes")
+    return said + [str(note) for note in notes if str(note) not in said] if isinstance(notes, list) else said
+
+
+def task_row(results: Results, task: str) -> dict[str, Any]:
+    """Return one line of the table of tasks."""
+    facts = results.task(task)
+    numbers = {key: number(facts.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
+    return {
+        "task": task,
+        "status": str(facts.get("status", "")),
+        "reason": str(facts.get("reason") or ""),
+        "images": facts.get("images", 0),
+        "expected": facts.get("expected", facts.get("images", 0)),
+        "interval": interval_of(facts.get("interval")),
+        **numbers,
+    }
+
+
+def score_chart(results: Results) -> dict[str, Any]:
+    """Return the chart of task scores with every image, mean and interval."""
+    rows = []
+    for task in TASKS:
+        facts = results.task(task)
+        scores = list(results.scores(task).values())
+        if facts:
+            interval = interval_of(facts.get("interval"))
+            rows.append(charts.ScoreRow(task, number(facts.get("score")), interval, scores))
+    combined = number(results.summary.get("combined"))
+    rows.append(charts.ScoreRow("combined", combined, interval_of(results.summary.get("interval"))))
+    drawn, axis = charts.score_rows(rows)
+    return {"rows": drawn, "axis": axis}
+
+
+def task_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
+    """Return a task's pictures, histograms, locations and training curves; None when there is nothing of it."""
+    examples = chosen(evidence, task)
+    strips = [_strip(evidence, pair, heading, note, root) for heading, pair, note in examples]
+    curves = training_curves(evidence, task)
+    if not strips and not curves and not (evidence.results and evidence.results.images.get(task)):
+        return None
+    stage = next((stage for name, stage in evidence.recipe.stages.items() if name == task), None)
+    return {
+        "task": task,
+        "method": stage.method if stage else "",
+        "strips": strips,
+        "histograms": histograms(evidence, task, root),
+        "locations": locations(evidence.results, task),
+        "folded": LOCATIONS_IN_VIEW,
+        "curves": curves,
+        "trained": evidence.models.get(task, {}),
+    }
+
+
+def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
+    """Return (heading, pair, note) of the best, median and worst image, or a few in order where none is scored."""
+    pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
+    results = evidence.results
+    if results and results.split == "val":
+        scored = [image for image in results.scored(task) if image.name in pairs]
+        ranked = sorted(scored, key=lambda image: (image.score(results.terms) or 0.0, image.name))
+        if ranked:
+            places = {"Best": 0, "Median": (len(ranked) - 1) // 2, "Worst": len(ranked) - 1}
+            unique = {place: name for name, place in reversed(places.items())}
+            return [
+                (unique[place], pairs[ranked[place].name], _measured(results, ranked[place]))
+                for place in sorted(unique)
+            ]
+    made = [pair for pair in pairs.values() if evidence.run.prediction("val", task, pair.name).is_file()]
+    made.sort(key=lambda pair: (not pair.target, pair.name))
+    return [(f"Picture {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, TEST_PICTURES))]
+
+
+def name_terms(results: Results) -> list[str]:
+    """Return the names, as people write them, of what an image's score is the mean of."""
+    perceptual = "LPIPS" if results.is_lpips else "not-LPIPS distance"
+    return [perceptual if term == "lpips" else term.upper() for term in results.terms]
+
+
+def _measured(results: Results, image: ImageScore) -> str:
+    parts = [f"{name} {image.metrics[term]:.3f}" for name, term in zip(name_terms(results), results.terms, strict=True)]
+    return f"{image.score(results.terms):.3f}, the mean of {' and '.join(parts)}"
+
+
+def spread(items: Sequence[Pair], count: int) -> list[Pair]:
+    """Return up to `count` items evenly spaced over the whole sequence."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path | None) -> dict[str, Any]:
+    opened = pictures.open_pictures(evidence.run, evidence.recipe, pair, root)
+    return {
+        "heading": heading,
+        "note": note,
+        "location": pair.location,
+        "name": pair.name,
+        "problem": opened.problem,
+        "tiles": pictures.strip(opened, bool(pair.target)),
+    }
+
+
+def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
+    """Return a histogram for each channel of predictions against targets over a spread of the val pictures."""
+    made = [
+        pair
+        for pair in evidence.pairs.get(("val", task), ())
+        if pair.target and evidence.run.prediction("val", task, pair.name).is_file()
+    ]
+    counts: dict[int, NDArray[np.float64]] = {}
+    used = 0
+    for pair in spread(made, HISTOGRAM_PICTURES) if root is not None else []:
+        opened = pictures.open_pictures(evidence.run, evidence.recipe, pair, root)
+        if opened.prediction is None or opened.target is None or opened.prediction.shape[2] != opened.target.shape[2]:
+            continue
+        both = np.stack([_shares(opened.prediction), _shares(opened.target)])
+        counts[both.shape[1]] = counts.get(both.shape[1], np.zeros_like(both)) + both
+        used += 1
+    if not counts:
+        return None
+    channels, totals = max(counts.items(), key=lambda item: float(item[1].sum()))
+    names = CHANNEL_NAMES.get(channels, tuple(f"channel {i + 1}" for i in range(channels)))
+    drawn = [
+        (names[i], charts.histogram(totals[0, i].tolist(), totals[1, i].tolist(), names[i])) for i in range(channels)
+    ]
+    return {"charts": drawn, "pictures": used, "of": len(made)}
+
+
+def _shares(picture: pictures.Picture) -> NDArray[np.float64]:
+    # Every picture counts the same, however large it is.
+    shares: NDArray[np.float64] = pictures.level_counts(picture) / max(picture.shape[0] * picture.shape[1], 1)
+    return shares
+
+
+def locations(results: Results | None, task: str) -> list[dict[str, Any]]:
+    """Return the task's locations, worst first."""
+    found = table(results.task(task).get("locations")) if results else {}
+    rows = [
+        {"location": str(name), "images": table(facts).get("images", 0)}
+        | {key: number(table(facts).get(key)) for key in ("rmse", "lpips", "score")}
+        for name, facts in found.items()
+    ]
+    return sorted(rows, key=lambda row: (-(row["score"] or 0.0), row["location"]))
+
+
+def training_curves(evidence: Evidence, task: str) -> list[dict[str, Any]]:
+    """Return a small chart for each column of the training log, the measures of validation first."""
+    log = evidence.logs.get(task, {})
+    names = [name for name in log if name not in AXES]
+    names.sort(key=lambda name: (not name.startswith("val"), name == "learning_rate"))
+    drawn = [_curve(name, log[name], _axis(log)) for name in names]
+    return [item for item in drawn if item]
+
+
+def _axis(log: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
+    for name in ("epoch", "step"):
+        if name in log:
+            return log[name]
+    return [float(i) for i in range(max((len(values) for values in log.values()), default=0))]
+
+
+def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | None]) -> dict[str, Any] | None:
+    points = [(x, y) for x, y in zip(axis, values, strict=False) if x is not None and y is not None]
+    if len(points) < 2:
+        return None
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    best = int(np.argmin(y)) if name.startswith("val") else None
+    return {
+        "name": name.replace("_", " "),
+        "svg": charts.curve(charts.Curve(name, x, y, best)),
+        "first": y[0],
+        "last": y[-1],
+        "best": None if best is None else y[best],
+        "best_at": None if best is None else x[best],
+    }
+
+
+def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
+    """Return a few test inputs with their predictions; None when no test picture of the task was predicted."""
+    made = [
+        pair
+        for pair in evidence.pairs.get(("test", task), ())
+        if evidence.run.prediction("test", task, pair.name).is_file()
+    ]
+    if not made:
+        return None
+    strips = [_strip(evidence, pair, "", "", root) for pair in spread(made, TEST_PICTURES)]
+    return {"task": task, "strips": strips, "count": len(made)}
+
+
+def provenance(evidence: Evidence) -> dict[str, Any]:
+    """Return the facts that say how the run can be made again, and the files it left."""
+    return {"facts": list(evidence.provenance.items()), "batches": _batches(evidence), "files": _files(evidence)}
+
+
+def _batches(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = []
+    for (split, task), facts in evidence.batches.items():
+        if facts:
+            images, seconds = number(facts.get("images")), number(facts.get("seconds"))
+            each = seconds / images if images and seconds is not None else None
+            rows.append(
+                {"split": split, "task": task, "images": facts.get("images"), "each": each}
+                | {"device": str(facts.get("device", "")), "size": str(facts.get("evaluation_size", ""))}
+            )
+    return rows
+
+
+def _files(evidence: Evidence) -> list[tuple[str, str]]:
+    run = evidence.run
+    files = [("Recipe, resolved", f"{run.name}/recipe.toml"), ("Scores", f"{run.name}/scores/")]
+    files = [(what, path) for what, path in files if (run.submissions / path).exists()]
+    if run.archive.is_file():
+        size = run.archive.stat().st_size / 1e6
+        files.append(("Submission archive", f"{run.archive.name} ({size:.1f} MB, SHA-256 {_digest(run.archive)})"))
+    return files
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except (OSError, PbvsError):
+        return "not readable"

@@ -1,0 +1,135 @@
+"""Read back what a scored run says, so that reports and comparisons need not know how it was scored."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pbvs.errors import PbvsError
+from pbvs.files import read_json, read_text
+from pbvs.runs import Run
+from pbvs.tasks import TASKS
+
+METRICS = ("l1", "mse", "rmse", "lpips")
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """A row of `scores/<task>.csv`; metrics that could not be measured are absent."""
+
+    name: str
+    location: str
+    status: str
+    metrics: Mapping[str, float]
+
+    def score(self, terms: Sequence[str] = ("rmse", "lpips")) -> float | None:
+        """Return the mean of the metrics named in `terms`, or None when one is absent."""
+        values = [self.metrics.get(term) for term in terms]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if self.status == "ok" and len(known) == len(values) > 0 else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that `pbvs score` wrote for a run: the summary as it is, and the images of each task."""
+
+    run: Run
+    summary: Mapping[str, Any]
+    images: Mapping[str, Sequence[ImageScore]]
+
+    @property
+    def split(self) -> str:
+        """The split that was scored."""
+        return str(self.summary.get("split", ""))
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The protocol with all its fields."""
+        return table(self.summary.get("protocol"))
+
+    @property
+    def lpips(self) -> Mapping[str, Any]:
+        """Which net, of which version, and whether it is LPIPS at all."""
+        return table(self.summary.get("lpips"))
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The metrics of one image that the protocol takes, for instance ("rmse", "lpips").
+
+        The distance between sets of images (FID) is no part of them: it has no value for one image.
+        """
+        pixel = self.protocol.get("pixel", "rmse")
+        names = {"pixel": pixel if pixel in METRICS else "rmse", "lpips": "lpips"}
+        asked = self.protocol.get("terms") or ("pixel", "lpips")
+        return tuple(names[term] for term in ("pixel", "lpips") if term in asked)
+
+    @property
+    def is_lpips(self) -> bool:
+        """Whether the perceptual number is LPIPS; only an explicit "no" says that it is not."""
+        return self.lpips.get("is_lpips") is not False
+
+    def task(self, name: str) -> Mapping[str, Any]:
+        """Return the summary's part on one task, empty when there is none."""
+        return table(table(self.summary.get("tasks")).get(name))
+
+    def scored(self, task: str) -> list[ImageScore]:
+        """Return the task's images that have a score."""
+        return [image for image in self.images.get(task, ()) if image.score(self.terms) is not None]
+
+    def scores(self, task: str) -> dict[str, float]:
+        """Return each scored image's score by its name."""
+        scores = {image.name: image.score(self.terms) for image in self.images.get(task, ())}
+        return {name: score for name, score in scores.items() if score is not None}
+
+
+def table(value: Any) -> Mapping[str, Any]:
+    """Return `value` when it is a table, else an empty one: a damaged summary must not break a page."""
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """Return a finite float, or None for anything else (empty text, NaN, no number at all)."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        return None
+    return result if math.isfinite(result) else None
+
+
+def is_scored(run: Run) -> bool:
+    """Return whether the run has a summary of scores."""
+    return (run.scores / "summary.json").is_file()
+
+
+def read_results(run: Run) -> Results:
+    """Read a run's scores; raise PbvsError when it was not scored or the summary is damaged."""
+    path = run.scores / "summary.json"
+    if not is_scored(run):
+        raise PbvsError(f"The run {run.name!r} has no scores; make them with `pbvs score --run {run.name}`.")
+    summary = read_json(path)
+    if not isinstance(summary, dict):
+        raise PbvsError(f"{path} holds no summary; make it anew with `pbvs score --run {run.name}`.")
+    return Results(run, summary, {task: read_images(run, task) for task in TASKS})
+
+
+def read_images(run: Run, task: str) -> list[ImageScore]:
+    """Read `scores/<task>.csv`; an absent file is a task without images."""
+    path = run.scores / f"{task}.csv"
+    if not path.is_file():
+        return []
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    if "name" not in (reader.fieldnames or ()):
+        raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
+    return [_image(row) for row in reader]
+
+
+def _image(row: Mapping[str, str | None]) -> ImageScore:
+    values = {metric: number(row.get(metric)) for metric in METRICS}
+    known = {metric: value for metric, value in values.items() if value is not None}
+    return ImageScore(row["name"] or "", row.get("location") or "", row.get("status") or "ok", known)

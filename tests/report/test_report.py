@@ -1,0 +1,230 @@
+"""The report: complete, self-contained, small, escaped, and there even when parts of the run are not."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pbvs.errors import PbvsError
+from pbvs.files import write_text
+from pbvs.report import charts, pictures, write_report
+from pbvs.report.evidence import read_log
+from pbvs.runs import Run
+from tests.report.conftest import HOSTILE, World
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, attributes and text, and checks that every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def written(world: World, run: Run, *, root: Path | None = None) -> tuple[str, Page]:
+    path = write_report(run, root=root or world.root, manifests=world.manifests)
+    text = path.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_a_whole_run_shows_every_part(world: World, tmp_path: Path) -> None:
+    text, page = written(world, world.run(tmp_path / "runs"))
+    for words in (
+        "l2-lpips",
+        "95 % interval",
+        "Best",
+        "Median",
+        "Worst",
+        "val score",
+        "L1 instead of RMSE",
+        "torch 2.13",
+    ):
+        assert words in page.text
+    assert page.text.count("Error") >= 4 * 3
+    assert page.tags.count("img") == 4 * 3 * 4 + 4 * 2 * 2
+    assert len(text) < 6_000_000
+
+
+def test_it_loads_and_runs_nothing(world: World, tmp_path: Path) -> None:
+    _, page = written(world, world.run(tmp_path / "runs"))
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href"):
+            assert value.startswith(("data:image/jpeg;base64,", "#"))
+
+
+def test_names_from_the_data_are_text(world: World, tmp_path: Path) -> None:
+    text, page = written(world, world.run(tmp_path / "runs"))
+    assert HOSTILE.split("-")[0] not in text
+    assert "<script" not in text
+    assert HOSTILE in page.text
+
+
+def test_the_same_run_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    assert written(world, run)[0] == written(world, run)[0]
+
+
+def test_a_run_without_scores_shows_its_pictures(world: World, tmp_path: Path) -> None:
+    _, page = written(world, world.run(tmp_path / "runs", scored=False))
+    assert "Not scored yet" in page.text
+    assert page.tags.count("img") == 4 * 3 * 4 + 4 * 2 * 2
+
+
+def test_a_run_without_anything_still_has_a_page(world: World, tmp_path: Path) -> None:
+    _, page = written(world, world.run(tmp_path / "runs", scored=False, predicted=False))
+    assert "Not scored yet" in page.text
+    assert "img" not in page.tags
+
+
+def test_without_data_the_numbers_remain(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    page = Page(write_report(run, root=None, manifests=world.manifests).read_text(encoding="utf-8"))
+    assert "no data folder given" in page.text
+    assert "0.2" in page.text
+
+
+def test_no_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PbvsError, match="There is no run"):
+        write_report(Run("none", tmp_path), root=None, manifests=tmp_path)
+
+
+def change_summary(run: Run, **changes: object) -> None:
+    path = run.scores / "summary.json"
+    write_text(path, json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_numbers_that_are_not_lpips_say_so_everywhere(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    change_summary(run, lpips={"net": "random", "version": "none", "is_lpips": False})
+    _, page = written(world, run)
+    assert "Not LPIPS." in page.text
+    assert "(not LPIPS)" in page.text
+    assert "LPIPS uses the" not in page.text
+    assert "not-LPIPS distance 0.2" in page.text
+
+
+def test_missing_and_damaged_numbers_are_dashes(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    missing = {"status": "missing", "reason": "nothing was predicted", "images": 0, "expected": 7, "score": None}
+    tasks = json.loads((run.scores / "summary.json").read_text())["tasks"] | {"sar2ir": missing}
+    change_summary(run, tasks=tasks, interval=None, combined=float("nan"), partial=True, sensitivity="?", notes=None)
+    table = (run.scores / "sar2eo.csv").read_text().splitlines()
+    table[1] = table[1].rsplit(",", 1)[0] + ",nan"
+    write_text(run.scores / "sar2eo.csv", "\n".join(table))
+    _, page = written(world, run)
+    assert "nothing was predicted" in page.text
+    assert "Partial: sar2ir" in page.text
+    assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("part", ["scores/summary.json", "provenance.json", "models/sar2eo/done.json"])
+def test_a_damaged_part_is_named_and_the_rest_remains(world: World, tmp_path: Path, part: str) -> None:
+    run = world.run(tmp_path / "runs")
+    write_text(run.folder / part, "{half")
+    _, page = written(world, run)
+    assert "could not be read" in page.text
+    assert Path(part).name in page.text
+    assert "SAR to EO" in page.text
+
+
+def test_a_picture_that_cannot_be_read_leaves_words(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    write_text(run.prediction("val", "sar2eo", "sar2eo-0"), "no picture")
+    (world.root / "sar2rgb/0_out.png").unlink()
+    _, page = written(world, run)
+    assert "sar2eo-0.png cannot be read" in page.text
+    assert "0_out.png" in page.text
+
+
+def test_large_pictures_make_a_small_page(tmp_path: Path) -> None:
+    world = World(tmp_path, size=700, images=3)
+    text, _ = written(world, world.run(tmp_path / "runs"))
+    assert len(text) < 6_000_000
+
+
+def test_a_log_with_gaps_keeps_its_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("epoch,loss,val_score,empty\n1,0.5,,\n2,inf,0.25,\n3,0.25\n")
+    assert read_log(path) == {"epoch": [1, 2, 3], "loss": [0.5, None, 0.25], "val_score": [None, 0.25, None]}
+
+
+def test_the_error_is_measured_on_the_predictions_grid() -> None:
+    prediction, target = np.zeros((8, 8, 1), np.float32), np.full((16, 16, 1), 0.25, np.float32)
+    assert pictures.error_of(prediction, target) == pytest.approx(np.full((8, 8), 0.25))
+    colours = pictures.error_map(np.array([[0.0, pictures.ERROR_END, 9.0]], np.float32))
+    assert colours[0, 1] == pytest.approx(colours[0, 2])
+    assert colours[0, 0].sum() < colours[0, 1].sum()
+
+
+def test_noise_survives_as_a_thumbnail() -> None:
+    noise = np.random.default_rng(1).random((288, 288, 3)).astype(np.float32)
+    made = pictures.tile("x", noise)
+    assert made.uri.startswith("data:image/jpeg")
+    assert (made.width, made.height) == (288, 288)
+
+
+def test_a_thumbnail_keeps_its_proportions() -> None:
+    made = pictures.tile("x", np.zeros((100, 1000, 1), np.float32))
+    assert (made.width, made.height) == (pictures.SIDE, 29)
+
+
+def test_level_counts_add_up() -> None:
+    picture = np.array([[[0.0], [0.999]], [[1.0], [float("nan")]]], np.float32)
+    counts = pictures.level_counts(picture, bins=2)
+    assert counts.tolist() == [[2, 2]]
+
+
+@pytest.mark.parametrize(("values", "end"), [([], 0.1), ([0.31], 0.4), ([0.55], 0.6), ([1.2], 1.5), ([9.0], 10.0)])
+def test_axes_end_at_round_numbers(values: list[float], end: float) -> None:
+    assert charts.upper_end(values) == pytest.approx(end)
+
+
+def test_charts_escape_and_stay_in_their_frame() -> None:
+    row = charts.ScoreRow("<b>", 0.5, (0.4, 0.6), [0.1, 0.9])
+    drawn, axis = charts.score_rows([row])
+    assert "<b>" not in drawn[0][1]
+    assert "&lt;b&gt;" in drawn[0][1]
+    assert axis[-1] == (100.0, "1")
+
+
+def test_one_point_or_a_flat_curve_is_drawn() -> None:
+    flat = charts.curve(charts.Curve("flat", [0, 1, 2], [0.5, 0.5, 0.5]))
+    assert flat.count(",50.00") == 3
+
+
+def test_prediction_and_target_reach_a_png_reader(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    with Image.open(run.prediction("val", "sar2rgb", "sar2rgb-0")) as image:
+        assert image.mode == "RGB"
+    assert pictures.read_prediction(run.prediction("val", "sar2eo", "sar2eo-0")).shape == (64, 64, 1)
