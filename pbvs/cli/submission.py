@@ -1,0 +1,158 @@
+"""`pbvs package`, `check`, `runs` and what else has to do with submissions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pbvs.cli import options
+from pbvs.tasks import SPLITS, TASKS
+
+EVALUATION = click.Choice(["challenge", "native"])
+MEGABYTE = 1e6
+
+
+@click.command()
+@click.option("--run", help="Name of the run; without it the one worked on last.")
+@options.data
+@options.manifests
+@options.submissions
+@click.option("--tasks", help="Only these tasks, separated by commas; the others count as not attempted.")
+@click.option("--from", "sources", multiple=True, metavar="RUN:TASK", help="Take a task from another run (repeatable).")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["png", "tiff"]),
+    default="png",
+    show_default=True,
+    help="tiff is for the three 1024-pixel tasks; sar2eo stays PNG.",
+)
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    metavar="TASK=L|RGB",
+    help="Write a task in one band or three; all=L, all=RGB for all (repeatable).",
+)
+@click.option(
+    "--extra-data/--no-extra-data", default=None, help="What the readme says; without it, what the recipes say."
+)
+@click.option("--describe", "description", help="The readme's description; without it, the recipe in one line.")
+@click.option(
+    "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="val is for rehearsals."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+def package(
+    run: str | None,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    tasks: str | None,
+    sources: tuple[str, ...],
+    form: str,
+    modes: tuple[str, ...],
+    extra_data: bool | None,
+    description: str | None,
+    split: str,
+    dry_run: bool,
+) -> None:
+    """Zip a run's predictions as the challenge asks, and check what was written.
+
+    The same content gives the same bytes. An archive that would be rejected is not kept, and the earlier one stays.
+    """
+    from pbvs.runs import find_run
+    from pbvs.submission import archive, plan
+    from pbvs.submission.findings import as_text, verdict
+
+    inputs = archive.inputs_of(manifests, data, split)
+    planned = plan.make_plan(
+        find_run(run, submissions),
+        inputs,
+        split=split,
+        tasks=[task.strip() for task in tasks.split(",")] if tasks else (),
+        others=plan.parse_sources(sources, submissions),
+        modes=plan.parse_modes(modes),
+        form="tiff" if form == "tiff" else "png",
+        extra_data=extra_data,
+        description=description,
+    )
+    _say_plan(planned, dry_run)
+    if dry_run:
+        click.echo(f"Dry run: {archive.package_path(planned)} was not written.")
+        return
+    path, findings = archive.write_package(planned, inputs)
+    if findings:
+        click.echo(as_text(findings))
+    click.echo(verdict(findings))
+    click.echo(f"Archive: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+
+
+def _say_plan(planned: object, estimate: bool) -> None:
+    from pbvs.submission.plan import Plan
+    from pbvs.submission.readme import write_readme
+
+    assert isinstance(planned, Plan)
+    for part in planned.parts:
+        asked = f"{part.estimate(part.mode) / MEGABYTE:.1f} MB as {part.mode or 'they are'}"
+        other = ""
+        if TASKS[part.task].target_channels == 1:
+            sizes = (f"{part.estimate(mode) / MEGABYTE:.1f} MB as {mode}" for mode in ("L", "RGB") if mode != part.mode)
+            other = f" (about {', '.join(sizes)})"
+        click.echo(f"{part.task:8}{len(part.paths):6} pictures from {part.run.name}, {asked}{other}")
+    if estimate:
+        click.echo(write_readme(planned.readme), nl=False)
+
+
+@click.command()
+@click.argument("archive", type=options.FILE)
+@click.option(
+    "--data",
+    type=options.FOLDER,
+    help="Folder of the unpacked archives: names, counts and native sizes are checked against it.",
+)
+@click.option(
+    "--evaluation-size",
+    type=EVALUATION,
+    default="challenge",
+    show_default=True,
+    help="256 and 1024 pixels, or each input's own size.",
+)
+@click.option(
+    "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.pass_context
+def check(
+    context: click.Context,
+    archive: Path,
+    data: Path | None,
+    evaluation_size: str,
+    split: str,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    """Say whether ARCHIVE would be rejected, and what would score badly; anybody's zip will do.
+
+    Exit status 1 when it would be rejected, else 0.
+    """
+    from pbvs.submission import check as checking
+    from pbvs.submission import findings as found
+    from pbvs.submission.inputs import from_data
+
+    inputs = None if data is None else from_data(data, split)
+    findings = checking.check(
+        archive, inputs=inputs, evaluation_size="native" if evaluation_size == "native" else "challenge"
+    )
+    failed = found.rejected(findings, strict)
+    if as_json:
+        import json
+
+        value = {"archive": str(archive), "rejected": found.rejected(findings), "findings": found.as_json(findings)}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        if findings:
+            click.echo(found.as_text(findings))
+        click.echo(found.verdict(findings))
+    context.exit(1 if failed else 0)

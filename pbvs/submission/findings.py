@@ -1,0 +1,67 @@
+"""What a check has to say: a level, a rule, a file, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+SHOWN = 5  # files listed for each rule in text; JSON has them all
+NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: an error would be rejected, a warning scores badly or may fail, a note is worth knowing."""
+
+    level: Level
+    rule: str  # stable identifier, for scripts
+    file: str  # name inside the archive, or a task, or "" for the archive itself
+    message: str
+    mending: str
+
+
+def printable(name: str) -> str:
+    """Return an untrusted name with control characters escaped and cut to a length that a terminal bears."""
+    safe = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
+    return safe if len(safe) <= NAME_LENGTH else f"{safe[:NAME_LENGTH]}... ({len(safe)} characters)"
+
+
+def rejected(findings: Iterable[Finding], strict: bool = False) -> bool:
+    """Return whether the archive would be rejected; `strict` counts warnings too."""
+    return any(finding.level == "error" or (strict and finding.level == "warning") for finding in findings)
+
+
+def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Return the findings as JSON objects."""
+    return [asdict(finding) for finding in findings]
+
+
+def as_text(findings: Iterable[Finding]) -> str:
+    """Return the findings worst first, those of one rule together, at most `SHOWN` of each written out."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
+        groups.setdefault((finding.level, finding.rule), []).append(finding)
+    return "\n".join(line for group in groups.values() for line in _group(group))
+
+
+def _group(group: list[Finding]) -> list[str]:
+    lines = []
+    for finding in group[:SHOWN]:
+        where = f"{finding.file}: " if finding.file else ""
+        lines.append(f"{finding.level.upper():8}{where}{finding.message}")
+    if len(group) > SHOWN:
+        lines.append(f"{'':8}... and {len(group) - SHOWN} more of this kind ({group[0].rule})")
+    mendings = dict.fromkeys(finding.mending for finding in group[:SHOWN] if finding.mending)
+    return [*lines, *(f"{'':8}-> {mending}" for mending in mendings)]
+
+
+def verdict(findings: Iterable[Finding]) -> str:
+    """Return one line: whether it would be rejected, and how much was found."""
+    items = list(findings)
+    counts = Counter(finding.level for finding in items)
+    said = ", ".join(f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS)
+    return f"{'This archive would be rejected' if rejected(items) else 'No rule is broken'}: {said}."

@@ -1,0 +1,120 @@
+"""What predictions are compared with: the test inputs' names and sizes, and how bright training targets are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.headers import read_header
+from pbvs.data.images import SUFFIXES, read_image
+from pbvs.data.layout import Place, place_of
+from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import inside
+from pbvs.submission.contents import is_litter
+from pbvs.tasks import TASKS
+
+SAMPLE = 48  # training targets that are read for a task's brightness
+
+
+@dataclass
+class Inputs:
+    """The inputs of a split by task and stem, and the training targets by task; paths are relative to `root`."""
+
+    root: Path | None = None
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    targets: dict[str, list[str]] = field(default_factory=dict)
+
+    def size(self, task: str, stem: str) -> tuple[int, int] | None:
+        """Return width and height of an input, or None when it is not known."""
+        path = self.path(task, stem)
+        if path is None:
+            return None
+        header = read_header(path)
+        return header.width, header.height
+
+    def path(self, task: str, stem: str) -> Path | None:
+        """Return where an input lies, or None when it is not known."""
+        relative = self.names.get(task, {}).get(stem, "")
+        return inside(self.root, relative) if relative and self.root is not None else None
+
+    def picture(self, task: str, stem: str) -> NDArray[np.generic] | None:
+        """Return an input's pixels (H, W, C), or None when they cannot be had."""
+        path = self.path(task, stem)
+        try:
+            return None if path is None else read_image(path)
+        except PbvsError:
+            return None
+
+    def brightness(self, task: str) -> NDArray[np.float64] | None:
+        """Return the mean level, 0..255, of a sample of 8-bit training targets, or None when there are none."""
+        if self.root is None:
+            return None
+        means = [_mean(inside(self.root, name)) for name in spread(self.targets.get(task, []), SAMPLE)]
+        known = np.array([mean for mean in means if mean is not None], dtype=np.float64)
+        return known if len(known) else None
+
+
+def spread(items: list[str], count: int) -> list[str]:
+    """Return at most `count` items, evenly spread over all of them."""
+    if len(items) <= count:
+        return items
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+
+
+def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> Inputs:
+    """Return what the manifests know; a task without a manifest has no names.
+
+    In the split val only the pairs that predictions are scored on (all rows) are meant.
+    """
+    inputs = Inputs(root)
+    for task in TASKS:
+        if manifest_path(manifests, task, split).is_file():
+            pairs = read_manifest(manifest_path(manifests, task, split))
+            inputs.names[task] = {pair.name: pair.source for pair in pairs}
+        if root is not None and manifest_path(manifests, task, "train").is_file():
+            pairs = read_manifest(manifest_path(manifests, task, "train"))
+            inputs.targets[task] = sorted({pair.target for pair in pairs if pair.target})
+    return inputs
+
+
+def from_data(root: Path, split: str = "test") -> Inputs:
+    """Return what lies below a data root; raise UsageError when it holds no inputs of the split."""
+    inputs = Inputs(root)
+    targets: dict[str, list[str]] = {}
+    for relative, place in _pictures(root):
+        if place.role == "input" and place.split == split:
+            inputs.names.setdefault(place.task, {})[Path(relative).stem] = relative
+        elif place.split == "train" and place.role != "input":
+            targets.setdefault(place.modality, []).append(relative)
+    if not inputs.names:
+        raise UsageError(
+            f"{root} holds no folder {split}/<task> with inputs; give the folder of the archives to --data."
+        )
+    inputs.targets = {name: targets.get(task.target, []) for name, task in TASKS.items()}
+    return inputs
+
+
+def _pictures(root: Path) -> Iterator[tuple[str, Place]]:
+    if not root.is_dir():
+        raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            relative = (Path(folder) / name).relative_to(root).as_posix()
+            place = place_of(relative) if Path(name).suffix.lower() in SUFFIXES and not is_litter(relative) else ""
+            if isinstance(place, Place):
+                yield relative, place
+
+
+def _mean(path: Path) -> float | None:
+    try:
+        image = read_image(path)
+    except PbvsError:
+        return None
+    return float(image.mean()) if image.dtype == np.uint8 else None

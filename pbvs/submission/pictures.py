@@ -1,0 +1,199 @@
+"""Pictures inside archives: a stranger's bytes to facts, and a prediction's bytes to the form a zip should hold.
+
+Files on disk are opened by `pbvs.data.images`; here are only bytes that came out of, or go into, an archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pbvs.data.images import MAX_PIXELS, MAX_SIDE
+
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+TIFF_HEADS = (b"II*\x00", b"MM\x00*")
+OTHER_HEADS = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"%!PS": "EPS", b"<": "XML"}
+MODES = ("L", "RGB")
+CROP = 256  # pixels a side of the middle that is looked at for detail
+FINE = 0.35  # cycles per pixel above which a twofold enlargement holds nothing
+
+
+class PictureError(ValueError):
+    """A picture that a scorer could not use; `rule` names the kind of fault."""
+
+    def __init__(self, rule: str, message: str, mending: str):
+        super().__init__(message)
+        self.rule = rule
+        self.mending = mending
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of a picture after it was decoded."""
+
+    width: int
+    height: int
+    mode: str
+    digest: str  # of the pixels
+    mean: tuple[float, ...]  # per band, 0..255
+    low: int
+    high: int
+    grey: bool  # one band, or three that are equal
+    detail: float  # power above `FINE` cycles per pixel, in squared grey levels; nothing but rounding gives 0.08
+
+
+def sniff(data: bytes) -> str:
+    """Return the format that the first bytes say: PNG, TIFF, another's name, or 'unknown'."""
+    if data.startswith(PNG_HEAD):
+        return "PNG"
+    if data.startswith(TIFF_HEADS):
+        return "TIFF"
+    return next((name for head, name in OTHER_HEADS.items() if data.startswith(head)), "unknown")
+
+
+def examine(data: bytes, expected: str) -> tuple[Facts, NDArray[np.uint8]]:
+    """Decode a picture to its last byte; return its facts and its pixels (H, W) or (H, W, 3).
+
+    `expected` is PNG or TIFF, as the name's suffix says. Raises PictureError.
+    """
+    found = sniff(data)
+    if found != expected:
+        what = "is empty" if not data else f"is {found} inside"
+        raise PictureError("format", f"{what} though its name says {expected}", f"Save it as {expected}.")
+    if expected == "PNG":
+        walk_png(data)
+    pixels, mode = _decode(data, expected)
+    return _facts(pixels, mode), pixels
+
+
+def walk_png(data: bytes) -> None:
+    """Go through a PNG's chunks and check each CRC, as decoders skip some; raises PictureError."""
+    mending = "Write it again; it was damaged or cut off after it was made."
+    position, kind = len(PNG_HEAD), b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            raise PictureError("truncated", "ends before the picture does", mending)
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise PictureError("truncated", "ends before the picture does", mending)
+        if zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise PictureError("damaged", f"has a wrong checksum in its chunk {kind!r}", mending)
+        position = end + 4
+    if position != len(data):
+        raise PictureError("trailing-bytes", f"has {len(data) - position} bytes after its end", "Write it again.")
+
+
+def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=[expected]) as image:
+                _check_head(image)
+                return np.asarray(image), image.mode
+    except PictureError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise PictureError("too-large", "says it has far too many pixels", "Write it in the evaluation size.") from None
+    except Exception as error:
+        # Decoders of damaged files raise what they like; whatever it is, the picture cannot be read.
+        raise PictureError("unreadable", f"cannot be decoded ({error})", "Write it again.") from None
+
+
+def _check_head(image: Image.Image) -> None:
+    width, height = image.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise PictureError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
+    if getattr(image, "n_frames", 1) != 1:
+        raise PictureError("frames", "holds several pictures", "Keep one picture a file.")
+    if image.mode not in MODES:
+        raise PictureError(
+            "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit grey (L) or 8-bit RGB without alpha."
+        )
+
+
+def _mode_words(mode: str) -> str:
+    words = {
+        "1": "1 bit",
+        "P": "palette",
+        "LA": "grey with alpha",
+        "RGBA": "RGB with alpha",
+        "I": "32-bit integer",
+        "F": "32-bit float",
+    }
+    return f"{mode} ({'16-bit grey' if mode.startswith('I;16') else words.get(mode, 'not 8-bit grey or RGB')})"
+
+
+def _facts(pixels: NDArray[np.uint8], mode: str) -> Facts:
+    bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    grey = bands.shape[2] == 1 or bool((bands == bands[:, :, :1]).all())
+    return Facts(
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        mode=mode,
+        digest=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        mean=tuple(float(value) for value in bands.mean(axis=(0, 1))),
+        low=int(pixels.min()),
+        high=int(pixels.max()),
+        grey=grey,
+        detail=fine_detail(bands[:, :, 0]),
+    )
+
+
+def fine_detail(band: NDArray[np.uint8]) -> float:
+    """Return the mean power of one band's finest structure, in squared grey levels, from its middle.
+
+    White noise of variance v gives v; rounding to whole grey levels alone gives 1/12. (Periodogram with a Hann window.)
+    """
+    height, width = band.shape
+    side = min(CROP, height, width)
+    if side < 16:
+        return float("inf")
+    top, left = (height - side) // 2, (width - side) // 2
+    crop = band[top : top + side, left : left + side].astype(np.float64)
+    window = np.hanning(side)[:, None] * np.hanning(side)[None, :]
+    power = np.abs(np.fft.rfft2((crop - crop.mean()) * window)) ** 2 / (window**2).sum()
+    fine = np.maximum(np.abs(np.fft.fftfreq(side))[:, None], np.fft.rfftfreq(side)[None, :]) > FINE
+    return float(power[fine].mean())
+
+
+def recode(data: bytes, mode: str | None, form: str) -> bytes:
+    """Return a prediction's PNG in another mode ('L', 'RGB' or None for its own) and as 'png' or 'tiff'.
+
+    Bytes that are already right come back as they are. RGB to L is the mean of the bands.
+    """
+    facts, pixels = examine(data, "PNG")
+    if form == "png" and mode in (None, facts.mode):
+        return data
+    return encode(_to_mode(pixels, mode or facts.mode), form)
+
+
+def _to_mode(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
+    if mode == "RGB" and pixels.ndim == 2:
+        return np.repeat(pixels[:, :, None], 3, axis=2)
+    if mode == "L" and pixels.ndim == 3:
+        grey: NDArray[np.uint8] = np.rint(pixels.mean(axis=2)).astype(np.uint8)
+        return grey
+    return pixels
+
+
+def encode(pixels: NDArray[np.uint8], form: str) -> bytes:
+    """Return (H, W) or (H, W, 3) pixels as the bytes of a PNG or deflated TIFF, always the same for the same pixels."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if form == "tiff":
+        image.save(buffer, format="TIFF", compression="tiff_adobe_deflate")
+    else:
+        # Runs suit the differences of one band or of three unlike ones; they waste space where the bands are equal.
+        equal = pixels.ndim == 3 and bool((pixels == pixels[:, :, :1]).all())
+        image.save(buffer, format="PNG", compress_level=1, compress_type=-1 if equal else 3)
+    return buffer.getvalue()

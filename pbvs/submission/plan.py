@@ -1,0 +1,201 @@
+"""What goes into an archive, and from which run: decided and compared with the manifests before a byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pbvs.data.layout import natural_key
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import read_json
+from pbvs.recipe import Recipe
+from pbvs.runs import Run
+from pbvs.submission.describe import describe
+from pbvs.submission.examined import EvaluationSize
+from pbvs.submission.inputs import Inputs
+from pbvs.submission.pictures import recode
+from pbvs.submission.readme import Readme
+from pbvs.tasks import TASKS, get_task
+
+Form = Literal["png", "tiff"]
+FEW = 5  # names listed in a message
+SAMPLED = 6  # pictures a task that are recoded to estimate a size
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task's pictures: where they come from and the form they are written in."""
+
+    task: str
+    run: Run
+    record: Mapping[str, Any]  # predictions/<split>/<task>.json
+    paths: tuple[Path, ...]
+    mode: str | None = None  # L, RGB, or as they are
+    form: Form = "png"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the pictures in the archive."""
+        return ".png" if self.form == "png" else ".tiff"
+
+    def data(self, path: Path) -> bytes:
+        """Return one picture's bytes as they go into the archive."""
+        stored = path.read_bytes()
+        return stored if self.mode is None and self.form == "png" else recode(stored, self.mode, self.form)
+
+    def estimate(self, mode: str | None) -> float:
+        """Return about how many bytes the pictures take in a mode, from a few of them."""
+        few = self.paths[:: max(1, len(self.paths) // SAMPLED)]
+        total = sum(path.stat().st_size for path in self.paths)
+        if mode is None and self.form == "png":
+            return total
+        sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form))) for path in few]
+        return total * sum(new for _, new in sizes) / max(1, sum(old for old, _ in sizes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a submission: its parts in the archive's order, its readme and its evaluation size."""
+
+    run: Run
+    split: str
+    parts: tuple[Part, ...]
+    readme: Readme
+    evaluation_size: EvaluationSize
+    sources: dict[str, str] = field(default_factory=dict)  # task -> run
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the archive."""
+        return tuple(part.task for part in self.parts)
+
+
+def make_plan(
+    run: Run,
+    inputs: Inputs,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] = (),
+    others: Mapping[str, Run] | None = None,
+    modes: Mapping[str, str] | None = None,
+    form: Form = "png",
+    extra_data: bool | None = None,
+    description: str | None = None,
+) -> Plan:
+    """Gather the predictions of a run; `others` gives tasks that come from another run.
+
+    Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished.
+    """
+    others = others or {}
+    chosen = [task for task in TASKS if task in {get_task(name).name for name in tasks or TASKS}]
+    parts = tuple(
+        _part(others.get(task, run), split, task, inputs, (modes or {}).get(task), form if task != "sar2eo" else "png")
+        for task in chosen
+    )
+    recipes = {part.run.name: part.run.recipe() for part in parts}
+    return Plan(
+        run=run,
+        split=split,
+        parts=parts,
+        readme=_readme(parts, recipes, extra_data, description),
+        evaluation_size=_evaluation_size(parts, recipes),
+        sources={part.task: part.run.name for part in parts},
+    )
+
+
+def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, form: Form) -> Part:
+    recipe = run.recipe()
+    if task not in recipe.stages:
+        raise PbvsError(
+            f"The run {run.name!r} has no stage for {task}; leave the task out with --tasks, "
+            f"or take it from another run with --from RUN:{task}."
+        )
+    folder = run.predictions(split, task)
+    record = folder.with_name(f"{task}.json")
+    again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
+    if not record.is_file():
+        raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
+    paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+    _compare(inputs.names.get(task, {}), [path.stem for path in paths], folder, again)
+    facts = read_json(record)
+    return Part(task, run, facts if isinstance(facts, dict) else {}, tuple(paths), mode, form)
+
+
+def _compare(wanted: Mapping[str, str], there: Sequence[str], folder: Path, again: str) -> None:
+    missing, extra = sorted(wanted.keys() - set(there)), sorted(set(there) - wanted.keys())
+    if not there:
+        raise PbvsError(f"{folder} holds no predictions; {again}.")
+    if wanted and missing:
+        raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({_few(missing)}); {again}.")
+    if wanted and extra:
+        raise PbvsError(
+            f"{folder} holds {len(extra)} pictures that no input of the manifest is called ({_few(extra)}); "
+            "take them out, they would shift the scoring."
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+
+
+def _evaluation_size(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> EvaluationSize:
+    sizes = {part.record.get("evaluation_size") or recipes[part.run.name].evaluation_size for part in parts}
+    if len(sizes) != 1 or not sizes <= {"challenge", "native"}:
+        said = ", ".join(f"{part.run.name}:{part.task} {part.record.get('evaluation_size')}" for part in parts)
+        raise UsageError(f"The tasks were predicted at different evaluation sizes ({said}); predict them at one.")
+    return "native" if sizes == {"native"} else "challenge"
+
+
+def _readme(
+    parts: Sequence[Part], recipes: Mapping[str, Recipe], extra_data: bool | None, description: str | None
+) -> Readme:
+    seconds = sum(float(part.record.get("seconds", 0.0)) for part in parts)
+    images = sum(int(part.record.get("images", 0)) for part in parts)
+    devices = {str(part.record.get("device", "cpu")) for part in parts}
+    return Readme(
+        runtime=seconds / images if images else 0.0,
+        cpu=not any(device.startswith("cuda") for device in devices),
+        extra_data=any(recipe.extra_data for recipe in recipes.values()) if extra_data is None else extra_data,
+        description=description or _description(parts, recipes),
+    )
+
+
+def _description(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> str:
+    if len(recipes) == 1:
+        return describe(next(iter(recipes.values())))
+    said = []
+    for name, recipe in recipes.items():
+        tasks = "+".join(part.task for part in parts if part.run.name == name)
+        said.append(f"{tasks} from run {name}, {describe(recipe)}")
+    return "; ".join(said)
+
+
+def parse_modes(options: Sequence[str]) -> dict[str, str]:
+    """Return the mode of each task from `TASK=L|RGB` or `all=L|RGB`; raise UsageError for anything else.
+
+    `all=L` leaves the task whose target has colour as RGB.
+    """
+    modes: dict[str, str] = {}
+    for option in options:
+        task, _, mode = option.partition("=")
+        mode = mode.upper()
+        if mode not in ("L", "RGB"):
+            raise UsageError(f"--mode {option!r} is not understood; say TASK=L or TASK=RGB, or all=L, all=RGB.")
+        if task != "all" and mode == "L" and get_task(task).target_channels == 3:
+            raise UsageError(f"--mode {option!r} would take the colour out of {task}; its target is RGB.")
+        names = [name for name in TASKS if mode == "RGB" or TASKS[name].target_channels == 1]
+        modes.update(dict.fromkeys(names if task == "all" else [get_task(task).name], mode))
+    return modes
+
+
+def parse_sources(options: Sequence[str], submissions: Path) -> dict[str, Run]:
+    """Return the run of each task from `RUN:TASK`; raise UsageError when it is not of this form."""
+    sources: dict[str, Run] = {}
+    for option in options:
+        name, colon, task = option.rpartition(":")
+        if not colon or not name:
+            raise UsageError(f"--from {option!r} is not understood; say RUN:TASK, such as night2:sar2rgb.")
+        sources[get_task(task).name] = Run(name, submissions)
+    return sources

@@ -1,0 +1,13 @@
+"""The rules of a submission, a family a file; each rule is a function from an examined archive to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pbvs.submission.examined import Examined
+from pbvs.submission.findings import Finding
+from pbvs.submission.rules import names, pictures, quality, readme, structure
+
+Rule = Callable[[Examined], Iterable[Finding]]
+
+RULES: tuple[Rule, ...] = (*structure.RULES, *readme.RULES, *names.RULES, *pictures.RULES, *quality.RULES)

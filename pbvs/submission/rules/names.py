@@ -1,0 +1,117 @@
+"""Names and counts: a prediction for each input, called as the input is.
+
+Scorers of this family pair pictures by their sorted position and compare only the count, so that one file too many
+or too few shifts all that follow.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+from pbvs.submission.contents import Item
+from pbvs.submission.examined import Examined
+from pbvs.submission.findings import Finding, printable
+from pbvs.tasks import TASKS
+
+OFFICIAL = {"sar2eo": 3586, "sar2rgb": 60, "sar2ir": 60, "rgb2ir": 60}  # the 2025 and 2026 test inputs
+SHIFT = "scorers pair by sorted position, so all later pictures would be compared with the wrong ones"
+
+
+def against_inputs(archive: Examined) -> Iterator[Finding]:
+    """Every input has its prediction, and no other picture is there."""
+    for task, items in archive.contents.pictures.items():
+        wanted = None if archive.inputs is None else archive.inputs.names.get(task)
+        if wanted is None:
+            yield from _official_count(task, items, known=archive.inputs is not None)
+            continue
+        there = {item.stem: item for item in items}
+        hint = _renaming(set(wanted), set(there))
+        for stem in sorted(wanted.keys() - there.keys()):
+            mending = hint or f"Add a prediction for the input {printable(stem)}."
+            message = f"it is missing; {SHIFT}"
+            yield Finding("error", "missing-picture", f"{task}/{printable(stem)}.png", message, mending)
+        for stem in sorted(there.keys() - wanted.keys()):
+            message = f"there is no input of this name; {SHIFT}"
+            mending = hint or "Take it out, or name it as its input."
+            yield Finding("error", "extra-picture", printable(there[stem].name), message, mending)
+
+
+def _official_count(task: str, items: list[Item], known: bool) -> Iterator[Finding]:
+    if known:
+        message = "the data hold no test inputs for it; names and count were not checked"
+        yield Finding("note", "names-unchecked", f"{task}/", message, "")
+        return
+    message, mending = "names were not checked", "Give the folder of the archives with --data."
+    if len(items) != OFFICIAL[task]:
+        message += f"; it has {len(items)} pictures where the 2025 and 2026 test sets have {OFFICIAL[task]}"
+    yield Finding("note", "names-unchecked", f"{task}/", message, mending)
+
+
+def _renaming(wanted: set[str], there: set[str]) -> str:
+    """Return how the names could be mended all at once, when they differ by a prefix, suffix or leading zeros."""
+    if not wanted or not there or wanted & there:
+        return ""
+    if {stem.lstrip("0") or "0" for stem in there} == {stem.lstrip("0") or "0" for stem in wanted}:
+        return "The names differ in leading zeros only; name predictions exactly as the inputs."
+    prefix, tail = _common(there), _common({name[::-1] for name in there})[::-1]
+    if tail and {name.removesuffix(tail) for name in there} == wanted:
+        return f"All names have {tail!r} too much at their end; take it off."
+    if prefix and {name.removeprefix(prefix) for name in there} == wanted:
+        return f"All names have {prefix!r} too much at their beginning; take it off."
+    return "The names have nothing in common with the inputs'; name predictions exactly as the inputs."
+
+
+def _common(names: set[str]) -> str:
+    """Return the longest beginning that all names share."""
+    first, last = min(names), max(names)
+    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in equal)
+
+
+def same_stem(archive: Examined) -> Iterator[Finding]:
+    """One prediction an input, not a PNG and a TIFF."""
+    for task, items in archive.contents.pictures.items():
+        counts = Counter(item.stem for item in items)
+        for stem in sorted(stem for stem, count in counts.items() if count > 1):
+            suffixes = ", ".join(sorted(item.suffix for item in items if item.stem == stem))
+            yield Finding(
+                "error",
+                "same-name-twice",
+                f"{task}/{printable(stem)}",
+                f"the prediction is there as {suffixes}",
+                "Keep one of them.",
+            )
+
+
+def suffixes(archive: Examined) -> Iterator[Finding]:
+    """`.png` and `.tiff` were seen scored; others are not counted, or nobody knows."""
+    for task, items in archive.contents.pictures.items():
+        for item in items:
+            if item.suffix not in (".png", ".tiff", ".tif"):
+                message = f"its suffix is {item.suffix}, which scorers that look for png do not count"
+                yield Finding("error", "suffix-case", printable(item.name), message, "Write the suffix in lower case.")
+        kinds = sorted({item.suffix for item in items})
+        if len(kinds) > 1:
+            message = f"it mixes {' and '.join(kinds)}"
+            mending = "Keep to one format a task; a scorer may count only one of them."
+            yield Finding("warning", "mixed-formats", f"{task}/", message, mending)
+        elif kinds == [".tif"]:
+            message = "its pictures end in .tif; only .png and .tiff were seen scored"
+            yield Finding("warning", "tif", f"{task}/", message, "Name them .tiff, or write PNG.")
+
+
+def count(archive: Examined) -> Iterator[Finding]:
+    """Only the count is compared by scorers of this family."""
+    if archive.inputs is None:
+        return
+    for task in TASKS:
+        wanted = archive.inputs.names.get(task, {})
+        there = {item.stem for item in archive.contents.pictures.get(task, [])}
+        if wanted and there and len(there) != len(wanted):
+            message = f"it has {len(there)} predictions for {len(wanted)} inputs"
+            yield Finding("error", "count", f"{task}/", message, "Write one prediction for each input.")
+
+
+RULES = (against_inputs, same_stem, suffixes, count)

@@ -1,0 +1,93 @@
+"""Each picture: readable to its last byte, of the right format, size, mode and depth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from pbvs.errors import PbvsError
+from pbvs.submission.contents import Item
+from pbvs.submission.examined import Examined, Seen
+from pbvs.submission.findings import Finding, printable
+from pbvs.submission.pictures import Facts
+from pbvs.tasks import TASKS
+
+RESAMPLED = (
+    "the scorer would resample it, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"
+)
+
+
+def readable(archive: Examined) -> Iterator[Finding]:
+    """Every picture decodes, in the format of its suffix, with 8 bits."""
+    for seen in _all(archive):
+        if seen.fault is not None:
+            fault = seen.fault
+            yield Finding("error", fault.rule, printable(seen.item.name), f"it {fault}", fault.mending)
+
+
+def sizes(archive: Examined) -> Iterator[Finding]:
+    """Every picture has the evaluation size."""
+    for seen in _all(archive):
+        if seen.facts is None:
+            continue
+        try:
+            wanted = archive.size(seen.item)
+        except PbvsError as error:
+            yield Finding("note", "size-unchecked", printable(seen.item.name), f"its size is not checked: {error}", "")
+            continue
+        if wanted is not None and (seen.facts.width, seen.facts.height) != wanted:
+            yield _wrong_size(seen.item, seen.facts, *wanted, native=archive.evaluation_size == "native")
+    if archive.evaluation_size == "native" and archive.inputs is None:
+        message, mending = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
+        yield Finding("note", "size-unchecked", "", message, mending)
+
+
+def _wrong_size(item: Item, facts: Facts, width: int, height: int, native: bool) -> Finding:
+    is_, should = f"{facts.width} x {facts.height}", f"{width} x {height}"
+    name = printable(item.name)
+    if (facts.height, facts.width) == (width, height):
+        return Finding("error", "size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
+    message = f"it is {is_} pixels, not {should}" + ("" if native else f"; {RESAMPLED}")
+    mending = f"Write {item.task} at {should}" + (
+        " (--evaluation-size native if that is meant)." if not native else "."
+    )
+    return Finding("error", "wrong-size", name, message, mending)
+
+
+def modes(archive: Examined) -> Iterator[Finding]:
+    """L or RGB, one of them for a whole task, RGB where colour is asked for."""
+    for task, all_seen in archive.seen.items():
+        known = [seen for seen in all_seen if seen.facts is not None]
+        kinds = Counter(seen.facts.mode for seen in known if seen.facts is not None)
+        if len(kinds) > 1:
+            said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
+            mending = "Write one mode a task: pbvs package --mode TASK=RGB."
+            yield Finding("warning", "mixed-modes", f"{task}/", f"its pictures are {said}", mending)
+        yield from _colour(task, known, kinds)
+
+
+def _colour(task: str, known: list[Seen], kinds: Counter[str]) -> Iterator[Finding]:
+    if TASKS[task].target_channels == 3:
+        for seen in known:
+            if seen.facts is not None and seen.facts.mode == "L":
+                message = "it has one band where the task asks for RGB"
+                yield Finding("error", "grey-for-colour", printable(seen.item.name), message, "Save it as RGB.")
+        return
+    for seen in known:
+        if seen.facts is not None and not seen.facts.grey:
+            message = "it has colour, while the target has one band"
+            yield Finding("warning", "colour-for-grey", printable(seen.item.name), message, "Make its bands equal.")
+    if kinds["L"]:
+        message = (
+            "its pictures have one band; such were scored in 2026, but scorers of this family that unpack "
+            "height, width and channels fail on them"
+        )
+        yield Finding("note", "one-band", f"{task}/", message, f"If scoring fails: pbvs package --mode {task}=RGB.")
+
+
+def _all(archive: Examined) -> Iterator[Seen]:
+    for seen in archive.seen.values():
+        yield from seen
+
+
+RULES = (readable, sizes, modes)
