@@ -84,9 +84,7 @@ def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
     with locked(plan.run.folder):
         with atomic_path(path) as part:
             write_zip(part, entries(plan))
-            findings = check(
-                part, inputs=inputs, evaluation_size=plan.evaluation_size, tasks=plan.tasks, name=path.name
-            )
+            findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
             if rejected(findings):
                 raise PackageRefused([finding for finding in findings if finding.level == "error"])
         write_json(record_path(plan), record(plan, path))

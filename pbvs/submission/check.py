@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pbvs.errors import PbvsError
@@ -11,7 +10,6 @@ from pbvs.submission.findings import Finding
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.rules import RULES
 from pbvs.submission.safezip import SafeZip
-from pbvs.tasks import TASKS
 
 
 def check(
@@ -19,13 +17,12 @@ def check(
     *,
     inputs: Inputs | None = None,
     evaluation_size: EvaluationSize = "challenge",
-    tasks: Sequence[str] = tuple(TASKS),
     name: str | None = None,
 ) -> list[Finding]:
     """Return all that was found in the archive, in the rules' order; an empty list is a perfect submission.
 
-    `inputs` are the split's inputs: without them names, counts and native sizes are not checked. `tasks` are those
-    that are meant to be there. `name` is the name it will be uploaded under, when that is another.
+    `inputs` are the split's inputs: without them names, counts and native sizes are not checked. `name` is the
+    name it will be uploaded under, when that is another.
     An archive made to harm is not read any further than its directory. Raises PbvsError when there is no file.
     """
     if not path.is_file():
@@ -33,5 +30,5 @@ def check(
     with SafeZip(path) as archive:
         if not archive.safe:
             return archive.faults
-        examined = examine_archive(archive, name or path.name, inputs, evaluation_size, tasks)
+        examined = examine_archive(archive, name or path.name, inputs, evaluation_size)
         return [*archive.faults, *(finding for rule in RULES for finding in rule(examined))]

@@ -41,7 +41,6 @@ class Examined:
     contents: Contents
     inputs: Inputs | None
     evaluation_size: EvaluationSize
-    expected_tasks: tuple[str, ...] = tuple(TASKS)
     readme: bytes | None = None
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)  # files that are archives themselves
@@ -54,12 +53,10 @@ class Examined:
         return None if self.inputs is None else self.inputs.size(item.task, item.stem)
 
 
-def examine_archive(
-    archive: SafeZip, name: str, inputs: Inputs | None, evaluation_size: EvaluationSize, tasks: Sequence[str]
-) -> Examined:
+def examine_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluation_size: EvaluationSize) -> Examined:
     """Read every entry of a safe archive once, keeping a few numbers of each."""
     contents = sort_entries(archive.entries)
-    examined = Examined(name, archive.path.stat().st_size, contents, inputs, evaluation_size, tuple(tasks))
+    examined = Examined(name, archive.path.stat().st_size, contents, inputs, evaluation_size)
     if contents.readmes:
         examined.readme = _read_small(archive, contents.readmes[0])
     for entry in [*contents.strays, *contents.other_files]:

@@ -96,7 +96,7 @@ def missing_task(archive: Examined) -> Iterator[Finding]:
     if not present:
         yield Finding("error", "no-pictures", "", "it holds no predictions", f"The folders are {', '.join(TASKS)}.")
         return
-    for task in archive.expected_tasks:
+    for task in TASKS:
         if task not in present:
             yield Finding(
                 "warning",
