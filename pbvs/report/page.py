@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pbvs.report.sections import headline, provenance, score_chart, task_section
 from pbvs.runs import Run
 from pbvs.scoring.results import number, table
 from pbvs.tasks import TASKS
+
+DIGEST = re.compile("[0-9a-f]{40,64}")
 
 
 def render_run(run: Run, root: Path | None, manifests: Path) -> str:
@@ -91,4 +94,6 @@ def format_value(value: Any) -> str:
         return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(format_value(item) for item in value)
+    if isinstance(value, str) and DIGEST.fullmatch(value):
+        return f"{value[:12]}…"  # whole in provenance.json
     return "–" if value is None else str(value)

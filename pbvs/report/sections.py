@@ -18,7 +18,8 @@ from pbvs.scoring.results import ImageScore, Results, number, table
 from pbvs.tasks import TASKS
 
 HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
-TEST_PICTURES = 3
+TEST_PICTURES = 4
+UNSCORED_PICTURES = 3
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -60,11 +61,16 @@ def caveats(results: Results) -> list[str]:
     net = results.lpips.get("net")
     if net and results.is_lpips:
         said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
-    if results.summary.get("partial"):
-        short = [task for task in TASKS if results.task(task).get("status") != "scored"]
-        said.append(f"Partial: {', '.join(short) or 'some pictures'} not scored in full; the table says why.")
     notes = results.summary.get("notes")
-    return said + [str(note) for note in notes if str(note) not in said] if isinstance(notes, list) else said
+    notes = [str(note) for note in notes] if isinstance(notes, list) else []
+    if results.summary.get("partial") and not notes:
+        rows = {task: results.task(task) for task in TASKS}
+        said += [
+            f"Partial: {task} is {facts.get('status', 'not scored')} ({facts.get('reason') or 'no reason given'})."
+            for task, facts in rows.items()
+            if facts.get("status") != "scored"
+        ]
+    return said + notes
 
 
 def task_row(results: Results, task: str) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
             ]
     made = [pair for pair in pairs.values() if evidence.run.prediction("val", task, pair.name).is_file()]
     made.sort(key=lambda pair: (not pair.target, pair.name))
-    return [(f"Picture {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, TEST_PICTURES))]
+    return [(f"Picture {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, UNSCORED_PICTURES))]
 
 
 def name_terms(results: Results) -> list[str]:
