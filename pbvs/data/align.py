@@ -39,7 +39,7 @@ def read_raster(path: Path, modality: str, rule: str) -> Raster:
 
 def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
     """Return which pixels of (H, W, B) hold data: finite in every band, and not no-data in all of them."""
-    valid = np.isfinite(stored).all(axis=2)
+    valid: NDArray[np.bool_] = np.isfinite(stored).all(axis=2)
     if nodata is not None and np.isfinite(nodata):
         valid &= ~(stored == nodata).all(axis=2)
     return valid

@@ -164,8 +164,10 @@ def _pad(array: Array, size: int) -> Array:
     """Extend a picture that is smaller than `size` by reflection, as often as it takes."""
     while min(array.shape[1:]) < size:
         grow = [max(0, min(size - length, length - 1)) if length > 1 else size - 1 for length in array.shape[1:]]
-        mode = "reflect" if min(array.shape[1:]) > 1 else "edge"
-        array = np.pad(array, ((0, 0), (0, grow[0]), (0, grow[1])), mode=mode)
+        widths = ((0, 0), (0, grow[0]), (0, grow[1]))
+        array = (
+            np.pad(array, widths, mode="reflect") if min(array.shape[1:]) > 1 else np.pad(array, widths, mode="edge")
+        )
     return array
 
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pbvs.errors import PbvsError
 from pbvs.data.images import check_size, one_line, open_tiff
+from pbvs.errors import PbvsError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"

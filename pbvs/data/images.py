@@ -119,8 +119,26 @@ def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
     """Resample (H, W, C) in [0, 1] to a new size with Pillow's antialiased bicubic filter, clipped to [0, 1]."""
     if image.shape[:2] == (height, width):
         return image
-    bands = [
-        np.asarray(Image.fromarray(image[:, :, band]).resize((width, height), Image.Resampling.BICUBIC))
-        for band in range(image.shape[2])
-    ]
+    bands = [resize_freely(image[:, :, band], height, width) for band in range(image.shape[2])]
     return np.stack(bands, axis=2).clip(0.0, 1.0)
+
+
+def resize_freely(band: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resample one band (H, W) of any range of values with the same filter, without clipping."""
+    return np.asarray(Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[float, ...] = ()) -> None:
+    """Write (H, W, C) as a GeoTIFF, whole or not at all; `transform` is (a, b, c, d, e, f) of the grid in `crs`."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.transform import Affine
+
+    profile: dict[str, Any] = {"driver": "GTiff", "dtype": image.dtype, "compress": "deflate"}
+    profile |= {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
+    if crs:
+        profile |= {"crs": crs, "transform": Affine(*transform)}
+    with atomic_path(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(part, "w", **profile) as file:
+            file.write(np.moveaxis(image, 2, 0))

@@ -54,12 +54,14 @@ def place_of(relative: str) -> Place | str:
 
 def date_of(stem: str) -> str:
     """Return the first date in a file's name as YYYY-MM-DD, or an empty text."""
-    for match in _DATE.finditer(stem):
-        try:
-            return datetime.date(*(int(part) for part in match.groups())).isoformat()
-        except ValueError:
-            continue
-    return ""
+    return next(filter(None, map(_calendar_date, _DATE.finditer(stem))), "")
+
+
+def _calendar_date(match: re.Match[str]) -> str:
+    try:
+        return datetime.date(*(int(part) for part in match.groups())).isoformat()
+    except ValueError:
+        return ""
 
 
 def number_of(stem: str) -> int | None:

@@ -38,7 +38,7 @@ def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArra
 
 def full_scale(dtype: np.dtype[np.generic]) -> float:
     """Return what `full` divides by: the largest value of an integer type, 1 for floats and booleans."""
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+    return float(np.iinfo(dtype.name).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def select_bands(pixels: NDArray[np.generic], modality: str) -> NDArray[np.generic]:

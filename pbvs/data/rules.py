@@ -91,7 +91,7 @@ def rule_for(values: NDArray[np.generic], modality: str, dtype: str) -> str:
     if dtype.startswith("float") and low >= 0.0 and high <= 1.0:
         return "full"
     if modality == "sar" and dtype.startswith("float"):
-        return "window:-25:0" if float(np.median(values)) < 0 else "power-db:-25:0"
+        return "window:-25:0" if float(np.median(values.astype(np.float64))) < 0 else "power-db:-25:0"
     if low == high:
         return "full"
     first, last = (f"{number:.6f}" for number in np.percentile(values.astype(np.float64), [1, 99]))

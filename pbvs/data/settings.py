@@ -35,19 +35,19 @@ class Chips(Settings):
     """How aligned pairs become training chips, and which of them are left out as bad."""
 
     mode: Literal["crop", "whole", "windows"] = "crop"  # random crops, whole pictures resized, or a fixed grid
-    stride: int = Field(0, ge=0)  # pixels between windows; 0 is half a chip
-    max_side: int = Field(1024, ge=32, le=8192)  # larger pictures are reduced; 1024 is the challenge's size
-    max_invalid: float = Field(0.5, ge=0, le=1)  # share of a chip without data
-    max_black: float = Field(0.6, ge=0, le=1)  # share of pixels that are exactly black in source or target
-    max_clipped: float = Field(0.6, ge=0, le=1)  # share of pixels at full scale in source or target
-    min_deviation: float = Field(0.004, ge=0, le=1)  # standard deviation below which a chip is flat
+    stride: int = Field(default=0, ge=0)  # pixels between windows; 0 is half a chip
+    max_side: int = Field(default=1024, ge=32, le=8192)  # larger pictures are reduced; 1024 is the challenge's size
+    max_invalid: float = Field(default=0.5, ge=0, le=1)  # share of a chip without data
+    max_black: float = Field(default=0.6, ge=0, le=1)  # share of pixels that are exactly black in source or target
+    max_clipped: float = Field(default=0.6, ge=0, le=1)  # share of pixels at full scale in source or target
+    min_deviation: float = Field(default=0.004, ge=0, le=1)  # standard deviation below which a chip is flat
 
 
 class Sampling(Settings):
     """Which pairs of each location an epoch sees."""
 
     policy: Policy = "random"
-    pairs_per_location: int = Field(4, ge=0)  # most pairs of one location in an epoch; 0 is no limit
+    pairs_per_location: int = Field(default=4, ge=0)  # most pairs of one location in an epoch; 0 is no limit
 
 
 class Augmentation(Settings):

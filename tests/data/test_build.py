@@ -1,0 +1,186 @@
+"""Manifests: what is paired, what is held out, what is refused, and that the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pbvs.data.build import build_pairs, find_root
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.pairing import Rules
+from pbvs.errors import PbvsError, UsageError
+from pbvs.tasks import SPLITS, TASKS
+from tests.data.conftest import Tree
+
+
+def manifests_of(folder: Path) -> dict[tuple[str, str], list[Pair]]:
+    return {(task, split): read_manifest(manifest_path(folder, task, split)) for task in TASKS for split in SPLITS}
+
+
+def unused(folder: Path) -> dict[str, str]:
+    with (folder / "unused.csv").open(encoding="utf-8", newline="") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        build_pairs(demo, tmp_path / name, rules=Rules(seed=seed, pairs_per_location=1))
+    a, b, c = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("a", "b", "c"))
+    assert a == b
+    assert a["sar2rgb_train.csv"] != c["sar2rgb_train.csv"]
+
+
+def test_the_demo_serves_every_task_and_split(demo: Path, tmp_path: Path) -> None:
+    summary = build_pairs(demo, tmp_path)
+    assert all(count > 0 for counts in summary.pairs.values() for count in counts.values())
+    assert summary.warnings == []
+    for (_, split), pairs in manifests_of(tmp_path).items():
+        assert len({pair.name for pair in pairs}) == len(pairs)
+        assert all(not pair.target for pair in pairs if pair.origin == "official")
+        assert all(pair.target for pair in pairs if pair.origin != "official")
+        assert split != "test" or {pair.origin for pair in pairs} == {"official"}
+
+
+def test_no_location_is_in_train_and_val(demo: Path, tmp_path: Path) -> None:
+    build_pairs(demo, tmp_path)
+    manifests = manifests_of(tmp_path)
+    train = {pair.location for (_, split), pairs in manifests.items() if split == "train" for pair in pairs}
+    held = {pair.location for (_, split), pairs in manifests.items() if split == "val" for pair in pairs}
+    assert not train & held
+
+
+def test_rgb_and_ir_are_paired_by_base_and_sar_with_the_mosaics(tree: Tree, tmp_path: Path) -> None:
+    tree.location("A", "one", bases=("x", "y"), sar=2)
+    tree.tiff("A/one/mosiac_rgb.tiff", 3)
+    tree.location("A", "two", bases=("x",), sar=1)
+    build_pairs(tree.root, tmp_path / "m", rules=Rules(sampling="all"))
+    rows = [pair for pairs in manifests_of(tmp_path / "m").values() for pair in pairs if pair.location == "one"]
+    base = [pair for pair in rows if pair.task == "rgb2ir"]
+    assert {pair.source.replace("rgb", "ir") for pair in base} == {pair.target for pair in base}
+    assert {pair.target for pair in rows if pair.task == "sar2rgb"} == {"A/one/mosiac_rgb.tiff"}
+    assert len({pair.target for pair in rows if pair.task == "sar2ir"}) == 2
+
+
+def test_pairs_per_location_is_a_limit(tree: Tree, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        tree.location("A", name, bases=("x", "y", "z"), sar=3)
+    build_pairs(tree.root, tmp_path / "m", rules=Rules(pairs_per_location=4))
+    pairs = manifests_of(tmp_path / "m")["sar2rgb", "train"]
+    counts = [sum(pair.location == name for pair in pairs) for name in {pair.location for pair in pairs}]
+    assert counts == [4, 4]
+
+
+def test_nearest_dates_come_first(tree: Tree, tmp_path: Path) -> None:
+    for date in ("20200101", "20200601"):
+        tree.tiff(f"A/one/{date}_GEC.tiff")
+        tree.tiff(f"A/one/{date}_x_rgb.tiff", 3)
+    build_pairs(tree.root, tmp_path / "m", rules=Rules(sampling="nearest-date", pairs_per_location=2))
+    pairs = manifests_of(tmp_path / "m")["sar2rgb", "train"]
+    assert [pair.source_date == pair.target_date != "" for pair in pairs] == [True, True]
+
+
+def test_sar2eo_is_held_out_by_scene_where_there_is_no_validation_folder(tree: Tree, tmp_path: Path) -> None:
+    for number in range(40):
+        for modality in ("SAR", "EO"):
+            tree.png(f"design_data/{modality}/train/Gotcha_{number}.png")
+    build_pairs(tree.root, tmp_path / "m", crops_per_scene=4)
+    manifests = manifests_of(tmp_path / "m")
+    scenes = [{pair.location for pair in manifests["sar2eo", split]} for split in ("train", "val")]
+    assert not scenes[0] & scenes[1]
+    assert len(scenes[1]) == 2
+    assert len(manifests["sar2eo", "val"]) == 8
+
+
+def test_a_folder_of_one_location_in_two_archives_is_held_out_as_one(tree: Tree, tmp_path: Path) -> None:
+    for archive in ("A", "B"):
+        for number in range(6):
+            tree.location(archive, f"loc{number}", sar=1)
+    build_pairs(tree.root, tmp_path / "m")
+    manifests = manifests_of(tmp_path / "m")
+    pairs = manifests["sar2rgb", "train"] + manifests["sar2rgb", "val"]
+    assert all(pair.source.split("/")[0] == pair.target.split("/")[0] for pair in pairs)
+    assert len(pairs) == 12
+    held = {pair.location for pair in manifests["sar2rgb", "val"]}
+    assert not held & {pair.location for pair in manifests["sar2rgb", "train"]}
+
+
+def test_names_are_safe_and_unique_whatever_the_files_are_called(tree: Tree, tmp_path: Path) -> None:
+    for name in ("Zürich ü", "zurich", "x" * 120):
+        tree.location("A", name, sar=1)
+        tree.tiff(f"A/{name}/S0 (1)_GEC.tiff")
+        tree.tiff(f"A/{name}/{'long' * 20}_GEC.tiff")
+    build_pairs(tree.root, tmp_path / "m")
+    for pairs in manifests_of(tmp_path / "m").values():
+        assert all(pair.name.isascii() and len(pair.name) <= 150 and "/" not in pair.name for pair in pairs)
+        assert len({pair.name.lower() for pair in pairs}) == len(pairs)
+
+
+def test_pictures_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree, tmp_path: Path) -> None:
+    tree.location("A", "one")
+    tree.location("A", "two")
+    for number in range(3):
+        for modality in ("SAR", "EO"):
+            tree.png(f"design_data/{modality}/train/{number}.png")
+    (tree.root / "design_data/EO/train/0.png").unlink()
+    tree.png("design_data/EO/train/1.png", (8, 16))
+    (tree.root / "A/one/empty_GEC.tiff").write_bytes(b"")
+    whole = (tree.root / "A/one/a_rgb.tiff").read_bytes()
+    (tree.root / "A/one/cut_rgb.tiff").write_bytes(whole[: len(whole) // 2])
+    (tree.root / "A/one/text_GEC.tiff").write_text("no picture")
+    (tree.root / "A/one/._a_rgb.tiff").write_bytes(b"litter")
+    tree.tiff("A/one/wide_GEC.tiff", size=(8, 32))
+    summary = build_pairs(tree.root, tmp_path / "m", rules=Rules(sampling="all"))
+    reasons = unused(tmp_path / "m")
+    assert "no EO chip" in reasons["design_data/SAR/train/0.png"]
+    assert "differ" in reasons["design_data/SAR/train/1.png"]
+    assert "empty" in reasons["A/one/empty_GEC.tiff"]
+    assert "A/one/cut_rgb.tiff" in reasons
+    assert "A/one/text_GEC.tiff" in reasons
+    assert "footprint" in reasons["A/one/wide_GEC.tiff"]
+    assert summary.litter == 1
+    assert summary.pairs["sar2rgb"]["train"] == 2
+
+
+def test_no_root_and_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PBVS_DATA", raising=False)
+    with pytest.raises(UsageError, match="does not exist"):
+        find_root(tmp_path / "gone")
+    with pytest.raises(UsageError, match="--data"):
+        find_root(None, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PbvsError, match="no picture"):
+        build_pairs(tmp_path / "empty", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_root_is_found_again_from_the_manifests(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PBVS_DATA", raising=False)
+    build_pairs(demo, tmp_path)
+    assert find_root(None, tmp_path) == demo.resolve()
+    monkeypatch.setenv("PBVS_DATA", str(tmp_path))
+    assert find_root(None, tmp_path) == tmp_path
+
+
+def test_a_location_changes_no_other_location(tree: Tree, tmp_path: Path) -> None:
+    for name in ("one", "two", "three", "four"):
+        tree.location("A", name, bases=("x", "y", "z"), sar=3)
+    build_pairs(tree.root, tmp_path / "before", rules=Rules(pairs_per_location=2), share=0)
+    shutil.rmtree(tree.root / "A/two")
+    build_pairs(tree.root, tmp_path / "after", rules=Rules(pairs_per_location=2), share=0)
+    before, after = (manifests_of(tmp_path / name)["sar2rgb", "train"] for name in ("before", "after"))
+    assert after == [pair for pair in before if pair.location != "two"]
+
+
+def test_the_stand_in_has_pairs_for_every_task(standin: Path, tmp_path: Path) -> None:
+    summary = build_pairs(standin, tmp_path)
+    assert {task: counts["test"] for task, counts in summary.pairs.items()} == {
+        "sar2eo": 40, "sar2rgb": 16, "sar2ir": 6, "rgb2ir": 26,
+    }  # fmt: skip
+    assert summary.pairs["sar2eo"] == {"train": 320, "val": 40, "test": 40}
+    assert all(counts["train"] > 0 and counts["val"] > 4 for counts in summary.pairs.values())
+    assert summary.litter == 2
