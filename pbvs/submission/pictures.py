@@ -145,8 +145,18 @@ def _facts(pixels: NDArray[np.uint8], mode: str) -> Facts:
         low=int(pixels.min()),
         high=int(pixels.max()),
         grey=grey,
-        detail=fine_detail(bands[:, :, 0]),
+        detail=0.0 if _in_blocks(bands) else fine_detail(bands[:, :, 0]),
     )
+
+
+def _in_blocks(bands: NDArray[np.uint8]) -> bool:
+    """Return whether the picture consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
+    for factor in (2, 3):
+        height, width = (side - side % factor for side in bands.shape[:2])
+        small = bands[:height:factor, :width:factor]
+        if small.size and (np.repeat(np.repeat(small, factor, 0), factor, 1) == bands[:height, :width]).all():
+            return True
+    return False
 
 
 def fine_detail(band: NDArray[np.uint8]) -> float:

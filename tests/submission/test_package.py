@@ -1,0 +1,235 @@
+"""The archive that `package` writes: whole, always the same, of the right content, from one run or several."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import read_json, sha256, write_json
+from pbvs.runs import Run
+from pbvs.submission.archive import PackageRefused, package
+from pbvs.submission.plan import parse_modes
+from pbvs.submission.readme import parse_readme
+from pbvs.tasks import TASKS
+from tests.submission.place import COUNT, Place, noise, picture
+
+
+def pack(place: Place, run: Run, **options: object) -> Path:
+    return package(run, manifests=place.manifests, root=place.root, **options)  # type: ignore[arg-type]
+
+
+def names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def image(path: Path, name: str) -> Image.Image:
+    with zipfile.ZipFile(path) as archive:
+        return Image.open(io.BytesIO(archive.read(name)))
+
+
+def test_holds_the_four_folders_and_the_readme_at_its_root(place: Place) -> None:
+    path = pack(place, place.run())
+    expected = ["readme.txt"] + [f"{task}/{index}.png" for task in TASKS for index in range(COUNT[task])]
+    assert path == place.submissions / "hand.zip"
+    assert names(path) == expected
+    with zipfile.ZipFile(path) as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.testzip() is None
+
+
+def test_predictions_go_in_byte_for_byte(place: Place) -> None:
+    run = place.run()
+    with zipfile.ZipFile(pack(place, run)) as archive:
+        assert archive.read("sar2rgb/2.png") == run.prediction("test", "sar2rgb", "2").read_bytes()
+
+
+def test_readme_says_what_was_measured(place: Place) -> None:
+    run = place.run(extra_data=True)
+    record = run.predictions("test", "sar2eo").with_name("sar2eo.json")
+    write_json(record, {**read_json(record), "seconds": 8.5, "device": "cuda"})
+    with zipfile.ZipFile(pack(place, run)) as archive:
+        readme = parse_readme(archive.read("readme.txt").decode())
+    assert readme.runtime == pytest.approx((8.5 + 3 * 0.5) / 20)
+    assert not readme.cpu
+    assert readme.extra_data
+    assert "recipe hand" in readme.description
+    assert "rgb2ir: grayscale x 1.3" in readme.description
+
+
+def test_readme_can_be_overruled(place: Place) -> None:
+    path = pack(place, place.run(extra_data=True), extra_data=False, description="ours: the best")
+    with zipfile.ZipFile(path) as archive:
+        readme = parse_readme(archive.read("readme.txt").decode())
+    assert (readme.extra_data, readme.description) == (False, "ours: the best")
+
+
+def test_same_content_makes_the_same_bytes(place: Place) -> None:
+    run = place.run()
+    first = pack(place, run).read_bytes()
+    for file in run.folder.rglob("*.png"):
+        os.utime(file, (1, 1))
+        file.chmod(0o600)
+    assert pack(place, run).read_bytes() == first
+
+
+def test_memory_does_not_grow_with_the_pictures(place: Place) -> None:
+    import tracemalloc
+
+    run = place.run()
+    pack(place, run)
+    tracemalloc.start()
+    pack(place, run)
+    small = tracemalloc.get_traced_memory()[1]
+    folder, inputs = run.predictions("test", "sar2eo"), place.manifests / "sar2eo_test.csv"
+    row = inputs.read_text().splitlines()[1]
+    with inputs.open("a") as file:
+        for index in range(1000, 1400):
+            (folder / f"{index}.png").write_bytes(picture(noise(index, 1)))
+            file.write(f"{index},{row.split(',', 1)[1]}\n")
+    tracemalloc.reset_peak()
+    pack(place, run)
+    assert tracemalloc.get_traced_memory()[1] < small + 400 * 8_000  # the directory, not the pictures
+    tracemalloc.stop()
+
+
+def test_missing_predictions_are_named(place: Place) -> None:
+    run = place.run()
+    run.prediction("test", "sar2ir", "1").unlink()
+    with pytest.raises(PbvsError, match=r"lacks 1 of 3 predictions \(1\)"):
+        pack(place, run)
+    assert not run.archive.exists()
+
+
+def test_pictures_without_an_input_are_named(place: Place) -> None:
+    run = place.run()
+    run.prediction("test", "rgb2ir", "77").write_bytes(picture(noise(1, 1)))
+    with pytest.raises(PbvsError, match=r"1 pictures that no input .* is called \(77\)"):
+        pack(place, run)
+
+
+def test_unfinished_task_says_what_to_run(place: Place) -> None:
+    run = place.run()
+    run.predictions("test", "rgb2ir").with_name("rgb2ir.json").unlink()
+    with pytest.raises(PbvsError, match="pbvs predict --run hand --task rgb2ir --split test"):
+        pack(place, run)
+
+
+def test_refuses_with_the_list_and_keeps_the_earlier_archive(place: Place) -> None:
+    run = place.run()
+    before = pack(place, run).read_bytes()
+    run.prediction("test", "sar2eo", "3").write_bytes(picture(noise(1, 1, side=20)))
+    run.prediction("test", "sar2rgb", "1").write_bytes(b"\x89PNG\r\n\x1a\nrest")
+    with pytest.raises(PackageRefused) as refused:
+        pack(place, run)
+    assert {finding.rule for finding in refused.value.findings} == {"wrong-size", "truncated"}
+    assert "sar2eo/3.png" in str(refused.value)
+    assert run.archive.read_bytes() == before
+    assert not list(place.submissions.glob(".*.part"))
+
+
+def test_only_some_tasks(place: Place) -> None:
+    path = pack(place, place.run(), tasks=["rgb2ir", "sar2eo"])
+    assert {name.split("/")[0] for name in names(path)} == {"readme.txt", "sar2eo", "rgb2ir"}
+    with pytest.raises(UsageError, match="no task 'rgb2eo'"):
+        pack(place, place.run(), tasks=["rgb2eo"])
+
+
+def test_mode_and_format(place: Place) -> None:
+    run = place.run()
+    path = pack(place, run, modes=parse_modes(["all=RGB"]))
+    assert image(path, "sar2eo/0.png").mode == "RGB"
+    assert (
+        image(path, "rgb2ir/0.png").getpixel((3, 4)) == (image(pack(place, run), "rgb2ir/0.png").getpixel((3, 4)),) * 3
+    )
+    path = pack(place, run, form="tiff")
+    assert "rgb2ir/0.tiff" in names(path)
+    assert "sar2eo/0.png" in names(path)
+    assert image(path, "sar2rgb/0.tiff").tobytes() == Image.open(run.prediction("test", "sar2rgb", "0")).tobytes()
+    assert pack(place, run, form="tiff").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("option", ["sar2rgb=L", "all", "sar2eo=RGBA", "eo=L"])
+def test_impossible_modes_are_refused(option: str) -> None:
+    with pytest.raises(UsageError):
+        parse_modes([option])
+
+
+def test_assembles_tasks_of_several_runs(place: Place) -> None:
+    run, other = place.run(), place.run("night2", seed=500)
+    path = pack(place, run, others={"sar2rgb": other})
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("sar2rgb/0.png") == other.prediction("test", "sar2rgb", "0").read_bytes()
+        assert archive.read("sar2eo/0.png") == run.prediction("test", "sar2eo", "0").read_bytes()
+        assert "sar2rgb from run night2" in archive.read("readme.txt").decode()
+    record = read_json(run.folder / "package.json")
+    assert record["tasks"]["sar2rgb"]["run"] == "night2"
+    assert record["provenance"]["night2"]["seed"] == 500
+    assert record["sha256"] == sha256(path)
+
+
+def test_different_evaluation_sizes_do_not_mix(place: Place) -> None:
+    run, other = place.run(), place.run("night2")
+    record = other.predictions("test", "sar2rgb").with_name("sar2rgb.json")
+    write_json(record, {**read_json(record), "evaluation_size": "challenge"})
+    with pytest.raises(UsageError, match="different evaluation sizes"):
+        pack(place, run, others={"sar2rgb": other})
+
+
+KILLED = """
+    import json, os, signal, sys
+    from pathlib import Path
+    from pbvs.runs import Run
+    from pbvs.submission import archive
+    place = Path(sys.argv[1])
+    zipped, old = place / "submissions" / "hand.zip", (place / "old.zip").read_bytes()
+    state = {"left": 0}
+    def die(kind):
+        def wrapped(*arguments, **options):
+            state["left"] -= 1
+            if state["left"] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return kind(*arguments, **options)
+        return wrapped
+    for module, name in ((os, "fsync"), (os, "open"), (os, "replace"), (Path, "replace"), (Path, "unlink"),
+                         (archive.zipfile.ZipFile, "writestr"), (archive, "check"), (archive, "sha256")):
+        setattr(module, name, die(getattr(module, name)))
+    found, moment, status = [], 0, 9
+    while status:
+        moment += 1
+        zipped.write_bytes(old)
+        child = os.fork()
+        if not child:
+            state["left"] = moment
+            archive.package(Run("hand", place / "submissions"), manifests=place / "manifests", root=place / "data")
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        state["left"] = 0
+        found.append([status, "old" if zipped.read_bytes() == old else archive.sha256(zipped)])
+    print(json.dumps(found))
+"""
+
+
+def test_killed_at_any_moment_leaves_the_old_archive_or_the_new_one(place: Place) -> None:
+    run = place.run()
+    (place.root.parent / "old.zip").write_bytes(pack(place, run, description="old").read_bytes())
+    new = sha256(pack(place, run))
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(place.root.parent)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    statuses, contents = zip(*found, strict=True)
+    assert set(statuses[:-1]) == {signal.SIGKILL}
+    assert statuses[-1] == 0
+    assert len(statuses) > 30
+    assert set(contents) == {"old", new}
+    assert contents[-1] == new
