@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "build-pairs": ("data", "build_pairs", "Sample SAR/RGB/IR pairs per location into manifests."),
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
+    "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
     "package": ("submission", "package", "Zip the submission and check it."),
     "check": ("submission", "check", "Say whether a zip would be rejected, and what scores badly."),
 }

@@ -43,27 +43,38 @@ def upper_end(values: Sequence[float]) -> float:
     return next(step * factor for factor in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * factor >= top * 0.999)
 
 
-def score_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], list[tuple[float, str]]]:
-    """Draw the rows on one scale that starts at 0; return (row, picture) and the axis as (percent, text)."""
-    ends = [value for row in rows for value in (*row.images, *(row.interval or ()), row.mean or 0.0)]
-    top = upper_end(ends)
-    drawn = [(row, _score_row(row, top)) for row in rows]
-    return drawn, [(25.0 * i, f"{top * i / 4:.3g}") for i in range(5)]
+Axis = list[tuple[float, str]]  # (percent, text)
 
 
-def _score_row(row: ScoreRow, top: float) -> Markup:
+def score_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
+    """Draw the rows on one scale that starts at 0; return (row, picture) and the axis."""
+    top = upper_end(_numbers(rows))
+    return [(row, _score_row(row, 0.0, top)) for row in rows], [(25.0 * i, f"{top * i / 4:.3g}") for i in range(5)]
+
+
+def difference_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
+    """Draw differences on one scale with 0 in its middle; return (row, picture) and the axis."""
+    top = upper_end([10 * abs(value) for value in _numbers(rows)]) / 10
+    drawn = [(row, _score_row(row, -top, top)) for row in rows]
+    return drawn, [(50.0 + 25.0 * i, f"{top * i / 2:+.3g}" if i else "0") for i in range(-2, 3)]
+
+
+def _numbers(rows: Sequence[ScoreRow]) -> list[float]:
+    return [value for row in rows for value in (*row.images, *(row.interval or ()), row.mean or 0.0)]
+
+
+def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
     parts = [Markup('<line class="rule" x1="0" x2="100%" y1="13" y2="13"/>')]
+    if low < 0:
+        parts.append(Markup('<line class="zero" x1="50%" x2="50%" y1="0" y2="26"/>'))
     tick = Markup('<line class="tick" x1="{0}%" x2="{0}%" y1="6" y2="20"/>')
-    parts += [tick.format(_percent(value, top)) for value in _thinned(sorted(row.images), MAX_TICKS)]
+    parts += [tick.format(_percent(value, low, high)) for value in _thinned(sorted(row.images), MAX_TICKS)]
     if row.interval:
-        low, high = (_percent(value, top) for value in row.interval)
-        parts.append(
-            Markup('<rect class="interval" x="{}%" width="{}%" y="9" height="8" rx="2"/>').format(
-                low, round(max(high - low, 0.3), 3)
-            )
-        )
+        start, end = (_percent(value, low, high) for value in row.interval)
+        bar = Markup('<rect class="interval" x="{}%" width="{}%" y="9" height="8" rx="2"/>')
+        parts.append(bar.format(start, round(max(end - start, 0.3), 3)))
     if row.mean is not None:
-        parts.append(Markup('<circle class="mean" cx="{}%" cy="13" r="5"/>').format(_percent(row.mean, top)))
+        parts.append(Markup('<circle class="mean" cx="{}%" cy="13" r="5"/>').format(_percent(row.mean, low, high)))
     return Markup('<svg class="row" role="img" aria-label="{}" width="100%" height="26">{}</svg>').format(
         _describe(row), Markup("").join(parts)
     )
@@ -74,8 +85,8 @@ def _describe(row: ScoreRow) -> str:
     return text + (f", interval {row.interval[0]:.3f} to {row.interval[1]:.3f}" if row.interval else "")
 
 
-def _percent(value: float, top: float) -> float:
-    return round(100.0 * min(max(value / top, 0.0), 1.0), 3)
+def _percent(value: float, low: float, high: float) -> float:
+    return round(100.0 * min(max((value - low) / (high - low), 0.0), 1.0), 3)
 
 
 def _thinned(values: Sequence[float], limit: int) -> list[float]:

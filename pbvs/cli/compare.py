@@ -1,0 +1,67 @@
+"""`pbvs compare` and `pbvs leaderboard`: runs beside each other, and beside what others have published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from pbvs.cli import options
+from pbvs.errors import UsageError
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@options.data
+@options.manifests
+@options.submissions
+@click.option("--anyway", is_flag=True, help="Compare what is shared though rules, nets, splits or pictures differ.")
+@click.option("--page", type=options.FILE, help="Where the page goes; else beside the runs.")
+@click.option("--no-page", is_flag=True, help="Print the table only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def compare(
+    runs: tuple[str, ...],
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    anyway: bool,
+    page: Path | None,
+    no_page: bool,
+    as_json: bool,
+) -> None:
+    """Compare scored runs with the first one: differences with intervals, and pictures of the largest changes.
+
+    Each run after the first is compared with it, image by image. An interval that holds 0 leaves open which is better.
+    """
+    if len(runs) < 2 or len(set(runs)) != len(runs):
+        raise UsageError("Name at least two different runs; the first is the one to compare with.")
+    from pbvs.runs import Run
+    from pbvs.scoring.compare import compare as compare_runs
+    from pbvs.scoring.compare import comparison_table
+
+    first, *others = (Run(name, submissions) for name in runs)
+    found = [compare_runs(first, other, anyway=anyway) for other in others]
+    if as_json:
+        click.echo(json.dumps([comparison.as_json() for comparison in found], indent=2))
+    else:
+        click.echo("\n\n".join(comparison_table(comparison) for comparison in found))
+    if not no_page:
+        from pbvs.report.comparison import write_comparisons
+
+        page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
+        write_comparisons(page, found, _root(data, manifests), manifests)
+        click.echo(f"\nPage: {page}", err=as_json)
+
+
+def _root(data: Path | None, manifests: Path) -> Path | None:
+    """Return the data root, or None with a word on it: the page then has numbers only."""
+    from pbvs.data.build import find_root
+
+    try:
+        return find_root(data, manifests)
+    except UsageError as error:
+        if data is not None:
+            raise
+        click.echo(f"The page will have no inputs and targets: {error}", err=True)
+        return None

@@ -1,0 +1,99 @@
+"""The page of a comparison: the differences with their intervals, then pictures of the largest changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.errors import PbvsError
+from pbvs.report import charts, pictures
+from pbvs.report.page import render
+from pbvs.scoring.compare import Change, Comparison, Difference, largest
+
+SIDE = 224
+EXAMPLES = 2  # images a task and direction
+
+
+def render_comparisons(comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> str:
+    """Return the HTML of one or several comparisons with the same first run."""
+    names = [comparisons[0].before.run.name, *(comparison.after.run.name for comparison in comparisons)]
+    views = [comparison_view(comparison, root, manifests) for comparison in comparisons]
+    return render("compare.html", title=" against ".join(reversed(names[:2])), comparisons=views)
+
+
+def comparison_view(comparison: Comparison, root: Path | None, manifests: Path) -> dict[str, Any]:
+    """Return what the template shows of one comparison."""
+    drawn, axis = charts.difference_rows([_chart_row(comparison, row) for row in comparison.rows])
+    return {
+        "before": comparison.before.run.name,
+        "after": comparison.after.run.name,
+        "split": comparison.after.split,
+        "protocol": comparison.after.protocol,
+        "lpips": comparison.after.lpips,
+        "is_lpips": comparison.after.is_lpips and comparison.before.is_lpips,
+        "warnings": comparison.warnings,
+        "rows": comparison.rows,
+        "chart": {"rows": drawn, "axis": axis},
+        "tasks": [_task_view(comparison, row.label, root, manifests) for row in comparison.tasks],
+    }
+
+
+def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
+    images = [change.difference for change in comparison.changes if change.task == row.label]
+    return charts.ScoreRow(row.label, row.difference, row.interval, images)
+
+
+def _task_view(comparison: Comparison, task: str, root: Path | None, manifests: Path) -> dict[str, Any]:
+    pairs = {pair.name: pair for pair in _pairs(manifests, task, comparison.after.split)}
+    better, worse = largest(comparison, task, EXAMPLES)
+    strips = [
+        _strip(comparison, change, pairs[change.name], heading, root)
+        for heading, changes in (("Better", better), ("Worse", worse))
+        for change in changes
+        if change.name in pairs
+    ]
+    return {"task": task, "strips": strips}
+
+
+def _pairs(manifests: Path, task: str, split: str) -> list[Pair]:
+    path = manifest_path(manifests, task, split)
+    return read_manifest(path) if path.is_file() else []
+
+
+def _strip(comparison: Comparison, change: Change, pair: Pair, heading: str, root: Path | None) -> dict[str, Any]:
+    old_run, new_run = comparison.before.run, comparison.after.run
+    old = pictures.open_pictures(old_run, old_run.recipe(), pair, root)
+    new = pictures.open_pictures(new_run, new_run.recipe(), pair, root)
+    tiles = [
+        pictures.tile("Input", old.source, "no data folder given", SIDE),
+        pictures.tile(old_run.name, old.prediction, side=SIDE),
+        pictures.tile(new_run.name, new.prediction, side=SIDE),
+        pictures.tile("Target", old.target, "no data folder given", SIDE),
+        pictures.tile(f"Error of {old_run.name}", _error(old), side=SIDE),
+        pictures.tile(f"Error of {new_run.name}", _error(new), side=SIDE),
+    ]
+    return {
+        "heading": f"{heading} by {abs(change.difference):.3f}",
+        "note": f"from {change.before:.3f} to {change.after:.3f}",
+        "location": change.location,
+        "name": change.name,
+        "problem": " ".join(dict.fromkeys(text for text in (old.problem, new.problem) if text)),
+        "tiles": tiles,
+    }
+
+
+def _error(opened: pictures.Opened) -> pictures.Picture | None:
+    if opened.prediction is None or opened.target is None:
+        return None
+    return pictures.error_map(pictures.error_of(opened.prediction, opened.target))
+
+
+def write_comparisons(path: Path, comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> None:
+    """Write the page; raises PbvsError when it cannot be written."""
+    from pbvs.files import write_text
+
+    if not comparisons:
+        raise PbvsError("There is nothing to compare; name at least two runs.")
+    write_text(path, render_comparisons(comparisons, root, manifests))
