@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TaskName = Literal["sar2eo", "sar2rgb", "sar2ir", "rgb2ir"]
 
@@ -44,31 +44,92 @@ class CascadeStage(Stage):
         return (self.first,)
 
 
-class Pix2PixHDStage(Stage):
-    """Conditional GAN with the paper's losses; the numbers of facts and paper are the defaults."""
+class NetworkStage(Stage):
+    """What every stage with a trained network says of its training.
 
-    method: Literal["pix2pixhd"]
+    Rates: `epochs` at `learning_rate`, then `half_rate_epochs` at half of it (paper, section 4.2), then `decay_epochs`
+    falling linearly (published pix2pixHD: epochs 100, half_rate_epochs 0, decay_epochs 100).
+    """
+
+    # What may change and training still goes on from its state; any other change makes it another training.
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"epochs", "half_rate_epochs", "decay_epochs", "validate_every", "validation_images", "patience", "keep"}
+        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic"}
+    )
+
     init_from: TaskName | None = None
-    size: int = Field(512, ge=32, le=2048, multiple_of=16)
-    epochs: int = Field(30, ge=1)
+    channels: Literal["native", "replicated"] = "native"  # replicated: grey pictures become three equal channels
+    size: int = Field(512, ge=16, le=2048)
+    epochs: int = Field(30, ge=0)
     half_rate_epochs: int = Field(10, ge=0)
-    batch_size: int = Field(1, ge=1)
+    decay_epochs: int = Field(0, ge=0)
+    batch_size: int = Field(1, ge=1)  # of one process; the optimiser sees batch_size x accumulate x processes
+    accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
-    generator_width: int = Field(64, ge=1)
-    discriminator_width: int = Field(64, ge=1)
-    downsamplings: int = Field(4, ge=1, le=6)
-    residual_blocks: int = Field(9, ge=0)
-    discriminators: int = Field(2, ge=1, le=4)
-    feature_matching_weight: float = Field(10.0, ge=0)
-    vgg_weight: float = Field(10.0, ge=0)
     lpips_weight: float = Field(1.0, ge=0)
+    lpips_net: Literal["vgg", "alex", "squeeze", "random"] = "vgg"
     l2_weight: float = Field(1.0, ge=0)
-    lpips_net: Literal["vgg", "alex", "squeeze"] = "vgg"
+    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    recompute: bool = False  # activations computed again in the backward pass: less memory, a third more work
+    deterministic: bool = False  # the same bits on a GPU too, slower
+    validate_every: int = Field(1, ge=1)  # epochs
+    validation_images: int = Field(32, ge=0)
+    patience: int = Field(0, ge=0)  # validations without a better score before training stops; 0: never
+    keep: Literal["best", "last"] = "best"  # which epoch's network translates
+    save_minutes: float = Field(10.0, ge=0)  # between training states inside an epoch; 0: after every step
+    test_time_flips: Literal["never", "always", "auto"] = "never"  # auto: when it scores better on validation
+    inference_memory: float = Field(4.0, gt=0)  # GiB of activations that translating may take before it tiles
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of the network's pictures must be multiples of."""
+        return 1
+
+    @model_validator(mode="after")
+    def _trains(self) -> NetworkStage:
+        if self.size % self.multiple:
+            raise ValueError(f"size {self.size} must be a multiple of {self.multiple} for its number of downsamplings")
+        if self.epochs + self.half_rate_epochs + self.decay_epochs < 1:
+            raise ValueError("epochs, half_rate_epochs and decay_epochs are all 0, so nothing would be learnt")
+        return self
 
     @property
     def requires(self) -> tuple[TaskName, ...]:
         """The stage whose weights this one starts from, when there is one."""
         return (self.init_from,) if self.init_from else ()
+
+
+class Pix2PixHDStage(NetworkStage):
+    """Conditional GAN with the paper's losses; the published numbers are the defaults."""
+
+    method: Literal["pix2pixhd"]
+    init_checkpoint: str | None = None  # a generator that `pbvs checkpoint import` wrote
+    generator_width: int = Field(64, ge=1)
+    downsamplings: int = Field(4, ge=1, le=6)
+    residual_blocks: int = Field(9, ge=0)
+    local_enhancers: int = Field(0, ge=0, le=3)
+    local_blocks: int = Field(3, ge=0)
+    fix_global_epochs: int = Field(0, ge=0)  # at first only the last local enhancer learns
+    upsampling: Literal["transpose", "resize"] = "transpose"
+    discriminator_width: int = Field(64, ge=1)
+    discriminators: int = Field(2, ge=1, le=4)
+    discriminator_layers: int = Field(3, ge=1, le=6)
+    gan_weight: float = Field(1.0, ge=0)
+    feature_matching_weight: float = Field(10.0, ge=0)
+    vgg_weight: float = Field(10.0, ge=0)
+    vgg_input: Literal["raw", "imagenet"] = "raw"
+
+    @property
+    def multiple(self) -> int:
+        """Two to the number of halvings."""
+        return int(2 ** (self.downsamplings + self.local_enhancers))
+
+    @model_validator(mode="after")
+    def _enhances(self) -> Pix2PixHDStage:
+        if self.fix_global_epochs and not self.local_enhancers:
+            raise ValueError("fix_global_epochs needs local_enhancers, since there is only the global generator")
+        return self
 
 
 AnyStage = Annotated[GrayscaleStage | CascadeStage | Pix2PixHDStage, Field(discriminator="method")]

@@ -1,0 +1,62 @@
+"""Several processes that train together: torchrun starts them, this module is all that the rest needs to know.
+
+One process needs no process group: every function then does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from pbvs.devices import local_rank, rank, world_size
+
+Made = TypeVar("Made")
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that writes files and shows progress."""
+    return rank() == 0
+
+
+def join() -> None:
+    """Join the group of processes that torchrun started, if there is more than one and it was not done before."""
+    if world_size() == 1 or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    total(torch.zeros(1))
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over the processes, to every one of them; it is added up in place."""
+    if world_size() > 1:
+        join()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def main_first(make: Callable[[], Made]) -> Made:
+    """Return what `make` gives, in the main process before the others, which then find its files."""
+    if not is_main():
+        barrier()
+    made = make()
+    if is_main():
+        barrier()
+    return made
+
+
+def leave() -> None:
+    """Leave the group, so that the process can end quietly."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,131 @@
+"""One training step of the conditional GAN: each picture goes through each network once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pbvs.devices import world_size
+from pbvs.networks.discriminator import Features, MultiscaleDiscriminator
+from pbvs.networks.generator import GlobalGenerator, LocalEnhancer
+from pbvs.training import losses
+from pbvs.training.method import Batch, Method, adam
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term of the generator's loss counts; the defaults are the published ones and the paper's."""
+
+    gan: float = 1.0
+    feature_matching: float = 10.0
+    vgg: float = 10.0
+    lpips: float = 1.0
+    l2: float = 1.0
+
+
+class GanMethod(Method):
+    """LSGAN + feature matching + VGG + LPIPS + L2 (paper, section 3.2, equation 6).
+
+    The published step runs the discriminator three times and throws away the gradients that the generator's loss
+    leaves in it. Both losses are taken before either network changes, so one run of it on fake and real together
+    gives the same numbers; each loss then goes back only to the parameters that it is for.
+    """
+
+    losses = ("generator", "gan", "feature_matching", "vgg", "lpips", "l2", "discriminator")
+
+    def __init__(
+        self,
+        generator: GlobalGenerator | LocalEnhancer,
+        discriminator: MultiscaleDiscriminator,
+        weights: Weights,
+        *,
+        vgg: Distance | None = None,
+        lpips: Distance | None = None,
+        rate: float = 2e-4,
+        half_precision: bool = False,
+        fix_global_epochs: int = 0,
+    ):
+        self.generator, self.discriminator = generator, discriminator
+        self.modules = {"generator": generator, "discriminator": discriminator}
+        self.optimizers = {name: adam(module, rate) for name, module in self.modules.items()}
+        self.weights, self.vgg, self.lpips = weights, vgg, lpips
+        self.half_precision, self.fix_global_epochs = half_precision, fix_global_epochs
+        self._wrapped: dict[str, nn.Module] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The generator."""
+        return self.generator
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Hold the global part still while the local enhancer learns to use it (published: niter_fix_global)."""
+        if isinstance(self.generator, LocalEnhancer):
+            for parameter in self.generator.global_parameters():
+                learns = epoch > self.fix_global_epochs
+                if parameter.requires_grad != learns:
+                    parameter.requires_grad_(learns)
+                    self._wrapped.clear()
+        if world_size() > 1 and not self._wrapped:
+            self._wrapped = {
+                name: DistributedDataParallel(module, broadcast_buffers=False) for name, module in self.modules.items()
+            }
+
+    def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
+        """Add the gradients of both losses to the networks that each is for."""
+        with self._exchange(last):
+            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
+                fake = self._forward("generator")(batch.source)
+                fake = torch.where(batch.valid, fake, batch.target.to(fake.dtype))
+                fakes, reals = self.judge(batch, fake)
+                loss_d = (losses.lsgan(fakes, 0.0) + losses.lsgan(reals, 1.0)) / 2
+                terms = self.terms(batch, fake, fakes, reals)
+            loss_g = torch.stack([getattr(self.weights, name) * term for name, term in terms.items()]).sum()
+            torch.autograd.backward(loss_d * share, retain_graph=True, inputs=learning(self.discriminator))
+            torch.autograd.backward(loss_g * share, inputs=learning(self.generator))
+        found = {"generator": loss_g, **terms, "discriminator": loss_d}
+        return {name: loss.detach() for name, loss in found.items()}
+
+    def judge(self, batch: Batch, fake: Tensor) -> tuple[Features, Features]:
+        """Return the discriminator's features of fake and real, from one run on both: its norm keeps pictures apart."""
+        features = self._forward("discriminator")(
+            torch.cat((batch.source, batch.source)), torch.cat((fake, batch.target.to(fake.dtype)))
+        )
+        n = len(fake)
+        return [[x[:n] for x in scale] for scale in features], [[x[n:] for x in scale] for scale in features]
+
+    def terms(self, batch: Batch, fake: Tensor, fakes: Features, reals: Features) -> dict[str, Tensor]:
+        """Return the unweighted terms of the generator's loss; those without weight are 0 and cost nothing."""
+        zero = fake.new_zeros(())
+        weights = self.weights
+        matched = losses.feature_matching(fakes, reals) if weights.feature_matching else zero
+        return {
+            "gan": losses.lsgan(fakes, 1.0),
+            "feature_matching": matched,
+            "vgg": self.vgg(fake, batch.target) if self.vgg and weights.vgg else zero,
+            "lpips": self.lpips(fake, batch.target).mean() if self.lpips and weights.lpips else zero,
+            "l2": losses.l2(fake, batch.target),
+        }
+
+    def _forward(self, name: str) -> nn.Module:
+        return self._wrapped.get(name) or self.modules[name]
+
+    @contextlib.contextmanager
+    def _exchange(self, last: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for module in self._wrapped.values():
+                if not last:
+                    stack.enter_context(cast(DistributedDataParallel, module).no_sync())
+            yield
+
+
+def learning(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that get gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,0 +1,57 @@
+"""What the trainer needs to know of a method: its networks, its optimisers, and how a batch becomes gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in [-1, 1], (N, C, H, W), and where the target is known, (N, 1, H, W) bool."""
+
+    source: Tensor
+    target: Tensor
+    valid: Tensor
+
+
+class Method(ABC):
+    """A way of training: the trainer steps the optimisers, averages `network`, saves and restores everything."""
+
+    modules: Mapping[str, nn.Module]  # all that has weights to learn
+    optimizers: Mapping[str, Optimizer]
+    losses: tuple[str, ...]  # names of what `accumulate` returns; the first is watched for divergence
+
+    @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network that translates; its moving average is what validation and prediction use."""
+
+    @abstractmethod
+    def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
+        """Add `share` times the batch's gradients to the parameters, and return the losses, detached scalars.
+
+        `last` says that the optimisers step next, so that processes must exchange their gradients now.
+        """
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do what changes between epochs; `epoch` counts from 1. Called also when a run resumes inside one."""
+        return
+
+    def step(self, rate: float) -> None:
+        """Let every optimiser take one step at this learning rate and forget its gradients."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def adam(network: nn.Module, rate: float, betas: tuple[float, float] = (0.5, 0.999)) -> torch.optim.Adam:
+    """Return Adam with the published betas over all parameters, in its fused form (one pass over the memory)."""
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)

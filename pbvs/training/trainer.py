@@ -1,0 +1,253 @@
+"""The loop that any method trains in: steps, averages, logs, validates, saves, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pbvs.errors import PbvsError
+from pbvs.files import sweep
+from pbvs.progress import meter, say
+from pbvs.training import distributed, state
+from pbvs.training.average import Average
+from pbvs.training.loader import Chips, Feed, Plan, batches, make_plan
+from pbvs.training.log import Log
+from pbvs.training.method import Batch, Method
+from pbvs.training.pictures import write_curves
+from pbvs.training.schedule import Schedule
+
+STATE = "state.safetensors"
+DIVERGED = 20.0  # times the lowest epoch's loss
+Validation = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a method is trained; nothing here changes what a step computes except batch, accumulate and schedule."""
+
+    schedule: Schedule
+    batch_size: int = 1
+    accumulate: int = 1
+    ema_decay: float = 0.999
+    validate_every: int = 1
+    patience: int = 0
+    save_minutes: float = 10.0
+    keep: str = "best"
+    feed: Feed = field(default_factory=Feed)
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what a state must agree on to be gone on with
+
+
+class Trainer:
+    """Trains `method` on `chips`, keeping all in `folder`.
+
+    `validate(network, epoch)` returns rmse, lpips and score of the held-out pairs (lower is better); `publish(network,
+    facts)` is called whenever a network is the one to keep.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        chips: Chips,
+        folder: Path,
+        settings: Settings,
+        *,
+        what: str = "training",
+        validate: Callable[[nn.Module, int], Validation] | None = None,
+        publish: Callable[[nn.Module, Mapping[str, Any]], None] | None = None,
+    ):
+        self.method, self.chips, self.folder, self.settings = method, chips, folder, settings
+        self.what, self.validate, self.publish = what, validate, publish
+        self.plan: Plan = make_plan(chips, settings.batch_size, settings.accumulate)
+        self.average = Average(method.network, settings.ema_decay)
+        self.progress = state.Progress()
+        self.sums = torch.zeros(len(method.losses), dtype=torch.float64, device=settings.feed.device)
+        self._saved_at = time.monotonic()
+
+    @property
+    def last_step(self) -> int:
+        """The step after which training ends."""
+        return self.settings.schedule.epochs * self.plan.steps
+
+    def run(self) -> None:
+        """Train to the end of the schedule, or go on from the state in the folder.
+
+        Raises PbvsError when a loss is no number any more or has grown beyond reason; the last good state is kept.
+        """
+        self.restore()
+        if self.done():
+            return
+        log = Log(self.folder, self.progress.step, self.method.losses) if distributed.is_main() else None
+        started = time.monotonic() - self.progress.seconds
+        with meter(self.what, self.last_step, self.progress.step) as bar:
+            for batch in self._steps():
+                losses = self._step(batch)
+                self.progress.seconds = time.monotonic() - started
+                bar.advance(1, self.plan.per_step, partial(self._describe, losses))
+                if self.progress.step % self.plan.steps == 0:
+                    self._end_epoch(log)
+                    if self.done():
+                        break
+                elif self._save_is_due():
+                    self.save()
+        if log is not None:
+            log.close()
+
+    def done(self) -> bool:
+        """Return whether the schedule is at its end or validation stopped improving long ago."""
+        patience = self.settings.patience
+        stopped = bool(patience) and self.progress.stale >= patience
+        return self.progress.step >= self.last_step or stopped
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Yield the batches of each step to come."""
+        settings, first = self.settings, self.progress.step
+        self.method.begin_epoch(first // self.plan.steps + 1)
+        collected: list[Batch] = []
+        for batch in batches(self.chips, self.plan, first, self.last_step, settings.feed):
+            collected.append(batch)
+            if len(collected) == settings.accumulate:
+                yield collected
+                collected = []
+
+    def _step(self, micro: list[Batch]) -> Tensor:
+        """Take one optimiser step and return its losses, (number of losses,) float64."""
+        epoch = self.progress.step // self.plan.steps + 1
+        found = torch.zeros_like(self.sums)
+        for number, batch in enumerate(micro, 1):
+            losses = self.method.accumulate(batch, 1 / len(micro), last=number == len(micro))
+            found += torch.stack([losses[name].double() for name in self.method.losses]) / len(micro)
+        self.sums += found
+        if self.settings.feed.device == "cpu":
+            self._check_finite()
+        self.method.step(self.settings.schedule.at(epoch))
+        self.progress.step += 1
+        self.average.update(self.progress.step)
+        return found
+
+    def _end_epoch(self, log: Log | None) -> None:
+        self._check_finite()
+        epoch = self.progress.step // self.plan.steps
+        means = dict(zip(self.method.losses, self._means(), strict=True))
+        self._check_divergence(means[self.method.losses[0]])
+        ends = self.progress.step >= self.last_step
+        validation: Validation = {}
+        if self.validate is not None and (ends or epoch % self.settings.validate_every == 0):
+            validation = self.validate(self.average.network, epoch)
+        self._judge(validation, epoch)
+        if log is not None:
+            row = {"epoch": epoch, "step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
+            rate = self.settings.schedule.at(epoch)
+            log.add({**row, "learning_rate": rate, **means, **{f"val_{k}": v for k, v in validation.items()}})
+            self._draw(log)
+        self.sums.zero_()
+        self.save()
+        if not ends:
+            self.method.begin_epoch(epoch + 1)
+
+    def _judge(self, validation: Validation, epoch: int) -> None:
+        """Keep the network when it is the best so far, or simply the last where nothing can be compared."""
+        score, progress = validation.get("score"), self.progress
+        facts = {"epoch": epoch, "step": progress.step, "validation": dict(validation)}
+        if score is None:
+            if progress.best_score is None or self.settings.keep == "last":
+                self._publish(facts)
+            return
+        better = progress.best_score is None or score < progress.best_score
+        progress.stale = 0 if better else progress.stale + 1
+        if better:
+            progress.best_score, progress.best_step = score, progress.step
+        if better or self.settings.keep == "last":
+            self._publish(facts)
+
+    def _publish(self, facts: Mapping[str, Any]) -> None:
+        if self.publish is not None and distributed.is_main():
+            self.publish(self.average.network, facts)
+
+    def _means(self) -> list[float]:
+        """Return the epoch's mean losses over all processes."""
+        gathered = distributed.total(self.sums.cpu().clone())
+        return [value / self.plan.steps / self.plan.processes for value in gathered.tolist()]
+
+    def _check_finite(self) -> None:
+        sums = self.sums.tolist()
+        for name, value in zip(self.method.losses, sums, strict=True):
+            if not math.isfinite(value):
+                raise PbvsError(
+                    f"{self.what} stopped at step {self.progress.step + 1}: the loss {name} is not a number any more. "
+                    f"The last good state and model are kept in {self.folder}; lower learning_rate, or set "
+                    'precision = "fp32", and start again.'
+                )
+
+    def _check_divergence(self, watched: float) -> None:
+        lowest = self.progress.lowest
+        if lowest is not None and watched > DIVERGED * max(lowest, 1e-3):
+            raise PbvsError(
+                f"{self.what} diverged: the mean loss rose from {lowest:.4g} to {watched:.4g}. The last good state and "
+                f"model are kept in {self.folder}; lower learning_rate and start again."
+            )
+        self.progress.lowest = watched if lowest is None else min(lowest, watched)
+
+    def _describe(self, losses: Tensor) -> str:
+        epoch = min(self.settings.schedule.epochs, (self.progress.step - 1) // self.plan.steps + 1)
+        values = dict(zip(self.method.losses, losses.tolist(), strict=True))
+        shown = " ".join(f"{name[:4]} {value:.3g}" for name, value in values.items() if value)
+        return f"epoch {epoch}/{self.settings.schedule.epochs} rate {self.settings.schedule.at(epoch):.2g} {shown}"
+
+    def _draw(self, log: Log) -> None:
+        names = (*self.method.losses, "val_rmse", "val_lpips", "val_score", "learning_rate")
+        write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.settings.save_minutes * 60
+
+    def save(self) -> None:
+        """Write the whole state, unless a loss is no number."""
+        self._check_finite()
+        self._saved_at = time.monotonic()
+        if not distributed.is_main():
+            return
+        tensors = {
+            **state.module_tensors(self.method.modules),
+            **state.optimizer_tensors(self.method.optimizers),
+            "sums": self.sums,
+        }
+        if self.average.decay:
+            tensors |= state.module_tensors({"network": self.average.network}, "average")
+        facts = {"progress": state.progress_facts(self.progress), "identity": dict(self.settings.identity)}
+        state.write_tensors(self.folder / STATE, tensors, facts)
+
+    def restore(self) -> None:
+        """Go back to the state in the folder, if there is one; a state of another model or data is put aside."""
+        path = self.folder / STATE
+        if distributed.is_main():
+            sweep(self.folder)
+        distributed.barrier()
+        if not path.is_file():
+            return
+        tensors, facts = state.read_tensors(path)
+        if facts.get("identity") != dict(self.settings.identity):
+            self._put_aside(path)
+            return
+        state.restore_modules(self.method.modules, tensors)
+        state.restore_optimizers(self.method.optimizers, tensors)
+        if self.average.decay:
+            state.restore_modules({"network": self.average.network}, tensors, "average")
+        self.sums.copy_(tensors["sums"])
+        self.progress = state.Progress(**facts["progress"])
+        say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
+
+    def _put_aside(self, path: Path) -> None:
+        distributed.barrier()
+        if distributed.is_main():
+            aside = path.with_name("superseded.safetensors")
+            path.replace(aside)
+            say(f"{self.what}: the state found was trained from other data or settings; it is now {aside.name}")
+        distributed.barrier()

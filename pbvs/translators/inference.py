@@ -1,0 +1,151 @@
+"""How a network translates a picture of any size: padded, never resized; in tiles only where memory asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pbvs.networks.layers import reflected
+
+Picture = NDArray[np.float32]
+Forward = Callable[[Tensor], Tensor]
+TILE_STEP = 0.5  # of a tile's side between neighbours at most, as nnU-Net does
+LEAST_WEIGHT = 1e-3  # of a tile's corner, so that no pixel is without weight
+
+
+@dataclass(frozen=True)
+class Inference:
+    """`multiple`: what the network's sides must be multiples of; `pixels`: the most that go through it at once."""
+
+    multiple: int
+    pixels: int
+    dihedral: bool = False  # average over the eight symmetries of the square
+
+    @property
+    def least_side(self) -> int:
+        """The smallest side that reflections inside the network allow."""
+        return 2 * self.multiple
+
+
+def pixel_budget(gibibytes: float, width: int) -> int:
+    """Return how many pixels of a network with `width` channels at full resolution fit into this much memory.
+
+    At its peak a generator holds about three maps of full width in single precision; as much again is left to the
+    convolutions' workspace.
+    """
+    return max(1, int(gibibytes * 2**30 / (6 * 4 * width)))
+
+
+def translate(network: nn.Module, pictures: Sequence[Picture], how: Inference, device: str = "cpu") -> list[Picture]:
+    """Translate (H, W, C_source) pictures in [0, 1] to (H, W, C_target) of the same sizes, in the same order.
+
+    Pictures of one size go through together as far as `how.pixels` allows.
+    """
+    training = network.training
+    network.eval()
+    results: list[Picture | None] = [None] * len(pictures)
+    try:
+        with torch.inference_mode():
+            for indices in batches_of_equal_size(pictures, how):
+                batch = np.stack([pictures[index] for index in indices])
+                x = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous() * 2 - 1
+                y = forward_symmetric(network, x, how, device)
+                for index, picture in zip(indices, (y + 1) / 2, strict=True):
+                    results[index] = picture.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
+    finally:
+        network.train(training)
+    return [result for result in results if result is not None]
+
+
+def batches_of_equal_size(pictures: Sequence[Picture], how: Inference) -> Iterator[list[int]]:
+    """Yield indices of pictures with one shape, as many as the pixel budget lets through together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        by_shape.setdefault(picture.shape, []).append(index)
+    for shape, indices in by_shape.items():
+        height, width = (padded_side(side, how) for side in shape[:2])
+        count = max(1, how.pixels // (height * width))
+        for start in range(0, len(indices), count):
+            yield indices[start : start + count]
+
+
+def forward_symmetric(network: Forward, x: Tensor, how: Inference, device: str) -> Tensor:
+    """Return (N, C_target, H, W) on the CPU; averaged over turned and mirrored views when `how.dihedral`."""
+    if not how.dihedral:
+        return forward_padded(network, x, how, device)
+    total = torch.zeros(())
+    for turns in range(4):
+        for mirrored in (False, True):
+            view = torch.rot90(x.flip(3) if mirrored else x, turns, (2, 3)).contiguous()
+            y = torch.rot90(forward_padded(network, view, how, device), -turns, (2, 3))
+            total = total + (y.flip(3) if mirrored else y)
+    return total / 8
+
+
+def padded_side(side: int, how: Inference) -> int:
+    """Return the side rounded up to the network's multiple, at least what it can take."""
+    return max(how.least_side, -(-side // how.multiple) * how.multiple)
+
+
+def forward_padded(network: Forward, x: Tensor, how: Inference, device: str) -> Tensor:
+    """Pad by reflection to the network's multiple, translate whole or in tiles, and crop back."""
+    height, width = x.shape[2:]
+    top, left = (padded_side(height, how) - height) // 2, (padded_side(width, how) - width) // 2
+    rows = reflected(height, top, padded_side(height, how) - height - top)
+    columns = reflected(width, left, padded_side(width, how) - width - left)
+    padded = x.index_select(2, rows).index_select(3, columns)
+    y = forward_tiled(network, padded, how, device)
+    return y[:, :, top : top + height, left : left + width]
+
+
+def forward_tiled(network: Forward, x: Tensor, how: Inference, device: str) -> Tensor:
+    """Translate (N, C, H, W), whole when H x W is within the pixel budget, else tile by tile.
+
+    Overlapping tiles are averaged with a Gaussian weight, which hides that instance norm sees each tile for itself.
+    """
+    height, width = x.shape[2:]
+    tile_height, tile_width = tile_size(height, width, how)
+    if (tile_height, tile_width) == (height, width):
+        return network(x.to(device)).float().cpu()
+    weight = gaussian(tile_height)[:, None] * gaussian(tile_width)[None, :]
+    total = torch.zeros(())
+    weights = torch.zeros(height, width)
+    for top in starts(height, tile_height):
+        for left in starts(width, tile_width):
+            window = (..., slice(top, top + tile_height), slice(left, left + tile_width))
+            y = network(x[window].to(device)).float().cpu()
+            if total.dim() == 0:
+                total = torch.zeros(*y.shape[:2], height, width)
+            total[window] += y * weight
+            weights[window] += weight
+    return total / weights
+
+
+def tile_size(height: int, width: int, how: Inference) -> tuple[int, int]:
+    """Return the sides of a tile: multiples of the network's, within the budget, the whole when that fits."""
+    if height * width <= how.pixels:
+        return height, width
+    square = int(how.pixels**0.5) // how.multiple * how.multiple
+    tile_height = min(height, max(how.least_side, square))
+    tile_width = min(width, max(how.least_side, how.pixels // tile_height // how.multiple * how.multiple))
+    tile_height = min(height, max(how.least_side, how.pixels // tile_width // how.multiple * how.multiple))
+    return tile_height, tile_width
+
+
+def starts(side: int, tile: int) -> list[int]:
+    """Return where tiles begin: evenly spread, the first at 0, the last at side - tile."""
+    if tile >= side:
+        return [0]
+    count = int(np.ceil((side - tile) / (tile * TILE_STEP))) + 1
+    return [round(number * (side - tile) / (count - 1)) for number in range(count)]
+
+
+def gaussian(tile: int) -> Tensor:
+    """Return (tile,) weights: 1 in the middle, a standard deviation of an eighth of the tile, nowhere nearly 0."""
+    places = torch.arange(tile, dtype=torch.float32) - (tile - 1) / 2
+    return torch.exp(-0.5 * (places / (tile / 8)) ** 2).clamp_min(LEAST_WEIGHT)

@@ -1,0 +1,230 @@
+"""What all translators with a trained network share: data, validation, tiles, model files; a method adds its loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from pbvs import checkpoint
+from pbvs.checkpoint import TranslatorConfig
+from pbvs.data.dataset import ChipDataset
+from pbvs.data.pairs import open_pair
+from pbvs.data.settings import Augmentation
+from pbvs.errors import PbvsError
+from pbvs.files import digest
+from pbvs.networks.lpips import Lpips
+from pbvs.stages import NetworkStage
+from pbvs.training import distributed
+from pbvs.training.loader import Feed
+from pbvs.training.method import Method
+from pbvs.training.schedule import Schedule
+from pbvs.training.trainer import Settings, Trainer
+from pbvs.training.validation import Validator, spread
+from pbvs.translators.base import Material, Picture, Translator
+from pbvs.translators.inference import Inference, pixel_budget, translate
+
+MODEL = "model.safetensors"
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+class NetworkTranslator(Translator):
+    """Trains a `Method` by the common trainer; the moving average of its network translates.
+
+    A subclass gives `config`, the network's configuration as `checkpoint.KINDS` knows it, and `prepare`, which makes
+    the method.
+    """
+
+    stage: NetworkStage
+    network: nn.Module | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def config(self) -> TranslatorConfig:
+        """The network that the recipe asks for."""
+
+    @abstractmethod
+    def prepare(self, material: Material, lpips: Distance | None) -> Method:
+        """Return the method with its first weights; raise PbvsError when something that it needs is missing."""
+
+    def publish(self, folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Write the network to keep; called whenever validation found a better one."""
+        checkpoint.write_model(folder / MODEL, network, self.config, self.describe(facts))
+
+    def fit(self, material: Material) -> None:
+        """Train, or go on where training was stopped; afterwards the kept network is loaded.
+
+        Raises PbvsError before anything is learnt when there are no pairs, a trunk's file is missing or the weights to
+        start from do not fit; and when training diverges.
+        """
+        if not material.train:
+            raise PbvsError(
+                f"The training manifest of {self.task.name} is empty; make it anew with `pbvs build-pairs` and read "
+                "which pictures could not be used."
+            )
+        distributed.join()
+        lpips = self._lpips(material)
+        method = self.prepare(material, lpips)
+        chips = self._chips(material)
+        validator = self._validator(material, lpips)
+        Trainer(
+            method,
+            chips,
+            material.folder,
+            self._settings(material, chips),
+            what=self.task.name,
+            validate=validator if validator.pairs else None,
+            publish=lambda network, facts: self.publish(material.folder, method, network, facts),
+        ).run()
+        distributed.barrier()
+        self.load(material.folder)
+        self._choose_flips(material, validator)
+
+    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Translate (H, W, C_source) pictures in [0, 1] to (H, W, C_target), whole where memory allows."""
+        return self.run(self._loaded(), pictures, dihedral=bool(self.facts.get("flips")))
+
+    def run(self, network: nn.Module, pictures: Sequence[Picture], *, dihedral: bool = False) -> list[Picture]:
+        """Translate pictures with any network of this configuration."""
+        config = self.config
+        how = Inference(config.multiple, pixel_budget(self.stage.inference_memory, config.width), dihedral)
+        inputs = [with_channels(picture, config.source_channels) for picture in pictures]
+        outputs = translate(network, inputs, how, self.device)
+        return [with_channels(picture, self.task.target_channels) for picture in outputs]
+
+    def save(self, folder: Path) -> None:
+        """Write the network with its configuration and how it was trained."""
+        checkpoint.write_model(folder / MODEL, self._loaded(), self.config, self.facts)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; raise PbvsError when it is missing, damaged or not what the recipe asks for."""
+        path = folder / MODEL
+        tensors, config, facts = checkpoint.read_model(path, checkpoint.kind_of(self.config))
+        if config != self.config:
+            raise PbvsError(
+                f"{path} holds another network than the recipe asks for "
+                f"({checkpoint.differences(config, self.config)}); change the recipe, or train again with --retrain."
+            )
+        network = checkpoint.make_network(self.config)
+        network.load_state_dict(tensors)
+        self.network = network.to(self.device).eval()
+        self.facts = {key: value for key, value in facts.items() if key not in ("kind", "config")}
+
+    def channels(self, channels: int) -> int:
+        """Return the network's channels for pictures of so many."""
+        return 3 if self.stage.channels == "replicated" else channels
+
+    def describe(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `facts` with what the model is for and the recipe's stage that made it."""
+        return {
+            **facts,
+            "task": self.task.name,
+            "method": self.method,
+            "stage": self.stage.model_dump(mode="json"),
+            "flips": self.stage.test_time_flips == "always",
+        }
+
+    def _loaded(self) -> nn.Module:
+        if self.network is None:
+            raise PbvsError(f"The model of {self.task.name} is not trained yet; run `pbvs predict`.")
+        return self.network
+
+    def _lpips(self, material: Material) -> Distance | None:
+        if not self.stage.lpips_weight:
+            return None
+        return Lpips(self.stage.lpips_net, material.weights).to(self.device)
+
+    def _chips(self, material: Material) -> ChipDataset:
+        recipe = material.recipe
+
+        def prepare() -> ChipDataset:
+            return ChipDataset(
+                material.train,
+                material.root,
+                recipe.radiometry,
+                recipe.chips,
+                size=self.stage.size,
+                seed=recipe.seed,
+                augmentation=Augmentation(),
+                cache=material.cache,
+                jobs=material.jobs,
+                sampling=recipe.sampling,
+            )
+
+        return distributed.main_first(prepare)
+
+    def _validator(self, material: Material, lpips: Distance | None) -> Validator:
+        return Validator(
+            spread([pair for pair in material.val if pair.target], self.stage.validation_images),
+            lambda pair: open_pair(pair, material.root, material.recipe.radiometry),
+            self.run,
+            lpips,
+            self.device,
+            material.folder / "samples",
+        )
+
+    def _settings(self, material: Material, chips: ChipDataset) -> Settings:
+        stage = self.stage
+        return Settings(
+            schedule=Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs),
+            batch_size=stage.batch_size,
+            accumulate=stage.accumulate,
+            ema_decay=stage.ema_decay,
+            validate_every=stage.validate_every,
+            patience=stage.patience,
+            save_minutes=stage.save_minutes,
+            keep=stage.keep,
+            feed=Feed(
+                self.device,
+                min(material.jobs, 8) if self.device.startswith("cuda") else 0,
+                (self.config.source_channels, self.config.target_channels),
+            ),
+            identity=self._identity(material, len(chips)),
+        )
+
+    def _identity(self, material: Material, samples: int) -> dict[str, Any]:
+        """Return what must be as it was for a training to be gone on with."""
+        recipe = material.recipe
+        return {
+            "task": self.task.name,
+            "method": self.method,
+            "network": asdict(self.config),
+            "stage": self.stage.model_dump(mode="json", exclude=set(self.stage.FREE)),
+            "data": digest(
+                [
+                    [(pair.source, pair.target) for pair in material.train],
+                    [part.model_dump(mode="json") for part in (recipe.radiometry, recipe.chips, recipe.sampling)],
+                ]
+            ),
+            "seed": recipe.seed,
+            "samples": samples,
+        }
+
+    def _choose_flips(self, material: Material, validator: Validator) -> None:
+        """Average over flips and turns when the recipe leaves it to validation and it scores better there."""
+        if self.stage.test_time_flips != "auto" or not validator.pairs or "flips_score" in self.facts:
+            return
+        scores = []
+        for dihedral in (False, True):
+            validator.samples = None
+            validator.translate = partial(self.run, dihedral=dihedral)
+            scores.append(validator(self._loaded(), 0)["score"] or 0.0)
+        self.facts = {**self.facts, "flips": scores[1] < scores[0], "plain_score": scores[0], "flips_score": scores[1]}
+        if distributed.is_main():
+            self.save(material.folder)
+
+
+def with_channels(picture: Picture, channels: int) -> Picture:
+    """Return (H, W, channels): grey replicated, or the mean of the channels as grey."""
+    if picture.shape[2] == channels:
+        return picture
+    grey = picture.mean(axis=2, keepdims=True, dtype=np.float32)
+    return np.repeat(grey, channels, axis=2)

@@ -1,0 +1,139 @@
+"""The paper's translator: pix2pixHD with LPIPS and L2 added to its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from pbvs import checkpoint
+from pbvs.errors import PbvsError
+from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator
+from pbvs.networks.generator import GeneratorConfig, GlobalGenerator, LocalEnhancer, build_generator
+from pbvs.networks.layers import set_deterministic
+from pbvs.networks.trunks import load_trunk
+from pbvs.seeds import torch_generator
+from pbvs.stages import Pix2PixHDStage
+from pbvs.training.gan import GanMethod, Weights
+from pbvs.training.losses import vgg_distance
+from pbvs.training.method import Method
+from pbvs.translators.base import Material
+from pbvs.translators.network import MODEL, Distance, NetworkTranslator
+
+DISCRIMINATOR = "discriminator.safetensors"
+
+
+class Pix2PixHD(NetworkTranslator):
+    """A conditional GAN; the moving average of its generator translates."""
+
+    method: ClassVar[str] = "pix2pixhd"
+    stage: Pix2PixHDStage
+
+    @property
+    def config(self) -> GeneratorConfig:
+        """The generator that the recipe asks for."""
+        stage = self.stage
+        return GeneratorConfig(
+            self.channels(self.task.source_channels),
+            self.channels(self.task.target_channels),
+            stage.generator_width,
+            stage.downsamplings,
+            stage.residual_blocks,
+            stage.local_enhancers,
+            stage.local_blocks,
+            stage.upsampling,
+        )
+
+    @property
+    def discriminator_config(self) -> DiscriminatorConfig:
+        """The discriminator that the recipe asks for."""
+        stage = self.stage
+        channels = self.config.source_channels + self.config.target_channels
+        return DiscriminatorConfig(
+            channels, stage.discriminator_width, stage.discriminators, stage.discriminator_layers
+        )
+
+    def prepare(self, material: Material, lpips: Distance | None) -> GanMethod:
+        """Return both networks with their first weights, and the losses that train them."""
+        stage = self.stage
+        vgg = self._vgg(material)
+        generator, discriminator = self._first_networks(material)
+        return GanMethod(
+            generator,
+            discriminator,
+            Weights(
+                stage.gan_weight, stage.feature_matching_weight, stage.vgg_weight, stage.lpips_weight, stage.l2_weight
+            ),
+            vgg=vgg,
+            lpips=lpips,
+            rate=stage.learning_rate,
+            half_precision=use_bf16(stage.precision, self.device),
+            fix_global_epochs=stage.fix_global_epochs,
+        )
+
+    def publish(self, folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]) -> None:
+        """Write the generator, and the discriminator for stages that start from this one."""
+        described = self.describe(facts)
+        discriminator = method.modules["discriminator"]
+        channels = {"channels": [self.config.source_channels, self.config.target_channels]}
+        checkpoint.write_model(
+            folder / DISCRIMINATOR, discriminator, self.discriminator_config, {**described, **channels}
+        )
+        checkpoint.write_model(folder / MODEL, network, self.config, described)
+
+    def _vgg(self, material: Material) -> Distance | None:
+        if not self.stage.vgg_weight:
+            return None
+        trunk = load_trunk("vgg19", material.weights).to(self.device)
+        imagenet = self.stage.vgg_input == "imagenet"
+
+        def distance(fake: Tensor, real: Tensor) -> Tensor:
+            return vgg_distance(trunk, fake, real, imagenet=imagenet)
+
+        return distance
+
+    def _first_networks(self, material: Material) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
+        seed, task = material.recipe.seed, self.task.name
+        generator = build_generator(self.config, torch_generator(seed, "generator", task))
+        discriminator = build_discriminator(self.discriminator_config, torch_generator(seed, "discriminator", task))
+        if material.initial is not None:
+            self._start_generator(material.initial / MODEL, generator)
+            self._start_discriminator(material.initial / DISCRIMINATOR, discriminator)
+        elif self.stage.init_checkpoint:
+            self._start_generator(Path(self.stage.init_checkpoint), generator)
+        for network in (generator, discriminator):
+            set_deterministic(network, self.stage.deterministic)
+        generator.recompute = self.stage.recompute
+        return generator.to(self.device), discriminator.to(self.device)
+
+    def _start_generator(self, path: Path, generator: nn.Module) -> None:
+        """Take weights of a model for other channels, or of a global generator into a local enhancer."""
+        tensors, config, _ = checkpoint.read_model(path, "generator")
+        old = cast(GeneratorConfig, config)
+        adapted = checkpoint.adapt_generator(tensors, old, self.config)
+        checkpoint.start_from(path, generator, adapted, partly=bool(self.config.enhancers) and not old.enhancers)
+
+    def _start_discriminator(self, path: Path, discriminator: nn.Module) -> None:
+        """Take the weights of an earlier stage's discriminator, where it has one of the same shape."""
+        if not path.is_file():
+            return
+        tensors, config, facts = checkpoint.read_model(path, "discriminator")
+        old = cast(DiscriminatorConfig, config)
+        channels = tuple(facts.get("channels", ()))
+        if len(channels) != 2 or sum(channels) != old.channels:
+            raise PbvsError(
+                f"{path} does not say how its channels divide into source and target; train that stage again."
+            )
+        wanted = (self.config.source_channels, self.config.target_channels)
+        adapted = checkpoint.adapt_discriminator(tensors, (channels[0], channels[1]), wanted, old.scales)
+        checkpoint.start_from(path, discriminator, adapted)
+
+
+def use_bf16(precision: str, device: str) -> bool:
+    """Return whether the forward pass runs in bfloat16: as the recipe says, or where the GPU computes in it."""
+    if precision == "auto":
+        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
