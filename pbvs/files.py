@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pbvs.errors import PbvsError, UsageError
 
-_TEMPORARY = re.compile(r"^\..+\.(\d+)\.part$")
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -22,22 +24,49 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`.
 
-    On an exception the temporary file is removed and `path` stays what it was. Raises PbvsError when the disk is
-    full or the folder cannot be written.
+    The temporary file is there already, empty, and locked, so that `sweep` leaves it alone while its writer lives.
+    On an exception it is removed and `path` stays what it was. Raises PbvsError when the disk is full or the folder
+    cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Not the process id: containers on a shared disk have the same ones.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    handle = -1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
         sync_file(part)
         part.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        if handle >= 0:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each entered durably in the one above."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files, durably: none comes back after a power failure. One that is gone already is no error."""
+    folders = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
+        sync_folder(folder)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -137,25 +166,44 @@ def sweep(folder: Path) -> int:
     """Remove the temporary files that dead processes left below `folder`; return how many."""
     count = 0
     for part in Path(folder).rglob(".*.part"):
-        match = _TEMPORARY.match(part.name)
-        if match and not _alive(int(match.group(1))):
+        if _TEMPORARY.match(part.name) and not part.is_symlink() and _abandoned(part):
             with contextlib.suppress(OSError):
                 part.unlink()
                 count += 1
     return count
 
 
-def _alive(pid: int) -> bool:
+def _abandoned(part: Path) -> bool:
+    """Return whether no living process holds the lock that a writer takes on its temporary file."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return True
-    return pid != os.getpid()
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
-def _write_error(path: Path, error: OSError) -> PbvsError:
-    if error.errno == errno.ENOSPC:
-        return PbvsError(f"The disk is full: {path} was not written; free some space and start the command again.")
-    return PbvsError(f"{path} cannot be written: {error.strerror or error}; check the folder's permissions.")
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and start the command again",
+    errno.EDQUOT: "your disk quota is used up; free some space and start the command again",
+    errno.EFBIG: "the file would be larger than this system allows; raise the limit (ulimit -f)",
+    errno.EIO: "the disk reports an error; look at its health, or write to another disk",
+    errno.EROFS: "the file system is read-only; write to another folder",
+    errno.ENAMETOOLONG: "its name is too long for this file system; take a shorter folder or run name",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) or take fewer --jobs",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; move that file away",
+    errno.EISDIR: "a folder is in its place; move that folder away",
+    errno.EACCES: "permission is denied; check the folder's owner and mode",
+    errno.EPERM: "permission is denied; check the folder's owner and mode",
+}
+
+
+def write_error(path: Path, error: OSError) -> PbvsError:
+    """Return the sentence for a file that could not be written: which, why, and what to do."""
+    reason = _ADVICE.get(error.errno or 0, f"{error.strerror or error}; check the folder and its disk")
+    return PbvsError(f"{path} cannot be written: {reason}.")

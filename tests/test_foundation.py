@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pbvs import files, seeds
 from pbvs.errors import PbvsError, UsageError
+from pbvs.locks import locked
 from pbvs.recipe import dump_recipe, load_recipe, parse_recipe
 from pbvs.toml import dump_toml, read_toml
 
@@ -34,11 +36,27 @@ def test_unsafe_run_names_are_refused(name: str) -> None:
         files.check_name(name)
 
 
-def test_sweep_removes_only_what_dead_processes_left(tmp_path: Path) -> None:
-    (tmp_path / ".a.png.999999999.part").write_text("")
-    (tmp_path / ".a.png.1.part").write_text("")
-    assert files.sweep(tmp_path) == 1
-    assert (tmp_path / ".a.png.1.part").exists()
+def test_sweep_removes_what_no_living_writer_holds(tmp_path: Path) -> None:
+    (tmp_path / ".a.png.0123abcd.part").write_text("")
+    (tmp_path / ".somebody.part").write_text("")
+    with files.atomic_path(tmp_path / "b.png") as part:
+        assert files.sweep(tmp_path) == 1
+        assert part.exists()
+        part.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".somebody.part", "b.png"]
+
+
+def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.read(read, 1)
+            os._exit(0)
+    with locked(tmp_path):
+        pass
+    os.write(write, b"x")
+    os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("name", ["paper", "demo"])
