@@ -47,16 +47,21 @@ def test_sweep_removes_what_no_living_writer_holds(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path: Path) -> None:
-    read, write = os.pipe()
+    ready, stay = os.pipe(), os.pipe()
     with locked(tmp_path):
         child = os.fork()
         if child == 0:
-            os.read(read, 1)
+            os.close(stay[1])
+            os.write(ready[1], b"x")
+            os.read(stay[0], 1)
             os._exit(0)
-    with locked(tmp_path):
-        pass
-    os.write(write, b"x")
-    os.waitpid(child, 0)
+        os.read(ready[0], 1)
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.close(stay[1])
+        os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("name", ["paper", "demo"])
