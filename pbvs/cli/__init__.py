@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
     "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
+    "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),
     "package": ("submission", "package", "Zip the submission and check it."),
     "check": ("submission", "check", "Say whether a zip would be rejected, and what scores badly."),
 }

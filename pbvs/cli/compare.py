@@ -65,3 +65,22 @@ def _root(data: Path | None, manifests: Path) -> Path | None:
             raise
         click.echo(f"The page will have no inputs and targets: {error}", err=True)
         return None
+
+
+@click.command()
+@options.submissions
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def leaderboard(submissions: Path, as_csv: bool, as_json: bool) -> None:
+    """Show your scored runs beside the published tables of 2024 and 2026, which are of other data."""
+    if as_csv and as_json:
+        raise UsageError("Take --csv or --json, not both.")
+    from pbvs.scoring import leaderboard as boards
+
+    found = boards.leaderboard(submissions)
+    if as_json:
+        click.echo(json.dumps(boards.board_json(found), indent=2))
+    elif as_csv:
+        click.echo(boards.board_csv(found), nl=False)
+    else:
+        click.echo(boards.board_text(found))

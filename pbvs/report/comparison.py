@@ -20,7 +20,8 @@ def render_comparisons(comparisons: Sequence[Comparison], root: Path | None, man
     """Return the HTML of one or several comparisons with the same first run."""
     names = [comparisons[0].before.run.name, *(comparison.after.run.name for comparison in comparisons)]
     views = [comparison_view(comparison, root, manifests) for comparison in comparisons]
-    return render("compare.html", title=" against ".join(reversed(names[:2])), comparisons=views)
+    title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
+    return render("compare.html", title=title, comparisons=views)
 
 
 def comparison_view(comparison: Comparison, root: Path | None, manifests: Path) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from pbvs.files import write_text
 from pbvs.report import charts, pictures, write_report
 from pbvs.report.evidence import read_log
 from pbvs.runs import Run
-from tests.report.conftest import HOSTILE, World
+from tests.report.world import HOSTILE, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 class Page(html.parser.HTMLParser):

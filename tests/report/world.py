@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from pbvs.data.images import to_uint8, write_png
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
@@ -147,8 +146,3 @@ def summary(name: str, tasks: dict[str, dict[str, object]]) -> dict[str, object]
         "sensitivity": [{"reading": "L1 instead of RMSE", "combined": 0.2, "tasks": {"sar2eo": 0.1}}],
         "notes": ["3 predictions were larger than their targets."],
     }  # fmt: skip
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)

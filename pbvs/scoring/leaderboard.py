@@ -1,0 +1,170 @@
+"""This team's runs beside the tables that others have published, each table by itself.
+
+The challenge scores pictures that nobody else has, by a rule with FID in it; a score measured here is another number.
+So the tables stand one below the other and are never sorted into one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbvs.errors import PbvsError
+from pbvs.files import read_text
+from pbvs.runs import SUBMISSIONS, all_runs
+from pbvs.scoring.compare import wrapped
+from pbvs.scoring.results import Results, is_scored, number, read_results
+from pbvs.toml import read_toml
+
+PUBLISHED = Path(__file__).parent / "published"
+# The order of columns in the published tables.
+ORDER = ("sar2eo", "sar2rgb", "rgb2ir", "sar2ir")
+COLUMNS = ("table", "ours", "name", "combined", *ORDER, "note", "source")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: a team or a run; None where there is no score."""
+
+    name: str
+    combined: float | None
+    tasks: Mapping[str, float | None]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A table whose lines can be compared with one another, best first."""
+
+    title: str
+    source: str
+    about: str
+    ours: bool
+    entries: Sequence[Entry] = field(default_factory=tuple)
+
+
+def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
+    """Return our runs, a board for each rule that they were scored by, then the published tables.
+
+    Raises PbvsError when a run's scores are damaged.
+    """
+    return [*our_boards(submissions), *published_boards()]
+
+
+def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
+    """Return the scored runs, grouped by all that makes their numbers comparable."""
+    groups: dict[tuple[str, ...], list[Results]] = {}
+    for run in all_runs(submissions):
+        if is_scored(run):
+            results = read_results(run)
+            groups.setdefault(rule_of(results), []).append(results)
+    return [_our_board(rule, groups[rule]) for rule in sorted(groups)]
+
+
+def rule_of(results: Results) -> tuple[str, str, str, str]:
+    """Return split, protocol, LPIPS net and images: only runs that have them in common stand in one table."""
+    net = f"{results.lpips.get('net', '?')}"
+    protocol = str(results.protocol.get("name", "no protocol"))
+    images = sum(len(found) for found in results.images.values())
+    return results.split, protocol, f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})", f"{images} images"
+
+
+def _our_board(rule: tuple[str, ...], found: Sequence[Results]) -> Board:
+    entries = [
+        Entry(
+            results.run.name,
+            number(results.summary.get("combined")),
+            {task: number(results.task(task).get("score")) for task in ORDER},
+            "partial" if results.summary.get("partial") else "",
+        )
+        for results in found
+    ]
+    title = f"Your runs: split {', '.join(rule)}"
+    return Board(title, "measured here", "held-out locations of your own data", True, _sorted(entries))
+
+
+def published_boards() -> list[Board]:
+    """Return the tables that come with the package."""
+    index = read_toml(PUBLISHED / "index.toml")
+    return [
+        Board(facts["title"], facts["source"], facts["about"], False, read_entries(PUBLISHED / f"{name}.csv"))
+        for name, facts in index.items()
+    ]
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Read a published table; an empty cell is a score that was not given."""
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    wanted = ("name", "combined", *ORDER)
+    if missing := [column for column in wanted if column not in (reader.fieldnames or ())]:
+        raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
+    return [
+        Entry(
+            row["name"], number(row["combined"]), {task: number(row[task]) for task in ORDER}, (row.get("note") or "")
+        )
+        for row in reader
+    ]
+
+
+def _sorted(entries: Sequence[Entry]) -> list[Entry]:
+    def place(entry: Entry) -> tuple[bool, float, str]:
+        return entry.combined is None, entry.combined or 0.0, entry.name
+
+    return sorted(entries, key=place)
+
+
+def board_text(boards: Sequence[Board]) -> str:
+    """Return the boards as text of at most 80 columns."""
+    head = f"  {'':<24}{'combined':>10}" + "".join(f"{task:>9}" for task in ORDER)
+    blocks = []
+    if not any(board.ours for board in boards):
+        blocks.append("No run of yours is scored yet; `pbvs score` makes its numbers.")
+    for board in boards:
+        mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
+        heading = wrapped(f"{board.title}{mark}") + wrapped(f"Source: {board.source}; lower is better.")
+        lines = [_line(entry, board.ours) for entry in board.entries]
+        partial = ["  * partial: a picture or a task is missing"] * any(
+            line.note == "partial" for line in board.entries
+        )
+        blocks.append("\n".join([*heading, head, *lines, *partial]))
+    return "\n\n".join(blocks)
+
+
+def _line(entry: Entry, ours: bool) -> str:
+    digits = 4 if ours else 2  # published tables have two
+    name = f"{entry.name[:22]}{' *' if entry.note == 'partial' else ''}"
+    cells = [f"{_cell(entry.combined, digits):>10}", *(f"{_cell(entry.tasks[task], digits):>9}" for task in ORDER)]
+    return f"  {name:<24}{''.join(cells)}"
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "/" if value is None else f"{value:.{digits}f}"
+
+
+def board_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """Return one flat row an entry, for CSV; the columns are COLUMNS."""
+    return [
+        {"table": board.title, "ours": board.ours, "name": entry.name, "combined": entry.combined}
+        | {task: entry.tasks[task] for task in ORDER}
+        | {"note": entry.note, "source": board.source}
+        for board in boards
+        for entry in board.entries
+    ]
+
+
+def board_csv(boards: Sequence[Board]) -> str:
+    """Return the boards as CSV with a header; a score that is not there is empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(board_rows(boards))
+    return buffer.getvalue()
+
+
+def board_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
+    """Return the boards as JSON values."""
+    return [asdict(board) for board in boards]
