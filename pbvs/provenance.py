@@ -18,13 +18,14 @@ from typing import Any
 import pbvs
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import inside, read_json, sha256
+from pbvs.files import inside, read_json, sha256, write_json
 from pbvs.progress import track
 from pbvs.recipe import Recipe
 from pbvs.tasks import SPLITS
 from pbvs.weights import look
 
 FORMAT = 1
+KEPT = 20  # earlier circumstances that are kept
 PACKAGE = Path(pbvs.__file__).resolve().parent
 _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -56,6 +57,21 @@ def collect(
         "platform": platform.platform(),
         "device": device_facts(device),
     }
+
+
+def update(
+    path: Path, recipe: Recipe, manifests: Path, weights: Path | None = None, device: str = "cpu", *, root: Path | None
+) -> None:
+    """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
+    facts = collect(recipe, manifests, weights, device, root=root, previous=path)
+    earlier: list[dict[str, Any]] = []
+    if path.is_file():
+        with contextlib.suppress(PbvsError):
+            before = read_provenance(path)
+            earlier = before.pop("earlier", [])
+            if before != facts:
+                earlier = [before, *earlier][:KEPT]
+    write_json(path, {**facts, "earlier": earlier} if earlier else facts)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -104,8 +104,13 @@ class Job:
         return [failure for split in splits for failure in self._predictions(task, split)]
 
     def stage_digest(self, task: TaskName) -> str:
-        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models."""
-        stage = self.recipe.stages[task]
+        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models.
+
+        A model that was installed from a bundle keeps the digest that it came with: it is used as it is.
+        """
+        stage, record = self.recipe.stages[task], self._record(task)
+        if record.is_file() and not self.retrain and (facts := read_json(record)).get("installed"):
+            return str(facts["made_from"])
         parts: dict[str, Any] = {
             "stage": stage.model_dump(mode="json"),
             "requires": [self.stage_digest(name) for name in stage.requires],
@@ -143,10 +148,10 @@ class Job:
                 )
 
     def _write_provenance(self) -> None:
-        from pbvs.provenance import collect
+        from pbvs.provenance import update
 
-        facts = collect(self.recipe, manifests=self.manifests, weights=self.weights, device=self.device, root=self.root)
-        write_json(self.run.provenance_file, facts)
+        path = self.run.provenance_file
+        update(path, self.recipe, self.manifests, self.weights, self.device, root=self.root)
 
     def _model(self, task: TaskName) -> Translator:
         """Load a stage's model when it is done, else train and save it."""

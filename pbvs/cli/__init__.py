@@ -16,11 +16,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo-data": ("data", "demo_data", "Write a small synthetic data set in the archives' layout."),
     "build-pairs": ("data", "build_pairs", "Sample SAR/RGB/IR pairs per location into manifests."),
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
+    "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
     "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
+    "ablate": ("ablate", "ablate", "Measure what each part of a recipe is worth: the paper's second table."),
     "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),
     "package": ("submission", "package", "Zip the submission and check it."),
     "check": ("submission", "check", "Say whether a zip would be rejected, and what scores badly."),
+    "submissions": ("submission", "submissions", "The log of uploads: scores, notes, and what is left of the day."),
+    "runs": ("submission", "runs", "The runs side by side; remove one."),
+    "reproduce": ("submission", "reproduce", "Make a run again and compare it."),
+    "export": ("submission", "export", "Put a run's models and recipe into one file."),
+    "install": ("submission", "install", "Install such a file as a run."),
 }
 
 

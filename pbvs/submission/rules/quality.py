@@ -12,8 +12,8 @@ from pbvs.submission.findings import Finding, printable
 from pbvs.submission.pictures import Facts
 
 COPY = 0.5  # grey levels of mean difference below which a prediction is its input
-# Power of the finest structure, in squared grey levels. Of 189 real pictures half have 25 to 70 and 19 of 20 more than 4;
-# enlarged twofold (bicubic) they have 0.6 to 1.3, fourfold 0.1.
+# Power of the finest structure, in squared grey levels. Of 189 real pictures half have 25 and more, 19 of 20 more than
+# 4; enlarged twofold (bicubic) half of them have 0.6 to 1.3, fourfold 0.1.
 SMOOTH = 1.5
 MANY = 0.5  # share of a task's pictures that makes it the task's fault
 
