@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError
 from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator
 from pbvs.networks.generator import GeneratorConfig, make_generator
+from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.training.state import read_tensors, write_tensors
 
-TranslatorConfig = GeneratorConfig
+TranslatorConfig = GeneratorConfig | UNetConfig
 Config = TranslatorConfig | DiscriminatorConfig
 
 
@@ -29,6 +30,7 @@ class Kind:
 
 KINDS = {
     "generator": Kind(GeneratorConfig, make_generator),
+    "unet": Kind(UNetConfig, UNet),
     "discriminator": Kind(DiscriminatorConfig, MultiscaleDiscriminator),
 }
 
@@ -45,7 +47,12 @@ def make_network(config: Config) -> nn.Module:
 
 def write_model(path: Path, network: nn.Module, config: Config, facts: Mapping[str, Any]) -> None:
     """Write a network's weights, its configuration and `facts` of how it was made, whole or not at all."""
-    write_tensors(path, network.state_dict(), {"kind": kind_of(config), "config": asdict(config), **facts})
+    write_weights(path, network.state_dict(), config, facts)
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, facts: Mapping[str, Any]) -> None:
+    """Write weights as `write_model` does, without a network around them."""
+    write_tensors(path, tensors, {**facts, "kind": kind_of(config), "config": asdict(config)})
 
 
 def read_model(path: Path, kind: str) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
@@ -54,7 +61,7 @@ def read_model(path: Path, kind: str) -> tuple[dict[str, Tensor], Config, dict[s
     Raises PbvsError when it is missing, damaged, of another kind, or its weights do not fit its configuration.
     """
     tensors, facts = read_tensors(path)
-    if facts.get("kind") != kind:
+    if facts.get("kind") != kind or kind not in KINDS:
         raise PbvsError(f"{path} holds a {facts.get('kind') or 'training state'}, not a {kind}; name the right file.")
     try:
         config = KINDS[kind].config(**facts["config"])
@@ -86,68 +93,6 @@ def check_fit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> 
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         listed = "; ".join(problems[:5])
         raise PbvsError(f"The weights in {path} do not fit: {listed}{more}; name the right checkpoint.")
-
-
-def adapt_inputs(weight: Tensor, channels: int) -> Tensor:
-    """Return a convolution's weight (out, in, k, k) for another number of input channels.
-
-    To one channel: the sum over the old ones. To more: the old ones in turn, scaled by old / new, so that what comes
-    in keeps its size (timm's rule for stems).
-    """
-    old = weight.shape[1]
-    if old == channels:
-        return weight
-    if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, [channel % old for channel in range(channels)]] * (old / channels)
-
-
-def adapt_outputs(weight: Tensor, channels: int) -> Tensor:
-    """Return a convolution's weight (out, in, k, k) or bias (out,) for another number of output channels.
-
-    To one channel: the mean of the old ones, the grey of what they made. To more: the old ones in turn.
-    """
-    old = weight.shape[0]
-    if old == channels:
-        return weight
-    if channels == 1:
-        return weight.mean(dim=0, keepdim=True)
-    return weight[[channel % old for channel in range(channels)]]
-
-
-def adapt_generator(tensors: Mapping[str, Tensor], old: GeneratorConfig, new: GeneratorConfig) -> dict[str, Tensor]:
-    """Return generator weights with stems and head changed from `old` to the channels of `new`."""
-    adapted = dict(tensors)
-    head = head_key(old)
-    for stem in stem_keys(old):
-        adapted[f"{stem}.weight"] = adapt_inputs(tensors[f"{stem}.weight"], new.source_channels)
-    for part in ("weight", "bias"):
-        adapted[f"{head}.{part}"] = adapt_outputs(tensors[f"{head}.{part}"], new.target_channels)
-    return adapted
-
-
-def stem_keys(config: GeneratorConfig) -> list[str]:
-    """Return the names of the convolutions that see the picture itself."""
-    return ["model.1", *(f"model{number}_1.1" for number in range(1, config.enhancers + 1))]
-
-
-def head_key(config: GeneratorConfig) -> str:
-    """Return the name of the last convolution."""
-    if config.enhancers:
-        return f"model{config.enhancers}_2.{config.enhancer_blocks + 4}"
-    return f"model.{4 + 6 * config.downsamplings + config.blocks + 1}"
-
-
-def adapt_discriminator(
-    tensors: Mapping[str, Tensor], old: tuple[int, int], new: tuple[int, int], scales: int
-) -> dict[str, Tensor]:
-    """Return discriminator weights with stems changed from `old` to `new` (source channels, target channels)."""
-    adapted = dict(tensors)
-    for scale in range(scales):
-        name = f"scale{scale}_layer0.0.weight"
-        source, target = tensors[name][:, : old[0]], tensors[name][:, old[0] :]
-        adapted[name] = torch.cat((adapt_inputs(source, new[0]), adapt_inputs(target, new[1])), dim=1)
-    return adapted
 
 
 def start_from(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], *, partly: bool = False) -> None:

@@ -23,11 +23,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),
     "package": ("submission", "package", "Zip the submission and check it."),
     "check": ("submission", "check", "Say whether a zip would be rejected, and what scores badly."),
-    "submissions": ("submission", "submissions", "The log of uploads: scores, notes, and what is left of the day."),
-    "runs": ("submission", "runs", "The runs side by side; remove one."),
-    "reproduce": ("submission", "reproduce", "Make a run again and compare it."),
-    "export": ("submission", "export", "Put a run's models and recipe into one file."),
-    "install": ("submission", "install", "Install such a file as a run."),
+    "submissions": ("runs", "submissions", "The log of uploads: scores, notes, and what is left of the day."),
+    "runs": ("runs", "runs", "The runs side by side; remove one."),
+    "reproduce": ("runs", "reproduce", "Make a run again and compare it."),
+    "export": ("runs", "export", "Put a run's models and recipe into one file."),
+    "install": ("runs", "install", "Install such a file as a run."),
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pbvs.networks.generator import halved
 from pbvs.networks.layers import build
 
+WIDEST = 512
 Features = list[list[Tensor]]  # [scale, full resolution first][layer, the last being the verdict]
 
 
@@ -28,11 +29,11 @@ class DiscriminatorConfig:
 
 
 def patch_layers(config: DiscriminatorConfig) -> list[nn.Sequential]:
-    """Return the layers of one scale: 4 x 4 convolutions, padding 2, at most 8 times the width (512 for 64).
+    """Return the layers of one scale: 4 x 4 convolutions, padding 2, each twice as wide as the one before, at most 512.
 
     The first has no norm; the last but one and the last keep the resolution; the verdict has no sigmoid (LSGAN).
     """
-    widths = [config.width * min(2**level, 8) for level in range(config.layers + 1)]
+    widths = [min(config.width << level, WIDEST) for level in range(config.layers + 1)]
     layers = [nn.Sequential(nn.Conv2d(config.channels, widths[0], 4, 2, 2), nn.LeakyReLU(0.2, inplace=True))]
     for level in range(1, config.layers + 1):
         stride = 1 if level == config.layers else 2

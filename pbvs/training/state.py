@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,7 @@ class Progress:
     best_score: float | None = None
     best_step: int = 0
     stale: int = 0  # validations since the best one
-    finished: bool = False
     lowest: float | None = None  # the lowest mean of the watched loss in an epoch
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

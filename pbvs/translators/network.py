@@ -23,7 +23,7 @@ from pbvs.files import digest
 from pbvs.networks.lpips import Lpips
 from pbvs.stages import NetworkStage
 from pbvs.training import distributed
-from pbvs.training.loader import Feed
+from pbvs.training.loader import Chips, Feed
 from pbvs.training.method import Method
 from pbvs.training.schedule import Schedule
 from pbvs.training.trainer import Settings, Trainer
@@ -50,6 +50,17 @@ class NetworkTranslator(Translator):
     @abstractmethod
     def config(self) -> TranslatorConfig:
         """The network that the recipe asks for."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How chips are changed before each use."""
+        return Augmentation()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate of each epoch."""
+        stage = self.stage
+        return Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs)
 
     @abstractmethod
     def prepare(self, material: Material, lpips: Distance | None) -> Method:
@@ -142,7 +153,7 @@ class NetworkTranslator(Translator):
             return None
         return Lpips(self.stage.lpips_net, material.weights).to(self.device)
 
-    def _chips(self, material: Material) -> ChipDataset:
+    def _chips(self, material: Material) -> Chips:
         recipe = material.recipe
 
         def prepare() -> ChipDataset:
@@ -153,7 +164,7 @@ class NetworkTranslator(Translator):
                 recipe.chips,
                 size=self.stage.size,
                 seed=recipe.seed,
-                augmentation=Augmentation(),
+                augmentation=self.augmentation,
                 cache=material.cache,
                 jobs=material.jobs,
                 sampling=recipe.sampling,
@@ -171,10 +182,10 @@ class NetworkTranslator(Translator):
             material.folder / "samples",
         )
 
-    def _settings(self, material: Material, chips: ChipDataset) -> Settings:
+    def _settings(self, material: Material, chips: Chips) -> Settings:
         stage = self.stage
         return Settings(
-            schedule=Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs),
+            schedule=self.schedule,
             batch_size=stage.batch_size,
             accumulate=stage.accumulate,
             ema_decay=stage.ema_decay,
@@ -196,6 +207,7 @@ class NetworkTranslator(Translator):
         return {
             "task": self.task.name,
             "method": self.method,
+            "kind": checkpoint.kind_of(self.config),
             "network": asdict(self.config),
             "stage": self.stage.model_dump(mode="json", exclude=set(self.stage.FREE)),
             "data": digest(

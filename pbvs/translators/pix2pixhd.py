@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pbvs import checkpoint
 from pbvs.errors import PbvsError
+from pbvs.networks.adapt import adapt_discriminator, adapt_generator
 from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator
 from pbvs.networks.generator import GeneratorConfig, GlobalGenerator, LocalEnhancer, build_generator
 from pbvs.networks.layers import set_deterministic
@@ -113,7 +114,7 @@ class Pix2PixHD(NetworkTranslator):
         """Take weights of a model for other channels, or of a global generator into a local enhancer."""
         tensors, config, _ = checkpoint.read_model(path, "generator")
         old = cast(GeneratorConfig, config)
-        adapted = checkpoint.adapt_generator(tensors, old, self.config)
+        adapted = adapt_generator(tensors, old, self.config)
         checkpoint.start_from(path, generator, adapted, partly=bool(self.config.enhancers) and not old.enhancers)
 
     def _start_discriminator(self, path: Path, discriminator: nn.Module) -> None:
@@ -128,7 +129,7 @@ class Pix2PixHD(NetworkTranslator):
                 f"{path} does not say how its channels divide into source and target; train that stage again."
             )
         wanted = (self.config.source_channels, self.config.target_channels)
-        adapted = checkpoint.adapt_discriminator(tensors, (channels[0], channels[1]), wanted, old.scales)
+        adapted = adapt_discriminator(tensors, (channels[0], channels[1]), wanted)
         checkpoint.start_from(path, discriminator, adapted)
 
 

@@ -1,0 +1,157 @@
+"""Checkpoints of the published pix2pixHD: read without running code, understood from their shapes, taken whole.
+
+The files hold a plain state dict and nothing of how they were made. Key patterns: NVIDIA/pix2pixHD, models/networks.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pbvs.checkpoint import Config, check_fit, kind_of, make_network
+from pbvs.errors import PbvsError
+from pbvs.files import atomic_path
+from pbvs.networks.discriminator import DiscriminatorConfig
+from pbvs.networks.generator import GeneratorConfig, Upsampling
+
+STALE = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published checkpoint holds, with our names, and what was left out of it."""
+
+    tensors: dict[str, Tensor]
+    config: Config
+    dropped: tuple[str, ...]  # running statistics that old versions wrote and nothing uses
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`generator` or `discriminator`."""
+        return kind_of(self.config)
+
+
+def read_published(path: Path) -> Published:
+    """Read a .pth checkpoint of pix2pixHD and infer its architecture.
+
+    Raises PbvsError when it is missing, truncated, a pickle with code in it, or of another architecture; the message
+    names what did not fit. Nothing is dropped silently.
+    """
+    raw = read_pickle(path)
+    kept = {name: value.float() for name, value in raw.items() if not name.endswith(STALE)}
+    dropped = tuple(name for name in raw if name.endswith(STALE))
+    notes = []
+    if kept and all(name.startswith("module.") for name in kept):
+        kept = {name.removeprefix("module."): value for name, value in kept.items()}
+        notes.append("the prefix module. of a parallel wrapper was taken off")
+    if any(re.match(r"layer\d+\.\d+\.", name) for name in kept):
+        kept = with_scales(kept)
+        notes.append("a discriminator without feature matching: its layers were renamed")
+    config = infer(kept, path)
+    with torch.device("meta"):
+        check_fit(path, make_network(config), kept)
+    broken = [name for name, value in kept.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise PbvsError(f"{path} holds numbers that are not finite in {broken[0]}; its training had broken down.")
+    return Published(kept, config, dropped, tuple(notes))
+
+
+def write_published(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write weights as the plain state dict that the published code loads."""
+    whole = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    with atomic_path(path) as part:
+        torch.save(whole, part)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a state dict with torch's restricted unpickler, which builds tensors and runs nothing else."""
+    if not path.is_file():
+        raise PbvsError(f"There is no checkpoint {path}; check the path.")
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise PbvsError(
+                f"{path} is refused: it holds more than tensors, and loading it could run code. "
+                "Save only its state dict with the program that made it."
+            ) from None
+        raise PbvsError(f"{path} is truncated or no checkpoint of torch; take another copy.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PbvsError(f"{path} is truncated or no checkpoint of torch ({reason}); take another copy.") from None
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise PbvsError(f"{path} is no plain state dict (names and tensors); export the network's own state dict.")
+    return {str(name): value for name, value in loaded.items()}
+
+
+def with_scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename `layer{s}.{index}.*`, as written without feature matching, to `scale{s}_layer{j}.0.*`."""
+    found = [re.fullmatch(r"layer(\d+)\.(\d+)\.(weight|bias)", name) for name in tensors]
+    order: dict[str, list[int]] = {}
+    for match in found:
+        if match:
+            order.setdefault(match[1], []).append(int(match[2]))
+    renamed = {}
+    for match, (name, value) in zip(found, tensors.items(), strict=True):
+        if match:
+            number = sorted(set(order[match[1]])).index(int(match[2]))
+            name = f"scale{match[1]}_layer{number}.0.{match[3]}"
+        renamed[name] = value
+    return renamed
+
+
+def infer(tensors: Mapping[str, Tensor], path: Path) -> Config:
+    """Return the configuration that weights of these names and shapes belong to; raise PbvsError when there is none."""
+    try:
+        if any(name.startswith("scale0_layer0.") for name in tensors):
+            return infer_discriminator(tensors)
+        if "model.1.weight" in tensors:
+            return infer_generator(tensors)
+    except (KeyError, IndexError, ValueError) as error:
+        raise PbvsError(
+            f"{path} is neither a generator nor a discriminator of pix2pixHD: it looks like one but {error} is missing."
+        ) from None
+    first = ", ".join(list(tensors)[:3])
+    raise PbvsError(
+        f"{path} is neither a generator nor a discriminator of pix2pixHD; its weights are called {first}..."
+    )
+
+
+def infer_generator(tensors: Mapping[str, Tensor]) -> GeneratorConfig:
+    """Return a generator's configuration: global, or local enhancers around one."""
+    width, source = tensors["model.1.weight"].shape[:2]
+    depth = 0
+    while (key := f"model.{4 + 3 * depth}.weight") in tensors and (
+        tensors[key].shape[:2] == (width << (depth + 1), width << depth)
+    ):
+        depth += 1
+    blocks = count(tensors, r"model\.\d+\.conv_block\.1\.weight")
+    first_up = tensors[f"model.{4 + 3 * depth + blocks}.weight"]
+    upsampling: Upsampling = "transpose" if first_up.shape[0] > first_up.shape[1] else "resize"
+    config = GeneratorConfig(source, 0, width, depth, blocks, upsampling=upsampling)
+    enhancers = count(tensors, r"model\d+_1\.1\.weight")
+    if not enhancers:
+        return replace(config, target_channels=len(tensors[f"model.{5 + 6 * depth + blocks}.bias"]))
+    local = count(tensors, r"model1_2\.\d+\.conv_block\.1\.weight")
+    target = len(tensors[f"model{enhancers}_2.{local + 4}.bias"])
+    return replace(config, target_channels=target, width=width >> enhancers, enhancers=enhancers, enhancer_blocks=local)
+
+
+def infer_discriminator(tensors: Mapping[str, Tensor]) -> DiscriminatorConfig:
+    """Return a multi-scale discriminator's configuration."""
+    width, channels = tensors["scale0_layer0.0.weight"].shape[:2]
+    scales = count(tensors, r"scale\d+_layer0\.0\.weight")
+    return DiscriminatorConfig(channels, width, scales, count(tensors, r"scale0_layer\d+\.0\.weight") - 2)
+
+
+def count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """Return how many names match the whole pattern."""
+    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
