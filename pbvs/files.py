@@ -131,9 +131,14 @@ def inside(root: Path, relative: str) -> Path:
     return Path(root) / parts
 
 
+def is_name(name: str) -> bool:
+    """Return whether `name` is safe as a file name; hidden ones are not."""
+    return _NAME.match(name) is not None
+
+
 def check_name(name: str, what: str = "run name") -> str:
     """Return `name` when it is safe as a file name, else raise UsageError."""
-    if not _NAME.match(name):
+    if not is_name(name):
         raise UsageError(
             f"The {what} {name!r} cannot be used; take letters, digits, '.', '_' and '-', "
             "starting with a letter or digit."

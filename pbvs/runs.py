@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError
-from pbvs.files import check_name, read_json, write_json
+from pbvs.files import check_name, is_name, read_json, write_json
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.toml import read_toml
 
@@ -84,7 +84,8 @@ def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
     """Return the runs below `submissions`, by name."""
     if not submissions.is_dir():
         return []
-    return [Run(path.parent.name, submissions) for path in sorted(submissions.glob("*/recipe.toml"))]
+    found = (path.parent.name for path in sorted(submissions.glob("*/recipe.toml")))
+    return [Run(name, submissions) for name in found if is_name(name)]
 
 
 def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:

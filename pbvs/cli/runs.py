@@ -1,0 +1,229 @@
+"""`pbvs runs`, `submissions`, `reproduce`, `export` and `install`: what becomes of runs after they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pbvs.cli import options
+
+MEGABYTE = 1e6
+
+
+@click.group(invoke_without_command=True)
+@options.submissions
+@click.pass_context
+def runs(context: click.Context, submissions: Path) -> None:
+    """List the runs: recipes and how they differ, scores, sizes, dates, which were packaged and uploaded."""
+    context.obj = submissions
+    if context.invoked_subcommand is not None:
+        return
+    from pbvs.runs import all_runs
+    from pbvs.submission.overview import differences, overview
+
+    rows = overview(submissions)
+    if not rows:
+        click.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
+        return
+    _table(
+        ("run", "recipe", "begun", "models", "test pictures", "score", "MB", "packaged", "uploads"),
+        [
+            (
+                row.run,
+                row.recipe,
+                row.begun,
+                str(row.models),
+                str(row.predictions),
+                row.score or "-",
+                f"{row.megabytes:.1f}",
+                row.packaged or "-",
+                ", ".join(map(str, row.uploads)) or "-",
+            )
+            for row in rows
+        ],
+    )
+    found = differences(all_runs(submissions))
+    if found:
+        click.echo("\nWhere the recipes differ:")
+        names = [row.run for row in rows]
+        cells = [
+            (key, *("-" if values[name] is None else str(values[name]) for name in names))
+            for key, values in found.items()
+        ]
+        _table(("", *names), cells)
+
+
+@runs.command("rm")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-archive", is_flag=True, help="Leave the zips beside the run.")
+@click.pass_obj
+def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: bool) -> None:
+    """Remove runs with their models, predictions and zips; what was uploaded stays in the submission log."""
+    from pbvs.runs import Run
+    from pbvs.submission.overview import remove as remove_run
+
+    found = [Run(name, submissions) for name in names]
+    if not yes:
+        click.confirm(f"Remove {', '.join(str(run.folder) for run in found)} for good?", abort=True)
+    for run in found:
+        for path in remove_run(run, archive=not keep_archive):
+            click.echo(f"Removed: {path}")
+
+
+@click.group(invoke_without_command=True)
+@options.submissions
+@click.pass_context
+def submissions(context: click.Context, submissions: Path) -> None:
+    """List what was uploaded, by SHA-256, with local and board scores, and how many of the day's ten are left."""
+    context.obj = submissions
+    if context.invoked_subcommand is None:
+        _say_log(submissions)
+
+
+def _say_log(folder: Path) -> None:
+    from pbvs.submission import log
+
+    uploads = log.read_log(folder)
+    if uploads:
+        _table(
+            ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note"),
+            [
+                (
+                    str(upload.number),
+                    upload.when,
+                    upload.archive,
+                    upload.sha256[:12],
+                    upload.run or "-",
+                    upload.local or "-",
+                    upload.board or "-",
+                    upload.status,
+                    upload.note,
+                )
+                for upload in uploads
+            ],
+        )
+    today, in_all = log.left(uploads)
+    click.echo(f"Left: {today} of {log.A_DAY} today (UTC), {in_all} of {log.IN_ALL} in all.")
+
+
+@submissions.command("log")
+@click.argument("archive", type=options.FILE)
+@click.option("--note", default="", help="What you want to know of it later.")
+@click.option("--board", type=float, help="The combined score on the board, when it is known already.")
+@click.pass_obj
+def log_upload(folder: Path, archive: Path, note: str, board: float | None) -> None:
+    """Write down that ARCHIVE was uploaded now."""
+    from pbvs.submission import log
+
+    upload = log.add(archive, folder, note=note, board=board)
+    click.echo(
+        f"Upload {upload.number}: {upload.archive} {upload.sha256[:12]}, local score {upload.local or 'not known'}"
+    )
+    _say_log(folder)
+
+
+@submissions.command("board")
+@click.argument("number", type=int)
+@click.argument("score", type=float)
+@click.pass_obj
+def board(folder: Path, number: int, score: float) -> None:
+    """Write the board's combined SCORE beside upload NUMBER."""
+    from pbvs.submission import log
+
+    log.amend(number, folder, board=score)
+    _say_log(folder)
+
+
+@submissions.command("failed")
+@click.argument("number", type=int)
+@click.option("--note", help="Why, in place of the note.")
+@click.pass_obj
+def failed(folder: Path, number: int, note: str | None) -> None:
+    """Mark upload NUMBER as failed: the platform does not count it."""
+    from pbvs.submission import log
+
+    log.amend(number, folder, status="failed", **({} if note is None else {"note": note}))
+    _say_log(folder)
+
+
+@click.command()
+@click.argument("run")
+@options.data
+@options.manifests
+@options.submissions
+@options.weights
+@options.jobs
+@click.option("--check-only", is_flag=True, help="Compare data, weights and versions, and run nothing.")
+@click.option("--keep", is_flag=True, help="Keep the second run even when it is equal.")
+@click.pass_context
+def reproduce(
+    context: click.Context,
+    run: str,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    weights: Path | None,
+    jobs: int,
+    check_only: bool,
+    keep: bool,
+) -> None:
+    """Compare data, weights and versions with RUN's provenance, make it again and compare the predictions.
+
+    Exit status 1 when something that can change the result differs (--check-only), or predictions do.
+    """
+    from pbvs.runs import Run
+    from pbvs.submission import reproduce as making
+    from pbvs.submission.overview import remove as remove_run
+
+    first = Run(run, submissions)
+    found = making.compare_circumstances(first, manifests, data, weights)
+    for difference in found:
+        click.echo(str(difference))
+    if not found:
+        click.echo("Data, manifests, weights, code and versions are as they were.")
+    if check_only:
+        context.exit(1 if any(difference.decisive for difference in found) else 0)
+    unequal = making.reproduce(first, manifests=manifests, root=data, weights=weights, jobs=jobs)
+    second = making.again(first)
+    for line in unequal:
+        click.echo(str(line))
+    if unequal:
+        click.echo(f"Not equal; the second run is kept: {second.folder}")
+        context.exit(1)
+    click.echo("Equal: every prediction is the same in every pixel.")
+    if not keep:
+        remove_run(second)
+
+
+@click.command()
+@click.argument("run")
+@options.submissions
+@click.option("--out", type=options.FILE, help="What to write [submissions/RUN.pbvs.zip].")
+def export(run: str, submissions: Path, out: Path | None) -> None:
+    """Put RUN's models and recipe into one file, for another team to install and predict with."""
+    from pbvs.runs import Run
+    from pbvs.submission.bundle import export as export_run
+
+    path = export_run(Run(run, submissions), out)
+    click.echo(f"Bundle: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+
+
+@click.command()
+@click.argument("file", type=options.FILE)
+@options.submissions
+@click.option("--run", help="Name of the run; without it the one it was exported with.")
+def install(file: Path, submissions: Path, run: str | None) -> None:
+    """Install a bundle's models and recipe as a run; opening it runs none of its contents."""
+    from pbvs.submission.bundle import install as install_run
+
+    made = install_run(file, submissions, run)
+    click.echo(f"Installed: {made.folder}")
+    click.echo(f"Next: pbvs predict --all --run {made.name}")
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
