@@ -55,3 +55,5 @@ class Augmentation(Settings):
 
     flips: bool = True
     turns: bool = True
+    blur: float = Field(default=0.0, ge=0, le=1)  # inputs are made softer by up to this share of their detail,
+    sharpen: float = Field(default=0.0, ge=0, le=4)  # or crisper by up to this multiple of it

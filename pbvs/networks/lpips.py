@@ -61,6 +61,8 @@ def load_heads(net: str, channels: tuple[int, ...]) -> list[Tensor]:
 
 def unit(features: Tensor) -> Tensor:
     """Divide (N, C, H, W) by its norm over C at each position, as f / (|f| + 1e-10)."""
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()  # a sum of squares needs more digits than the convolutions before it
     norm = features.square().sum(1, keepdim=True).clamp_min(TINY).sqrt()
     return features / (norm + EPSILON)
 

@@ -16,6 +16,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "grayscale": ("pbvs.translators.grayscale", "Grayscale"),
     "cascade": ("pbvs.translators.cascade", "Cascade"),
     "pix2pixhd": ("pbvs.translators.pix2pixhd", "Pix2PixHD"),
+    "regression": ("pbvs.translators.regression", "Regression"),
 }
 
 

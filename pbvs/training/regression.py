@@ -1,0 +1,105 @@
+"""One training step of a translator that is told its score: the metric's own two terms as the loss."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pbvs.devices import world_size
+from pbvs.training import losses
+from pbvs.training.method import Batch, Method
+from pbvs.training.schedule import Schedule
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+BETAS = (0.9, 0.99)  # a short memory of the squares: trainings here last a few thousand steps
+LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term of the loss counts; one each is the challenge's score, twice."""
+
+    lpips: float = 1.0
+    l2: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """`full` epochs: a linear rise in the first `warm_up` share of them, then half a cosine down to zero.
+
+    Loshchilov and Hutter, "SGDR" (2017), without restarts.
+    """
+
+    warm_up: float = 0.05
+
+    def at(self, epoch: int) -> float:
+        """Return the rate of the epoch with this number, counted from 1: the curve's value at the epoch's middle."""
+        done = (epoch - 0.5) / self.epochs
+        rise = min(1.0, done / self.warm_up) if self.warm_up else 1.0
+        return self.rate * rise * (0.5 + 0.5 * math.cos(math.pi * done))
+
+
+class RegressionMethod(Method):
+    """Root mean square error and LPIPS of each picture, added; AdamW with the gradient's norm held to one.
+
+    Pixels without data count as right.
+    """
+
+    losses = ("loss", "l2", "lpips")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: Weights,
+        *,
+        lpips: Distance | None = None,
+        rate: float = 2e-3,
+        weight_decay: float = 0.01,
+        half_precision: bool = False,
+    ):
+        self.modules = {"unet": network}
+        self.optimizers = {
+            "unet": torch.optim.AdamW(network.parameters(), rate, BETAS, weight_decay=weight_decay, fused=True)
+        }
+        self.weights, self.lpips, self.half_precision = weights, lpips, half_precision
+        self._wrapped: DistributedDataParallel | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """The U-Net."""
+        return self.modules["unet"]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Join the processes' networks, where there are several."""
+        if world_size() > 1 and self._wrapped is None:
+            self._wrapped = DistributedDataParallel(self.network, broadcast_buffers=False)
+
+    def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
+        """Add the gradients of both terms."""
+        wait = self._wrapped is not None and not last
+        with cast(DistributedDataParallel, self._wrapped).no_sync() if wait else contextlib.nullcontext():
+            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
+                made = (self._wrapped or self.network)(batch.source)
+                made = torch.where(batch.valid, made, batch.target)
+                l2 = losses.l2(made, batch.target)
+                lpips = self._distance(made, batch.target)
+            loss = self.weights.l2 * l2 + self.weights.lpips * lpips
+            torch.autograd.backward([loss * share])
+        return {"loss": loss.detach(), "l2": l2.detach(), "lpips": lpips.detach()}
+
+    def step(self, rate: float) -> None:
+        """Hold the gradient's norm to `LARGEST_GRADIENT`, then step."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        super().step(rate)
+
+    def _distance(self, made: Tensor, target: Tensor) -> Tensor:
+        if self.lpips is None or not self.weights.lpips:
+            return made.new_zeros(())
+        return self.lpips(made, target).float().mean()

@@ -1,0 +1,103 @@
+"""The stronger baseline: a light U-Net that minimises the challenge's own score, RMSE and LPIPS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, cast
+
+from torch import Tensor
+
+from pbvs import checkpoint
+from pbvs.data.settings import Augmentation
+from pbvs.errors import PbvsError
+from pbvs.networks.adapt import adapt_inputs, adapt_outputs
+from pbvs.networks.unet import UNet, UNetConfig, build_unet
+from pbvs.seeds import torch_generator
+from pbvs.stages import RegressionStage
+from pbvs.training.loader import Chips
+from pbvs.training.regression import Cosine, RegressionMethod, Weights
+from pbvs.training.rounds import Rounds
+from pbvs.training.schedule import Schedule
+from pbvs.translators.base import Material
+from pbvs.translators.network import MODEL, Distance, NetworkTranslator
+from pbvs.translators.pix2pixhd import use_bf16
+
+
+class Regression(NetworkTranslator):
+    """One network and no discriminator; its moving average translates."""
+
+    method: ClassVar[str] = "regression"
+    stage: RegressionStage
+
+    @property
+    def config(self) -> UNetConfig:
+        """The U-Net that the recipe asks for."""
+        stage = self.stage
+        return UNetConfig(
+            self.channels(self.task.source_channels),
+            self.channels(self.task.target_channels),
+            stage.width,
+            stage.levels,
+            stage.widest,
+            stage.blocks,
+            stage.style,
+            stage.shuffle,
+            stage.residual,
+        )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Flips and turns, and inputs made softer or crisper as the recipe says."""
+        return Augmentation(blur=self.stage.blur, sharpen=self.stage.sharpen)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Half a cosine over all epochs."""
+        stage = self.stage
+        return Cosine(
+            stage.learning_rate, stage.epochs + stage.half_rate_epochs + stage.decay_epochs, warm_up=stage.warm_up
+        )
+
+    def prepare(self, material: Material, lpips: Distance | None) -> RegressionMethod:
+        """Return the network with its first weights, and the loss that trains it."""
+        stage = self.stage
+        network = build_unet(self.config, torch_generator(material.recipe.seed, "unet", self.task.name))
+        if material.initial is not None:
+            self._start(material.initial / MODEL, network)
+        return RegressionMethod(
+            network.to(self.device),
+            Weights(stage.lpips_weight, stage.l2_weight),
+            lpips=lpips,
+            rate=stage.learning_rate,
+            weight_decay=stage.weight_decay,
+            half_precision=use_bf16(stage.precision, self.device),
+        )
+
+    def _chips(self, material: Material) -> Chips:
+        return Rounds(super()._chips(material), self.stage.rounds)
+
+    def _start(self, path: Path, network: UNet) -> None:
+        """Take the weights of another stage's U-Net, its stem and head changed to this one's channels."""
+        tensors, config, _ = checkpoint.read_model(path, "unet")
+        checkpoint.start_from(path, network, adapt_unet(tensors, cast(UNetConfig, config), self.config))
+
+
+def adapt_unet(tensors: dict[str, Tensor], old: UNetConfig, new: UNetConfig) -> dict[str, Tensor]:
+    """Return U-Net weights with stem and head changed from `old` to the channels of `new`.
+
+    Channels move in blocks of shuffle^2: one picture channel's square of pixels. Raises PbvsError when the squares
+    differ in size.
+    """
+    if old.shuffle != new.shuffle:
+        raise PbvsError(
+            f"A U-Net with shuffle {new.shuffle} cannot start from one with {old.shuffle}; set both stages' the same."
+        )
+    area = new.shuffle**2
+    adapted = dict(tensors)
+    stem = tensors["stem.weight"]
+    stem = stem.reshape(len(stem), old.source_channels, area, *stem.shape[2:])
+    adapted["stem.weight"] = adapt_inputs(stem, new.source_channels).flatten(1, 2)
+    for part in ("head.weight", "head.bias"):
+        head = tensors[part].reshape(old.target_channels, area, *tensors[part].shape[1:])
+        adapted[part] = adapt_outputs(head, new.target_channels).flatten(0, 1)
+    return adapted
