@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_read_leaves_words(world: World, tmp_path: Path
 
 
 def test_large_pictures_make_a_small_page(tmp_path: Path) -> None:
-    world = World(tmp_path, size=700, images=3)
+    world = World(tmp_path, size=400, images=2)
     text, _ = written(world, world.run(tmp_path / "runs"))
     assert len(text) < 6_000_000
 

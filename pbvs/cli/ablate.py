@@ -1,0 +1,106 @@
+"""`pbvs ablate`: the paper's second table, or one's own, from one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pbvs.cli import options
+
+if TYPE_CHECKING:
+    from pbvs.ablation.plan import Plan
+    from pbvs.ablation.work import Made
+
+
+@click.command()
+@click.option("--rows", default="paper", show_default=True, help="paper, or a .toml file with rows of your own.")
+@options.recipe
+@click.option("--run", "prefix", help="What the runs' names begin with; else rows and recipe.")
+@click.option("--only", multiple=True, metavar="ROW", help="Make only this row now (repeatable).")
+@options.data
+@options.manifests
+@options.submissions
+@click.option("--protocol", default="l2-lpips", show_default=True, help="How rows are scored: a name or a .toml file.")
+@options.weights
+@click.option(
+    "--lpips-net",
+    type=click.Choice(["alex", "squeeze", "vgg", "random"]),
+    help="Of training and scoring; random is no LPIPS, for wiring checks.",
+)
+@options.device
+@options.jobs
+@click.option("--retrain", is_flag=True, help="Make rows again that are done.")
+@click.option("--dry-run", is_flag=True, help="Say what the rows are and stop.")
+def ablate(
+    rows: str,
+    recipe: str,
+    prefix: str | None,
+    only: tuple[str, ...],
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    protocol: str,
+    weights: Path | None,
+    lpips_net: str | None,
+    device: str,
+    jobs: int,
+    retrain: bool,
+    dry_run: bool,
+) -> None:
+    """Measure what each part of a recipe is worth: a run for each row of a table, trained and scored alike.
+
+    Started again, it goes on with the rows that are not done. The table is printed and written as CSV, JSON and a page
+    with pictures. "/" stands where a row has nothing to say of a task.
+    """
+    from pbvs.ablation.plan import load_plan, row_recipe
+    from pbvs.ablation.work import ablate as make_rows
+    from pbvs.recipe import load_recipe
+
+    plan, base = load_plan(rows), load_recipe(recipe)
+    _check_names(only, [row.name for row in plan.rows])
+    if dry_run:
+        for row in plan.rows:
+            stages = row_recipe(row, base).model_dump()["stages"]
+            click.echo(f"{row.name}: " + ", ".join(f"{task} {stage['method']}" for task, stage in stages.items()))
+        return
+    prefix = prefix or f"{Path(rows).stem}-{base.name}"
+    made = make_rows(
+        plan,
+        base,
+        prefix=prefix,
+        root=data,
+        manifests=manifests,
+        only=only,
+        submissions=submissions,
+        protocol=protocol,
+        weights=weights,
+        lpips_net=lpips_net,
+        device=device,
+        jobs=jobs,
+        retrain=retrain,
+    )
+    _write(plan, base.name, made, submissions / f"ablation-{prefix}", data, manifests)
+
+
+def _check_names(only: tuple[str, ...], names: list[str]) -> None:
+    from pbvs.errors import UsageError
+
+    if unknown := [name for name in only if name not in names]:
+        raise UsageError(f"There is no row {unknown[0]!r}; the rows are {', '.join(names)}.")
+
+
+def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
+    from pbvs.ablation import table as tables
+    from pbvs.data.build import find_root
+    from pbvs.files import write_json, write_text
+    from pbvs.report.ablation import render_ablation
+
+    table = tables.tabulate(plan, recipe, made)
+    write_text(stem.with_name(f"{stem.name}.csv"), tables.ablation_csv(table))
+    write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
+    page = stem.with_name(f"{stem.name}.html")
+    write_text(page, render_ablation(table, made, find_root(data, manifests), manifests))
+    click.echo(tables.ablation_text(table))
+    click.echo(f"\nPage: {page} (with .csv and .json beside it)")
