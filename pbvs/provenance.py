@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -55,7 +56,7 @@ def collect(
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_facts(device),
+        "device": device_facts(device, learns=any("epochs" in stage.model_dump() for stage in recipe.stages.values())),
     }
 
 
@@ -169,7 +170,7 @@ def _hash_all(root: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
     def one(name: str) -> tuple[str, str]:
         try:
             return name, sha256(inside(root, name))
-        except OSError:
+        except PbvsError:
             return name, "missing"
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -210,9 +211,9 @@ def _required() -> list[str]:
     return sorted(match.group(0).lower() for match in found if match)
 
 
-def device_facts(device: str) -> dict[str, Any]:
-    """Return the device's kind and name; asks torch only when something else has imported it already."""
-    torch: Any = sys.modules.get("torch")
+def device_facts(device: str, *, learns: bool = False) -> dict[str, Any]:
+    """Return the device's kind, name and threads; torch is asked when something learns, or when it is there anyway."""
+    torch: Any = importlib.import_module("torch") if learns else sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available() and device.split(":")[0] in ("auto", "cuda")
     if cuda:
         return {"kind": "cuda", "name": torch.cuda.get_device_name(None if device == "auto" else device)}

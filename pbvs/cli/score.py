@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from pbvs.cli import options
+from pbvs.errors import UsageError
+from pbvs.tasks import Split
 
 
 @click.command()
+@click.argument("archive", type=options.FILE, required=False)
 @options.split
 @options.run
 @options.data
@@ -26,9 +30,11 @@ from pbvs.cli import options
 )
 @options.device
 @options.jobs
+@click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Pictures at once.")
 def score(
-    split: str,
+    archive: Path | None,
+    split: Split,
     run: str | None,
     data: Path | None,
     manifests: Path,
@@ -38,27 +44,30 @@ def score(
     lpips_net: str | None,
     device: str,
     jobs: int,
+    targets: Path | None,
     batch: int,
 ) -> None:
-    """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one."""
-    from pbvs.runs import choose_run
-    from pbvs.scoring.scorer import score as run_score
+    """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
+
+    With ARCHIVE, a zip as it is uploaded, its own pictures are scored.
+    """
+    if targets is not None and archive is None:
+        raise UsageError("--targets is for scoring an ARCHIVE; a run is scored against its manifests.")
     from pbvs.scoring.table import table
 
+    rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
+    settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
+    if archive is not None:
+        from pbvs.submission.scored import score_archive, summary_path
+
+        click.echo(table(score_archive(archive, split, submissions=submissions, targets=targets, **settings)))
+        click.echo(f"Written: {summary_path(archive)}")
+        return
+    from pbvs.runs import choose_run
+    from pbvs.scoring.scorer import score as run_score
+
     place = choose_run(run, submissions)
-    summary = run_score(
-        place,
-        split,
-        root=data,
-        manifests=manifests,
-        protocol=protocol,
-        weights=weights,
-        lpips_net=lpips_net,
-        device=device,
-        jobs=jobs,
-        batch=batch,
-    )
-    click.echo(table(summary))
+    click.echo(table(run_score(place, split, **settings)))
     click.echo(f"Written: {place.scores / 'summary.json'}")
     if place.report.is_file():
         click.echo(f"Report:  {place.report}")

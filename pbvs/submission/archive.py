@@ -10,7 +10,7 @@ from typing import Any
 
 from pbvs.data.build import find_root
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, inside, read_json, sha256, write_json
+from pbvs.files import atomic_path, inside, read_json, sha256, sweep, write_json
 from pbvs.locks import locked
 from pbvs.progress import track
 from pbvs.runs import MANIFESTS, Run
@@ -82,6 +82,8 @@ def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
     """Write the plan's archive and its record; return its path and what the check had to say."""
     path = package_path(plan)
     with locked(plan.run.folder):
+        sweep(plan.run.folder)
+        sweep(path.parent, deep=False)
         with atomic_path(path) as part:
             write_zip(part, entries(plan))
             findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)

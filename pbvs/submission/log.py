@@ -129,12 +129,17 @@ def _score(board: float | None) -> str:
     return f"{board:g}"
 
 
+def run_of(archive: Path, submissions: Path) -> str:
+    """Return the name of the run that wrote an archive, found by its digest; '' when none of them did."""
+    return _origin(sha256(archive), submissions)[0]
+
+
 def _origin(digest: str, submissions: Path) -> tuple[str, str]:
-    """Return the run whose last archive has this digest, and its local score in words."""
+    """Return the run of which an archive has this digest, and its local score in words."""
     for run in all_runs(submissions):
-        record = run.folder / "package.json"
-        if record.is_file() and read_json(record).get("sha256") == digest:
-            return run.name, local_score(run.scores / "summary.json")
+        for record in run.folder.glob("package*.json"):
+            if read_json(record).get("sha256") == digest:
+                return run.name, local_score(run.scores / "summary.json")
     return "", ""
 
 

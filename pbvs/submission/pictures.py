@@ -187,6 +187,11 @@ def recode(data: bytes, mode: str | None, form: str) -> bytes:
     return encode(_to_mode(pixels, mode or facts.mode), form)
 
 
+def recode_any(data: bytes, expected: str) -> bytes:
+    """Return a picture of either format as PNG; a PNG comes back as it is. Raises PictureError."""
+    return data if expected == "PNG" else encode(examine(data, expected)[1], "png")
+
+
 def _to_mode(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
     if mode == "RGB" and pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
