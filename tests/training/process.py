@@ -1,0 +1,64 @@
+"""A training in a process of its own, to be killed or to be one of several: python -m tests.training.process FOLDER."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch._dynamo  # the first optimiser step loads it; loaded here, processes forked from this one need not
+import torch.utils.tensorboard
+
+from pbvs.data.manifest import Pair
+from pbvs.devices import world_size
+from pbvs.training import distributed
+from pbvs.training.schedule import Schedule
+from pbvs.training.validation import Validator
+from pbvs.translators.inference import Inference, translate
+from tests.training.little import LittleChips, little_method, little_trainer, random_lpips
+
+
+class Opened:
+    """A validation pair made of a chip."""
+
+    def __init__(self, number: int):
+        source, target, _ = LittleChips(side=32)[0, number]
+        self.source, self.target = ((x.permute(1, 2, 0).float() / 255).numpy() for x in (source, target))
+
+
+def validator() -> Validator:
+    """Measure five pictures by RMSE and the random trunk."""
+    pairs = [Pair(str(number), "sar2eo", "val", "place", "source") for number in range(5)]
+    how = Inference(2, 10**6)
+    return Validator(
+        pairs, lambda pair: Opened(int(pair.name)), lambda net, ps: translate(net, ps, how), random_lpips()
+    )
+
+
+def main(folder: Path, batch_size: int, epochs: int = 2) -> None:
+    """Train in `folder`; the first process writes the validation's numbers."""
+    torch.set_num_threads(1)
+    distributed.join()
+    found = []
+
+    def validate(network: torch.nn.Module, epoch: int) -> dict[str, float | None]:
+        found.append(validator()(network, epoch))
+        return found[-1]
+
+    trainer = little_trainer(
+        folder,
+        little_method(lpips=random_lpips()),
+        chips=LittleChips(8, side=32),
+        batch_size=batch_size // world_size(),
+        schedule=Schedule(1e-3, epochs, 1),
+        validate=validate,
+    )
+    trainer.run()
+    if distributed.is_main():
+        (folder / "validation.json").write_text(json.dumps(found))
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,220 @@
+"""A run that is killed anywhere goes on to the same last bit."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from pbvs.errors import PbvsError
+from pbvs.training import state
+from pbvs.training.log import read_log
+from pbvs.training.method import Batch
+from pbvs.training.schedule import Schedule
+from tests.training.little import LittleChips, equal, little_method, little_trainer, random_lpips, weights_of
+from tests.training.process import main as train
+
+KILLS = 20
+
+
+class StopError(Exception):
+    """What stands for a kill inside a process."""
+
+
+def stopping_method(steps: int, **changes: object):
+    """A method that is interrupted before its step number `steps`."""
+    method = little_method(**changes)
+    plain, done = method.step, [0]
+
+    def step(rate: float) -> None:
+        if done[0] == steps:
+            raise StopError
+        done[0] += 1
+        plain(rate)
+
+    method.step = step
+    return method
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 8])
+def test_going_on_gives_the_same_bits(tmp_path: Path, stop: int) -> None:
+    whole = little_trainer(tmp_path / "whole", little_method(lpips=random_lpips()), chips=LittleChips(side=32))
+    whole.run()
+    options = {"chips": LittleChips(side=32)}
+    with pytest.raises(StopError):
+        little_trainer(tmp_path / "cut", stopping_method(stop, lpips=random_lpips()), **options).run()
+    resumed = little_trainer(tmp_path / "cut", little_method(lpips=random_lpips()), **options)
+    resumed.run()
+    assert equal(weights_of(whole), weights_of(resumed))
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "cut")]
+    without_seconds = [[row.split(",")[:2] + row.split(",")[3:] for row in log] for log in logs]
+    assert without_seconds[0] == without_seconds[1]
+
+
+def test_going_on_inside_the_fixed_phase_and_over_its_end(tmp_path: Path) -> None:
+    from pbvs.networks.generator import GeneratorConfig
+
+    options = {"config": GeneratorConfig(1, 1, 4, 1, 1, 1, 1), "fix_global_epochs": 2}
+    whole = little_trainer(tmp_path / "whole", little_method(**options))
+    whole.run()
+    for stop in (2, 3):
+        with pytest.raises(StopError):
+            little_trainer(tmp_path / "cut", stopping_method(stop, **options)).run()
+    resumed = little_trainer(tmp_path / "cut", little_method(**options))
+    resumed.run()
+    assert equal(weights_of(whole), weights_of(resumed))
+
+
+def test_a_longer_schedule_goes_on_from_a_finished_run(tmp_path: Path) -> None:
+    little_trainer(tmp_path / "a", schedule=Schedule(1e-3, 2)).run()
+    longer = little_trainer(tmp_path / "a", schedule=Schedule(1e-3, 4))
+    longer.run()
+    at_once = little_trainer(tmp_path / "b", schedule=Schedule(1e-3, 4))
+    at_once.run()
+    assert equal(weights_of(longer), weights_of(at_once))
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    little_trainer(tmp_path).run()
+    again = little_trainer(tmp_path)
+    again.method.accumulate = None  # would raise when called
+    again.run()
+    assert again.progress.step == again.last_step
+
+
+def test_a_state_of_other_settings_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    little_trainer(tmp_path, identity={"data": "a"}).run()
+    other = little_trainer(tmp_path, identity={"data": "b"})
+    other.run()
+    assert "superseded" in capsys.readouterr().err
+    assert (tmp_path / "superseded.safetensors").is_file()
+    assert other.progress.step == other.last_step
+
+
+def test_a_truncated_state_is_said(tmp_path: Path) -> None:
+    little_trainer(tmp_path).run()
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(PbvsError, match="damaged"):
+        little_trainer(tmp_path).run()
+
+
+def test_what_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    method = little_method()
+    plain, steps = method.accumulate, [0]
+
+    def poisoned(data: Batch, share: float, last: bool):
+        steps[0] += 1
+        if steps[0] == 5:
+            data = Batch(data.source * float("nan"), data.target, data.valid)
+        return plain(data, share, last)
+
+    method.accumulate = poisoned
+    with pytest.raises(PbvsError, match="step 5: the loss generator is not a number"):
+        little_trainer(tmp_path, method).run()
+    tensors, facts = state.read_tensors(tmp_path / "state.safetensors")
+    assert facts["progress"]["step"] == 4
+    assert all(bool(value.isfinite().all()) for value in tensors.values())
+
+
+def test_divergence_stops_the_run(tmp_path: Path) -> None:
+    trainer = little_trainer(tmp_path)
+    trainer.progress.lowest = 1e-4
+    plain = trainer.restore
+    trainer.restore = lambda: (plain(), setattr(trainer.progress, "lowest", 1e-4))
+    with pytest.raises(PbvsError, match="diverged"):
+        trainer.run()
+
+
+def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.4, 0.45, 0.41, 0.1])
+    published = []
+    trainer = little_trainer(
+        tmp_path,
+        schedule=Schedule(1e-3, 5),
+        patience=2,
+        validate=lambda network, epoch: {"rmse": None, "lpips": None, "score": next(scores)},
+        publish=lambda network, facts: published.append(facts["epoch"]),
+    )
+    trainer.run()
+    assert trainer.progress.step == 4 * trainer.plan.steps
+    assert published == [1, 2]
+    assert trainer.progress.best_score == 0.4
+    again = little_trainer(tmp_path, schedule=Schedule(1e-3, 5), patience=2)
+    again.method.accumulate = None
+    again.run()
+
+
+def test_keeping_the_last_publishes_every_validation(tmp_path: Path) -> None:
+    published = []
+    little_trainer(
+        tmp_path,
+        keep="last",
+        validate=lambda network, epoch: {"rmse": None, "lpips": None, "score": float(epoch)},
+        publish=lambda network, facts: published.append(facts["epoch"]),
+    ).run()
+    assert published == [1, 2, 3]
+
+
+def test_the_average_follows_its_formula(tmp_path: Path) -> None:
+    trainer = little_trainer(tmp_path, ema_decay=0.3, schedule=Schedule(1e-3, 1))
+    name = "model.1.weight"
+    expected = trainer.method.network.state_dict()[name].double().clone()
+    plain = trainer.average.update
+
+    def update(step: int) -> None:
+        nonlocal expected
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * trainer.method.network.state_dict()[name].double()
+        plain(step)
+
+    trainer.average.update = update
+    trainer.run()
+    assert (trainer.average.network.state_dict()[name].double() - expected).abs().max() < 1e-6
+
+
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    """Killed by SIGKILL before, between and in the middle of writes; the forked server has torch loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.process"])
+    rng = random.Random(7)
+
+    def start(name: str) -> multiprocessing.process.BaseProcess:
+        (tmp_path / name).mkdir(exist_ok=True)
+        process = context.Process(target=train, args=(tmp_path / name, 2, 15))
+        process.start()
+        return process
+
+    whole = start("whole")
+    for _ in range(KILLS):
+        process = start("cut")
+        wait_for_states(tmp_path / "cut" / "state.safetensors", rng.randint(0, 3), process)
+        time.sleep(rng.uniform(0.0, 0.03))
+        assert process.is_alive(), "the training ended before it could be killed so often"
+        process.kill()
+        process.join()
+    last = start("cut")
+    for process in (whole, last):
+        process.join()
+        assert process.exitcode == 0
+    states = [state.read_tensors(tmp_path / name / "state.safetensors") for name in ("whole", "cut")]
+    assert equal(states[0][0], states[1][0])
+    assert states[0][1]["progress"]["best_score"] == states[1][1]["progress"]["best_score"]
+    logs = [read_log(tmp_path / name / "log.csv") for name in ("whole", "cut")]
+    assert [{**row, "seconds": ""} for row in logs[0]] == [{**row, "seconds": ""} for row in logs[1]]
+
+
+def wait_for_states(path: Path, count: int, process: multiprocessing.process.BaseProcess) -> None:
+    """Wait until a training process has written so many states."""
+    seen: set[tuple[int, int]] = set()
+    before = path.stat().st_mtime_ns if path.is_file() else 0
+    while process.is_alive() and len(seen) < count:
+        with contextlib.suppress(FileNotFoundError):
+            found = path.stat()
+            if found.st_mtime_ns != before:
+                seen.add((found.st_ino, found.st_mtime_ns))
+        time.sleep(0.0005)
