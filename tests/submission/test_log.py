@@ -1,0 +1,90 @@
+"""The log of uploads: found by digest, amended later, counted against the day's ten."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import sha256, write_json
+from pbvs.submission import log
+from pbvs.submission.archive import package
+from tests.submission.place import Place
+
+NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
+
+
+def test_an_upload_knows_its_run_and_local_score(place: Place) -> None:
+    run = place.run()
+    path = package(run, manifests=place.manifests, root=place.root)
+    summary = {"combined": 0.3125, "split": "val", "lpips": {"net": "alex", "is_lpips": True}}
+    write_json(run.scores / "summary.json", summary)
+    log.add(path, place.submissions, note="first,\n with a comma", when=NOON)
+    (found,) = log.read_log(place.submissions)
+    assert found.sha256 == sha256(path)
+    assert (found.number, found.run, found.local) == (1, "hand", "0.3125 (val, alex)")
+    assert (found.when, found.note) == ("2026-02-03T12:00:00Z", "first, with a comma")
+
+
+def test_another_archive_has_no_run(place: Place, tmp_path: Path) -> None:
+    place.run()
+    other = tmp_path / "theirs.zip"
+    other.write_bytes(b"not ours")
+    assert log.add(other, place.submissions, board=0.4).run == ""
+    assert log.read_log(place.submissions)[0].board == "0.4"
+
+
+def test_score_of_another_net_is_labelled(tmp_path: Path) -> None:
+    write_json(tmp_path / "s.json", {"combined": 0.5, "split": "val", "lpips": {"net": "random", "is_lpips": False}})
+    assert log.local_score(tmp_path / "s.json") == "0.5000 (val, not LPIPS)"
+
+
+def test_what_is_left_counts_the_day_and_not_what_failed(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    for _ in range(3):
+        log.add(path, tmp_path, when=NOON)
+    log.add(path, tmp_path, when=NOON - datetime.timedelta(days=1))
+    log.amend(2, tmp_path, status="failed")
+    uploads = log.read_log(tmp_path)
+    assert log.left(uploads, NOON.date()) == (8, 57)
+    assert log.left(uploads, datetime.date(2026, 5, 1)) == (10, 57)
+
+
+def test_a_day_begins_in_utc(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    east = datetime.timezone(datetime.timedelta(hours=9))
+    upload = log.add(path, tmp_path, when=datetime.datetime(2026, 2, 4, 1, tzinfo=east))
+    assert upload.day == "2026-02-03"
+
+
+def test_board_score_is_typed_in_later(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    log.add(path, tmp_path)
+    assert log.amend(1, tmp_path, board=0.33).board == "0.33"
+    assert log.read_log(tmp_path)[0].board == "0.33"
+
+
+def test_impossible_entries_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    with pytest.raises(PbvsError, match="There is no archive"):
+        log.add(tmp_path / "none.zip", tmp_path)
+    with pytest.raises(UsageError, match="no number of 0 or more"):
+        log.add(path, tmp_path, board=float("nan"))
+    with pytest.raises(UsageError, match="no upload 7"):
+        log.amend(7, tmp_path, board=0.1)
+    assert log.read_log(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "number,when,archive,sha256,run,local,board,status,note\nx,2026-01-01,,,,,,,\n"]
+)
+def test_a_damaged_log_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(PbvsError, match=r"log\.csv"):
+        log.read_log(tmp_path)

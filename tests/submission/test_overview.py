@@ -1,0 +1,74 @@
+"""Runs side by side, and how one is taken away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.locks import locked
+from pbvs.runs import Run, all_runs
+from pbvs.submission import log
+from pbvs.submission.archive import package
+from pbvs.submission.overview import differences, overview, remove
+from tests.submission.place import RECIPE, Place
+
+
+def test_a_row_for_each_run(place: Place) -> None:
+    path = package(place.run(), manifests=place.manifests, root=place.root)
+    place.run("other", seed=400)
+    log.add(path, place.submissions)
+    first, second = overview(place.submissions)
+    assert (first.run, first.predictions, first.uploads) == ("hand", 20, (1,))
+    assert first.packaged
+    assert (second.run, second.packaged, second.uploads) == ("other", "", ())
+    assert 0 < first.megabytes < 1
+
+
+def test_recipes_differ_where_they_differ(place: Place) -> None:
+    brighter = {**RECIPE["stages"], "rgb2ir": {"method": "grayscale", "intensity": 1.5}}  # type: ignore[dict-item]
+    found = differences([place.run(), place.run("other", seed=400, stages=brighter)])
+    assert found == {"stages.rgb2ir.intensity": {"hand": 1.3, "other": 1.5}}
+
+
+def test_removing_takes_folder_and_archive(place: Place) -> None:
+    run = place.run()
+    package(run, manifests=place.manifests, root=place.root)
+    place.run("other")
+    assert set(remove(run)) == {run.folder, run.archive}
+    assert [run.name for run in all_runs(place.submissions)] == ["other"]
+    assert not list(place.submissions.glob(".removed-*"))
+
+
+def test_archive_can_be_kept(place: Place) -> None:
+    run = place.run()
+    package(run, manifests=place.manifests, root=place.root)
+    remove(run, archive=False)
+    assert run.archive.is_file()
+
+
+def test_what_is_in_use_or_not_there_stays(place: Place) -> None:
+    run = place.run()
+    with locked(run.folder), pytest.raises(PbvsError, match="in use"):
+        remove(run)
+    assert run.exists()
+    with pytest.raises(UsageError, match="no run 'none'"):
+        remove(Run("none", place.submissions))
+
+
+def test_a_link_is_not_followed(place: Place, tmp_path: Path) -> None:
+    run = place.run()
+    moved = run.folder.rename(tmp_path / "elsewhere")
+    run.folder.symlink_to(moved)
+    with pytest.raises(PbvsError, match="is a link"):
+        remove(run)
+    assert (moved / "recipe.toml").is_file()
+
+
+def test_half_removed_and_odd_folders_are_no_runs(place: Place) -> None:
+    run = place.run()
+    for name in (".removed-x", ".y.installing", "my run"):
+        (place.submissions / name).mkdir()
+        (place.submissions / name / "recipe.toml").write_bytes(run.recipe_file.read_bytes())
+    assert [row.run for row in overview(place.submissions)] == ["hand"]

@@ -1,0 +1,47 @@
+"""readme.txt: what is written is read back by the scorers' rule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbvs.submission.readme import LABELS, Readme, ReadmeError, order_faults, parse_readme, write_readme
+
+
+def scorer(text: str) -> tuple[float, int, int, str]:
+    """The rule of the scorers of this family, as facts about them say it: by line order, after the first colon."""
+    lines = [line for line in text.splitlines() if ":" in line]
+    values = [":".join(line.split(":")[1:]) for line in lines]
+    return float(values[0]), int(values[1]), int(values[2]), values[3].strip()
+
+
+@given(st.floats(0, 1e6), st.booleans(), st.booleans(), st.text(max_size=300))
+def test_round_trip_by_the_scorers_rule(runtime: float, cpu: bool, extra: bool, description: str) -> None:
+    text = write_readme(Readme(runtime, cpu, extra, description))
+    assert text.isascii()
+    assert len(text.splitlines()) == 4
+    assert not order_faults(text)
+    seconds, device, data, said = scorer(text)
+    assert math.isclose(seconds, runtime, abs_tol=5e-5)
+    assert (device, data) == (int(cpu), int(extra))
+    assert parse_readme(text) == Readme(seconds, cpu, extra, said)
+
+
+def test_the_lines_of_the_challenge() -> None:
+    lines = write_readme(Readme(10.43, False, True, "pix2pixHD")).splitlines()
+    assert lines == [
+        "runtime per image [s] : 10.4300",
+        "CPU[1] / GPU[0] : 0",
+        "Extra Data [1] / No Extra Data [0] : 1",
+        "Other description : pix2pixHD",
+    ]
+    assert [line.split(" : ")[0] for line in lines] == list(LABELS)
+
+
+@pytest.mark.parametrize("runtime", [float("nan"), float("inf"), -1.0])
+def test_no_runtime_no_readme(runtime: float) -> None:
+    with pytest.raises(ReadmeError):
+        write_readme(Readme(runtime, True, False, ""))
