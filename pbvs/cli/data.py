@@ -45,6 +45,8 @@ def demo_data(folder: Path, seed: int) -> None:
     "--crops-per-scene", type=click.IntRange(min=1), default=4, show_default=True,
     help="How many consecutive chip ids are one scene.",
 )  # fmt: skip
+@options.jobs
+@options.backend
 @click.option("--no-mosaics", is_flag=True, help="Do not prefer a location's mosaics as targets of its SAR.")
 def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
     """Sample SAR/RGB/IR pairs per location into manifests, and say what could not be used."""
@@ -62,6 +64,8 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         rules=rules,
         crops_per_scene=choices["crops_per_scene"],
         share=choices["validation_share"],
+        jobs=choices["jobs"],
+        backend=choices["backend"],
     )
     click.echo(f"{summary.pictures} pictures; {summary.unused} not used (see {manifests / 'unused.csv'}).")
     click.echo(f"{'task':<10}{'train':>8}{'val':>8}{'test':>8}")

@@ -33,3 +33,10 @@ task = click.option(
     "--task", "tasks", type=click.Choice(list(TASKS)), multiple=True, help="Only this task (repeatable)."
 )
 split = click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True, help="Which split.")
+backend = click.option(
+    "--backend",
+    type=click.Choice(["loky", "threading", "dask"]),
+    default="loky",
+    show_default=True,
+    help="joblib's backend; dask only where it is installed.",
+)

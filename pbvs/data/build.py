@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pbvs.data.catalog import Catalog, Entry, scan, write_catalog
+from pbvs.data.geometry import Footprints
 from pbvs.data.holdout import SHARE, hold_out, hold_out_scenes, scene_of
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.names import pair_name, unique_names
 from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
 from pbvs.data.rules import RuleBook, find_rules
 from pbvs.data.settings import Radiometry
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, write_json
+from pbvs.files import read_json, unfinished, write_json
+from pbvs.locks import locked
 from pbvs.progress import track
 from pbvs.runs import MANIFESTS
 from pbvs.tasks import SPLITS, TASKS
 
-SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
-LONGEST = 150
+HEADERS = ".headers.csv"  # beside the manifests: what need not be read again
+
+Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 
 
 @dataclass
@@ -70,6 +73,8 @@ def build_pairs(
     radiometry: Radiometry | None = None,
     crops_per_scene: int = 4,
     share: float = SHARE,
+    jobs: int = 1,
+    backend: str = "loky",
 ) -> Summary:
     """Scan `root`, pair its pictures and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
@@ -78,159 +83,149 @@ def build_pairs(
     """
     rules = rules or Rules()
     root, manifests = Path(root), Path(manifests)
-    catalog = scan(root)
-    pairs, held = collect(catalog, rules, crops_per_scene, share)
-    book = find_rules(catalog, radiometry or Radiometry())
-    pairs = {key: unique_names(book.apply(rows)) for key, rows in pairs.items()}
+    catalog = scan(root, manifests / HEADERS, jobs, backend)
+    builder = Builder(catalog, rules, find_rules(catalog, radiometry or Radiometry()), crops_per_scene, share)
+    pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} pictures, but none of them can be paired; see unused.csv.")
-    summary = _summary(catalog, pairs, sorted(held, key=natural_key), book)
-    summary.facts["settings"] = {**vars(rules), "crops_per_scene": crops_per_scene, "validation_share": share}
-    for (task, split), rows in pairs.items():
-        write_manifest(manifest_path(manifests, task, split), rows)
-    write_catalog(manifests, catalog)
-    write_json(manifests / "summary.json", summary.as_json())
+    summary = _summary(builder, pairs)
+    with locked(manifests), unfinished(manifests):  # half old, half new, they would mix training and validation
+        for (task, split), rows in pairs.items():
+            write_manifest(manifest_path(manifests, task, split), rows)
+        write_catalog(manifests, catalog)
+        write_json(manifests / "summary.json", summary.as_json())
     return summary
 
 
-Key = tuple[str, str]
+@dataclass
+class Builder:
+    """A catalogue on its way to pairs; what is not paired is added to the catalogue's unused."""
+
+    catalog: Catalog
+    rules: Rules
+    book: RuleBook
+    crops_per_scene: int = 4
+    share: float = SHARE
+    held_out: set[str] = field(default_factory=set)
+    pairs: Pairs = field(default_factory=lambda: {(task, split): [] for task in TASKS for split in SPLITS})
+
+    def collect(self) -> Pairs:
+        """Return the pairs of every task and split."""
+        self._stacks()
+        self._chips()
+        self._inputs()
+        return self.pairs
+
+    def _stacks(self) -> None:
+        locations, twins = group_locations(self.catalog.entries)
+        self.catalog.unused += twins
+        matches = self._sampled(locations)
+        usable = {name for name, _ in matches}
+        sources = ((location.source, name) for name, location in locations.items() if name in usable)
+        self.held_out |= hold_out(sources, self.share, self.rules.seed)
+        for (name, task), rows in matches.items():
+            split, origin = ("val", "held-out") if name in self.held_out else ("train", "archive")
+            self.pairs[task, split] += [self.pair(match, task, split, name, origin) for match in rows]
+        self._list_alone(locations, matches)
+
+    def _sampled(self, locations: dict[str, Location]) -> dict[tuple[str, str], list[Match]]:
+        footprints = Footprints(entry.header for entry in self.catalog.entries)
+        matches = {}
+        for location in track(locations.values(), "pairing", unit="location"):
+            for task in ("sar2rgb", "sar2ir", "rgb2ir"):
+                rows = sample(location, task, self.rules, footprints, self.catalog.unused)
+                if rows:
+                    matches[location.name, task] = rows
+        return matches
+
+    def _list_alone(self, locations: dict[str, Location], matches: dict[tuple[str, str], list[Match]]) -> None:
+        used = {entry.path for rows in matches.values() for match in rows for entry in (match.source, match.target)}
+        used |= {path for path, _ in self.catalog.unused}
+        for location in locations.values():
+            for entry in location:
+                if entry.path not in used:
+                    self.catalog.leave_out(entry.path, "no pair that was sampled has it")
+
+    def _chips(self) -> None:
+        matches, alone, unused = pair_by_name(self.catalog.entries)
+        self.catalog.unused += unused
+        held: set[str] = set()
+        if not matches["val"]:
+            stems = (match.source.stem for match in matches["train"])
+            held = hold_out_scenes(stems, self.crops_per_scene, self.share, self.rules.seed)
+            self.held_out |= held
+        for folder, rows in matches.items():
+            for match in rows:
+                scene = scene_of(match.source.stem, self.crops_per_scene)
+                split, origin = ("val", "held-out") if folder == "val" or scene in held else ("train", "archive")
+                self.pairs["sar2eo", split].append(self.pair(match, "sar2eo", split, scene, origin))
+        for entry in alone["train"]:
+            self.catalog.leave_out(entry.path, "there is no EO chip of that name")
+        self.pairs["sar2eo", "val"] += [self.input(entry, "sar2eo", "val") for entry in alone["val"]]
+
+    def _inputs(self) -> None:
+        seen: dict[tuple[str, str, str], str] = {}
+        for entry in self.catalog.entries:
+            place = entry.place
+            if place.role != "input":
+                continue
+            key = (place.task, place.split, entry.stem.lower())
+            if key in seen:
+                self.catalog.leave_out(entry.path, f"the same name as {seen[key]}, which is used")
+            else:
+                seen[key] = entry.path
+                self.pairs[place.task, place.split].append(self.input(entry, place.task, place.split))
+
+    def pair(self, match: Match, task: str, split: str, location: str, origin: str) -> Pair:
+        """Return the manifest's row of a match."""
+        source, target, alignment, overlap = match
+        return Pair(
+            name=pair_name(location, source.stem, target.stem),
+            task=task,
+            split=split,
+            location=location,
+            source=source.path,
+            target=target.path,
+            source_date=source.place.date,
+            target_date=target.place.date,
+            origin=origin,
+            alignment=alignment,
+            overlap=f"{overlap:.4f}",
+            source_rule=self.book.rule(source),
+            target_rule=self.book.rule(target),
+        )
+
+    def input(self, entry: Entry, task: str, split: str) -> Pair:
+        """Return the manifest's row of an input whose target is not known; its name is the file's stem."""
+        return Pair(
+            name=entry.stem,
+            task=task,
+            split=split,
+            location=entry.place.location,
+            source=entry.path,
+            source_date=entry.place.date,
+            origin="official",
+            alignment="none",
+            source_rule=self.book.rule(entry),
+        )
 
 
-def collect(
-    catalog: Catalog, rules: Rules, crops_per_scene: int, share: float
-) -> tuple[dict[Key, list[Pair]], set[str]]:
-    """Return the pairs of every (task, split), and the locations held out; add to the catalogue's unused."""
-    pairs: dict[Key, list[Pair]] = {(task, split): [] for task in TASKS for split in SPLITS}
-    held = _collect_locations(catalog, rules, share, pairs)
-    held |= _collect_chips(catalog, crops_per_scene, share, rules.seed, pairs)
-    _collect_inputs(catalog, pairs)
-    return pairs, held
-
-
-def _collect_locations(catalog: Catalog, rules: Rules, share: float, pairs: dict[Key, list[Pair]]) -> set[str]:
-    locations, twins = group_locations(catalog.entries)
-    catalog.unused += twins
-    matches: dict[tuple[str, str], list[Match]] = {}
-    for location in track(locations.values(), "pairing", unit="location"):
-        found = {task: sample(location, task, rules, catalog.unused) for task in TASKS if task != "sar2eo"}
-        matches.update({(location.name, task): rows for task, rows in found.items() if rows})
-    usable = {name for name, _ in matches}
-    held = hold_out(
-        ((location.source, name) for name, location in locations.items() if name in usable), share, rules.seed
-    )
-    for (name, task), rows in matches.items():
-        split, origin = ("val", "held-out") if name in held else ("train", "archive")
-        pairs[task, split] += [make_pair(match, task, split, name, origin) for match in rows]
-    _list_alone(
-        catalog, locations, {entry.path for rows in matches.values() for m in rows for entry in (m.source, m.target)}
-    )
-    return held
-
-
-def _list_alone(catalog: Catalog, locations: dict[str, Location], used: set[str]) -> None:
-    listed = {path for path, _ in catalog.unused}
-    for location in locations.values():
-        for group in (location.images, location.mosaics):
-            for entries in group.values():
-                for entry in entries:
-                    if entry.path not in used and entry.path not in listed:
-                        catalog.leave_out(entry.path, "no pair that was sampled has it")
-
-
-def _collect_chips(
-    catalog: Catalog, crops_per_scene: int, share: float, seed: int, pairs: dict[Key, list[Pair]]
-) -> set[str]:
-    matches, alone, unused = pair_by_name(catalog.entries)
-    catalog.unused += unused
-    held: set[str] = set()
-    if not matches["val"]:
-        held = hold_out_scenes((match.source.stem for match in matches["train"]), crops_per_scene, share, seed)
-    for split, rows in matches.items():
-        for match in rows:
-            scene = scene_of(match.source.stem, crops_per_scene)
-            to_val = split == "val" or scene in held
-            origin = "held-out" if to_val else "archive"
-            pairs["sar2eo", "val" if to_val else "train"].append(
-                make_pair(match, "sar2eo", "val" if to_val else "train", scene, origin)
-            )
-    for entry in alone["train"]:
-        catalog.leave_out(entry.path, "there is no EO chip of that name")
-    pairs["sar2eo", "val"] += [input_pair(entry, "sar2eo", "val") for entry in alone["val"]]
-    return held
-
-
-def _collect_inputs(catalog: Catalog, pairs: dict[Key, list[Pair]]) -> None:
-    seen: dict[tuple[str, str, str], str] = {}
-    for entry in catalog.entries:
-        place = entry.place
-        if place.role != "input":
-            continue
-        key = (place.task, place.split, entry.stem.lower())
-        if key in seen:
-            catalog.leave_out(entry.path, f"the same name as {seen[key]}, which is used")
-        else:
-            seen[key] = entry.path
-            pairs[place.task, place.split].append(input_pair(entry, place.task, place.split))
-
-
-def make_pair(match: Match, task: str, split: str, location: str, origin: str) -> Pair:
-    """Return the manifest's row of a match."""
-    source, target = match.source, match.target
-    stems = [source.stem] if source.stem == target.stem else [source.stem, target.stem]
-    return Pair(
-        name="_".join([location, *stems]),
-        task=task,
-        split=split,
-        location=location,
-        source=source.path,
-        target=target.path,
-        source_date=source.place.date,
-        target_date=target.place.date,
-        origin=origin,
-        alignment=match.alignment,
-        overlap=f"{match.overlap:.4f}",
-    )
-
-
-def input_pair(entry: Entry, task: str, split: str) -> Pair:
-    """Return the manifest's row of an input whose target is not known; its name is the file's stem."""
-    return Pair(
-        name=entry.stem, task=task, split=split, location=entry.place.location, source=entry.path,
-        source_date=entry.place.date, origin="official", alignment="none",
-    )  # fmt: skip
-
-
-def unique_names(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs with names that are safe as file names and differ in more than case.
-
-    An official input keeps its stem; a name that had to be changed ends in a digest of its pictures' paths.
-    """
-    taken = {pair.name.lower() for pair in pairs if pair.origin == "official"}
-    result = []
-    for pair in pairs:
-        if pair.origin != "official":
-            name = "".join(letter if letter in SAFE else "-" for letter in pair.name).lstrip(".-") or "pair"
-            if name != pair.name or len(name) > LONGEST or name.lower() in taken:
-                mark = sha256(f"{pair.source}\n{pair.target}".encode()).hexdigest()[:10]
-                name = f"{name[: LONGEST - 11]}_{mark}"
-            taken.add(name.lower())
-            pair = replace(pair, name=name)
-        result.append(pair)
-    return result
-
-
-def _summary(catalog: Catalog, pairs: dict[Key, list[Pair]], held: list[str], book: RuleBook) -> Summary:
+def _summary(builder: Builder, pairs: Pairs) -> Summary:
+    catalog = builder.catalog
     summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.litter)
-    summary.held_out = held
+    summary.held_out = sorted(builder.held_out, key=natural_key)
     summary.pairs = {task: {split: len(pairs[task, split]) for split in SPLITS} for task in TASKS}
-    summary.facts["modalities"] = _count(f"{e.place.modality} {e.header.dtype}" for e in catalog.entries)
-    summary.facts["archives"] = _count(entry.place.source for entry in catalog.entries)
-    summary.facts["alignments"] = _count(pair.alignment for rows in pairs.values() for pair in rows)
-    summary.facts["radiometry"] = book.as_json()
-    for task in TASKS:
-        for split in SPLITS:
-            if not pairs[task, split]:
-                summary.warnings.append(f"{task} has no {split} pictures.")
+    summary.warnings = [
+        f"{task} has no {split} pictures." for task in TASKS for split in SPLITS if not pairs[task, split]
+    ]
+    choices = {"crops_per_scene": builder.crops_per_scene, "validation_share": builder.share}
+    summary.facts = {
+        "settings": {**vars(builder.rules), **choices},
+        "modalities": _count(f"{entry.place.modality} {entry.header.dtype}" for entry in catalog.entries),
+        "archives": _count(entry.place.source for entry in catalog.entries),
+        "alignments": _count(pair.alignment for rows in pairs.values() for pair in rows),
+        "radiometry": builder.book.as_json(),
+    }
     return summary
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pbvs.data.headers import Header, read_header
+from pbvs.data.headers import Header, read_headers
 from pbvs.data.images import SUFFIXES
-from pbvs.data.layout import Place, natural_key, place_of
+from pbvs.data.layout import Place, file_key, place_of
+from pbvs.data.tables import HeaderCache, write_table
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import write_text
+from pbvs.parallel import in_chunks
 from pbvs.progress import track
 
 CATALOG_COLUMNS = (
     "path", "modality", "source", "location", "role", "split", "task", "base", "date",
     "width", "height", "bands", "dtype", "crs", "transform", "nodata",
 )  # fmt: skip
+LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One picture: its path relative to the root, what the path says and what the header says."""
 
     path: str
@@ -37,23 +37,7 @@ class Entry:
         return self.path.rpartition("/")[2].rpartition(".")[0]
 
 
-@dataclass
-class Catalog:
-    """What a scan found."""
-
-    root: Path
-    entries: list[Entry] = field(default_factory=list)
-    unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
-    litter: int = 0  # hidden files and what macOS leaves behind
-    others: int = 0  # files that are no pictures
-
-    def leave_out(self, path: str, reason: str) -> None:
-        """List a file that cannot be used."""
-        self.unused.append((path, " ".join(reason.split())))
-
-
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A file as the walk sees it."""
 
     path: str
@@ -61,80 +45,115 @@ class Found:
     mtime_ns: int
 
 
-def scan(root: Path) -> Catalog:
-    """Walk `root` and read every picture's header.
+@dataclass
+class Catalog:
+    """What a scan found."""
 
+    root: Path
+    entries: list[Entry] = field(default_factory=list)
+    unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
+    litter: int = 0  # hidden files and what macOS and Windows leave behind
+    others: int = 0  # files that are no pictures
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """List a file that cannot be used."""
+        self.unused.append((path, " ".join(reason.split())))
+
+
+def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "loky") -> Catalog:
+    """Walk `root` and read every picture's header, `jobs` at a time.
+
+    `cache` is a file that remembers headers as long as a picture's size and time stay what they were.
     Raises UsageError when there is no such folder, PbvsError when it holds no picture of the archives' layout.
     """
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     catalog = Catalog(root)
-    found = sorted(walk(catalog), key=lambda file: natural_key(file.path))
-    for file in track(found, "reading headers"):
-        _enter(catalog, file)
+    placed = _place(catalog)
+    known = HeaderCache(cache)
+    headers = _read(root, [file for file, _ in placed], known, jobs, backend)
+    for (file, place), header in zip(placed, headers, strict=True):
+        if isinstance(header, str):
+            catalog.leave_out(file.path, header)
+        else:
+            catalog.entries.append(Entry(file.path, place, header))
     if not catalog.entries:
         raise PbvsError(
             f"{root} holds no picture in the archives' layout ({len(catalog.unused)} files could not be used); "
             "see the README for the folders that are expected."
         )
+    known.write()
     return catalog
+
+
+def _place(catalog: Catalog) -> list[tuple[Found, Place]]:
+    placed = []
+    for file in sorted(walk(catalog), key=lambda file: file_key(file.path)):
+        place = place_of(file.path)
+        if isinstance(place, str):
+            catalog.leave_out(file.path, place)
+        else:
+            placed.append((file, place))
+    return placed
+
+
+def _read(root: Path, files: list[Found], known: HeaderCache, jobs: int, backend: str) -> list[Header | str]:
+    """Return each file's header, or the reason why it has none; only what the cache does not know is read."""
+    headers = [known.get(*file) for file in files]
+    missing = [index for index, header in enumerate(headers) if header is None]
+    work = [(files[index].path, files[index].size) for index in missing]
+    read = track(in_chunks(partial(read_headers, root), work, jobs, backend), "reading headers", len(work))
+    for index, header in zip(missing, read, strict=True):
+        headers[index] = header
+        known.put(*files[index], header)
+    return [header for header in headers if header is not None]
 
 
 def walk(catalog: Catalog) -> Iterator[Found]:
     """Yield the pictures below the catalogue's root; links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
-    waiting = [("", catalog.root)]
+    waiting = [("", str(catalog.root))]
     while waiting:
         prefix, folder = waiting.pop()
         try:
-            status = folder.stat()
+            status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
                 catalog.leave_out(prefix, "a link to a folder that is scanned already")
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as items:
-                for item in items:
+                for item in sorted(items, key=lambda item: item.name):
                     yield from _visit(catalog, item, prefix, waiting)
         except OSError as error:
             catalog.leave_out(prefix, f"the folder cannot be read: {error.strerror}")
 
 
-def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, waiting: list[tuple[str, Path]]) -> Iterator[Found]:
-    path = f"{prefix}/{item.name}" if prefix else item.name
-    if item.name.startswith(".") or item.name == "__MACOSX" or item.name in ("Thumbs.db", "desktop.ini"):
+def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, waiting: list[tuple[str, str]]) -> Iterator[Found]:
+    name = item.name
+    path = f"{prefix}/{name}" if prefix else name
+    if name.startswith(".") or name in LITTER:
         catalog.litter += 1
-    elif not _safe(path):
+    elif not _safe(name):
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
+    elif name[name.rfind(".") :].lower() in SUFFIXES and not item.is_dir():
+        yield from _picture(catalog, item, path)
     elif item.is_dir():
-        waiting.append((path, Path(item.path)))
-    elif Path(item.name).suffix.lower() not in SUFFIXES:
-        catalog.others += 1
-    elif not item.is_file():
-        catalog.leave_out(path, "it is a broken link or no plain file")
+        waiting.append((path, item.path))
     else:
-        status = item.stat()
-        yield Found(path, status.st_size, status.st_mtime_ns)
+        catalog.others += 1
 
 
-def _safe(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return "\\" not in path and path.isprintable()
-
-
-def _enter(catalog: Catalog, file: Found) -> None:
-    place = place_of(file.path)
-    if isinstance(place, str):
-        catalog.leave_out(file.path, place)
+def _picture(catalog: Catalog, item: os.DirEntry[str], path: str) -> Iterator[Found]:
+    if not item.is_file():
+        catalog.leave_out(path, "it is a broken link or no plain file")
         return
-    try:
-        header = read_header(catalog.root / file.path)
-    except PbvsError as error:
-        catalog.leave_out(file.path, str(error).replace(f"{catalog.root}/", ""))
-        return
-    catalog.entries.append(Entry(file.path, place, header))
+    status = item.stat()
+    yield Found(path, status.st_size, status.st_mtime_ns)
+
+
+def _safe(name: str) -> bool:
+    """Return whether a name can be written as UTF-8 and read again; one of invalid bytes is not printable."""
+    return name.isprintable() and "\\" not in name
 
 
 def write_catalog(folder: Path, catalog: Catalog) -> None:
@@ -143,20 +162,12 @@ def write_catalog(folder: Path, catalog: Catalog) -> None:
     write_table(folder / "unused.csv", ("path", "reason"), sorted(set(catalog.unused)))
 
 
-def write_table(path: Path, columns: tuple[str, ...], rows: Any) -> None:
-    """Write rows as CSV below a header, whole or not at all."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
-
-
 def _row(entry: Entry) -> tuple[Any, ...]:
     place, header = entry.place, entry.header
-    transform = " ".join(repr(value) for value in header.transform)
+    transform = " ".join(map(repr, header.transform))
     nodata = "" if header.nodata is None else header.nodata
     return (
-        entry.path, place.modality, place.source, place.location, place.role, place.split, place.task, place.base,
-        place.date, header.width, header.height, header.bands, header.dtype, header.crs, transform, nodata,
+        entry.path, place.modality, place.source, place.location, place.role, place.split, place.task,
+        place.base or entry.stem, place.date, header.width, header.height, header.bands, header.dtype, header.crs,
+        transform, nodata,
     )  # fmt: skip

@@ -20,8 +20,8 @@ from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.data.pairs import Opened, open_pair
 from pbvs.data.settings import Chips, Radiometry
-from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, digest, inside, read_json, sha256, write_json
+from pbvs.errors import PbvsError, WriteError
+from pbvs.files import atomic_path, digest, inside, read_json, sha256, sweep, write_json
 from pbvs.progress import track
 from pbvs.tasks import get_task
 
@@ -59,6 +59,7 @@ def prepare(
     """
     from joblib import Parallel, delayed
 
+    sweep(cache)
     work = (delayed(prepare_one)(pair, root, radiometry, chips, size, cache) for pair in pairs)
     if jobs == 1 or len(pairs) < 32:
         results = (prepare_one(pair, root, radiometry, chips, size, cache) for pair in pairs)
@@ -75,6 +76,8 @@ def prepare_one(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, si
         if not record.is_file():
             _make(pair, root, radiometry, chips, size, record)
         facts = read_json(record)
+    except WriteError:  # a full disk must not look like a bad picture
+        raise
     except PbvsError as error:
         return Prepared(pair, cache, reason=str(error))
     windows = tuple((int(top), int(left)) for top, left in facts["windows"])

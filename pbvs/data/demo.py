@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pbvs.data.images import resize, to_uint8, write_png, write_tiff
 from pbvs.data.scene import Scene, make_scene
 from pbvs.errors import UsageError
-from pbvs.files import write_text
+from pbvs.files import UNFINISHED, is_unfinished, unfinished, write_text
 from pbvs.progress import track
 from pbvs.seeds import generator
 
@@ -50,18 +50,23 @@ def write_demo(folder: Path, seed: int = 2024, amounts: Amounts | None = None) -
     About 10 MB. The same seed gives the same pictures. Raises UsageError when `folder` holds something already.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or _holds_something(folder)):
         raise UsageError(f"{folder} exists and is not empty; give a new folder for the synthetic data.")
     count = 0
-    for path, pixels, grid in track(_pictures(seed, amounts or Amounts()), "drawing", unit="picture"):
-        if path.endswith(".png"):
-            write_png(folder / path, to_uint8(pixels.astype(np.float32)))
-        else:
-            stored = pixels if pixels.dtype == np.uint16 else to_uint8(pixels.astype(np.float32))
-            write_tiff(folder / path, stored, *(grid or ()))
-        count += 1
-    write_text(folder / "README.txt", README.format(seed=seed))
+    with unfinished(folder):
+        for path, pixels, grid in track(_pictures(seed, amounts or Amounts()), "drawing", unit="picture"):
+            if path.endswith(".png"):
+                write_png(folder / path, to_uint8(pixels.astype(np.float32)))
+            else:
+                stored = pixels if pixels.dtype == np.uint16 else to_uint8(pixels.astype(np.float32))
+                write_tiff(folder / path, stored, *(grid or ()))
+            count += 1
+        write_text(folder / "README.txt", README.format(seed=seed))
     return count
+
+
+def _holds_something(folder: Path) -> bool:
+    return any(not path.name.startswith(UNFINISHED, 1) and path.name != UNFINISHED for path in folder.iterdir())
 
 
 def _pictures(seed: int, amounts: Amounts) -> Iterator[Step]:

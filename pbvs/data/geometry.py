@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pbvs.data.headers import Header
 
 Point = tuple[float, float]
-EARTH = 111_320.0  # metres in a degree of latitude
+SMALL = 1.0  # degrees: within so much, longitude and latitude may be taken as a plane
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,50 @@ def overlap_window(source: Header, target: Header) -> Window:
     left, top = math.floor(min(xs) + 1e-6), math.floor(min(ys) + 1e-6)
     right, bottom = math.ceil(max(xs) - 1e-6), math.ceil(max(ys) - 1e-6)
     return Window(top, left, max(1, bottom - top), max(1, right - left))
+
+
+class Footprints:
+    """The corners of many pictures in longitude and latitude, projected once, for fast overlaps of small pictures."""
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        """Project the corners of every georeferenced picture, all of one coordinate system at a time."""
+        by_crs: dict[str, list[Header]] = defaultdict(list)
+        for header in headers:
+            if header.georeferenced:
+                by_crs[header.crs].append(header)
+        self._corners: dict[tuple[str, tuple[float, ...], int, int], list[Point]] = {}
+        for crs, members in by_crs.items():
+            points = project([point for header in members for point in corners(header)], crs, "EPSG:4326")
+            for index, header in enumerate(members):
+                self._corners[_key(header)] = points[4 * index : 4 * index + 4]
+
+    def place(self, header: Header) -> list[Point]:
+        """Return the picture's corners as (longitude, latitude)."""
+        return self._corners[_key(header)]
+
+    def overlap(self, source: Header, target: Header) -> float:
+        """Return the share of the target's area that the source covers, as `overlap` does."""
+        over, under = self.place(source), self.place(target)
+        if not all(max(axis) - min(axis) < SMALL for axis in zip(*over, *under, strict=True)):
+            return overlap(source, target) if _near(over, under) else 0.0
+        (x0, y0), (x1, y1), _, (x3, y3) = under
+        a, d, b, e = x1 - x0, y1 - y0, x3 - x0, y3 - y0
+        determinant = a * e - b * d
+        if not determinant:
+            return 0.0
+        inside = [
+            ((e * (x - x0) - b * (y - y0)) / determinant, (a * (y - y0) - d * (x - x0)) / determinant) for x, y in over
+        ]
+        return min(1.0, round(area(clip(inside, 1.0, 1.0)), 6))
+
+
+def _near(first: Sequence[Point], second: Sequence[Point]) -> bool:
+    """Return whether two quadrilaterals could meet; those of which a corner is nowhere could not."""
+    if not all(math.isfinite(value) for point in (*first, *second) for value in point):
+        return False
+    boxes = [[(min(axis), max(axis)) for axis in zip(*points, strict=True)] for points in (first, second)]
+    return all(a[0] <= b[1] and b[0] <= a[1] for a, b in zip(*boxes, strict=True))
+
+
+def _key(header: Header) -> tuple[str, tuple[float, ...], int, int]:
+    return header.crs, header.transform, header.width, header.height

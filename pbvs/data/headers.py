@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pbvs.data.images import check_size, one_line, open_tiff
+from pbvs.data.images import check_size, gdal, one_line, open_tiff
 from pbvs.errors import PbvsError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -16,8 +16,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """Size, bands and number type of a picture, and its georeference where it has one."""
 
     width: int
@@ -34,10 +33,13 @@ class Header:
         return bool(self.crs and self.transform)
 
 
-def read_header(path: Path) -> Header:
-    """Read a picture's header; raise PbvsError when it is empty, truncated, of another format or too large."""
+def read_header(path: Path, size: int | None = None) -> Header:
+    """Read a picture's header; raise PbvsError when it is empty, truncated, of another format or too large.
+
+    `size` is the file's in bytes, when it is known already.
+    """
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size if size is None else size
         if size == 0:
             raise OSError("the file is empty")
         return _png_header(path, size) if path.suffix.lower() == ".png" else _tiff_header(path, size)
@@ -45,8 +47,21 @@ def read_header(path: Path) -> Header:
         raise PbvsError(f"The picture {path} cannot be read ({error}); fetch it again or take it out.") from None
 
 
+def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str]:
+    """Read the headers of (path, size) below `root`; in place of one that cannot be read stands the reason."""
+    with gdal():
+        return [_header_or_reason(root, path, size) for path, size in files]
+
+
+def _header_or_reason(root: Path, path: str, size: int) -> Header | str:
+    try:
+        return read_header(root / path, size)
+    except PbvsError as error:
+        return str(error).replace(f"{root}/", "")
+
+
 def _png_header(path: Path, size: int) -> Header:
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         head = file.read(29)
         if head[:8] != _PNG or head[12:16] != b"IHDR":
             raise OSError("it is no PNG")
@@ -69,7 +84,9 @@ def _tiff_header(path: Path, size: int) -> Header:
 def header_of(file: Any) -> Header:
     """Return the header of an open rasterio dataset; raise OSError for a CRS that PROJ does not know."""
     crs = crs_text(file.crs.to_wkt()) if file.crs else ""
-    transform = tuple(file.transform)[:6] if crs else ()
+    transform = tuple(float(value) for value in tuple(file.transform)[:6]) if crs else ()
+    if transform and abs(transform[0] * transform[4] - transform[1] * transform[3]) < 1e-30:
+        raise OSError("its georeference has no extent")
     nodata = None if file.nodata is None else float(file.nodata)
     return Header(file.width, file.height, file.count, file.dtypes[0], crs, transform, nodata)
 

@@ -18,6 +18,7 @@ from pbvs.files import atomic_path
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_SIDE = 8192  # the largest picture of the archives has 3240 pixels a side
 MAX_PIXELS = 40_000_000
+_NO_SIDE_FILES = ("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
@@ -73,19 +74,31 @@ def open_tiff(path: Path) -> Iterator[Any]:
 
     Side files are not looked for. Raises OSError with the library's reason, PbvsError when the picture is too large.
     """
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import RasterioError
+    from rasterio.io import DatasetReader
 
     try:
-        with warnings.catch_warnings(), rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as file:
-                check_size(path, file.width, file.height)
-                yield file
+        with gdal(), DatasetReader(str(path), driver="GTiff") as file:
+            check_size(path, file.width, file.height)
+            yield file
     except RasterioError as error:
         if not path.exists():
             raise FileNotFoundError(path) from None
         raise OSError(one_line(error)) from None
+
+
+@contextlib.contextmanager
+def gdal() -> Iterator[None]:
+    """Set GDAL to look for no side files, once around many pictures; a missing georeference is no warning."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    if rasterio.env.hasenv() and rasterio.env.getenv().get(_NO_SIDE_FILES[0]) == _NO_SIDE_FILES[1]:
+        yield
+        return
+    with warnings.catch_warnings(), rasterio.Env(**dict([_NO_SIDE_FILES])):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def one_line(error: BaseException) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from pbvs.tasks import TASKS, Modality
 
@@ -22,10 +22,10 @@ _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]
 _TEST = re.compile(r"^(test|mavic.*test.*)$", re.IGNORECASE)
 _VAL = re.compile(r"^(val|validation.*)$", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)$")
+_SPLITS = {"train": "train", "validation": "val", "val": "val"}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What a picture is, by its path alone."""
 
     modality: Modality
@@ -33,23 +33,21 @@ class Place:
     location: str
     role: Role
     split: str  # train, val or test; for images of locations train, until some are held out
-    task: str = ""  # for the challenge's own inputs
+    task: str = ""  # for chips and for the challenge's own inputs
     base: str = ""  # what an RGB and an IR picture of one moment have in common
     date: str = ""  # YYYY-MM-DD
 
 
 def place_of(relative: str) -> Place | str:
     """Return what the path below the data root says, or the reason why it says nothing."""
-    *folders, name = relative.split("/")
+    folder, _, name = relative.rpartition("/")
     stem, _, suffix = name.rpartition(".")
-    low = [folder.lower() for folder in folders]
-    for find in (_official_input, _chip):
-        place = find(folders, low, stem)
-        if place is not None:
-            return place
-    if not folders:
+    known = _known_folder(folder)
+    if known is not None:
+        return known
+    if not folder:
         return "it lies in no folder of the archives' layout"
-    return _stack(folders, stem, suffix.lower())
+    return _stack(folder, stem, suffix.lower())
 
 
 def date_of(stem: str) -> str:
@@ -67,7 +65,7 @@ def _calendar_date(match: re.Match[str]) -> str:
 def number_of(stem: str) -> int | None:
     """Return the number at the end of a chip's name (`Gotcha_1234` is 1234), or None."""
     match = _NUMBER.search(stem)
-    return int(match.group(1)) if match else None
+    return int(match.group(1)) if match and match.group(1).isascii() else None
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
@@ -76,30 +74,42 @@ def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts)
 
 
-def _official_input(folders: list[str], low: list[str], stem: str) -> Place | None:
+def file_key(path: str) -> tuple[str, int, str]:
+    """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
+    folder, _, name = path.rpartition("/")
+    return folder, len(name), name
+
+
+@lru_cache(maxsize=65536)
+def _known_folder(folder: str) -> Place | None:
+    """Return what every picture of a folder is, where the folder alone says so: inputs and SAR2EO chips."""
+    folders = folder.split("/") if folder else []
+    low = [part.lower() for part in folders]
+    return _inputs(folders, low) or _chips(folders, low)
+
+
+def _inputs(folders: list[str], low: list[str]) -> Place | None:
     tail = low[:-1] if low and low[-1] in ("input", "inputs") else low
     if len(tail) < 2 or tail[-1] not in TASKS:
         return None
     task = TASKS[tail[-1]]
     above = folders[len(tail) - 2]
     split = "test" if _TEST.match(above) else "val" if _VAL.match(above) else ""
-    if not split:
-        return None
-    return Place(task.source, above, "", "input", split, task=task.name, base=stem, date=date_of(stem))
+    return Place(task.source, above, "", "input", split, task=task.name) if split else None
 
 
-def _chip(folders: list[str], low: list[str], stem: str) -> Place | None:
-    splits = {"train": "train", "validation": "val", "val": "val"}
-    tail, split = (low[:-1], splits[low[-1]]) if low and low[-1] in splits else (low, "train")
+def _chips(folders: list[str], low: list[str]) -> Place | None:
+    tail, split = (low[:-1], _SPLITS[low[-1]]) if low and low[-1] in _SPLITS else (low, "train")
     if not tail or tail[-1] not in ("sar", "eo"):
         return None
     modality: Modality = "sar" if tail[-1] == "sar" else "eo"
     source = "/".join(folders[: len(tail) - 1]) or "."
-    return Place(modality, source, "", "image", split, task="sar2eo", base=stem, date=date_of(stem))
+    return Place(modality, source, "", "image", split, task="sar2eo")
 
 
-def _stack(folders: list[str], stem: str, suffix: str) -> Place | str:
-    source, location = "/".join(folders[:-1]) or ".", folders[-1]
+def _stack(folder: str, stem: str, suffix: str) -> Place | str:
+    source, _, location = folder.rpartition("/")
+    source = source or "."
     role: Role = "mosaic" if _MOSAIC.match(stem) else "image"
     found = list(_MODALITY.finditer(stem))
     date = date_of(stem)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 
 from pbvs.errors import PbvsError
-from pbvs.files import read_text, write_text
+from pbvs.files import is_unfinished, read_text, write_text
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ def manifest_path(folder: Path, task: str, split: str) -> Path:
 def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as CSV, one row each, in the order given."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(pair) for pair in pairs)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(attrgetter(*COLUMNS), pairs))
     write_text(path, buffer.getvalue())
 
 
@@ -52,6 +53,8 @@ def read_manifest(path: Path) -> list[Pair]:
     """Read a manifest; raise PbvsError naming the row and column when it is not one."""
     if not path.is_file():
         raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
+    if is_unfinished(path.parent):
+        raise PbvsError(f"The manifests in {path.parent} were not written to the end; run `pbvs build-pairs` again.")
     reader = csv.DictReader(io.StringIO(read_text(path)))
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:

@@ -7,9 +7,10 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pbvs.data.catalog import Entry
-from pbvs.data.geometry import overlap
+from pbvs.data.geometry import Footprints
 from pbvs.data.layout import natural_key
 from pbvs.data.settings import Policy
 from pbvs.seeds import generator
@@ -29,8 +30,7 @@ class Rules:
     mosaics: bool = True  # a location's mosaics, where it has them, are the only targets of its SAR
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A source and a target that show the same ground, and how that is known."""
 
     source: Entry
@@ -50,7 +50,12 @@ class Location:
     @property
     def source(self) -> str:
         """The archive that a location counts for: the first of those that have a folder of its name."""
-        return min(entry.place.source for group in (self.images, self.mosaics) for es in group.values() for entry in es)
+        return min(entry.place.source for entry in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for group in (self.images, self.mosaics):
+            for entries in group.values():
+                yield from entries
 
     def candidates(self, task: str, mosaics: bool) -> list[tuple[Entry, Entry]]:
         """Return every (source, target) that a task could use, in a fixed order."""
@@ -93,14 +98,18 @@ def group_locations(entries: Iterable[Entry]) -> tuple[dict[str, Location], list
     return {name: locations[name] for name in sorted(locations, key=natural_key)}, twins
 
 
-def sample(location: Location, task: str, rules: Rules, refused: list[tuple[str, str]]) -> list[Match]:
+def sample(
+    location: Location, task: str, rules: Rules, footprints: Footprints, refused: list[tuple[str, str]]
+) -> list[Match]:
     """Return a location's pairs for a task, at most `pairs_per_location`; refused ones are added with their reason.
 
     `random` draws without replacement; `nearest-date` takes the pairs whose dates are closest first; `all` has no
     limit. RGB and IR of one base need no sampling: all of them are taken, up to the limit.
     """
     candidates = location.candidates(task, rules.mosaics)
-    order = list(generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)))
+    if not candidates:
+        return []
+    order = generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)).tolist()
     if rules.sampling == "nearest-date":
         order.sort(key=lambda index: days_between(*(entry.place.date for entry in candidates[index])))
     limit = len(order) if rules.sampling == "all" or not rules.pairs_per_location else rules.pairs_per_location
@@ -108,7 +117,7 @@ def sample(location: Location, task: str, rules: Rules, refused: list[tuple[str,
     for index in order if rules.sampling != "all" else range(len(candidates)):
         if len(chosen) >= limit:
             break
-        match = check(*candidates[index], rules.min_overlap)
+        match = check(*candidates[index], rules.min_overlap, footprints)
         if isinstance(match, Match):
             chosen[index] = match
         else:
@@ -116,11 +125,11 @@ def sample(location: Location, task: str, rules: Rules, refused: list[tuple[str,
     return [chosen[index] for index in sorted(chosen)]
 
 
-def check(source: Entry, target: Entry, min_overlap: float) -> Match | str:
+def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprints) -> Match | str:
     """Return how source and target lie on one another, or the reason why they are no pair."""
     a, b = source.header, target.header
     if a.georeferenced and b.georeferenced:
-        share = overlap(a, b)
+        share = footprints.overlap(a, b)
         if share < min_overlap:
             return f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}"
         return Match(source, target, "georeference", share)

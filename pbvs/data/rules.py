@@ -6,15 +6,13 @@ One rule serves a whole group, so that two versions of one place agree; a percen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.catalog import Catalog, Entry
 from pbvs.data.images import read_image
-from pbvs.data.manifest import Pair
 from pbvs.data.radiometry import select_bands
 from pbvs.data.settings import Radiometry
 from pbvs.errors import PbvsError
@@ -30,18 +28,10 @@ class RuleBook:
     """The rule of every picture, by its group."""
 
     rules: dict[Group, str] = field(default_factory=dict)
-    groups: dict[str, Group] = field(default_factory=dict)  # path -> group
 
-    def apply(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return the pairs with their rules filled in."""
-        return [
-            replace(pair, source_rule=self.rule(pair.source), target_rule=self.rule(pair.target) if pair.target else "")
-            for pair in pairs
-        ]
-
-    def rule(self, path: str) -> str:
+    def rule(self, entry: Entry) -> str:
         """Return the rule of a picture."""
-        return self.rules[self.groups[path]]
+        return self.rules[_group(entry)]
 
     def as_json(self) -> dict[str, str]:
         """Return the rules by group as one flat table."""
@@ -52,12 +42,16 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
     """Return the rule of every picture: the recipe's for its modality, else what its group's numbers say."""
     members: dict[Group, list[Entry]] = defaultdict(list)
     for entry in catalog.entries:
-        members[entry.place.source, entry.place.modality, entry.header.dtype].append(entry)
-    book = RuleBook(groups={entry.path: group for group, entries in members.items() for entry in entries})
+        members[_group(entry)].append(entry)
+    book = RuleBook()
     for group, entries in members.items():
         own = radiometry.rule(group[1], "auto")
         book.rules[group] = own if own != "auto" else _found(catalog, group, entries)
     return book
+
+
+def _group(entry: Entry) -> Group:
+    return entry.place.source, entry.place.modality, entry.header.dtype
 
 
 def _found(catalog: Catalog, group: Group, entries: list[Entry]) -> str:

@@ -1,0 +1,88 @@
+"""CSV tables beside the manifests, among them the headers that a second run need not read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pbvs.data.headers import Header
+from pbvs.errors import PbvsError
+from pbvs.files import read_text, write_text
+
+VERSION = "headers 1"  # of what is read from a file's head; raise it when that changes
+
+
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV below a header, whole or not at all."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+class HeaderCache:
+    """Remembers what each file's head said, as long as the file's size and time are the same.
+
+    A cache that is missing, damaged or of another version is simply empty.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._old: dict[str, list[str]] = {}
+        self._rows: dict[str, tuple[int, int, Header | str]] = {}
+        self._changed = False
+        if path is not None and path.is_file():
+            self._old = _load(path)
+
+    def get(self, path: str, size: int, mtime_ns: int) -> Header | str | None:
+        """Return the header, or the reason why there is none; None when the file is new or has changed."""
+        row = self._old.pop(path, None)
+        if row is None or row[1] != str(size) or row[2] != str(mtime_ns):
+            return None
+        header = _parse(row)
+        if header is not None:
+            self._rows[path] = (size, mtime_ns, header)
+        return header
+
+    def put(self, path: str, size: int, mtime_ns: int, header: Header | str) -> None:
+        """Remember a header or a reason."""
+        self._rows[path] = (size, mtime_ns, header)
+        self._changed = True
+
+    def write(self) -> None:
+        """Write the cache when it has changed; files that were not asked for are forgotten."""
+        if self.path is not None and (self._changed or self._old):
+            rows = (_format(path, *row) for path, row in self._rows.items())
+            write_table(self.path, (VERSION,), rows)
+
+
+def _load(path: Path) -> dict[str, list[str]]:
+    try:
+        rows = csv.reader(io.StringIO(read_text(path)))
+        if next(rows, None) != [VERSION]:
+            return {}
+        return {row[0]: row for row in rows}
+    except (PbvsError, csv.Error, IndexError):
+        return {}
+
+
+def _format(path: str, size: int, mtime_ns: int, header: Header | str) -> tuple[Any, ...]:
+    if isinstance(header, str):
+        return path, size, mtime_ns, header
+    transform = " ".join(map(repr, header.transform))
+    return path, size, mtime_ns, "", *header[:5], transform, "" if header.nodata is None else repr(header.nodata)
+
+
+def _parse(row: list[str]) -> Header | str | None:
+    try:
+        if row[3]:
+            return row[3]
+        width, height, bands, dtype, crs, transform, nodata = row[4:]
+        numbers = tuple(map(float, transform.split())) if transform else ()
+        return Header(int(width), int(height), int(bands), dtype, crs, numbers, float(nodata) if nodata else None)
+    except (ValueError, IndexError):
+        return None
