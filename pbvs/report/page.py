@@ -89,7 +89,7 @@ def format_score(value: Any, digits: int = 3) -> str:
 def format_value(value: Any) -> str:
     """Return any value from a JSON file as one short line."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
     if isinstance(value, list):

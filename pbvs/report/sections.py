@@ -233,7 +233,7 @@ def _axis(log: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
 
 def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | None]) -> dict[str, Any] | None:
     points = [(x, y) for x, y in zip(axis, values, strict=False) if x is not None and y is not None]
-    if len(points) < 2:
+    if len(points) < 2 or not any(y for _, y in points):
         return None
     x, y = [point[0] for point in points], [point[1] for point in points]
     best = int(np.argmin(y)) if name.startswith("val") else None

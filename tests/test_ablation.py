@@ -1,0 +1,227 @@
+"""The ablation: rows as data, a run each, done once, compared with the reference row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pbvs.ablation import table as tables
+from pbvs.ablation.plan import Plan, Row, built_in_plans, load_plan, merged, row_recipe
+from pbvs.ablation.work import Made, ablate, copy_model
+from pbvs.cli import cli
+from pbvs.errors import PbvsError, UsageError
+from pbvs.recipe import Recipe, load_recipe, parse_recipe
+from pbvs.report.ablation import render_ablation
+from tests.report.world import HOSTILE, World
+
+ROWS = """
+title = "Gains <b>"
+reference = "as it is"
+[[rows]]
+name = "as it is"
+tasks = ["sar2eo", "rgb2ir"]
+[[rows]]
+name = "brighter"
+about = "RGB to IR times 1.3"
+tasks = ["rgb2ir"]
+[rows.stages.rgb2ir]
+intensity = 1.3
+[[rows]]
+name = "Two <script>"
+tasks = ["sar2eo", "rgb2ir"]
+[rows.every]
+intensity = 0.5
+"""
+
+
+def gray() -> Recipe:
+    stages = {task: {"method": "grayscale"} for task in ("sar2eo", "sar2ir", "rgb2ir")}
+    return parse_recipe({"name": "gray", "evaluation_size": "native", "stages": stages}, "test")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, images=4)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "rows.toml"
+    path.write_text(ROWS)
+    return load_plan(path)
+
+
+def make(world: World, plan: Plan, folder: Path, recipe: Recipe | None = None, **how: Any) -> list[Made]:
+    place = {"root": world.root, "manifests": world.manifests, "submissions": folder}
+    return ablate(plan, recipe or gray(), prefix="t", lpips_net="random", device="cpu", **place, **how)
+
+
+def stage(recipe: Recipe, task: str) -> dict[str, Any]:
+    found: dict[str, Any] = recipe.model_dump()["stages"][task]
+    return found
+
+
+@pytest.mark.parametrize("base", ["paper", "demo"])
+def test_the_papers_rows(base: str) -> None:
+    plan = load_plan("paper")
+    rows = {row.name: row_recipe(row, load_recipe(base)) for row in plan.rows}
+    assert list(rows) == ["Pix2PixHD-c", "Grayscale", "Pretrained", "All combined"]
+    alone = rows["Pix2PixHD-c"]
+    assert {task: stage(alone, task)["method"] for task in alone.stages} == dict.fromkeys(alone.stages, "pix2pixhd")
+    assert [stage(alone, task)["init_from"] for task in alone.stages] == [None] * 4
+    assert stage(alone, "rgb2ir")["size"] == stage(alone, "sar2rgb")["size"]
+    assert [stage(rows["Grayscale"], task)["intensity"] for task in ("rgb2ir", "sar2ir")] == [1.3, 1.15]
+    assert set(rows["Grayscale"].stages) == {"rgb2ir", "sar2ir"}
+    assert set(rows["Pretrained"].stages) == {"sar2eo", "sar2rgb", "sar2ir"}
+    assert stage(rows["Pretrained"], "sar2ir")["init_from"] == "sar2eo"
+    assert rows["All combined"].stages == load_recipe(base).stages
+
+
+def test_a_row_changes_what_it_says_and_nothing_else() -> None:
+    base = load_recipe("demo")
+    row = Row(name="x", every={"lpips_weight": 0.0}, recipe={"seed": 7}, stages={"sar2rgb": {"size": 96}})
+    changed = row_recipe(row, base)
+    assert changed.seed == 7
+    assert stage(changed, "sar2rgb") == stage(base, "sar2rgb") | {"size": 96, "lpips_weight": 0.0}
+    assert stage(changed, "rgb2ir") == stage(base, "rgb2ir")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"stages": {"sar2eo": {"sizes": 1}}}, "row 'x'.*sizes"),
+        ({"stages": {"sar2ir": {"like": "sar2xx"}}}, "like sar2xx"),
+        ({"base": "nowhere"}, "nowhere"),
+        ({"tasks": ["sar2ir"], "stages": {"sar2ir": {"method": "cascade", "first": "sar2rgb"}}}, "needs a stage"),
+        ({"tasks": ["sar2rgb"]}, "no stage"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(PbvsError, match=words):
+        row_recipe(Row.model_validate({"name": "x", **row}), gray())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('title = "t"\nrows = []', "rows"),
+        ('title = "t"\n[[rows]]\nname = "A b"\n[[rows]]\nname = "a-B"', "two rows are called 'a-b'"),
+        ('title = "t"\nreference = "c"\n[[rows]]\nname = "a"', "reference 'c' is none"),
+        ('title = "t"\n[[rows]]\nname = "a"\nstage = 1', "no such key"),
+        ('title = "t"\n[[rows]]\nname = "a"\ntasks = ["sar2x"]', "tasks"),
+    ],
+)
+def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "rows.toml"
+    path.write_text(text)
+    with pytest.raises(PbvsError, match=words):
+        load_plan(path)
+
+
+def test_unknown_rows_name_the_known() -> None:
+    with pytest.raises(UsageError, match=", ".join(built_in_plans())):
+        load_plan("other")
+
+
+def test_tables_merge_deeply() -> None:
+    assert merged({"a": {"b": 1, "c": 2}, "d": 1}, {"a": {"b": 3}, "d": {"e": 1}}) == {
+        "a": {"b": 3, "c": 2},
+        "d": {"e": 1},
+    }
+
+
+def test_rows_are_made_once_and_compared(world: World, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    rows = make(world, plan, folder)
+    table = tables.tabulate(plan, "gray", rows)
+    assert [line.name for line in table.lines] == ["as it is", "brighter", "Two <script>"]
+    assert set(table.lines[1].scores) == {"rgb2ir"}
+    assert set(table.lines[1].changes) == {"rgb2ir"}
+    difference = table.lines[1].scores["rgb2ir"] - table.lines[0].scores["rgb2ir"]
+    assert table.lines[1].changes["rgb2ir"].difference == pytest.approx(difference)
+    assert table.lines[0].changes == {}
+
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert make(world, plan, folder) == rows
+    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+    text = tables.ablation_text(table)
+    assert "NOT LPIPS (random)" in text
+    assert " / " in text
+    assert max(map(len, text.splitlines())) <= 80
+    page = render_ablation(table, rows, world.root, world.manifests)
+    assert "<script" not in page
+    assert HOSTILE.split("-")[0] not in page
+    assert page.count("<img") == 3 * (2 + 3) + 3 * (2 + 2)
+
+
+def test_an_interrupted_table_goes_on(world: World, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    first = make(world, plan, folder, only=["brighter"])
+    assert [made.row.name for made in first] == ["brighter"]
+    stamp = first[0].record.stat().st_mtime_ns
+    rows = make(world, plan, folder)
+    assert len(rows) == 3
+    assert first[0].record.stat().st_mtime_ns == stamp
+
+
+def test_without_its_reference_a_table_has_no_changes(world: World, plan: Plan, tmp_path: Path) -> None:
+    rows = make(world, plan, tmp_path / "runs", only=["brighter"])
+    table = tables.tabulate(plan, "gray", rows)
+    assert table.reference == ""
+    assert "Change" not in tables.ablation_text(table)
+    with pytest.raises(PbvsError, match="No row"):
+        tables.tabulate(plan, "gray", [])
+
+
+def test_another_protocol_scores_again(world: World, plan: Plan, tmp_path: Path) -> None:
+    protocol = tmp_path / "mse.toml"
+    protocol.write_text('name = "mse"\npixel = "mse"\n')
+    folder = tmp_path / "runs"
+    before = tables.tabulate(plan, "gray", make(world, plan, folder, only=["brighter"]))
+    after = tables.tabulate(plan, "gray", make(world, plan, folder, only=["brighter"], protocol=protocol))
+    assert before.rule != after.rule
+    assert before.lines[0].scores != after.lines[0].scores
+
+
+def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: Plan, tmp_path: Path) -> None:
+    rows = make(world, plan, tmp_path / "runs")
+    copied = {made.row.name: json.loads(made.record.read_text())["copied"] for made in rows}
+    assert copied == {"as it is": [], "brighter": [], "Two <script>": []}
+    twice = Plan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
+    rows = make(world, twice, tmp_path / "other")
+    assert json.loads(rows[1].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
+
+
+def test_a_copied_model_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "a" / "sar2eo", tmp_path / "b" / "sar2eo"
+    source.mkdir(parents=True)
+    (source / "model").write_text("new")
+    target.mkdir(parents=True)
+    (target / "half").write_text("old")
+    copy_model(source, target)
+    assert [path.name for path in target.iterdir()] == ["model"]
+    assert [path.name for path in target.parent.iterdir()] == ["sar2eo"]
+
+
+def test_the_command_writes_table_and_page(world: World, tmp_path: Path) -> None:
+    rows, recipe, folder = tmp_path / "rows.toml", tmp_path / "gray.toml", tmp_path / "runs"
+    rows.write_text(ROWS)
+    recipe.write_text(
+        'name = "gray"\nevaluation_size = "native"\n'
+        + "".join(f'[stages.{task}]\nmethod = "grayscale"\n' for task in ("sar2eo", "rgb2ir"))
+    )
+    common = ["ablate", "--rows", str(rows), "--recipe", str(recipe), "--submissions", str(folder), "--device", "cpu"]
+    common += ["--manifests", str(world.manifests), "--data", str(world.root), "--lpips-net", "random", "--jobs", "1"]
+    told = CliRunner().invoke(cli, [*common, "--dry-run"], catch_exceptions=False).stdout
+    assert "brighter: rgb2ir grayscale" in told
+    told = CliRunner().invoke(cli, [*common, "--only", "as it is"], catch_exceptions=False).stdout
+    assert "as it is" in told
+    assert (folder / "ablation-rows-gray.html").is_file()
+    assert json.loads((folder / "ablation-rows-gray.json").read_text())["rows"][0]["row"] == "as it is"
+    with pytest.raises(UsageError, match="no row 'other'"):
+        CliRunner().invoke(cli, [*common, "--only", "other"], catch_exceptions=False)
