@@ -10,6 +10,7 @@ import click
 
 from pbvs import __version__
 from pbvs.errors import PbvsError, UsageError
+from pbvs.memory import prefer_huge_pages
 
 # name -> (module below pbvs.cli, function, one line of help), in the order of the work
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -67,6 +68,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; what a user caused is one sentence and an exit status, never a trace."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    prefer_huge_pages()
     try:
         sys.exit(cli.main(args=arguments, prog_name="pbvs", standalone_mode=False) or 0)
     except click.exceptions.Exit as error:
