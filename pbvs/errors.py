@@ -12,6 +12,10 @@ class PbvsError(Exception):
     exit_status = 1
 
 
+class WriteError(PbvsError):
+    """A file could not be written: no picture's fault, so that nothing goes on without it."""
+
+
 class UsageError(PbvsError):
     """The command was called wrongly (unknown name, impossible value); exit status 2."""
 

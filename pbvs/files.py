@@ -14,9 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, WriteError
 
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$")
+# Ours, and the one that safetensors makes beside the file it writes.
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$|^\.tmp[A-Za-z0-9]{6}$")
+UNFINISHED = ".unfinished"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -60,13 +62,20 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_all(paths: Iterable[Path]) -> None:
-    """Remove files, durably: none comes back after a power failure. One that is gone already is no error."""
-    folders = set()
-    for path in paths:
-        path.unlink(missing_ok=True)
-        folders.add(path.parent)
-    for folder in folders:
-        sync_folder(folder)
+    """Remove files, durably: none comes back after a power failure. One that is gone already is no error.
+
+    Raises WriteError when one cannot be removed.
+    """
+    folders: set[Path] = set()
+    path = Path()
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for path in folders:
+            sync_folder(path)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -85,6 +94,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[None]:
+    """Mark `folder` while files that belong together are written into it; the mark stays when that is interrupted."""
+    mark = folder / UNFINISHED
+    write_text(mark, "What lies here is not complete: the command that writes it was stopped. Start it again.\n")
+    sweep(folder)
+    yield
+    remove_all([mark])
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether the last command that wrote all of `folder` was stopped in the middle."""
+    return (folder / UNFINISHED).is_file()
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8 text; raise PbvsError when the file is missing, unreadable or not UTF-8."""
     try:
@@ -101,16 +125,21 @@ def read_json(path: Path) -> Any:
     """Read JSON; raise PbvsError with the line where it stops being JSON."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise PbvsError(f"{path} is not valid JSON ({error}); mend it or make it anew.") from None
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; raise PbvsError when it cannot be read."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise PbvsError(
+            f"{path} cannot be read: {error.strerror}; check that it is there and yours to read."
+        ) from error
     return digest.hexdigest()
 
 
@@ -167,10 +196,10 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def sweep(folder: Path) -> int:
-    """Remove the temporary files that dead processes left below `folder`; return how many."""
+def sweep(folder: Path, deep: bool = True) -> int:
+    """Remove the temporary files that dead processes left in `folder` and, if `deep`, below it; return how many."""
     count = 0
-    for part in Path(folder).rglob(".*.part"):
+    for part in Path(folder).glob("**/.*" if deep else ".*"):
         if _TEMPORARY.match(part.name) and not part.is_symlink() and _abandoned(part):
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -208,7 +237,10 @@ _ADVICE = {
 }
 
 
-def write_error(path: Path, error: OSError) -> PbvsError:
+def write_error(path: Path, error: OSError) -> WriteError:
     """Return the sentence for a file that could not be written: which, why, and what to do."""
-    reason = _ADVICE.get(error.errno or 0, f"{error.strerror or error}; check the folder and its disk")
-    return PbvsError(f"{path} cannot be written: {reason}.")
+    number = error.errno
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # as libraries in Rust say it
+        number = int(match.group(1))
+    reason = _ADVICE.get(number or 0, f"{error.strerror or error}; check the folder and its disk")
+    return WriteError(f"{path} cannot be written: {reason}.")

@@ -15,7 +15,7 @@ from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairs import open_source
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, read_json, sha256, sweep, write_json, write_text
+from pbvs.files import digest, read_json, remove_all, sha256, sweep, write_error, write_json, write_text
 from pbvs.locks import locked
 from pbvs.predictor import Outcome, predict_pairs
 from pbvs.progress import say
@@ -201,6 +201,8 @@ class Job:
         facts = self._begin(record, folder, task, split, pairs)
         there = {path.stem for path in folder.glob("*.png")}
         missing = [pair for pair in pairs if pair.name not in there][devices.rank() :: devices.world_size()]
+        if not missing and not facts["images"] and devices.rank() == 0:
+            missing = pairs[:1]  # all are there, but the run was killed before it wrote how long they took
         outcome = self._stream(task, split, missing) if missing else Outcome()
         facts["images"] += outcome.images
         facts["seconds"] = round(facts["seconds"] + outcome.seconds, 6)
@@ -208,7 +210,7 @@ class Job:
         write_part(record, facts, devices.rank())
         barrier()
         if devices.rank() == 0:
-            merge_parts(record, devices.world_size(), facts)
+            merge_parts(record, devices.world_size(), facts, written=len(list(folder.glob("*.png"))))
         return outcome.failures
 
     def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
@@ -228,8 +230,7 @@ class Job:
             "expected": len(pairs),
         }
         if devices.rank() == 0:
-            for old in folder.glob("*.png"):
-                old.unlink()
+            remove_all(folder.glob("*.png"))
             write_json(record, facts)
         barrier()
         return facts
@@ -293,7 +294,11 @@ def _remove_model(folder: Path) -> None:
     import shutil
 
     if folder.is_dir():
-        shutil.rmtree(folder)
+        remove_all([folder / "done.json"])  # first, so that half a model is never taken for one
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise write_error(folder, error) from error
 
 
 def barrier() -> None:
@@ -309,13 +314,17 @@ def write_part(record: Path, facts: dict[str, Any], rank: int) -> None:
     write_json(record.with_name(f".{record.stem}.{rank}.json"), facts)
 
 
-def merge_parts(record: Path, world: int, facts: dict[str, Any]) -> None:
-    """Add up what the processes predicted, and write the record."""
+def merge_parts(record: Path, world: int, facts: dict[str, Any], written: int) -> None:
+    """Add up what the processes predicted, and write the record.
+
+    A run killed in the middle leaves more pictures `written` than were timed; theirs is taken to be the same time.
+    """
     parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
     counts = [read_json(part) for part in parts]
     for key in ("images", "failed"):
         facts[key] = sum(count[key] for count in counts)
     facts["seconds"] = max(count["seconds"] for count in counts)
+    if 0 < facts["images"] < written:
+        facts |= {"images": written, "seconds": round(facts["seconds"] * written / facts["images"], 6)}
     write_json(record, facts)
-    for part in parts:
-        part.unlink()
+    remove_all(parts)

@@ -1,0 +1,229 @@
+"""Every crash point of a command in turn: fail it there, look at what is left, run it again, compare."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import traceback
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pbvs.errors import PbvsError
+from tests.faults.injector import ERRORS, KILLED, KILLS, Injector, digest_of, is_ignored
+
+TIMEOUT = 120  # seconds until a forked run counts as hanging
+Tree = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command on a prepared folder. `act` runs in a forked process whose working folder that is."""
+
+    name: str
+    act: Callable[[], None]
+    prepare: Callable[[], None] = lambda: None
+    torch: bool = False  # whether the command imports it: a process that has forks three times as slowly
+
+
+@dataclass
+class Count:
+    """What came of the points tried."""
+
+    tried: int = 0
+    lost: list[str] = field(default_factory=list)
+    modes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Count) -> None:
+        """Add another count to this one."""
+        self.tried += other.tried
+        self.lost += other.lost
+        self.modes += other.modes
+
+
+class Bench:
+    """Runs one scenario undisturbed, then with one fault after the other."""
+
+    def __init__(self, scenario: Scenario, scratch: Path):
+        self.scenario = scenario
+        self.work, self.start = scratch / "work", scratch / "start"
+        self.out, self.facts = scratch / "out.txt", scratch / "facts.json"
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        status = self._fork(scenario.prepare)
+        if status:
+            raise AssertionError(f"{scenario.name}: preparing ended with {status}: {self.said()}")
+        shutil.copytree(self.work, self.start, symlinks=True)
+        self.before = tree(self.work)
+        self.kinds, self.versions, self.after = self._undisturbed()
+
+    def said(self) -> str:
+        """Return what the last run printed."""
+        return self.out.read_text(errors="replace")[-1500:]
+
+    def _undisturbed(self) -> tuple[list[str], dict[str, set[str]], Tree]:
+        injector = Injector(self.work)
+
+        def act() -> None:
+            with injector.installed():
+                self.scenario.act()
+            versions = {name: sorted(digests) for name, digests in injector.versions.items()}
+            self.facts.write_text(json.dumps([injector.kinds, versions]))
+
+        status = self._fork(act)
+        if status:
+            raise AssertionError(f"{self.scenario.name}: undisturbed it ended with {status}: {self.said()}")
+        kinds, versions = json.loads(self.facts.read_text())
+        first = tree(self.work)
+        self._reset()
+        self._fork(self.scenario.act)
+        second = tree(self.work)
+        if first != second:
+            raise AssertionError(f"{self.scenario.name}: two undisturbed runs differ: {differences(first, second)}")
+        return kinds, {name: set(digests) for name, digests in versions.items()}, first
+
+    def points(self) -> Iterator[tuple[int, str]]:
+        """Yield every (operation, mode) that makes a difference."""
+        for number, kind in enumerate(self.kinds):
+            yield from ((number, mode) for mode in (*KILLS, *ERRORS) if mode != "half")
+            if kind == "write":
+                yield number, "half"
+                yield number, "short"
+
+    def try_point(self, number: int, mode: str) -> str:
+        """Fail one operation; return what was lost, or nothing."""
+        self._reset()
+        status = self._fork(lambda: self._disturbed(number, mode))
+        told = self.said()
+        what = self._visible(mode)
+        if what:
+            return f"after {mode} at {number}: {what}"
+        if status not in ({KILLED} if mode in KILLS else {0} if mode == "short" else {0, 1}):
+            return f"{mode} at {number} ended with {status}: {told}"
+        if "Traceback" in told:
+            return f"{mode} at {number} printed a trace: {told}"
+        status = self._fork(self.scenario.act)
+        if status:
+            return f"after {mode} at {number} the second run ended with {status}: {self.said()}"
+        found = tree(self.work)
+        if found != self.after:
+            return f"after {mode} at {number} the second run's result differs: {differences(self.after, found)}"
+        return ""
+
+    def _disturbed(self, number: int, mode: str) -> None:
+        with Injector(self.work, number, mode).installed():
+            self.scenario.act()
+        if mode in KILLS:  # threads took another order, and fewer operations came; still a point without a fault
+            os._exit(KILLED)
+
+    def _visible(self, mode: str) -> str:
+        """Return what visible file is neither the old one nor one that an undisturbed run shows at some time."""
+        for name, digest in tree(self.work).items():
+            if is_temporary(Path(name)):
+                continue
+            if mode in ERRORS:  # what is written after an error may tell of it, so only wholeness is asked for
+                if not whole(self.work / name):
+                    return f"{name} is not whole"
+            elif digest not in self.versions.get(str(self.work / name), set()) | {self.before.get(name)}:
+                return f"{name} is no version that an undisturbed run shows ({(self.work / name).stat().st_size} bytes)"
+        return ""
+
+    def _reset(self) -> None:
+        shutil.rmtree(self.work)
+        shutil.copytree(self.start, self.work, symlinks=True)
+
+    def _fork(self, act: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            run_in_child(act, self.work, self.out)
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def run_in_child(act: Callable[[], None], work: Path, out: Path) -> None:
+    """Run `act` in this forked process, in `work`, with all that it prints in `out`; never returns."""
+    status = 99
+    try:
+        os.chdir(work)
+        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(TIMEOUT)
+        act()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except PbvsError as error:
+        print(error, flush=True)
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def tree(folder: Path) -> Tree:
+    """Return relative path -> digest of all files, less those that are only appended to."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): digest_of(path) for path in files if not is_ignored(path)}
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a name says that its file is not finished."""
+    return path.name.startswith(".") and (path.suffix == ".part" or path.name.startswith(".tmp"))
+
+
+def differences(expected: Tree, found: Tree) -> str:
+    """Return what two trees differ in."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    changed = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    return f"missing {missing[:5]}, extra {extra[:5]}, changed {changed[:5]}"
+
+
+def whole(path: Path) -> bool:
+    """Return whether a file can be read to its end as what its name says."""
+    data = path.read_bytes()
+    try:
+        if path.suffix == ".json":
+            json.loads(data)
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+        elif path.suffix == ".png":
+            return data.endswith(b"IEND\xaeB`\x82")
+        elif path.suffix == ".html":
+            return data.rstrip().endswith(b"</html>")
+        elif path.suffix == ".safetensors":
+            from safetensors import deserialize
+
+            deserialize(data)
+    except Exception:
+        return False
+    return bool(data) or path.suffix not in {".csv", ".toml", ".npy", ".tif", ".tiff"}
+
+
+def run_points(scenario: Scenario, limit: int | None, seed: int = 0, stop: Callable[[], bool] = lambda: False) -> Count:
+    """Try the scenario's points, all or `limit` drawn at random; return the count."""
+    count = Count()
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pbvs-faults-", dir=folder) as scratch:
+        bench = Bench(scenario, Path(scratch) / "bench")
+        points = list(bench.points())
+        if limit is not None and limit < len(points):
+            points = random.Random(seed).sample(points, limit)
+        for number, mode in points:
+            if stop():
+                break
+            lost = bench.try_point(number, mode)
+            count.tried += 1
+            count.modes[mode] += 1
+            if lost:
+                count.lost.append(f"{scenario.name}: {lost}")
+    return count

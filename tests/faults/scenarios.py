@@ -1,0 +1,142 @@
+"""Every command that writes, on data small enough to run it hundreds of times a minute."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from pbvs import provenance
+from pbvs.cli import main
+from pbvs.data.demo import Amounts, write_demo
+from pbvs.files import is_unfinished
+from tests.faults.points import Scenario
+
+GRAY = 'name = "r"\nevaluation_size = "native"\n[stages.rgb2ir]\nmethod = "grayscale"\nintensity = {}\n'
+TINY = """name = "r"
+evaluation_size = "native"
+[stages.sar2eo]
+method = "pix2pixhd"
+size = 32
+epochs = 1
+half_rate_epochs = 1
+batch_size = 2
+generator_width = 2
+discriminator_width = 2
+downsamplings = 1
+residual_blocks = 1
+discriminators = 1
+discriminator_layers = 1
+vgg_weight = 0.0
+lpips_net = "random"
+save_minutes = 0.0
+validation_images = 2
+"""
+AMOUNTS = Amounts(scenes=2, validation_scenes=1, test_scenes=1, locations=2, inputs=1)
+LIGHT = (
+    "pandas", "rasterio", "rasterio.warp", "joblib", "jinja2", "PIL.PngImagePlugin", "pbvs.runner", "pbvs.data.build",
+    "pbvs.cli.submission", "pbvs.submission.archive", "pbvs.submission.check", "pbvs.cli.data", "pbvs.cli.predict",
+)  # fmt: skip
+HEAVY = (
+    "torch", "safetensors.torch", "pbvs.data.chips", "pbvs.scoring.scorer", "pbvs.report", "pbvs.training.trainer",
+    "pbvs.translators.pix2pixhd", "pbvs.cli.score", "torch.utils.data", "torch.utils.tensorboard",
+)  # fmt: skip
+
+
+def warm(torch: bool) -> None:
+    """Import all that the commands import, so that each forked process starts at once."""
+    for name in (*LIGHT, *(HEAVY if torch else ())):
+        importlib.import_module(name)
+    if torch:
+        importlib.import_module("torch").set_num_threads(1)
+
+
+def pbvs(line: str) -> None:
+    """Run one command line in this process; a failure ends it with the command's status."""
+    provenance.git_commit = lambda folder: None  # a process each time; it reads only what is not below the work folder
+    provenance.source_digest = lambda package=None: "sources"  # type: ignore[assignment]
+    try:
+        main(line.split())
+    except SystemExit as stop:
+        if stop.code:
+            raise
+
+
+def _run(line: str) -> Callable[[], None]:
+    return lambda: pbvs(line)
+
+
+def _data() -> None:
+    write_demo(Path("data"), amounts=AMOUNTS)
+
+
+def _data_once() -> None:
+    if is_unfinished(Path("data")) or not Path("data/README.txt").is_file():
+        _data()
+
+
+def _pairs() -> None:
+    _data()
+    pbvs("build-pairs --data data")
+
+
+def _gray(intensity: float = 1.3) -> Callable[[], None]:
+    def prepare() -> None:
+        _pairs()
+        Path("r.toml").write_text(GRAY.format(intensity))
+
+    return prepare
+
+
+def _after(prepare: Callable[[], None], *lines: str) -> Callable[[], None]:
+    def act() -> None:
+        prepare()
+        for line in lines:
+            pbvs(line)
+
+    return act
+
+
+def _changed_recipe() -> None:
+    _after(_gray(1.3), PREDICT)()
+    Path("r.toml").write_text(GRAY.format(0.7))
+
+
+def _tiny() -> None:
+    _pairs()
+    Path("r.toml").write_text(TINY)
+
+
+PREDICT = "predict --all --recipe r.toml --data data --jobs 1 --device cpu"
+SCORE = "score --run r --data data --lpips-net random --jobs 1 --device cpu"
+PACKAGE = "package --run r --tasks rgb2ir --data data"
+
+
+def _primitives() -> None:
+    """Write through every door of pbvs.files."""
+    from pbvs import files
+
+    files.sweep(Path())
+    for number in range(4):
+        files.write_json(Path(f"a/b{number}/x.json"), {"n": [number] * 50})
+        files.write_text(Path("a/same.csv"), f"row {number}\n" * 50)
+        files.write_bytes(Path(f"c/{number}.bin"), b"x" * 5000)
+    files.remove_all([Path("c/0.bin")])
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("files", _primitives),
+        Scenario("demo-data", _data_once),
+        Scenario("build-pairs", _run("build-pairs --data data"), _data),
+        Scenario("build-pairs again", _run("build-pairs --data data --seed 7"), _pairs),
+        Scenario("predict", _run(PREDICT), _gray()),
+        Scenario("predict with another recipe", _run(PREDICT), _changed_recipe),
+        Scenario("predict --retrain", _run(PREDICT + " --retrain"), _after(_gray(), PREDICT)),
+        Scenario("train", _run(PREDICT), _tiny, torch=True),
+        Scenario("score", _run(SCORE), _after(_gray(), PREDICT), torch=True),
+        Scenario("package", _run(PACKAGE), _after(_gray(), PREDICT)),
+        Scenario("package again", _run(PACKAGE + " --describe other"), _after(_gray(), PREDICT, PACKAGE)),
+    )
+}
