@@ -59,11 +59,16 @@ def overview(submissions: Path) -> list[Row]:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Return the recipe's keys that are not the same in all runs, with each run's value (None where absent)."""
+    """Return the recipe's keys that are not the same in all runs, with each run's value (None where absent).
+
+    Of a stage whose method is not the same everywhere only the method is told; names and descriptions are not.
+    """
     flat = {run.name: _flatten(_tables(run)) for run in runs}
-    keys = sorted({key for values in flat.values() for key in values})
+    keys = sorted({key for values in flat.values() for key in values} - {"name", "description"})
     table = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
-    return {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
+    unlike = {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
+    stages = tuple(key.removesuffix("method") for key in unlike if key.endswith(".method"))
+    return {key: values for key, values in unlike.items() if key.endswith(".method") or not key.startswith(stages)}
 
 
 def remove(run: Run, *, archive: bool = True) -> list[Path]:

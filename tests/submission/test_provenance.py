@@ -1,0 +1,157 @@
+"""What a run was made with is written down, and a run made again is the same or the difference is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pbvs import provenance, runner
+from pbvs.data.images import write_png
+from pbvs.errors import PbvsError
+from pbvs.files import read_json, write_json
+from pbvs.recipe import parse_recipe
+from pbvs.runs import Run
+from pbvs.submission import reproduce
+from pbvs.submission.bundle import export, install
+from tests.submission.place import RECIPE, Place, noise
+
+GREY = {"name": "grey", "evaluation_size": "native", "stages": {"rgb2ir": {"method": "grayscale", "intensity": 1.3}}}
+
+
+@pytest.fixture
+def run(place: Place) -> Run:
+    return predicted(place, "grey")
+
+
+def predicted(place: Place, name: str) -> Run:
+    return runner.predict(
+        parse_recipe(GREY, "test"),
+        run=name,
+        splits=["test"],
+        root=place.root,
+        manifests=place.manifests,
+        submissions=place.submissions,
+        device="cpu",
+    )
+
+
+def changes(run: Run, place: Place) -> dict[str, bool]:
+    found = reproduce.compare_circumstances(run, place.manifests, place.root, None)
+    return {difference.what: difference.decisive for difference in found}
+
+
+def test_everything_that_matters_is_written(run: Run, place: Place) -> None:
+    facts = provenance.read_provenance(run.provenance_file)
+    assert facts["recipe"] == {"name": "grey", "digest": run.recipe().digest()}
+    assert facts["seed"] == run.recipe().seed
+    assert set(facts["manifests"]) == {"rgb2ir_test.csv"}
+    assert facts["data"]["files"] == 3
+    assert facts["packages"]["numpy"] == np.__version__
+    assert len(facts["code"]["sources"]) == 64
+    assert facts["device"]["kind"] == "cpu"
+
+
+def test_digest_of_the_data_depends_on_content_alone(place: Place, tmp_path: Path) -> None:
+    recipe = parse_recipe(RECIPE, "test")
+    first = provenance.data_facts(recipe, place.manifests, place.root)
+    moved = place.root.rename(tmp_path / "moved")
+    second = provenance.data_facts(recipe, place.manifests, moved)
+    assert first["digest"] == second["digest"]
+    write_png(moved / "test" / "sar2eo" / "3.png", noise(77, 1)[:, :, None])
+    assert provenance.data_facts(recipe, place.manifests, moved)["digest"] != first["digest"]
+
+
+def test_pictures_are_not_read_again_when_nothing_changed(
+    run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_json(run.provenance_file)
+    monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the pictures were read"))
+    facts = provenance.data_facts(run.recipe(), place.manifests, place.root, run.provenance_file)
+    assert facts["digest"] == before["data"]["digest"]
+
+
+def test_a_missing_picture_changes_the_digest(place: Place) -> None:
+    recipe = parse_recipe(RECIPE, "test")
+    before = provenance.data_facts(recipe, place.manifests, place.root)["digest"]
+    (place.root / "test" / "rgb2ir" / "1.tiff").unlink()
+    assert provenance.data_facts(recipe, place.manifests, place.root)["digest"] != before
+
+
+def test_earlier_circumstances_are_kept(run: Run, place: Place) -> None:
+    facts = read_json(run.provenance_file)
+    write_json(run.provenance_file, {**facts, "python": "3.9.0"})
+    predicted(place, "grey")
+    now = provenance.read_provenance(run.provenance_file)
+    assert now["python"] == facts["python"]
+    assert [before["python"] for before in now["earlier"]] == ["3.9.0"]
+    predicted(place, "grey")
+    assert len(provenance.read_provenance(run.provenance_file)["earlier"]) == 1
+
+
+def test_nothing_changed_nothing_to_say(run: Run, place: Place) -> None:
+    assert changes(run, place) == {}
+
+
+def test_each_change_is_named_and_weighed(run: Run, place: Place) -> None:
+    facts = read_json(run.provenance_file)
+    facts["packages"] |= {"click": "1.0", "numpy": "1.0"}
+    facts["platform"] = "elsewhere"
+    write_json(run.provenance_file, facts)
+    write_png(place.root / "test" / "rgb2ir" / "extra.png", noise(1, 1)[:, :, None])
+    manifest = place.manifests / "rgb2ir_test.csv"
+    manifest.write_text(manifest.read_text().replace("rgb2ir/2.tiff", "rgb2ir/extra.png"))
+    assert changes(run, place) == {
+        "data.bytes": False,
+        "data.digest": True,
+        "manifests.rgb2ir_test.csv": True,
+        "packages.click": False,
+        "packages.numpy": True,
+        "platform": False,
+    }
+
+
+def test_a_run_made_again_is_equal(run: Run, place: Place) -> None:
+    assert reproduce.reproduce(run, manifests=place.manifests, root=place.root) == []
+    assert reproduce.again(run).exists()
+    assert reproduce.reproduce(run, manifests=place.manifests, root=place.root) == []
+
+
+def test_what_differs_is_listed(run: Run, place: Place) -> None:
+    path = run.prediction("test", "rgb2ir", "1")
+    changed = noise(5, 1)
+    write_png(path, changed[:, :, None])
+    run.prediction("test", "rgb2ir", "2").rename(run.prediction("test", "rgb2ir", "nobody"))
+    (found,) = reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+    assert (found.task, found.pictures, found.different, found.missing) == ("rgb2ir", 3, 1, 1)
+    assert found.largest > 0
+    assert "rgb2ir test: 1 of 3 pictures differ" in str(found)
+
+
+def test_data_that_moved_must_be_named(run: Run, place: Place, tmp_path: Path) -> None:
+    place.root.rename(tmp_path / "moved")
+    with pytest.raises(PbvsError, match="name it with --data"):
+        reproduce.reproduce(run, manifests=place.manifests)
+    assert reproduce.reproduce(run, manifests=place.manifests, root=tmp_path / "moved") == []
+
+
+def test_another_run_of_that_name_is_not_touched(run: Run, place: Place) -> None:
+    predicted(place, "grey-again")
+    with pytest.raises(PbvsError, match="no reproduction"):
+        reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+
+
+def test_a_run_without_provenance_says_what_to_do(place: Place) -> None:
+    run = place.run()
+    run.provenance_file.unlink()
+    with pytest.raises(PbvsError, match="pbvs predict"):
+        reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+
+
+def test_an_installed_bundle_predicts_the_same_without_training(run: Run, place: Place) -> None:
+    other = install(export(run), place.submissions, "theirs")
+    predicted(place, "theirs")
+    assert reproduce.compare_predictions(run, other, "test", "rgb2ir") is None
+    with pytest.raises(PbvsError, match="installed from a bundle"):
+        reproduce.reproduce(other, manifests=place.manifests, root=place.root)
