@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
     "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
+    "report": ("report", "report", "Write a run's report.html anew, scored or not."),
     "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
     "ablate": ("ablate", "ablate", "Measure what each part of a recipe is worth: the paper's second table."),
     "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),

@@ -50,16 +50,15 @@ def compare(
         from pbvs.report.comparison import write_comparisons
 
         page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
-        write_comparisons(page, found, _root(data, manifests), manifests)
+        write_comparisons(page, found, root_or_none(data, manifests), manifests)
         click.echo(f"\nPage: {page}", err=as_json)
 
 
-def _root(data: Path | None, manifests: Path) -> Path | None:
+def root_or_none(data: Path | None, manifests: Path) -> Path | None:
     """Return the data root, or None with a word on it: the page then has numbers only."""
-    from pbvs.data.build import find_root
 
     try:
-        return find_root(data, manifests)
+        return findroot_or_none(data, manifests)
     except UsageError as error:
         if data is not None:
             raise

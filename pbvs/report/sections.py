@@ -19,6 +19,7 @@ from pbvs.tasks import TASKS
 
 HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
 TEST_PICTURES = 4
+SHEET_SIDE = 600  # pixels of a training sheet's longer side
 UNSCORED_PICTURES = 3
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
@@ -119,6 +120,7 @@ def task_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, 
         "locations": locations(evidence.results, task),
         "folded": LOCATIONS_IN_VIEW,
         "curves": curves,
+        "samples": training_samples(evidence, task),
         "trained": evidence.models.get(task, {}),
     }
 
@@ -222,6 +224,19 @@ def training_curves(evidence: Evidence, task: str) -> list[dict[str, Any]]:
     names.sort(key=lambda name: (not name.startswith("val"), name == "learning_rate"))
     drawn = [_curve(name, log[name], _axis(log)) for name in names]
     return [item for item in drawn if item]
+
+
+def training_samples(evidence: Evidence, task: str) -> list[pictures.Tile]:
+    """Return the first and the last sheet of validation pictures that training left, smaller."""
+    sheets = sorted((evidence.run.model(task) / "samples").glob("*.png"))
+    tiles = []
+    for path in dict.fromkeys(sheets[:1] + sheets[-1:]):
+        caption = f"Epoch {path.stem.lstrip('0') or 0}"
+        try:
+            tiles.append(pictures.tile(caption, pictures.read_prediction(path), side=SHEET_SIDE))
+        except PbvsError as error:
+            tiles.append(pictures.Tile(caption, absent=str(error)))
+    return tiles
 
 
 def _axis(log: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from pbvs.cli import cli
+from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.report import charts, pictures, write_report
@@ -176,6 +179,25 @@ def test_large_pictures_make_a_small_page(tmp_path: Path) -> None:
     world = World(tmp_path, size=400, images=2)
     text, _ = written(world, world.run(tmp_path / "runs"))
     assert len(text) < 6_000_000
+
+
+def test_training_leaves_its_sheets_on_the_page(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    for epoch in (1, 5, 10):
+        write_png(run.model("sar2eo") / "samples" / f"{epoch:04d}.png", np.zeros((900, 600, 3), np.uint8))
+    write_text(run.model("sar2rgb") / "samples" / "0001.png", "half")
+    _, page = written(world, run)
+    assert "Epoch 1Epoch 10" in page.text.replace("\n", "")
+    assert "0001.png cannot be read" in page.text
+
+
+def test_the_command_writes_a_page_for_a_run_without_scores(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    world.run(folder, scored=False)
+    places = ["--submissions", str(folder), "--manifests", str(world.manifests), "--data", str(world.root)]
+    told = CliRunner().invoke(cli, ["report", "--run", "one", *places], catch_exceptions=False).stdout
+    assert str(folder / "one" / "report.html") in told
+    assert "Not scored yet" in (folder / "one" / "report.html").read_text()
 
 
 def test_a_log_with_gaps_keeps_its_numbers(tmp_path: Path) -> None:
