@@ -58,7 +58,7 @@ def root_or_none(data: Path | None, manifests: Path) -> Path | None:
     """Return the data root, or None with a word on it: the page then has numbers only."""
 
     try:
-        return findroot_or_none(data, manifests)
+        return find_root(data, manifests)
     except UsageError as error:
         if data is not None:
             raise
