@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,12 @@ from pbvs.locks import locked
 from pbvs.predictor import Outcome, predict_pairs
 from pbvs.progress import say
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
-from pbvs.runs import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
+from pbvs.runs import CACHE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.stages import Stage, TaskName
 from pbvs.tasks import TASKS, get_task
 from pbvs.translators import make_translator, translator_class
 from pbvs.translators.base import Material, Translator
 
-CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pbvs.toml import read_toml
 
 SUBMISSIONS = Path("submissions")
 MANIFESTS = Path("data_manifests")
+CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))  # what can be made again
 
 
 @dataclass(frozen=True)

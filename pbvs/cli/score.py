@@ -31,6 +31,7 @@ from pbvs.tasks import Split
 @options.device
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
+@click.option("--fid", is_flag=True, help="Also FID and KID, where the protocol does without.")
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Pictures at once.")
 def score(
     archive: Path | None,
@@ -45,6 +46,7 @@ def score(
     device: str,
     jobs: int,
     targets: Path | None,
+    fid: bool,
     batch: int,
 ) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
@@ -57,6 +59,7 @@ def score(
 
     rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
     settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
+    settings["fid"] = fid
     if archive is not None:
         from pbvs.submission.scored import score_archive, summary_path
 

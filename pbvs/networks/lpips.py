@@ -20,7 +20,6 @@ from pbvs.weights import read_tensors
 NETS = ("alex", "squeeze", "vgg")
 VERSION = "0.1"
 EPSILON = 1e-10
-TINY = 1e-38  # under the root, so that its gradient at zero is finite; far below what EPSILON lets through
 # ImageNet's mean and deviation, rewritten for pictures in [-1, 1] (the package's scaling layer).
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -60,10 +59,8 @@ def load_heads(net: str, channels: tuple[int, ...]) -> list[Tensor]:
 
 
 def unit(features: Tensor) -> Tensor:
-    """Divide (N, C, H, W) by its norm over C at each position, as f / (|f| + 1e-10)."""
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()  # a sum of squares needs more digits than the convolutions before it
-    norm = features.square().sum(1, keepdim=True).clamp_min(TINY).sqrt()
+    """Divide (N, C, H, W) by its norm over C at each position, as f / (|f| + 1e-10); the gradient at 0 is 0."""
+    norm: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / (norm + EPSILON)
 
 
@@ -114,7 +111,7 @@ class Lpips(nn.Module):
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         """Return (N,) distances from what `features` gave for two batches."""
         parts = [
-            ((a - b).square() * head).sum(1).mean((1, 2)) for a, b, head in zip(first, second, self.heads, strict=True)
+            (a - b).square().mean((2, 3)) @ head.flatten() for a, b, head in zip(first, second, self.heads, strict=True)
         ]
         return torch.stack(parts).sum(0)
 

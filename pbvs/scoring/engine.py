@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from pbvs.data.manifest import Pair
+from pbvs.networks.inception import LAYERS, Inception, load_inception
 from pbvs.networks.lpips import Lpips
 from pbvs.progress import track
-from pbvs.scoring.material import Loaded, Pixels, Task, load
-from pbvs.scoring.perceptual import lpips_pairs
+from pbvs.scoring.material import Loaded, Task, load
+from pbvs.scoring.perceptual import Perceptual, Taps, as_tensor
 from pbvs.scoring.pixel import pixel_errors
 from pbvs.scoring.protocol import Protocol
+from pbvs.scoring.targets import Targets, TargetStore, from_fixed, to_fixed
 
 BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so many, or there is one picture
 
@@ -33,28 +41,77 @@ class Row:
     lpips: float | None = None
 
 
-class Engine:
-    """A protocol with its network, ready to score tasks."""
+@dataclass
+class TaskScores:
+    """A task's rows in the order of its pairs and, for FID, each scored pair's features: (prediction, target)."""
 
-    def __init__(self, protocol: Protocol, weights: Path | None, device: str = "cpu", jobs: int = 1, batch: int = 16):
+    rows: list[Row]
+    features: dict[str, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+
+    def sets(self, layer: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return (N, layer) features of predictions and of targets, by name; None with fewer than two pictures."""
+        if len(self.features) < 2:
+            return None
+        place = LAYERS.index(layer)
+        chosen = [self.features[name] for name in sorted(self.features)]
+        first, second = (torch.stack([pair[side][place] for pair in chosen]).numpy() for side in (0, 1))
+        return first, second
+
+
+class Engine:
+    """A protocol with its networks, ready to score tasks; `store` keeps what targets need, for the next time."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        lpips: Lpips,
+        inception: Inception | None = None,
+        *,
+        store: TargetStore | None = None,
+        device: str = "cpu",
+        jobs: int = 1,
+        batch: int = 16,
+    ):
         self.protocol = protocol
+        self.lpips = lpips
+        self.inception = inception.to(device) if inception else None
         self.device = device
         self.jobs = jobs
         self.batch = batch
-        self.lpips = Lpips(protocol.lpips_net, weights).to(device)
+        self.store = store or TargetStore(None)
+        self.perceptual = Perceptual(lpips, device)
 
-    def score(self, task: Task, read_target: Callable[[Pair], Pixels]) -> list[Row]:
-        """Return a row for each of the task's pairs, in their order."""
+    def score(self, task: Task, targets: Targets) -> TaskScores:
+        """Return a row for each of the task's pairs, in their order, and the features that FID needs."""
         rows: dict[str, Row] = {}
-        for group in self._groups(self._loaded(task, read_target)):
-            for row in self._compare(task, group):
-                rows[row.pair.name] = row
-        return [rows[pair.name] for pair in task.pairs]
+        scores = TaskScores([])
+        for group in self._groups(self._loaded(task, targets)):
+            values = self._distances([item for item in group if item.target is not None])
+            for item in group:
+                rows[item.pair.name] = _row(task, item, values.get(item.pair.name))
+            if self.inception is not None:
+                self._gather(self.inception, [item for item in group if item.target is not None], scores)
+        scores.rows = [rows[pair.name] for pair in task.pairs]
+        return scores
 
-    def _loaded(self, task: Task, read_target: Callable[[Pair], Pixels]) -> Iterator[Loaded]:
+    def _loaded(self, task: Task, targets: Targets) -> Iterator[Loaded]:
+        """Read pairs ahead in threads, with what the store knows of their targets."""
+
+        def read(pair: Pair) -> Loaded:
+            item = load(task, pair, self.protocol, targets.pixels)
+            if item.target is not None and self.store.folder is not None:
+                item.key = targets.key(pair)
+                item.taps = None if item.equal else self.store.get(self._kind("lpips"), item.key)
+                item.layers = self.store.get(self._kind("fid"), item.key) if self.inception else None
+            return item
+
         with ThreadPoolExecutor(self.jobs) as pool:
-            stream = ahead(pool, lambda pair: load(task, pair, self.protocol, read_target), task.pairs, 2 * self.batch)
+            stream = ahead(pool, read, task.pairs, self.batch + self.jobs)
             yield from track(stream, f"{task.name}: scoring", total=len(task.pairs), unit="image")
+
+    def _kind(self, what: str) -> str:
+        network = self.perceptual.digest if what == "lpips" or self.inception is None else self.inception.digest
+        return f"{what}-{network[:16]}"
 
     def _groups(self, stream: Iterable[Loaded]) -> Iterator[list[Loaded]]:
         """Gather pictures of one shape into batches; what could not be read goes through alone."""
@@ -70,15 +127,68 @@ class Engine:
                 yield waiting.pop(item.target.shape)
         yield from waiting.values()
 
-    def _compare(self, task: Task, group: list[Loaded]) -> Iterator[Row]:
-        pairs = [(a.prediction, a.target) for a in group if a.prediction is not None and a.target is not None]
-        distances = iter(lpips_pairs(self.lpips, [p for p, _ in pairs], [t for _, t in pairs], self.device))
+    def _distances(self, group: list[Loaded]) -> dict[str, float]:
+        """Return LPIPS by name: 0 for equal pictures, one pass of the network for all others and new targets."""
+        values = {item.pair.name: 0.0 for item in group if item.equal}
+        others = [item for item in group if not item.equal]
+        new = {item.key or item.pair.name: item for item in others if item.taps is None}
+        pictures = [item.prediction for item in others] + [item.target for item in new.values()]
+        taps = self.perceptual.taps([picture for picture in pictures if picture is not None])
+        made: dict[str, Taps] = dict(zip(new, taps[len(others) :], strict=True))
+        for key, found in made.items():
+            self.store.put(self._kind("lpips"), key, partial(to_fixed, found))
+        for item, found in zip(others, taps, strict=False):
+            known = made.get(item.key or item.pair.name)
+            against = known if known is not None else from_fixed(item.taps or [], self.device)
+            values[item.pair.name] = self.perceptual.distance(found, against)
+        return values
+
+    @torch.inference_mode()
+    def _gather(self, inception: Inception, group: list[Loaded], scores: TaskScores) -> None:
+        """Add Inception's features of a group; an equal picture has its target's, to the bit."""
+        new = {item.key or item.pair.name: item for item in group if item.layers is None}
+        others = [item for item in group if not item.equal]
+        pictures = [item.prediction for item in others] + [item.target for item in new.values()]
+        found = self._layers(inception, [picture for picture in pictures if picture is not None])
+        made = dict(zip(new, found[len(others) :], strict=True))
+        for key, layers in made.items():
+            self.store.put(self._kind("fid"), key, partial(list, layers))
+        predicted = {item.pair.name: layers for item, layers in zip(others, found, strict=False)}
         for item in group:
-            row = Row(item.pair, task.prediction(item.pair).name, item.status, item.reason)
-            if item.prediction is not None and item.target is not None:
-                errors = pixel_errors(item.prediction, item.target)
-                row.l1, row.mse, row.rmse, row.lpips = errors.l1, errors.mse, errors.rmse, next(distances)
-            yield row
+            target = item.layers or made[item.key or item.pair.name]
+            scores.features[item.pair.name] = (predicted.get(item.pair.name, target), target)
+
+    def _layers(self, inception: Inception, pictures: list[NDArray[np.uint8]]) -> list[list[Tensor]]:
+        if not pictures:
+            return []
+        values = (as_tensor(pictures, self.device) + 1.0).mul_(127.5).round_()
+        layers = inception(values)
+        return [[layers[layer][n].cpu() for layer in LAYERS] for n in range(len(pictures))]
+
+
+def _row(task: Task, item: Loaded, distance: float | None) -> Row:
+    row = Row(item.pair, task.prediction(item.pair).name, item.status, item.reason)
+    if item.prediction is not None and item.target is not None:
+        errors = pixel_errors(item.prediction, item.target)
+        row.l1, row.mse, row.rmse, row.lpips = errors.l1, errors.mse, errors.rmse, distance
+    return row
+
+
+def make_engine(
+    protocol: Protocol,
+    weights: Path | None,
+    *,
+    with_fid: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    batch: int = 16,
+) -> Engine:
+    """Return an engine with its networks loaded; raises PbvsError when weights that the protocol needs are missing."""
+    inception = load_inception(weights) if with_fid or protocol.needs_fid else None
+    lpips = Lpips(protocol.lpips_net, weights)
+    store = TargetStore(cache / "targets" if cache else None)
+    return Engine(protocol, lpips, inception, store=store, device=device, jobs=jobs, batch=batch)
 
 
 def ahead(

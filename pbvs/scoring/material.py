@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.scoring.protocol import Protocol
 from pbvs.tasks import get_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -35,6 +39,7 @@ class Task:
     pairs: list[Pair]
     predictions: Path
     size: int | None  # side of the square at which it is evaluated; None for the target's own size
+    known: frozenset[str] = frozenset()  # every name of the split, also those without a target
 
     def prediction(self, pair: Pair) -> Path:
         """Path of the submitted picture."""
@@ -50,12 +55,12 @@ class Listing:
     duplicate: list[str] = field(default_factory=list)
 
 
-def list_predictions(task: Task, known: set[str]) -> Listing:
-    """Compare a folder with the expected names; `known` are all names of the split, also those without a target."""
+def list_predictions(task: Task) -> Listing:
+    """Compare a folder with the expected names."""
     found = sorted(path.name for path in task.predictions.iterdir()) if task.predictions.is_dir() else []
     visible = [name for name in found if not name.startswith(".")]
     stems = Counter(Path(name).stem.lower() for name in visible)
-    expected = {f"{name}.png" for name in known}
+    expected = {f"{name}.png" for name in task.known}
     return Listing(
         missing=[pair.name for pair in task.pairs if f"{pair.name}.png" not in visible],
         extra=[name for name in visible if name not in expected and stems[Path(name).stem.lower()] == 1],
@@ -74,8 +79,7 @@ def read_prediction(path: Path, shape: tuple[int, int, int], protocol: Protocol,
     Raises Refused (missing, unreadable, wrong-mode, wrong-size) with a sentence; where the protocol says so, a picture
     of another size is resampled instead.
     """
-    if not path.is_file():
-        raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {task}`.")
+    check_there(path, task)
     try:
         stored = read_image(path)
     except PbvsError as error:
@@ -113,21 +117,33 @@ class Loaded:
     reason: str = ""
     prediction: Pixels | None = None
     target: Pixels | None = None
+    key: str = ""  # of the target, in the store
+    taps: list[Tensor] | None = None  # the target's LPIPS features, where the store has them
+    layers: list[Tensor] | None = None  # the target's Inception features, where the store has them
+
+    @property
+    def equal(self) -> bool:
+        """Whether the prediction is the target, pixel for pixel."""
+        return self.prediction is not None and self.target is not None and np.array_equal(self.prediction, self.target)
 
 
 def load(task: Task, pair: Pair, protocol: Protocol, read_target: Callable[[Pair], Pixels]) -> Loaded:
     """Read both pictures of a pair; what a file got wrong is in the status and reason, never raised."""
     path = task.prediction(pair)
-    if not path.is_file():
-        return Loaded(pair, "missing", f"There is no prediction {path}; run `pbvs predict --task {task.name}`.")
     try:
+        check_there(path, task.name)
         target = read_target(pair)
-    except PbvsError as error:
-        return Loaded(pair, "no-target", str(error))
-    wanted = get_task(task.name).target_channels
-    if target.ndim != 3 or target.shape[2] != wanted:
-        return Loaded(pair, "no-target", f"The target {pair.target} has shape {target.shape}, not {wanted} channels.")
-    try:
+        wanted = get_task(task.name).target_channels
+        if target.ndim != 3 or target.shape[2] != wanted:
+            raise PbvsError(f"The target {pair.target} has shape {target.shape}, not {wanted} channels.")
         return Loaded(pair, prediction=read_prediction(path, target.shape, protocol, task.name), target=target)
     except Refused as error:
         return Loaded(pair, error.status, str(error))
+    except PbvsError as error:
+        return Loaded(pair, "no-target", str(error))
+
+
+def check_there(path: Path, task: str) -> None:
+    """Raise Refused when there is no prediction."""
+    if not path.is_file():
+        raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {task}`.")

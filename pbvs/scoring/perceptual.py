@@ -1,4 +1,4 @@
-"""LPIPS of many pairs of 8-bit pictures: batches of one size, each picture's own number."""
+"""LPIPS of many pairs of 8-bit pictures: the network sees batches of one size, each picture keeps its own number."""
 
 from __future__ import annotations
 
@@ -9,28 +9,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pbvs.files import digest
 from pbvs.networks.lpips import Lpips
+from pbvs.weights import fingerprint
 
 Pixels = NDArray[np.uint8]
+Taps = list[Tensor]  # one picture's activations with norm 1, (C_k, H_k, W_k) each
 
 
 def as_tensor(pictures: Sequence[Pixels], device: str = "cpu") -> Tensor:
-    """Stack (H, W, C) 8-bit pictures of one size as (N, C, H, W) float32 in [-1, 1]."""
+    """Stack (H, W, C) 8-bit pictures of one size as (N, C, H, W) float32 in [-1, 1], channels last in memory."""
     stacked = torch.from_numpy(np.stack(pictures)).to(device)
-    return stacked.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+    return stacked.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
-@torch.inference_mode()
-def lpips_pairs(net: Lpips, predictions: Sequence[Pixels], targets: Sequence[Pixels], device: str) -> list[float]:
-    """Return one distance for each pair of pictures of one size; equal pictures have exactly 0."""
-    different = [n for n, (a, b) in enumerate(zip(predictions, targets, strict=True)) if not np.array_equal(a, b)]
-    values = [0.0] * len(predictions)
-    if different:
-        first = as_tensor([predictions[n] for n in different], device)
-        second = as_tensor([targets[n] for n in different], device)
-        taps = net.features(torch.cat((first, second)))
-        half = len(different)
-        distances = net.distance([tap[:half] for tap in taps], [tap[half:] for tap in taps])
-        for n, value in zip(different, distances.cpu().tolist(), strict=True):
-            values[n] = value
-    return values
+class Perceptual:
+    """An LPIPS network on a device, laid out in memory as it is quickest."""
+
+    def __init__(self, net: Lpips, device: str = "cpu"):
+        self.net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.digest = digest([net.net, net.trunk.digest, fingerprint(dict(enumerate_heads(net)))])
+
+    @torch.inference_mode()
+    def taps(self, pictures: Sequence[Pixels]) -> list[Taps]:
+        """Return each picture's features; pictures have one size."""
+        if not pictures:
+            return []
+        found = self.net.features(as_tensor(pictures, self.device))
+        return [[tap[n] for tap in found] for n in range(len(pictures))]
+
+    @torch.inference_mode()
+    def distance(self, first: Taps, second: Taps) -> float:
+        """Return the distance of two pictures from their features, without regard to any other picture."""
+        return float(self.net.distance([tap[None] for tap in first], [tap[None] for tap in second]))
+
+
+def enumerate_heads(net: Lpips) -> list[tuple[str, Tensor]]:
+    """Return the heads with their names."""
+    return [(f"head{number}", head) for number, head in enumerate(net.heads)]

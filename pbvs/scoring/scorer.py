@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from pbvs.data.build import find_root
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.data.pairs import open_target
+from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError
 from pbvs.files import write_json
 from pbvs.recipe import Recipe
-from pbvs.runs import MANIFESTS, SUBMISSIONS, Run
-from pbvs.scoring.engine import Engine, Row
-from pbvs.scoring.material import Pixels, Task, list_predictions, target_pixels
+from pbvs.runs import CACHE, MANIFESTS, SUBMISSIONS, Run
+from pbvs.scoring.engine import make_engine
+from pbvs.scoring.material import Task, list_predictions
 from pbvs.scoring.protocol import DEFAULT, Protocol, load_protocol
 from pbvs.scoring.summary import summarise, write_rows
+from pbvs.scoring.targets import Targets
 from pbvs.tasks import TASKS, get_task
 
 
@@ -34,13 +34,16 @@ def score(
     device: str = "cpu",
     jobs: int = 1,
     batch: int = 16,
+    fid: bool = False,
+    cache: Path | None = CACHE,
     report: bool = True,
 ) -> dict[str, Any]:
     """Score what a run would submit against the held-out targets of `split`.
 
     Writes `scores/<task>.csv` and `scores/summary.json` into the run's folder and, unless told not to, its report.
-    `lpips_net` replaces the protocol's trunk; `random` is no LPIPS and is labelled so. `jobs` threads read files;
-    neither they nor `batch` change a number.
+    `lpips_net` replaces the protocol's trunk; `random` is no LPIPS and is labelled so. `fid` computes FID
+    and KID also where the protocol's score does without. `jobs` threads read files; neither they nor `batch` change a
+    number. What is made of the targets is kept below `cache` for the next time, unless that is None.
 
     Returns the summary. Raises PbvsError when there is no run, data, manifest or trunk.
     """
@@ -48,47 +51,39 @@ def score(
     recipe = place.recipe()
     rule = load_protocol(protocol, lpips_net=lpips_net)
     where = find_root(root, manifests)
-    engine = Engine(rule, weights, resolve_device(device), jobs, batch)
-    rows: dict[str, list[Row]] = {}
-    notes: list[str] = []
-    for name in TASKS:
-        task, known = _task(place, recipe, rule, manifests, split, name)
-        if task is None:
-            continue
-        rows[name] = engine.score(task, reader(task, where, recipe))
-        notes += _notes(task, known)
-    if not rows:
+    tasks = [task for name in TASKS if (task := find_task(place, recipe, rule, manifests, split, name))]
+    if not tasks:
         raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
-    summary = summarise(place.name, split, rule, engine, rows, notes)
-    for name, found in rows.items():
-        write_rows(place.scores / f"{name}.csv", found)
+    engine = make_engine(
+        rule, weights, with_fid=fid, cache=cache, device=resolve_device(device), jobs=jobs, batch=batch
+    )
+    with contextlib.closing(engine.store):
+        found = {
+            task.name: engine.score(task, Targets(where, recipe.radiometry, task.size, engine.store)) for task in tasks
+        }
+    summary = summarise(place.name, split, engine, found, [note for task in tasks for note in _notes(task)])
+    for name, scores in found.items():
+        write_rows(place.scores / f"{name}.csv", scores.rows)
     write_json(place.scores / "summary.json", summary)
     if report:
         _report(place, where, manifests)
     return summary
 
 
-def _task(
-    run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, split: str, name: str
-) -> tuple[Task | None, set[str]]:
-    """Return what is to be scored of one task, and every name its folder may hold; None without a manifest."""
+def find_task(run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, split: str, name: str) -> Task | None:
+    """Return what is to be scored of one task; None without a manifest."""
     path = manifest_path(manifests, name, split)
     if not path.is_file():
-        return None, set()
+        return None
     pairs = read_manifest(path)
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     size = get_task(name).challenge_size if rule == "challenge" else None
-    task = Task(name, [pair for pair in pairs if pair.target], run.predictions(split, name), size)
-    return task, {pair.name for pair in pairs}
+    known = frozenset(pair.name for pair in pairs)
+    return Task(name, [pair for pair in pairs if pair.target], run.predictions(split, name), size, known)
 
 
-def reader(task: Task, root: Path, recipe: Recipe) -> Callable[[Pair], Pixels]:
-    """Return the function that reads a pair's target at the evaluation size in 8 bits."""
-    return lambda pair: target_pixels(open_target(pair, root, recipe.radiometry), task.size)
-
-
-def _notes(task: Task, known: set[str]) -> list[str]:
-    listing = list_predictions(task, known)
+def _notes(task: Task) -> list[str]:
+    listing = list_predictions(task)
     kinds = {"extra": "belong to no input", "duplicate": "have the name of another prediction"}
     return [
         f"{task.name}: {len(names)} files {what} and were not scored ({', '.join(names[:3])})."

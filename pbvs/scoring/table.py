@@ -14,7 +14,7 @@ def table(summary: dict[str, Any]) -> str:
     name = "LPIPS" if lpips["is_lpips"] else "random"
     lines = [
         f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}",
-        *_wrap(f"Score: {protocol['description']}; lower is better. {name} is {lpips['label']}."),
+        *_wrap(f"Score: {protocol['description']}; lower is better. {_net(lpips)}"),
         "",
         f"{'task':<9}{'images':>9}{'L1':>9}{'L2':>9}{name:>9}{_fid_head(summary)}{'score':>9}  95 % interval",
     ]
@@ -22,9 +22,24 @@ def table(summary: dict[str, Any]) -> str:
     blank = " " * (36 + (9 if _has_fid(summary) else 0))
     mark = " (partial)" if summary["partial"] else ""
     lines.append(f"{'combined':<9}{blank}{summary['combined']:>9.4f}{_interval(summary['interval'])}{mark}".rstrip())
+    lines += _sensitivity(summary["sensitivity"])
     for note in summary["notes"]:
         lines += _wrap(f"Note: {note}")
     return "\n".join(lines)
+
+
+def _net(lpips: dict[str, Any]) -> str:
+    if lpips["is_lpips"]:
+        return f"LPIPS is of {lpips['net']}, v{lpips['version']}."
+    return "The column random is NOT LPIPS: a network with random weights, for wiring checks only."
+
+
+def _sensitivity(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the combined score under each reading that is not settled, when there is more than one."""
+    if len(rows) < 2:
+        return []
+    texts = [f"{row['reading']} {row['combined']:.4f}" for row in rows]
+    return _wrap(f"Combined under each reading: {'; '.join(texts)}.")
 
 
 def _has_fid(summary: dict[str, Any]) -> bool:
