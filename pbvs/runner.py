@@ -26,7 +26,6 @@ from pbvs.translators import make_translator, translator_class
 from pbvs.translators.base import Material, Translator
 
 
-
 def predict(
     recipe: str | Path | Recipe | None = None,
     *,
