@@ -56,6 +56,7 @@ def compare(
 
 def root_or_none(data: Path | None, manifests: Path) -> Path | None:
     """Return the data root, or None with a word on it: the page then has numbers only."""
+    from pbvs.data.build import find_root
 
     try:
         return find_root(data, manifests)
