@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pbvs import journal
 from pbvs.errors import PbvsError
 from pbvs.files import make_folder, write_error
 from pbvs.progress import say
@@ -41,6 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         _take(handle, folder)
+        journal.bind(folder)
         yield
     finally:
         if handle in _held:  # a forked child has closed it already

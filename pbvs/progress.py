@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
+from pbvs import journal
+
 T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between the lines printed where there is no terminal
 
 
 def say(text: str) -> None:
     """Print one line to standard error, where it does not mix with a command's output."""
+    journal.note(text)
     print(text, file=sys.stderr, flush=True)
 
 

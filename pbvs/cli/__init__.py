@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from typing import Any
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import NoReturn, TextIO
 
 import click
 
-from pbvs import __version__
+from pbvs import __version__, journal, stopping
 from pbvs.errors import PbvsError, UsageError
 from pbvs.memory import prefer_huge_pages
+from pbvs.progress import say
 
 # name -> (module below pbvs.cli, function, one line of help), in the order of the work
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -66,22 +71,80 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; what a user caused is one sentence and an exit status, never a trace."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; what a user caused is one sentence and an exit status, never a trace.
+
+    Exit statuses: 0 done, 1 bad data or machine, 2 bad usage, 3 a fault of this program, 130 Ctrl-C, 143 SIGTERM.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     prefer_huge_pages()
+    with journal.opened(arguments) as log, stopping.stoppable(), _plain_warnings():
+        status = _run(arguments, log)
+        log.end(status)
+        if stopping.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
+            stopping.leave(stopping.received)
+    sys.exit(status)
+
+
+def _run(arguments: list[str], log: journal.Journal) -> int:
+    """Run a command and return its exit status; every error is told here."""
     try:
-        sys.exit(cli.main(args=arguments, prog_name="pbvs", standalone_mode=False) or 0)
+        result = cli.main(args=arguments, prog_name="pbvs", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except SystemExit as error:  # click's own, when the reader of our output, such as `head`, has enough
+        return error.code if isinstance(error.code, int) else 1
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
-    except PbvsError as error:
+        if not stopping.received:  # else it is said when the process ends
+            click.echo(stopping.SENTENCE, err=True)
+        return 130
+    except Exception as error:
+        log.fail(error)
         if "--debug" in arguments:
-            raise
-        click.echo(f"{'Usage error' if isinstance(error, UsageError) else 'Error'}: {error}", err=True)
-        sys.exit(error.exit_status)
+            traceback.print_exc()
+        sentence, status = explain(error)
+        click.echo(sentence, err=True)
+        return status
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return the sentence and the exit status for an error that ended a command."""
+    if isinstance(error, UsageError):
+        return f"Usage error: {error}", error.exit_status
+    if isinstance(error, PbvsError):
+        return f"Error: {error}", error.exit_status
+    if isinstance(error, MemoryError):
+        return "Error: There is not enough memory; take fewer --jobs, a smaller batch_size or a smaller size.", 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"Error: {where}{error.strerror}; check the path, its permissions and the disk.", 1
+    said = " ".join(str(error).split())[:300]
+    return (
+        f"Error: This is a fault of pbvs ({type(error).__name__}: {said}). What was finished is kept. Please report it "
+        "with the output of `pbvs doctor`; `pbvs --debug ...` and the run's log.txt show where it happened.",
+        3,
+    )
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show Python's warnings as one line each, and keep them in the log."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(f"Warning: {' '.join(str(message).split())}")
+        journal.note(f"({category.__name__} at {filename}:{lineno})")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

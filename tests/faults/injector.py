@@ -44,7 +44,7 @@ class Injector:
     def below(self, path: Any) -> bool:
         """Return whether a path lies below the root."""
         try:
-            name = os.path.abspath(os.fspath(path))  # noqa: PTH100: pathlib itself is under test
+            name = str(Path(path).absolute())
         except TypeError:
             return False
         return isinstance(name, str) and name.startswith(self.root + os.sep)
