@@ -9,7 +9,7 @@ from typing import Any
 
 from pbvs.data.images import SUFFIXES
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import write_bytes, write_json, write_text
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
@@ -50,6 +50,7 @@ def score_archive(
         write_text(run.recipe_file, dump_recipe(recipe))
         if targets is not None:
             manifests, root = _manifests(targets, split, place / "manifests"), targets
+        _check_names(path, run, split, manifests)
         summary = score(run, split, root=root, manifests=manifests, report=False, **options)
     summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": recipe.evaluation_size}
     write_json(summary_path(path), summary)
@@ -78,6 +79,19 @@ def _unpack(path: Path, run: Run, split: str) -> dict[str, set[tuple[int, int]]]
                 sizes.setdefault(item.task, set()).add((facts.width, facts.height))
             write_bytes(run.prediction(split, item.task, item.stem), data)
     return sizes
+
+
+def _check_names(path: Path, run: Run, split: str, manifests: Path) -> None:
+    """Raise PbvsError when the archive was written for other inputs than those that have targets here."""
+    for task in TASKS:
+        if manifest_path(manifests, task, split).is_file():
+            pairs = read_manifest(manifest_path(manifests, task, split))
+            if any(pair.target and run.prediction(split, task, pair.name).is_file() for pair in pairs):
+                return
+    raise PbvsError(
+        f"{path} holds no prediction that has a target in the split {split}; write one for the held-out pairs with "
+        "`pbvs package --split val`, or give the targets' folder with --targets."
+    )
 
 
 def _recipe(path: Path, submissions: Path, sizes: Mapping[str, set[tuple[int, int]]]) -> Recipe:

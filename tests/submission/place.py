@@ -41,7 +41,7 @@ def noise(seed: int, bands: int, side: int = SIDE, level: int = 120) -> NDArray[
 
 def picture(pixels: NDArray[np.generic], form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=form, **options)  # type: ignore[arg-type]
+    Image.fromarray(pixels).save(buffer, format=form, **options)
     return buffer.getvalue()
 
 

@@ -27,7 +27,7 @@ def test_a_row_for_each_run(place: Place) -> None:
 
 
 def test_recipes_differ_where_they_differ(place: Place) -> None:
-    brighter = {**RECIPE["stages"], "rgb2ir": {"method": "grayscale", "intensity": 1.5}}  # type: ignore[dict-item]
+    brighter = {**RECIPE["stages"], "rgb2ir": {"method": "grayscale", "intensity": 1.5}}
     found = differences([place.run(), place.run("other", seed=400, stages=brighter)])
     assert found == {"stages.rgb2ir.intensity": {"hand": 1.3, "other": 1.5}}
 

@@ -26,7 +26,7 @@ from tests.submission.place import COUNT, Place, noise, picture
 
 
 def pack(place: Place, run: Run, **options: object) -> Path:
-    return package(run, manifests=place.manifests, root=place.root, **options)  # type: ignore[arg-type]
+    return package(run, manifests=place.manifests, root=place.root, **options)
 
 
 def names(path: Path) -> list[str]:

@@ -1,0 +1,71 @@
+"""The archive itself is scored: the numbers are those of its own pictures, wherever they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import read_json
+from pbvs.submission.archive import package, write_zip
+from pbvs.submission.scored import score_archive
+from pbvs.tasks import TASKS
+from tests.submission.place import COUNT, Place, entries, noise, picture
+
+
+def targets(folder: Path) -> Path:
+    for name, data in entries().items():
+        if name != "readme.txt":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+    return folder
+
+
+def score(path: Path, place: Place, **options: Any) -> dict[str, Any]:
+    return score_archive(path, "test", submissions=place.submissions, lpips_net="random", **options)
+
+
+def test_a_perfect_archive_scores_nought(place: Place, tmp_path: Path) -> None:
+    path = package(place.run(), manifests=place.manifests, root=place.root)
+    summary = score(path, place, targets=targets(tmp_path / "targets"))
+    assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
+    assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
+    assert read_json(place.submissions / "hand-scores.json")["archive"] == "hand.zip"
+
+
+def test_it_is_the_archive_that_counts_not_the_run(place: Place, tmp_path: Path) -> None:
+    run = place.run()
+    path = package(run, manifests=place.manifests, root=place.root)
+    place.run(seed=700)
+    assert score(path, place, targets=targets(tmp_path / "targets"))["combined"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_anybodys_archive_with_tiff_and_rgb(place: Place, tmp_path: Path) -> None:
+    items = entries()
+    for index in range(COUNT["rgb2ir"]):
+        items[f"rgb2ir/{index}.tiff"] = items.pop(f"rgb2ir/{index}.png") and picture(noise(100 + index, 1), "TIFF")
+    items["sar2eo/4.png"] = picture(noise(104, 1)[:, :, None].repeat(3, 2))
+    path = tmp_path / "theirs.zip"
+    write_zip(path, items.items())
+    summary = score(path, place, targets=targets(tmp_path / "targets"))
+    assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
+    assert summary["evaluation_size"] == "native"
+
+
+def test_other_names_are_told(place: Place, tmp_path: Path) -> None:
+    path = package(place.run(), manifests=place.manifests, root=place.root)
+    with pytest.raises(PbvsError, match="no prediction that has a target"):
+        score(path, place, manifests=place.manifests, root=place.root)
+    with pytest.raises(UsageError, match="no folder of targets"):
+        score(path, place, targets=tmp_path / "none")
+    with pytest.raises(UsageError, match="holds no targets"):
+        score(path, place, targets=place.submissions)
+
+
+def test_a_harmful_archive_is_not_unpacked(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "evil.zip"
+    write_zip(path, {"../../evil.png": b"x"}.items())
+    with pytest.raises(PbvsError, match="is not unpacked"):
+        score(path, place, targets=targets(tmp_path / "targets"))
