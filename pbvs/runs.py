@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pbvs import journal
 from pbvs.errors import PbvsError
 from pbvs.files import check_name, is_name, read_json, write_json
 from pbvs.recipe import Recipe, parse_recipe
@@ -97,7 +98,9 @@ def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     runs = all_runs(submissions)
     if not runs:
         raise PbvsError(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
-    return max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns)
+    last = max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns)
+    journal.bind(last.folder)
+    return last
 
 
 def is_done(record: Path, made_from: str) -> bool:
@@ -118,6 +121,7 @@ def find_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     if name is not None:
         run = Run(name, submissions)
         run.recipe()
+        journal.bind(run.folder)
         return run
     runs = all_runs(submissions)
     if not runs:
