@@ -17,13 +17,18 @@ FEW = 2048  # pieces below which starting processes costs more than it saves
 
 
 def in_chunks(
-    work: Callable[[Sequence[T]], list[R]], items: Sequence[T], jobs: int = 1, backend: str = "loky", few: int = FEW
+    work: Callable[[Sequence[T]], list[R]],
+    items: Sequence[T],
+    jobs: int = 1,
+    backend: str = "loky",
+    few: int = FEW,
+    chunk: int = CHUNK,
 ) -> Iterator[R]:
     """Yield the results of `work` on chunks of `items`, one by one and in order, `jobs` chunks at a time.
 
     Raises UsageError when the backend is dask and that is not installed.
     """
-    chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+    chunks = (items[start : start + chunk] for start in range(0, len(items), chunk))
     if jobs == 1 or len(items) < few:
         results: Any = map(work, chunks)
     else:

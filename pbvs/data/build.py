@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbvs.data.brightness import as_json, measure, warnings_of
 from pbvs.data.catalog import Catalog, Entry, scan, write_catalog
 from pbvs.data.geometry import Footprints
 from pbvs.data.holdout import SHARE, hold_out, hold_out_scenes, scene_of
@@ -25,7 +28,7 @@ from pbvs.progress import track
 from pbvs.runs import MANIFESTS
 from pbvs.tasks import SPLITS, TASKS
 
-HEADERS = ".headers.csv"  # beside the manifests: what need not be read again
+HEADERS, MEASURED = ".headers.csv", ".brightness.csv"  # beside the manifests: what need not be read again
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 
@@ -83,18 +86,47 @@ def build_pairs(
     """
     rules = rules or Rules()
     root, manifests = Path(root), Path(manifests)
+    with no_collection():
+        return _build(root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, jobs, backend)
+
+
+def _build(
+    root: Path,
+    manifests: Path,
+    rules: Rules,
+    radiometry: Radiometry,
+    crops_per_scene: int,
+    share: float,
+    jobs: int,
+    backend: str,
+) -> Summary:
     catalog = scan(root, manifests / HEADERS, jobs, backend)
-    builder = Builder(catalog, rules, find_rules(catalog, radiometry or Radiometry()), crops_per_scene, share)
+    builder = Builder(catalog, rules, find_rules(catalog, radiometry), crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} pictures, but none of them can be paired; see unused.csv.")
+    inputs, modalities = measure(root, pairs, manifests / MEASURED, jobs, backend)
     summary = _summary(builder, pairs)
+    summary.warnings += warnings_of(inputs)
+    summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     with locked(manifests), unfinished(manifests):  # half old, half new, they would mix training and validation
         for (task, split), rows in pairs.items():
             write_manifest(manifest_path(manifests, task, split), rows)
         write_catalog(manifests, catalog)
         write_json(manifests / "summary.json", summary.as_json())
     return summary
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Spare the search for reference cycles while a million small objects without any are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass
@@ -150,13 +182,12 @@ class Builder:
         matches, alone, unused = pair_by_name(self.catalog.entries)
         self.catalog.unused += unused
         held: set[str] = set()
+        scenes = {key: [scene_of(match.source.stem, self.crops_per_scene) for match in matches[key]] for key in matches}
         if not matches["val"]:
-            stems = (match.source.stem for match in matches["train"])
-            held = hold_out_scenes(stems, self.crops_per_scene, self.share, self.rules.seed)
+            held = hold_out_scenes(scenes["train"], self.share, self.rules.seed)
             self.held_out |= held
         for folder, rows in matches.items():
-            for match in rows:
-                scene = scene_of(match.source.stem, self.crops_per_scene)
+            for match, scene in zip(rows, scenes[folder], strict=True):
                 split, origin = ("val", "held-out") if folder == "val" or scene in held else ("train", "archive")
                 self.pairs["sar2eo", split].append(self.pair(match, "sar2eo", split, scene, origin))
         for entry in alone["train"]:

@@ -30,11 +30,7 @@ class Entry(NamedTuple):
     path: str
     place: Place
     header: Header
-
-    @property
-    def stem(self) -> str:
-        """The file's name without its suffix."""
-        return self.path.rpartition("/")[2].rpartition(".")[0]
+    stem: str  # the file's name without its suffix
 
 
 class Found(NamedTuple):
@@ -76,7 +72,8 @@ def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "l
         if isinstance(header, str):
             catalog.leave_out(file.path, header)
         else:
-            catalog.entries.append(Entry(file.path, place, header))
+            stem = file.path[file.path.rfind("/") + 1 : file.path.rfind(".")]
+            catalog.entries.append(Entry(file.path, place, header, stem))
     if not catalog.entries:
         raise PbvsError(
             f"{root} holds no picture in the archives' layout ({len(catalog.unused)} files could not be used); "
@@ -116,39 +113,40 @@ def walk(catalog: Catalog) -> Iterator[Found]:
     while waiting:
         prefix, folder = waiting.pop()
         try:
-            status = os.stat(folder)
+            status = Path(folder).stat()
             if (status.st_dev, status.st_ino) in seen:
                 catalog.leave_out(prefix, "a link to a folder that is scanned already")
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as items:
-                for item in sorted(items, key=lambda item: item.name):
-                    yield from _visit(catalog, item, prefix, waiting)
+                below: list[tuple[str, str]] = []
+                for item in items:
+                    found = _visit(catalog, item, prefix, below)
+                    if found is not None:
+                        yield found
+            waiting += sorted(below, reverse=True)
         except OSError as error:
             catalog.leave_out(prefix, f"the folder cannot be read: {error.strerror}")
 
 
-def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, waiting: list[tuple[str, str]]) -> Iterator[Found]:
+def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tuple[str, str]]) -> Found | None:
+    """Return a picture; count or list what is none, and add a folder to `below`."""
     name = item.name
     path = f"{prefix}/{name}" if prefix else name
     if name.startswith(".") or name in LITTER:
         catalog.litter += 1
     elif not _safe(name):
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
-    elif name[name.rfind(".") :].lower() in SUFFIXES and not item.is_dir():
-        yield from _picture(catalog, item, path)
     elif item.is_dir():
-        waiting.append((path, item.path))
-    else:
+        below.append((path, item.path))
+    elif name[name.rfind(".") :].lower() not in SUFFIXES:
         catalog.others += 1
-
-
-def _picture(catalog: Catalog, item: os.DirEntry[str], path: str) -> Iterator[Found]:
-    if not item.is_file():
+    elif not item.is_file():
         catalog.leave_out(path, "it is a broken link or no plain file")
-        return
-    status = item.stat()
-    yield Found(path, status.st_size, status.st_mtime_ns)
+    else:
+        status = item.stat()
+        return Found(path, status.st_size, status.st_mtime_ns)
+    return None
 
 
 def _safe(name: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pbvs.data.headers import Header
 
 Point = tuple[float, float]
+Key = tuple[str, tuple[float, ...], int, int]  # CRS, transform, width, height
 SMALL = 1.0  # degrees: within so much, longitude and latitude may be taken as a plane
 
 
@@ -107,7 +108,8 @@ class Footprints:
         for header in headers:
             if header.georeferenced:
                 by_crs[header.crs].append(header)
-        self._corners: dict[tuple[str, tuple[float, ...], int, int], list[Point]] = {}
+        self._corners: dict[Key, list[Point]] = {}
+        self._overlaps: dict[tuple[Key, Key], float] = {}
         for crs, members in by_crs.items():
             points = project([point for header in members for point in corners(header)], crs, "EPSG:4326")
             for index, header in enumerate(members):
@@ -119,6 +121,12 @@ class Footprints:
 
     def overlap(self, source: Header, target: Header) -> float:
         """Return the share of the target's area that the source covers, as `overlap` does."""
+        key = (_key(source), _key(target))
+        if key not in self._overlaps:
+            self._overlaps[key] = self._overlap(source, target)
+        return self._overlaps[key]
+
+    def _overlap(self, source: Header, target: Header) -> float:
         over, under = self.place(source), self.place(target)
         if not all(max(axis) - min(axis) < SMALL for axis in zip(*over, *under, strict=True)):
             return overlap(source, target) if _near(over, under) else 0.0
@@ -141,5 +149,5 @@ def _near(first: Sequence[Point], second: Sequence[Point]) -> bool:
     return all(a[0] <= b[1] and b[0] <= a[1] for a, b in zip(*boxes, strict=True))
 
 
-def _key(header: Header) -> tuple[str, tuple[float, ...], int, int]:
+def _key(header: Header) -> Key:
     return header.crs, header.transform, header.width, header.height

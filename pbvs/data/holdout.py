@@ -36,7 +36,6 @@ def scene_of(stem: str, crops_per_scene: int) -> str:
     return f"scene_{stem}" if number is None else f"scene_{number // crops_per_scene}"
 
 
-def hold_out_scenes(stems: Iterable[str], crops_per_scene: int, share: float, seed: int) -> set[str]:
-    """Return the scenes held out of those that the chips' names tell."""
-    scenes = sorted({scene_of(stem, crops_per_scene) for stem in stems}, key=natural_key)
-    return hold_out((("chips", scene) for scene in scenes), share, seed)
+def hold_out_scenes(scenes: Iterable[str], share: float, seed: int) -> set[str]:
+    """Return the scenes held out of those given, which may repeat."""
+    return hold_out((("chips", scene) for scene in sorted(set(scenes), key=natural_key)), share, seed)

@@ -158,7 +158,7 @@ def pair_by_name(
             both[entry.place.modality] = entry
     matches: dict[str, list[Match]] = {"train": [], "val": []}
     alone: dict[str, list[Entry]] = {"train": [], "val": []}
-    for (_, split, _), both in sorted(chips.items(), key=lambda item: (item[0][:2], natural_key(item[0][2]))):
+    for (_, split, _), both in sorted(chips.items(), key=lambda item: (item[0][:2], len(item[0][2]), item[0][2])):
         _sort_chip(both, matches[split], alone[split], unused)
     return matches, alone, unused
 

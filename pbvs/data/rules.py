@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.catalog import Catalog, Entry
-from pbvs.data.images import read_image
+from pbvs.data.images import read_centre
 from pbvs.data.radiometry import select_bands
 from pbvs.data.settings import Radiometry
 from pbvs.errors import PbvsError
@@ -62,7 +62,7 @@ def _found(catalog: Catalog, group: Group, entries: list[Entry]) -> str:
     samples = []
     for entry in entries[::step][:SAMPLED]:
         try:
-            pixels = select_bands(read_image(catalog.root / entry.path), modality)
+            pixels = select_bands(read_centre(catalog.root / entry.path), modality)
         except PbvsError:
             continue
         samples.append(pixels[np.isfinite(pixels) & (pixels != _nodata(entry))].ravel()[::7])

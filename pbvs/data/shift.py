@@ -120,8 +120,8 @@ def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.flo
     if edges[0] == edges[-1]:
         return None
     index = np.searchsorted(edges, band, side="right")
-    masks = (index[None] == np.arange(BINS)[:, None, None]) & valid
-    return masks.astype(np.float32)
+    masks: NDArray[np.float32] = ((index[None] == np.arange(BINS)[:, None, None]) & valid).astype(np.float32)
+    return masks
 
 
 def _joint_counts(moving: NDArray[np.float32], fixed: NDArray[np.float32], reach: int) -> NDArray[np.float64]:
