@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbvs import runner
+from pbvs import devices, runner
 from pbvs.ablation.plan import Plan, Row, row_recipe
 from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
+from pbvs.errors import UsageError
 from pbvs.files import digest, read_json, sha256
 from pbvs.progress import say
 from pbvs.recipe import Recipe, load_recipe
@@ -75,6 +76,8 @@ def ablate(
     the same settings and pairs is copied, not trained again. `only` limits the work to rows of these names; `how` are
     further fields of `Bench`. Raises PbvsError when a row cannot be made; what is done by then stays.
     """
+    if devices.world_size() > 1:
+        raise UsageError("pbvs ablate runs as one process; start it without torchrun.")
     bench = Bench(root=find_root(root, manifests), manifests=manifests, **how)
     rows = planned(plan, recipe, prefix, bench)
     for made in rows:

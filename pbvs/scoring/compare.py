@@ -130,11 +130,21 @@ def mismatches(old: Results, new: Results) -> list[str]:
     found += [_unlike(f"the protocol's {key}", old.protocol.get(key), new.protocol.get(key)) for key in keys]
     for key in ("net", "version", "is_lpips", "digest"):
         found.append(_unlike(f"LPIPS' {key}", old.lpips.get(key), new.lpips.get(key)))
+    found += _recipe_mismatches(old.run, new.run)
     for task in TASKS:
         names = [{image.name for image in results.images.get(task, ())} for results in (old, new)]
         if all(names) and names[0] != names[1]:
             found.append(f"{task} was scored on other pictures ({len(names[0] & names[1])} of them the same)")
     return [clause for clause in found if clause]
+
+
+def _recipe_mismatches(old: Run, new: Run) -> list[str]:
+    """Return what the recipes say of targets: at which size and how bright they are."""
+    recipes = [run.recipe().model_dump(mode="json") for run in (old, new)]
+    return [
+        _unlike(f"the recipe's {key}", *(recipe.get(key) for recipe in recipes))
+        for key in ("evaluation_size", "radiometry")
+    ]
 
 
 def _unlike(what: str, old: Any, new: Any) -> str:

@@ -65,12 +65,13 @@ def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
     return [_our_board(rule, groups[rule]) for rule in sorted(groups)]
 
 
-def rule_of(results: Results) -> tuple[str, str, str, str]:
-    """Return split, protocol, LPIPS net and images: only runs that have them in common stand in one table."""
+def rule_of(results: Results) -> tuple[str, ...]:
+    """Return split, protocol, LPIPS net, images and size: only runs that have them in common stand in one table."""
     net = f"{results.lpips.get('net', '?')}"
     protocol = str(results.protocol.get("name", "no protocol"))
     images = sum(len(found) for found in results.images.values())
-    return results.split, protocol, f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})", f"{images} images"
+    lpips = f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
+    return results.split, protocol, lpips, f"{images} images", f"{results.run.recipe().evaluation_size} size"
 
 
 def _our_board(rule: tuple[str, ...], found: Sequence[Results]) -> Board:

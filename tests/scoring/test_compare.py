@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pbvs.cli import main
 from pbvs.errors import PbvsError
+from pbvs.recipe import dump_recipe
 from pbvs.report.comparison import render_comparisons
 from pbvs.runs import Run
 from pbvs.scoring.compare import compare, comparison_table, largest
@@ -95,6 +96,14 @@ def test_other_rules_are_refused_unless_asked_for(scored: Make, changes: dict[st
     found = compare(old, new, anyway=True)
     assert any(words in warning for warning in found.warnings)
     assert words.split()[0] in comparison_table(found)
+
+
+def test_targets_of_another_size_are_refused(scored: Make) -> None:
+    old, new = scored("old", {"sar2eo": images(6, 0.2)}), scored("new", {"sar2eo": images(6, 0.1)})
+    recipe = new.recipe().model_copy(update={"evaluation_size": "challenge"})
+    new.recipe_file.write_text(dump_recipe(recipe))
+    with pytest.raises(PbvsError, match="evaluation_size is native in the one and challenge"):
+        compare(old, new)
 
 
 def test_other_pictures_are_refused(scored: Make) -> None:
