@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reproduce": ("runs", "reproduce", "Make a run again and compare it."),
     "export": ("runs", "export", "Put a run's models and recipe into one file."),
     "install": ("runs", "install", "Install such a file as a run."),
+    "doctor": ("doctor", "doctor", "Versions, devices, weights, disk and data, as text to paste into a question."),
 }
 
 
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     prefer_huge_pages()
     with journal.opened(arguments) as log, stopping.stoppable(), _plain_warnings():
         status = _run(arguments, log)
+        status = 128 + stopping.received if stopping.received else status
         log.end(status)
         if stopping.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
             stopping.leave(stopping.received)
