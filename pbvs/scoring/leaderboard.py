@@ -22,6 +22,7 @@ from pbvs.toml import read_toml
 
 PUBLISHED = Path(__file__).parent / "published"
 # The order of columns in the published tables.
+NAME = 32  # columns of a name
 ORDER = ("sar2eo", "sar2rgb", "rgb2ir", "sar2ir")
 COLUMNS = ("table", "ours", "name", "combined", *ORDER, "note", "source")
 
@@ -120,7 +121,7 @@ def _sorted(entries: Sequence[Entry]) -> list[Entry]:
 
 def board_text(boards: Sequence[Board]) -> str:
     """Return the boards as text of at most 80 columns."""
-    head = f"  {'':<24}{'combined':>10}" + "".join(f"{task:>9}" for task in ORDER)
+    head = f"  {'':<{NAME}}{'combined':>9}" + "".join(f"{task:>9}" for task in ORDER)
     blocks = []
     if not any(board.ours for board in boards):
         blocks.append("No run of yours is scored yet; `pbvs score` makes its numbers.")
@@ -137,9 +138,14 @@ def board_text(boards: Sequence[Board]) -> str:
 
 def _line(entry: Entry, ours: bool) -> str:
     digits = 4 if ours else 2  # published tables have two
-    name = f"{entry.name[:22]}{' *' if entry.note == 'partial' else ''}"
-    cells = [f"{_cell(entry.combined, digits):>10}", *(f"{_cell(entry.tasks[task], digits):>9}" for task in ORDER)]
-    return f"  {name:<24}{''.join(cells)}"
+    name = f"{shortened(entry.name, NAME - 3)}{' *' if entry.note == 'partial' else ''}"
+    cells = [f"{_cell(entry.combined, digits):>9}", *(f"{_cell(entry.tasks[task], digits):>9}" for task in ORDER)]
+    return f"  {name:<{NAME}}{''.join(cells)}"
+
+
+def shortened(name: str, width: int) -> str:
+    """Return a name in at most `width` characters, its end kept: that is where runs of one family differ."""
+    return name if len(name) <= width else f"{name[: width // 2 - 1]}..{name[-(width - width // 2 - 1) :]}"
 
 
 def _cell(value: float | None, digits: int) -> str:

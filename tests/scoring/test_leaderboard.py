@@ -68,6 +68,14 @@ def test_the_text_fits_a_terminal_and_marks_other_data(scored: Make, tmp_path: P
     assert text.count("[OTHER DATA") == 3
 
 
+@pytest.mark.parametrize("name", ["a", "x" * 29, "family-" * 5 + "one", "family-" * 5 + "other"])
+def test_shortened_names_keep_their_end(name: str) -> None:
+    short = leaderboard.shortened(name, 29)
+    assert len(short) <= 29
+    assert short[-3:] == name[-3:]
+    assert short == name or len(name) > 29
+
+
 def test_without_runs_it_says_what_to_do(tmp_path: Path) -> None:
     assert "pbvs score" in leaderboard.board_text(leaderboard.leaderboard(tmp_path))
 
