@@ -45,6 +45,10 @@ def demo_data(folder: Path, seed: int) -> None:
     "--crops-per-scene", type=click.IntRange(min=1), default=4, show_default=True,
     help="How many consecutive chip ids are one scene.",
 )  # fmt: skip
+@click.option(
+    "--correct-shift", is_flag=True,
+    help="Estimate the shift left between SAR and targets from many pairs; correct it where they agree.",
+)  # fmt: skip
 @options.jobs
 @options.backend
 @click.option("--no-mosaics", is_flag=True, help="Do not prefer a location's mosaics as targets of its SAR.")
@@ -64,6 +68,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         rules=rules,
         crops_per_scene=choices["crops_per_scene"],
         share=choices["validation_share"],
+        correct_shift=choices["correct_shift"],
         jobs=choices["jobs"],
         backend=choices["backend"],
     )

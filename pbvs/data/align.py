@@ -45,9 +45,10 @@ def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_
     return valid
 
 
-def warp(source: Raster, target: Header, window: Window) -> Raster:
+def warp(source: Raster, target: Header, window: Window, shift: tuple[float, float] = (0.0, 0.0)) -> Raster:
     """Reproject a picture onto a part of the target's grid, bilinearly and with antialiasing where it shrinks.
 
+    `shift` (down, across) says by how many of the target's pixels the source lies off; it is moved back by that.
     Pixels outside the source or touched by its no-data are not valid; their value is 0.
     """
     from rasterio.enums import Resampling
@@ -58,7 +59,7 @@ def warp(source: Raster, target: Header, window: Window) -> Raster:
         "src_crs": source.header.crs,
         "src_transform": affine(source.header),
         "dst_crs": target.crs,
-        "dst_transform": affine(target, window),
+        "dst_transform": affine(target, window) * affine_shift(*shift),
         "resampling": Resampling.bilinear,
     }
     weight = source.valid.astype(np.float32)
@@ -86,6 +87,25 @@ def _read(path: Path) -> tuple[NDArray[np.generic], Header]:
     with picture_errors(path), open_tiff(path) as file:
         header = header_of(file)
         return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header
+
+
+def move(source: Raster, down: float, across: float) -> Raster:
+    """Return a picture moved back by a shift in pixels; what comes in from outside is not valid."""
+    if not down and not across:
+        return source
+    from scipy.ndimage import shift
+
+    pixels = shift(source.pixels, (-down, -across, 0), order=1, mode="constant")
+    cover = shift(source.valid.astype(np.float32), (-down, -across), order=1, mode="constant")
+    valid = cover > 0.99
+    return Raster(np.where(valid[:, :, None], pixels, np.float32(0)), valid, source.header)
+
+
+def affine_shift(down: float, across: float) -> Any:
+    """Return the transform that moves a grid by so many of its pixels."""
+    from rasterio.transform import Affine
+
+    return Affine.translation(across, down)
 
 
 def affine(header: Header, window: Window | None = None) -> Any:

@@ -17,10 +17,12 @@ from pbvs.data.geometry import Footprints
 from pbvs.data.holdout import SHARE, hold_out, hold_out_scenes, scene_of
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.misregistration import Group, correct, find_shifts, group_name
 from pbvs.data.names import pair_name, unique_names
 from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
 from pbvs.data.rules import RuleBook, find_rules
 from pbvs.data.settings import Radiometry
+from pbvs.data.shift import Shift
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, unfinished, write_json
 from pbvs.locks import locked
@@ -76,18 +78,23 @@ def build_pairs(
     radiometry: Radiometry | None = None,
     crops_per_scene: int = 4,
     share: float = SHARE,
+    correct_shift: bool = False,
     jobs: int = 1,
     backend: str = "loky",
 ) -> Summary:
     """Scan `root`, pair its pictures and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
-    `share` of every archive's locations is held out for validation. The same data and settings give the same bytes.
+    `share` of every archive's locations is held out for validation. With `correct_shift` the misregistration left
+    in an archive's or location's SAR is estimated, and corrected where many pairs agree. The same data and settings
+    give the same bytes.
     Raises UsageError when `root` does not exist, PbvsError when nothing in it can be used.
     """
     rules = rules or Rules()
     root, manifests = Path(root), Path(manifests)
     with no_collection():
-        return _build(root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, jobs, backend)
+        return _build(
+            root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, correct_shift, jobs, backend
+        )
 
 
 def _build(
@@ -97,6 +104,7 @@ def _build(
     radiometry: Radiometry,
     crops_per_scene: int,
     share: float,
+    correct_shift: bool,
     jobs: int,
     backend: str,
 ) -> Summary:
@@ -105,16 +113,26 @@ def _build(
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} pictures, but none of them can be paired; see unused.csv.")
+    shifts = _correct_shifts(pairs, root, jobs, backend) if correct_shift else {}
     inputs, modalities = measure(root, pairs, manifests / MEASURED, jobs, backend)
     summary = _summary(builder, pairs)
     summary.warnings += warnings_of(inputs)
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
+    summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
     with locked(manifests), unfinished(manifests):  # half old, half new, they would mix training and validation
         for (task, split), rows in pairs.items():
             write_manifest(manifest_path(manifests, task, split), rows)
         write_catalog(manifests, catalog)
         write_json(manifests / "summary.json", summary.as_json())
     return summary
+
+
+def _correct_shifts(pairs: Pairs, root: Path, jobs: int, backend: str) -> dict[Group, Shift]:
+    """Estimate what misregistration is left and write the trusted shifts into the pairs; return all that was found."""
+    shifts = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend)
+    for key, rows in pairs.items():
+        pairs[key] = correct(rows, shifts)
+    return shifts
 
 
 @contextlib.contextmanager

@@ -94,6 +94,7 @@ def _key(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int
             content_digest(inside(root, pair.target), cache),
             task.name,
             pair.alignment,
+            pair.shift,
             radiometry.rule(task.source, pair.source_rule),
             radiometry.rule(task.target, pair.target_rule),
             chips.model_dump(),

@@ -30,7 +30,8 @@ MARGIN = 24  # metres that SAR covers beyond them
 UTM, NAD = "EPSG:32612", "EPSG:26912"  # SAR and optical come in different systems, as in the archives
 EAST, NORTH = 424_000.0, 4_270_000.0
 
-Step = tuple[str, NDArray[np.generic], tuple[str, tuple[float, ...]] | None]  # path, pixels, CRS and transform
+Grid = tuple[str, tuple[float, ...]]  # CRS and transform
+Step = tuple[str, NDArray[np.generic], Grid | None]  # path, pixels, and where they lie
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Pair:
     overlap: str = ""  # share of the target that the source covers, 0 to 1
     source_rule: str = ""  # radiometry rule that makes [0, 1] of the file
     target_rule: str = ""
+    shift: str = ""  # "down across": target pixels by which the source is moved back, where that was asked for
 
 
 COLUMNS = tuple(field.name for field in fields(Pair))

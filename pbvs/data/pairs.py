@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.data.align import Raster, read_raster, resample, warp
+from pbvs.data.align import Raster, move, read_raster, resample, warp
 from pbvs.data.geometry import Window, overlap_window
 from pbvs.data.headers import Header, read_header
 from pbvs.data.manifest import Pair
@@ -70,9 +70,8 @@ def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
         return source
     target = read_header(inside(root, pair.target))
     if pair.alignment == "georeference":
-        window = _window(pair, source.header, target)
-        return warp(source, target, window)
-    return resample(source, target.height, target.width)
+        return warp(source, target, _window(pair, source.header, target), _shift(pair))
+    return move(resample(source, target.height, target.width), *_shift(pair))
 
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
@@ -81,6 +80,19 @@ def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     if pair.alignment != "georeference":
         return target
     return target.cut(_window(pair, read_header(inside(root, pair.source)), target.header))
+
+
+def _shift(pair: Pair) -> tuple[float, float]:
+    if not pair.shift:
+        return 0.0, 0.0
+    try:
+        down, across = map(float, pair.shift.split())
+    except ValueError:
+        raise PbvsError(
+            f"The pair {pair.name} of {pair.task} has the shift {pair.shift!r}, which is no 'down across'; "
+            "run `pbvs build-pairs` again."
+        ) from None
+    return down, across
 
 
 def _window(pair: Pair, source: Header, target: Header) -> Window:
