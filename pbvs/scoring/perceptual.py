@@ -27,7 +27,10 @@ class Perceptual:
     """An LPIPS network on a device, laid out in memory as it is quickest."""
 
     def __init__(self, net: Lpips, device: str = "cpu"):
-        self.net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.to(device)
+        for parameter in net.trunk.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.device = device
         self.digest = digest([net.net, net.trunk.digest, fingerprint(dict(enumerate_heads(net)))])
 
