@@ -25,7 +25,7 @@ install() { # install EXTRAS: the package, editable, with the extras named
         # The tested versions; a torch that is shared with the system stays whatever it is.
         "$venv/bin/python" -c 'import torch' 2>/dev/null && lock="$venv/constraints.txt" || lock="$here/constraints.txt"
         [ "$lock" = "$here/constraints.txt" ] || grep -v -E '^(torch|torchvision|triton|nvidia)' "$here/constraints.txt" >"$lock"
-        "$venv/bin/python" -m pip install --quiet --constraint "$lock" --editable "$here$1"
+        PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --constraint "$lock" --editable "$here$1"
         touch "$mark"
     fi
     export PATH="$venv/bin:$PATH"
