@@ -20,6 +20,7 @@ from pbvs.progress import say
 # name -> (module below pbvs.cli, function, one line of help), in the order of the work
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo-data": ("data", "demo_data", "Write a small synthetic data set in the archives' layout."),
+    "check-data": ("data", "check_data", "Say what the data hold, what is missing and what is wrong."),
     "build-pairs": ("data", "build_pairs", "Sample SAR/RGB/IR pairs per location into manifests."),
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
     "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pbvs.cli import options
+from pbvs.tasks import SPLITS
+
+if TYPE_CHECKING:
+    from pbvs.data.survey import Survey
 
 
 @click.command("demo-data")
@@ -78,3 +83,45 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         click.echo(f"{task:<10}{counts['train']:>8}{counts['val']:>8}{counts['test']:>8}")
     for warning in summary.warnings:
         click.echo(f"Note: {warning}")
+
+
+@click.command("check-data")
+@click.argument("root", type=options.FOLDER)
+@options.manifests
+@click.option("--output", type=options.FILE, help="The page to write; without it check-data.html beside the manifests.")
+@click.option("--no-shift", is_flag=True, help="Leave out the misregistration, which takes the longest.")
+@options.jobs
+@options.backend
+def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool, jobs: int, backend: str) -> None:
+    """Show what is below ROOT, what is missing and what is wrong, as a table and as a page."""
+    from pbvs.data.survey import survey
+    from pbvs.report.data_page import write_data_page
+
+    found = survey(root, manifests, shifts=not no_shift, jobs=jobs, backend=backend)
+    page = write_data_page(found, output or manifests / "check-data.html")
+    for line in _survey_lines(found):
+        click.echo(line)
+    click.echo(f"The page with maps, histograms and pictures is {page}")
+
+
+def _survey_lines(found: Survey) -> Iterator[str]:
+    width = max(len(archive.name) for archive in found.archives)
+    heads = ("locations", "SAR", "EO", "RGB", "IR", "mosaics")
+    yield f"{'archive':<{width}}" + "".join(f"{head:>10}" for head in heads)
+    for archive in found.archives:
+        numbers = (archive.locations, *archive.pictures.values(), archive.mosaics)
+        yield f"{archive.name:<{width}}" + "".join(f"{number or '-':>10}" for number in numbers)
+    yield f"{'pairs':<{width}}" + "".join(f"{split:>10}" for split in SPLITS)
+    for task, counts in found.counts().items():
+        yield f"{task:<{width}}" + "".join(f"{number:>10}" for number in counts.values())
+    yield from (f"Missing: {line}" for line in found.missing)
+    for name, shift in found.shifts.items():
+        yield (
+            f"Shift: {name}: {shift.down:+.2f} down, {shift.across:+.2f} across from {shift.pairs} pairs, "
+            f"sharpness {shift.sharpness:.1f}{', would be corrected' if shift.trusted else ''}"
+        )
+    yield from (f"Warning: {line}" for line in found.warnings)
+    yield f"Not used: {len(found.wrong)} files; {found.catalog.litter} hidden files were skipped."
+    yield from (f"  {path}: {reason}" for path, reason in found.wrong[:20])
+    if len(found.wrong) > 20:
+        yield f"  and {len(found.wrong) - 20} more, on the page"

@@ -192,9 +192,17 @@ class Builder:
         used = {entry.path for rows in matches.values() for match in rows for entry in (match.source, match.target)}
         used |= {path for path, _ in self.catalog.unused}
         for location in locations.values():
-            for entry in location:
-                if entry.path not in used:
-                    self.catalog.leave_out(entry.path, "no pair that was sampled has it")
+            left = [entry for entry in location if entry.path not in used]
+            possible = self._possible(location) if left else set()
+            for entry in left:
+                reason = "it was not drawn into a pair" if entry.path in possible else _alone(location, entry)
+                self.catalog.leave_out(entry.path, reason)
+
+    def _possible(self, location: Location) -> set[str]:
+        tasks = ("sar2rgb", "sar2ir", "rgb2ir")
+        return {
+            entry.path for task in tasks for pair in location.candidates(task, self.rules.mosaics) for entry in pair
+        }
 
     def _chips(self) -> None:
         matches, alone, unused = pair_by_name(self.catalog.entries)
@@ -257,6 +265,12 @@ class Builder:
             alignment="none",
             source_rule=self.book.rule(entry),
         )
+
+
+def _alone(location: Location, entry: Entry) -> str:
+    if location.mosaics.get(entry.place.modality) and entry.place.role != "mosaic":
+        return "the location's mosaic is the SAR's target in its place, and no other picture has its base"
+    return "nothing in its location can be paired with it"
 
 
 def _summary(builder: Builder, pairs: Pairs) -> Summary:

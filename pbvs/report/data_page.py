@@ -1,0 +1,202 @@
+"""The page of `pbvs check-data`: what is there, what is missing, what is wrong, and how it looks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pbvs.data.align import read_raster
+from pbvs.data.brightness import Brightness
+from pbvs.data.catalog import Entry
+from pbvs.data.layout import natural_key
+from pbvs.data.survey import COLUMNS, Archive, Survey
+from pbvs.errors import PbvsError
+from pbvs.files import write_text
+from pbvs.report.page import render
+from pbvs.report.pictures import Tile, tile
+
+THUMBNAIL = 128  # pixels
+SHOWN = 24  # locations with thumbnails
+LISTED = 200  # files that cannot be used, of each reason
+WIDTH, HEIGHT = 320, 200  # of a map, in units of its drawing
+CELL = 2.0  # degrees
+KILOMETRES = 111.32  # in a degree of latitude
+
+Place = tuple[str, float, float, bool]  # name, longitude, latitude, held out
+
+
+def write_data_page(survey: Survey, path: Path) -> Path:
+    """Write the page, one file that loads nothing, and return its path."""
+    write_text(path, render_data(survey))
+    return path
+
+
+def render_data(survey: Survey) -> str:
+    """Return the page as HTML; everything that comes from the data is escaped."""
+    return render(
+        "data.html",
+        title=f"Data in {survey.catalog.root.resolve().name}",
+        survey=survey,
+        columns=COLUMNS,
+        counts=survey.counts(),
+        reasons=group_reasons(survey.wrong),
+        maps=[map_of(archive.name, cluster) for archive in survey.archives for cluster in clusters(archive.places)],
+        world=world_of(survey.archives),
+        histograms=[plot(name.upper(), splits) for name, splits in survey.modalities.items()],
+        input_histograms=[plot(name, splits) for name, splits in survey.inputs.items()],
+        strips=thumbnails(survey),
+    )
+
+
+def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the unusable files by the kind of reason, most frequent first."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path, reason in wrong:
+        groups[_kind(reason)].append((path, reason))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"kind": kind, "count": len(rows), "rows": rows[:LISTED]} for kind, rows in ordered]
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without the names and numbers that differ from file to file."""
+    kinds = {
+        "cannot be read": "cannot be read",
+        "says it is": "too large",
+        "it covers": "covers too little of its target",
+        "cannot be the footprint": "another footprint",
+        "byte for byte": "an official input among the training pictures",
+        "the same name": "the same name as another file",
+        "differ": "sizes of a pair differ",
+    }
+    return next((kind for mark, kind in kinds.items() if mark in reason), reason)
+
+
+def clusters(places: Sequence[Place]) -> list[list[Place]]:
+    """Return the places in groups that lie together, those of at least three: cells of two degrees that touch."""
+    cells: dict[tuple[int, int], list[Place]] = defaultdict(list)
+    for place in places:
+        cells[math.floor(place[1] / CELL), math.floor(place[2] / CELL)].append(place)
+    groups = []
+    while cells:
+        waiting, group = [next(iter(cells))], []
+        while waiting:
+            x, y = waiting.pop()
+            group += cells.pop((x, y), [])
+            waiting += [(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (x + i, y + j) in cells]
+        if len(group) >= 3:
+            groups.append(group)
+    return groups
+
+
+def map_of(name: str, places: Sequence[Place]) -> dict[str, Any]:
+    """Return places as points in a drawing, north up, those held out on top, with a scale bar."""
+    longitudes, latitudes = [place[1] for place in places], [place[2] for place in places]
+    squeeze = max(0.05, math.cos(math.radians(sum(latitudes) / len(latitudes))))
+    middle = ((min(longitudes) + max(longitudes)) / 2, (min(latitudes) + max(latitudes)) / 2)
+    reach = max((max(longitudes) - min(longitudes)) * squeeze / WIDTH, (max(latitudes) - min(latitudes)) / HEIGHT, 1e-5)
+    scale = 0.78 / reach
+    points = [
+        {
+            "name": title,
+            "x": round(WIDTH / 2 + (x - middle[0]) * squeeze * scale, 2),
+            "y": round(HEIGHT / 2 - 6 - (y - middle[1]) * scale, 2),
+            "held": held,
+        }
+        for title, x, y, held in sorted(places, key=lambda place: place[3])
+    ]
+    bar = _round_number(WIDTH / 4 / scale * KILOMETRES)
+    return {
+        "name": name,
+        "points": points,
+        "bar": round(bar / KILOMETRES * scale, 2),
+        "length": f"{bar:g} km" if bar >= 1 else f"{bar * 1000:g} m",
+        "where": f"{_degrees(middle[1], 'N', 'S')}, {_degrees(middle[0], 'E', 'W')}",
+        "held": sum(held for *_, held in places),
+    }
+
+
+def world_of(archives: Sequence[Archive]) -> list[dict[str, Any]]:
+    """Return where on Earth each archive lies, in a drawing of 360 by 180 units."""
+    dots: Counter[tuple[str, int, int]] = Counter()
+    for archive in archives:
+        dots.update((archive.name, round(x), round(y)) for _, x, y, _ in archive.places)
+    return [
+        {"name": name, "x": x + 180, "y": 90 - y, "count": count, "radius": round(1.6 + math.log10(count), 2)}
+        for (name, x, y), count in sorted(dots.items())
+    ]
+
+
+def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
+    """Return a histogram for each split as the path of a line in a drawing of 64 by 40 units, all to one scale."""
+    shares = {split: figure.counts / max(figure.counts.sum(), 1e-12) for split, figure in splits.items()}
+    top = max(float(np.quantile(share, 0.985)) for share in shares.values()) or 1.0
+    lines = {
+        split: "M"
+        + " L".join(f"{index + 0.5:.1f},{40 - 38 * min(share / top, 1.0):.2f}" for index, share in enumerate(row))
+        for split, row in shares.items()
+    }
+    means = {split: figure.mean for split, figure in splits.items()}
+    return {"title": title, "lines": lines, "means": means, "pictures": {s: f.pictures for s, f in splits.items()}}
+
+
+def thumbnails(survey: Survey) -> list[dict[str, Any]]:
+    """Return strips of thumbnails: some locations of every archive, some chips and some inputs."""
+    chosen: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in survey.catalog.entries:
+        place = entry.place
+        chosen[place.source, place.location or _stem_group(entry)].append(entry)
+    by_source: dict[str, list[tuple[str, list[Entry]]]] = defaultdict(list)
+    for (source, name), members in chosen.items():
+        by_source[source].append((name, members))
+    each = max(2, SHOWN // max(1, len(by_source)))
+    return [
+        {"title": name, "archive": source, "tiles": tiles, "task": members[0].place.task}
+        for source, groups in sorted(by_source.items())
+        for name, members in _spread(sorted(groups, key=lambda group: natural_key(group[0])), each)
+        if (tiles := _tiles(survey, members))
+    ]
+
+
+def _stem_group(entry: Entry) -> str:
+    place = entry.place
+    return f"{place.split}/{place.task}/{entry.stem}" if place.role == "input" else f"{place.split}/{entry.stem}"
+
+
+def _spread(groups: list[tuple[str, list[Entry]]], count: int) -> list[tuple[str, list[Entry]]]:
+    if len(groups) <= count:
+        return groups
+    return [groups[index * len(groups) // count] for index in range(count)]
+
+
+def _tiles(survey: Survey, members: Sequence[Entry]) -> list[Tile]:
+    """Return the first picture of each modality of a location, and how many more there are."""
+    by_modality: dict[str, list[Entry]] = defaultdict(list)
+    for entry in sorted(members, key=lambda entry: entry.place.role == "mosaic"):
+        by_modality[entry.place.modality].append(entry)
+    return [_tile(survey, by_modality[modality]) for modality in COLUMNS if modality in by_modality]
+
+
+def _tile(survey: Survey, entries: Sequence[Entry]) -> Tile:
+    first = entries[0]
+    more = f"1 of {len(entries)}" if len(entries) > 1 else ""
+    caption = ", ".join(filter(None, (f"{first.place.modality.upper()} {first.place.date}".strip(), more)))
+    try:
+        raster = read_raster(survey.catalog.root / first.path, first.place.modality, survey.book.rule(first))
+    except PbvsError:
+        return Tile(caption, absent="cannot be read")
+    return tile(caption, raster.pixels, side=THUMBNAIL)
+
+
+def _round_number(value: float) -> float:
+    """Return the largest of 1, 2 and 5 times a power of ten that is not above `value`."""
+    power: float = 10.0 ** math.floor(math.log10(value))
+    return max(step * power for step in (1, 2, 5) if step * power <= value)
+
+
+def _degrees(value: float, positive: str, negative: str) -> str:
+    return f"{abs(value):.2f}° {positive if value >= 0 else negative}"
