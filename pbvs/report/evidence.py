@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,10 +10,10 @@ from typing import Any, TypeVar
 
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import read_json, read_text
+from pbvs.files import read_json
 from pbvs.recipe import Recipe
 from pbvs.runs import Run
-from pbvs.scoring.results import Results, is_scored, number, read_results, table
+from pbvs.scoring.results import Results, is_scored, number, read_csv, read_results, table
 from pbvs.tasks import TASKS
 
 T = TypeVar("T")
@@ -78,9 +76,6 @@ def read_log(path: Path) -> dict[str, list[float | None]]:
 
     Columns without a single number are left out.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns: dict[str, list[float | None]] = {name: [] for name in reader.fieldnames or ()}
-    for row in reader:
-        for name, values in columns.items():
-            values.append(number(row.get(name)))
+    names, rows = read_csv(path)
+    columns = {name: [number(row.get(name)) for row in rows] for name in names}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}

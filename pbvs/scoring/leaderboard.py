@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError
-from pbvs.files import read_text
 from pbvs.runs import SUBMISSIONS, all_runs
 from pbvs.scoring.compare import wrapped
-from pbvs.scoring.results import Results, is_scored, number, read_results
+from pbvs.scoring.results import Results, is_scored, number, read_csv, read_results
 from pbvs.toml import read_toml
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -100,15 +99,18 @@ def published_boards() -> list[Board]:
 
 def read_entries(path: Path) -> list[Entry]:
     """Read a published table; an empty cell is a score that was not given."""
-    reader = csv.DictReader(io.StringIO(read_text(path)))
+    columns, rows = read_csv(path)
     wanted = ("name", "combined", *ORDER)
-    if missing := [column for column in wanted if column not in (reader.fieldnames or ())]:
+    if missing := [column for column in wanted if column not in columns]:
         raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
     return [
         Entry(
-            row["name"], number(row["combined"]), {task: number(row[task]) for task in ORDER}, (row.get("note") or "")
+            row["name"] or "",
+            number(row["combined"]),
+            {task: number(row[task]) for task in ORDER},
+            (row.get("note") or ""),
         )
-        for row in reader
+        for row in rows
     ]
 
 

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError
@@ -64,7 +65,8 @@ class Results:
         """
         pixel = self.protocol.get("pixel", "rmse")
         names = {"pixel": pixel if pixel in METRICS else "rmse", "lpips": "lpips"}
-        asked = self.protocol.get("terms") or ("pixel", "lpips")
+        asked = self.protocol.get("terms")
+        asked = asked if isinstance(asked, list) and asked else ["pixel", "lpips"]
         return tuple(names[term] for term in ("pixel", "lpips") if term in asked)
 
     @property
@@ -97,7 +99,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return result if math.isfinite(result) else None
 
@@ -123,10 +125,19 @@ def read_images(run: Run, task: str) -> list[ImageScore]:
     path = run.scores / f"{task}.csv"
     if not path.is_file():
         return []
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    if "name" not in (reader.fieldnames or ()):
+    columns, rows = read_csv(path)
+    if "name" not in columns:
         raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
-    return [_image(row) for row in reader]
+    return [_image(row) for row in rows]
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Return the columns and rows of a CSV file; raise PbvsError when it is none."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path)))
+        return list(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise PbvsError(f"{path} is not valid CSV ({error}); make it anew.") from None
 
 
 def _image(row: Mapping[str, str | None]) -> ImageScore:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html.parser
 import json
+import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +200,37 @@ def test_the_command_writes_a_page_for_a_run_without_scores(world: World, tmp_pa
     told = CliRunner().invoke(cli, ["report", "--run", "one", *places], catch_exceptions=False).stdout
     assert str(folder / "one" / "report.html") in told
     assert "Not scored yet" in (folder / "one" / "report.html").read_text()
+
+
+JUNK: tuple[Any, ...] = (None, True, -1, 1e300, "<b>x</b>", [], [None], {}, {"a": [1, {}]}, "nan")
+
+
+def spoiled(value: Any, chance: random.Random) -> Any:
+    """Replace about one part in twelve of a JSON value by one that does not belong there."""
+    if chance.randrange(12) == 0:
+        return chance.choice(JUNK)
+    if isinstance(value, dict):
+        return {key: spoiled(item, chance) for key, item in value.items()}
+    return [spoiled(item, chance) for item in value] if isinstance(value, list) else value
+
+
+def test_no_summary_breaks_the_page(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs", predicted=False)
+    path = run.scores / "summary.json"
+    whole = json.loads(path.read_text())
+    for seed in range(40):
+        write_text(path, json.dumps(spoiled(whole, random.Random(seed))))
+        text = write_report(run, root=None, manifests=tmp_path).read_text()
+        Page(text)
+        assert "<b>x" not in text
+
+
+@pytest.mark.parametrize("text", ["", "\0\0", "epoch,loss\n" + "1" * 200_000, 'epoch\n"1', "a,a\n1,2\n3"])
+def test_no_log_breaks_the_page(world: World, tmp_path: Path, text: str) -> None:
+    run = world.run(tmp_path / "runs", predicted=False)
+    write_text(run.model("sar2eo") / "log.csv", text)
+    write_text(run.scores / "sar2rgb.csv", text)
+    assert "Provenance" in written(world, run)[1].text
 
 
 def test_a_log_with_gaps_keeps_its_numbers(tmp_path: Path) -> None:
