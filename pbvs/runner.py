@@ -155,7 +155,7 @@ class Job:
         stage, record = self.recipe.stages[task], self._record(task)
         made_from = self.stage_digest(task)
         parts = {name: self.loaded[name] for name in stage.requires}
-        device = devices.resolve_device(self.device) if self._class(task).uses_device else "cpu"
+        device = devices.resolve_device(self.device if self._class(task).uses_device else "cpu")
         translator = make_translator(get_task(task), stage, parts, device)
         if is_done(record, made_from) and not (self.retrain and self._class(task).learns):
             translator.load(record.parent)

@@ -39,9 +39,16 @@ def read_raster(path: Path, modality: str, rule: str) -> Raster:
 
 def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
     """Return which pixels of (H, W, B) hold data: finite in every band, and not no-data in all of them."""
-    valid: NDArray[np.bool_] = np.isfinite(stored).all(axis=2)
+    valid = np.ones(stored.shape[:2], np.bool_)
+    bands = [stored[:, :, band] for band in range(stored.shape[2])]  # band by band: much quicker than all(axis=2)
+    if not np.issubdtype(stored.dtype, np.integer):
+        for band in bands:
+            valid &= np.isfinite(band)
     if nodata is not None and np.isfinite(nodata):
-        valid &= ~(stored == nodata).all(axis=2)
+        missing = bands[0] == nodata
+        for band in bands[1:]:
+            missing &= band == nodata
+        valid &= ~missing
     return valid
 
 

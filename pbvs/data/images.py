@@ -128,8 +128,10 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Quantise [0, 1] to 0..255 by rounding half to even; values outside are clipped, NaN becomes 0."""
-    scaled = np.nan_to_num(image, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0) * 255.0
-    quantised: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    scaled = np.fmax(image, 0.0)  # of a number and NaN, fmax takes the number
+    np.minimum(scaled, 1.0, out=scaled)
+    scaled *= 255.0
+    quantised: NDArray[np.uint8] = np.rint(scaled, out=scaled).astype(np.uint8)
     return quantised
 
 
@@ -137,7 +139,26 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write (H, W, 1) or (H, W, 3) 8-bit pixels as PNG, whole or not at all."""
     array = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
     with atomic_path(path) as part:
-        Image.fromarray(array).save(part, format="PNG", compress_level=1)
+        Image.fromarray(array).save(part, format="PNG", **png_options(array))
+
+
+def png_options(pixels: NDArray[np.uint8]) -> dict[str, int]:
+    """Return Pillow's options for (H, W) or (H, W, C) pixels, chosen by measurement (docs/speed.md).
+
+    Runs alone (strategy RLE) suit the differences of one band or of unlike ones: a quarter of the default's time at
+    its size. Equal bands repeat at a distance, which needs the full search, at its quickest.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 3 and equal_bands(pixels):
+        return {"compress_level": 1}
+    return {"compress_level": 1, "compress_type": 3}
+
+
+def equal_bands(pixels: NDArray[np.generic]) -> bool:
+    """Return whether all bands of (H, W, C) are the same; a row that differs ends the search."""
+    first = pixels[: len(pixels) // 16 + 1 : 4]
+    if bool((first != first[:, :, :1]).any()):
+        return False
+    return bool((pixels[:, :, 1:] == pixels[:, :, :1]).all())
 
 
 def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -26,14 +26,23 @@ def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArra
     if kind == "full":
         low, high = 0.0, limits[0] if limits else full_scale(bands.dtype)
         values = bands.astype(np.float32)
+        if not low and np.issubdtype(bands.dtype, np.unsignedinteger):
+            return _shares(values, high)
     else:
         values = _logarithm(bands.astype(np.float32), kind)
         low, high = _percentiles(values, valid, *limits) if kind == "percentile" else (limits[0], limits[1])
     with np.errstate(invalid="ignore", over="ignore"):
         unit = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
-    unit = np.nan_to_num(unit, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
-    clipped: Picture = unit.clip(0.0, 1.0, out=unit)
+    np.fmax(unit, np.float32(0), out=unit)  # of a number and NaN, fmax takes the number
+    clipped: Picture = np.minimum(unit, np.float32(1), out=unit)
     return clipped
+
+
+def _shares(values: Picture, high: float) -> Picture:
+    """Return what the general way gives for whole numbers from 0 on, in place: nothing to subtract, no NaN."""
+    values /= np.float32(max(high, 1e-12))
+    shares: Picture = np.minimum(values, np.float32(1), out=values)
+    return shares
 
 
 def full_scale(dtype: np.dtype[np.generic]) -> float:
@@ -55,6 +64,9 @@ def select_bands(pixels: NDArray[np.generic], modality: str) -> NDArray[np.gener
     else:
         chosen = [0]
     assert len(chosen) == CHANNELS[modality]
+    first = chosen[0]
+    if chosen == list(range(first, first + len(chosen))):
+        return pixels[:, :, first : first + len(chosen)]  # a view, where a list of indices would copy
     return pixels[:, :, chosen]
 
 
