@@ -1,0 +1,1 @@
+"""Speed as ratios to what a user would do otherwise: `python -m tests.benchmarks [part ...] [--quick] [--save]`."""
