@@ -33,6 +33,11 @@ def interval_of(value: Any) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+def list_of(value: Any) -> list[Any]:
+    """Return `value` when it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def headline(results: Results) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
     expected = [task for task in TASKS if results.task(task)]
@@ -47,6 +52,7 @@ def headline(results: Results) -> dict[str, Any]:
         "partial": bool(results.summary.get("partial")),
         "caveats": caveats(results),
         "tasks": [task_row(results, task) for task in expected],
+        "has_fid_term": "fid" in list_of(results.protocol.get("terms")),
         "has_fid": any(number(results.task(task).get("fid")) is not None for task in expected),
         "locations": len({image.location for task in TASKS for image in results.scored(task)}),
         "images": sum(len(results.scored(task)) for task in TASKS),
@@ -62,8 +68,7 @@ def caveats(results: Results) -> list[str]:
     net = results.lpips.get("net")
     if net and results.is_lpips:
         said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
-    notes = results.summary.get("notes")
-    notes = [str(note) for note in notes] if isinstance(notes, list) else []
+    notes = [str(note) for note in list_of(results.summary.get("notes"))]
     if results.summary.get("partial") and not notes:
         rows = {task: results.task(task) for task in TASKS}
         said += [

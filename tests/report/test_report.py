@@ -144,6 +144,18 @@ def test_numbers_that_are_not_lpips_say_so_everywhere(world: World, tmp_path: Pa
     assert "not-LPIPS distance 0.2" in page.text
 
 
+def test_sets_have_a_distance_that_images_have_not(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    tasks = json.loads((run.scores / "summary.json").read_text())["tasks"]
+    tasks["sar2eo"] |= {"fid": 123.456, "kid": 0.0321}
+    change_summary(
+        run, tasks=tasks, protocol={"name": "mavic-t-2026", "terms": ["fid", "lpips", "pixel"], "pixel": "l1"}
+    )
+    _, page = written(world, run)
+    for words in ("FID", "123.5", "0.0321", "which no single image has", "mean of L1 and LPIPS"):
+        assert words in page.text
+
+
 def test_missing_and_damaged_numbers_are_dashes(world: World, tmp_path: Path) -> None:
     run = world.run(tmp_path / "runs")
     missing = {"status": "missing", "reason": "nothing was predicted", "images": 0, "expected": 7, "score": None}
