@@ -16,6 +16,7 @@ from pbvs.networks.generator import GeneratorConfig, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.training.state import read_tensors, write_tensors
 
+LARGEST = 4096  # channels, blocks: no configuration has a larger number
 TranslatorConfig = GeneratorConfig | UNetConfig
 Config = TranslatorConfig | DiscriminatorConfig
 
@@ -63,13 +64,29 @@ def read_model(path: Path, kind: str) -> tuple[dict[str, Tensor], Config, dict[s
     tensors, facts = read_tensors(path)
     if facts.get("kind") != kind or kind not in KINDS:
         raise PbvsError(f"{path} holds a {facts.get('kind') or 'training state'}, not a {kind}; name the right file.")
-    try:
-        config = KINDS[kind].config(**facts["config"])
-    except (KeyError, TypeError) as error:
-        raise PbvsError(f"{path} has no usable configuration ({error}); it is of another version of pbvs.") from None
+    config = read_config(path, kind, facts.get("config"))
     with torch.device("meta"):
         check_fit(path, make_network(config), tensors)
     return tensors, config, facts
+
+
+def read_config(path: Path, kind: str, table: Any) -> Config:
+    """Return the configuration that a file states; raise PbvsError when no network can be made of it.
+
+    Numbers are limited, since a network of a million layers takes hours to make even without its weights.
+    """
+    try:
+        if any(isinstance(value, int) and abs(value) > LARGEST for value in table.values()):
+            raise ValueError(f"a number is over {LARGEST}")
+        config: Config = KINDS[kind].config(**table)
+        with torch.device("meta"):
+            make_network(config)
+    except Exception as error:  # whatever a network makes of numbers and types that it never expected
+        reason = " ".join(str(error).split())[:200]
+        raise PbvsError(
+            f"{path} has no usable configuration ({reason}); it is damaged or of another version of pbvs."
+        ) from None
+    return config
 
 
 def differences(found: Config, wanted: Config) -> str:

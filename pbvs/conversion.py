@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbvs.checkpoint import KINDS, Config, check_fit, kind_of, make_network, read_model, write_weights
+from pbvs.checkpoint import Config, check_fit, kind_of, make_network, read_config, read_model, write_weights
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sha256
 from pbvs.networks.layers import count_parameters
@@ -66,16 +66,17 @@ def network_of(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
     tensors, facts = read_tensors(path)
     if "progress" not in facts:
         return read_model(path, str(facts.get("kind")))
-    identity = facts["identity"]
     try:
-        config = KINDS[identity["kind"]].config(**identity["network"])
-    except (KeyError, TypeError):
+        identity, step = facts["identity"], facts["progress"]["step"]
+        kind, table, task = str(identity["kind"]), identity["network"], identity.get("task")
+    except (KeyError, TypeError, AttributeError):
         raise PbvsError(f"{path} does not say what its network is; export the model file beside it.") from None
+    config = read_config(path, kind, table)
     prefix = "average/network/" if any(name.startswith("average/") for name in tensors) else "module/generator/"
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     with torch.device("meta"):
         check_fit(path, make_network(config), weights)
-    return weights, config, {"task": identity.get("task"), "step": facts["progress"]["step"]}
+    return weights, config, {"task": task, "step": step}
 
 
 def summary(config: Config) -> str:

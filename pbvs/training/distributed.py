@@ -5,6 +5,8 @@ One process needs no process group: every function then does nothing.
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,6 +28,7 @@ def join() -> None:
     """Join the group of processes that torchrun started, if there is more than one and it was not done before."""
     if world_size() == 1 or dist.is_initialized():
         return
+    atexit.register(leave)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         dist.init_process_group("cpu:gloo,cuda:nccl")
@@ -57,6 +60,11 @@ def main_first(make: Callable[[], Made]) -> Made:
 
 
 def leave() -> None:
-    """Leave the group, so that the process can end quietly."""
+    """Leave the group, so that the process can end quietly.
+
+    Gloo's threads need Python's lock to let go of the last tensors; without the pause they can wait for it for ever,
+    while the thread that destroys the group holds it and waits for them (seen with torch 2.13).
+    """
     if dist.is_initialized():
+        time.sleep(0.2)
         dist.destroy_process_group()

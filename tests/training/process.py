@@ -31,12 +31,11 @@ def validator() -> Validator:
     """Measure five pictures by RMSE and the random trunk."""
     pairs = [Pair(str(number), "sar2eo", "val", "place", "source") for number in range(5)]
     how = Inference(2, 10**6)
-    return Validator(
-        pairs, lambda pair: Opened(int(pair.name)), lambda net, ps: translate(net, ps, how), random_lpips()
-    )
+    lpips = random_lpips()
+    return Validator(pairs, lambda pair: Opened(int(pair.name)), lambda net, inputs: translate(net, inputs, how), lpips)
 
 
-def main(folder: Path, batch_size: int, epochs: int = 2) -> None:
+def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1) -> None:
     """Train in `folder`; the first process writes the validation's numbers."""
     torch.set_num_threads(1)
     distributed.join()
@@ -51,6 +50,7 @@ def main(folder: Path, batch_size: int, epochs: int = 2) -> None:
         little_method(lpips=random_lpips()),
         chips=LittleChips(8, side=32),
         batch_size=batch_size // world_size(),
+        accumulate=accumulate,
         schedule=Schedule(1e-3, epochs, 1),
         validate=validate,
     )
@@ -61,4 +61,4 @@ def main(folder: Path, batch_size: int, epochs: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -45,7 +45,7 @@ def test_workers_change_nothing() -> None:
 
 def test_grey_is_replicated_and_colours_are_not_thrown_away() -> None:
     assert replicated(torch.rand(1, 1, 2, 2), 3).shape == (1, 3, 2, 2)
-    with pytest.raises(PbvsError, match="takes 1 channels but the pictures have 3"):
+    with pytest.raises(PbvsError, match=r"takes 1 channels but the pictures have 3"):
         replicated(torch.rand(1, 3, 2, 2), 1)
 
 
@@ -55,5 +55,5 @@ def test_nothing_to_learn_from_is_said() -> None:
 
 
 def test_a_batch_over_the_data_is_said() -> None:
-    with pytest.raises(PbvsError, match="A step takes 12 samples .* but an epoch has only 6"):
+    with pytest.raises(PbvsError, match=r"A step takes 12 samples .* but an epoch has only 6"):
         Plan(samples=6, batch_size=3, accumulate=2, processes=2)

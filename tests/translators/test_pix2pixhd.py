@@ -1,0 +1,235 @@
+"""The translator: trains on files, keeps what it needs, loads only what fits, and says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pbvs.checkpoint import read_model, write_weights
+from pbvs.conversion import export_checkpoint
+from pbvs.errors import PbvsError
+from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.seeds import generator, torch_generator
+from pbvs.tasks import TASKS
+from pbvs.training.log import read_log
+from pbvs.translators import make_translator
+from pbvs.translators.pix2pixhd import use_bf16
+from tests.translators.scenes import material_of, recipe_of, translator_of
+
+
+def picture(height: int = 24, width: int = 37, channels: int = 1) -> np.ndarray:
+    return generator(0, "picture").random((height, width, channels), dtype=np.float32)
+
+
+def test_training_leaves_a_model_a_log_curves_and_strips(tmp_path: Path) -> None:
+    recipe = recipe_of()
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    folder = tmp_path / "model"
+    rows = read_log(folder / "log.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["learning_rate"]) == 2 * float(rows[1]["learning_rate"])
+    assert all(0 < float(row["val_score"]) < 1 for row in rows)
+    for name in ("state.safetensors", "model.safetensors", "discriminator.safetensors", "curves.png"):
+        assert (folder / name).stat().st_size > 1000, name
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["0001.png", "0002.png"]
+    assert list((folder / "events").iterdir())
+    (result,) = translator.translate([picture()])
+    assert result.shape == (24, 37, 1)
+    assert result.dtype == np.float32
+    assert 0 <= result.min() <= result.max() <= 1
+
+
+def test_a_loaded_model_translates_to_the_same_bits_and_knows_how_it_was_made(tmp_path: Path) -> None:
+    recipe = recipe_of()
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    translator.save(tmp_path / "saved")
+    again = translator_of(recipe)
+    again.load(tmp_path / "saved")
+    assert np.array_equal(again.translate([picture()])[0], translator.translate([picture()])[0])
+    _, config, facts = read_model(tmp_path / "saved" / "model.safetensors", "generator")
+    assert config == GeneratorConfig(1, 1, 4, 2, 1)
+    assert facts["task"] == "sar2eo"
+    assert facts["stage"]["size"] == 32
+    assert facts["validation"]["score"] > 0
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    recipe = recipe_of(epochs=3, learning_rate=5e-3)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    rows = read_log(tmp_path / "model" / "log.csv")
+    best = min(rows, key=lambda row: float(row["val_score"]))
+    assert translator.facts["epoch"] == int(best["epoch"])
+
+
+@pytest.mark.parametrize("channels", ["native", "replicated"])
+def test_grey_to_colour_in_both_ways(tmp_path: Path, channels: str) -> None:
+    recipe = recipe_of("sar2rgb", channels=channels, epochs=1, half_rate_epochs=0)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    assert translator.config.source_channels == (1 if channels == "native" else 3)
+    assert translator.translate([picture()])[0].shape == (24, 37, 3)
+
+
+def test_replicated_grey_comes_back_as_one_channel(tmp_path: Path) -> None:
+    recipe = recipe_of(channels="replicated", epochs=1, half_rate_epochs=0)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    assert translator.translate([picture()])[0].shape == (24, 37, 1)
+
+
+def test_a_later_stage_starts_from_an_earlier_ones_weights(tmp_path: Path) -> None:
+    first = recipe_of(learning_rate=1e-9, ema_decay=0.0)
+    material = material_of(tmp_path, first)
+    translator = translator_of(first)
+    translator.fit(material)
+    second = recipe_of("sar2rgb", learning_rate=1e-9, ema_decay=0.0)
+    later = translator_of(second)
+    later.fit(material_of(tmp_path, second, "later", initial=material.folder))
+    (grey,) = translator.translate([picture()])
+    (colour,) = later.translate([picture()])
+    assert np.allclose(colour, np.repeat(grey, 3, axis=2), atol=1e-3)
+
+
+def test_a_local_enhancer_starts_from_a_published_global_generator(tmp_path: Path) -> None:
+    published = GeneratorConfig(3, 3, 8, 2, 1)
+    weights = build_generator(published, torch_generator(9, "p")).state_dict()
+    write_weights(tmp_path / "g.safetensors", weights, published, {})
+    recipe = recipe_of(
+        local_enhancers=1, local_blocks=1, fix_global_epochs=1, epochs=1, half_rate_epochs=0, ema_decay=0.0,
+        init_checkpoint=str(tmp_path / "g.safetensors"),
+    )  # fmt: skip
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    trained, _, _ = read_model(tmp_path / "model" / "model.safetensors", "generator")
+    assert torch.equal(trained["model.4.weight"], weights["model.4.weight"])
+    assert torch.allclose(trained["model.1.weight"], weights["model.1.weight"].sum(1, keepdim=True))
+
+
+def test_flips_are_chosen_by_validation(tmp_path: Path) -> None:
+    recipe = recipe_of(test_time_flips="auto", epochs=1, half_rate_epochs=0)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    facts = translator.facts
+    assert facts["flips"] == (facts["flips_score"] < facts["plain_score"])
+    again = translator_of(recipe)
+    again.load(tmp_path / "model")
+    assert again.facts["flips"] == facts["flips"]
+
+
+def test_training_goes_on_after_an_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, whole = recipe_of(epochs=1, half_rate_epochs=0), recipe_of(epochs=3, half_rate_epochs=0)
+    translator_of(short).fit(material_of(tmp_path, short))
+    translator_of(whole).fit(material_of(tmp_path, whole))
+    assert "going on after step 2 of 6" in capsys.readouterr().err
+    at_once = translator_of(whole)
+    at_once.fit(material_of(tmp_path, whole, "at_once"))
+    found = [read_model(tmp_path / name / "model.safetensors", "generator")[0] for name in ("model", "at_once")]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_training_can_do_without_held_out_pairs(tmp_path: Path) -> None:
+    recipe = recipe_of(epochs=1, half_rate_epochs=0)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe, val=[]))
+    assert translator.facts["validation"] == {}
+
+
+def test_a_training_state_exports_its_averaged_network(tmp_path: Path) -> None:
+    recipe = recipe_of(epochs=1, half_rate_epochs=0)
+    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    export_checkpoint(tmp_path / "model" / "state.safetensors", tmp_path / "last.safetensors")
+    last, kept = (
+        read_model(path, "generator")[0]
+        for path in (tmp_path / "last.safetensors", tmp_path / "model" / "model.safetensors")
+    )
+    assert all(torch.equal(last[name], kept[name]) for name in kept)
+
+
+def test_an_empty_manifest_is_said(tmp_path: Path) -> None:
+    recipe = recipe_of()
+    with pytest.raises(PbvsError, match="training manifest of sar2eo is empty"):
+        translator_of(recipe).fit(material_of(tmp_path, recipe, train=[]))
+
+
+def test_a_batch_over_the_data_is_said(tmp_path: Path) -> None:
+    recipe = recipe_of(batch_size=5)
+    with pytest.raises(PbvsError, match=r"batch_size 5 .* only 4"):
+        translator_of(recipe).fit(material_of(tmp_path, recipe))
+
+
+def test_a_missing_trunk_is_said_before_anything_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+    (tmp_path / "none").mkdir()
+    recipe = recipe_of(vgg_weight=10.0)
+    with pytest.raises(PbvsError, match="vgg19"):
+        translator_of(recipe).fit(material_of(tmp_path, recipe, weights=tmp_path / "none"))
+    assert not (tmp_path / "model" / "log.csv").exists()
+
+
+def test_a_model_of_another_architecture_is_said(tmp_path: Path) -> None:
+    recipe = recipe_of(epochs=1, half_rate_epochs=0)
+    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    other = translator_of(recipe_of(generator_width=8))
+    with pytest.raises(PbvsError, match="width 4 instead of 8"):
+        other.load(tmp_path / "model")
+
+
+def test_a_truncated_model_is_said(tmp_path: Path) -> None:
+    recipe = recipe_of(epochs=1, half_rate_epochs=0)
+    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    path = tmp_path / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(PbvsError, match="damaged"):
+        translator_of(recipe).load(tmp_path / "model")
+    with pytest.raises(PbvsError, match="There is no checkpoint"):
+        translator_of(recipe).load(tmp_path / "nowhere")
+
+
+def test_translating_untrained_is_said() -> None:
+    with pytest.raises(PbvsError, match="not trained yet"):
+        translator_of(recipe_of()).translate([picture()])
+
+
+def test_weights_to_start_from_that_do_not_fit_are_said(tmp_path: Path) -> None:
+    config = GeneratorConfig(1, 1, 8, 2, 1)
+    write_weights(tmp_path / "g.safetensors", build_generator(config, torch_generator(9, "p")).state_dict(), config, {})
+    recipe = recipe_of(init_checkpoint=str(tmp_path / "g.safetensors"))
+    with pytest.raises(PbvsError, match="do not fit"):
+        translator_of(recipe).fit(material_of(tmp_path, recipe))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 33}, "size 33 must be a multiple of 4"),
+        ({"epochs": 0, "half_rate_epochs": 0}, "nothing would be learnt"),
+        ({"fix_global_epochs": 1}, "needs local_enhancers"),
+        ({"channels": "both"}, "channels"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+    ],
+)
+def test_a_wrong_stage_is_refused_by_its_key(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(PbvsError, match=message):
+        recipe_of(**changes)
+
+
+def test_precision() -> None:
+    assert not use_bf16("auto", "cpu")
+    assert use_bf16("bf16", "cpu")
+    assert not use_bf16("fp32", "cuda")
+
+
+def test_the_papers_default_is_the_published_network() -> None:
+    from pbvs.recipe import load_recipe
+
+    stage = load_recipe("paper").stages["sar2eo"]
+    translator = make_translator(TASKS["sar2eo"], stage)
+    assert translator.config == GeneratorConfig(1, 1, 64, 4, 9)
