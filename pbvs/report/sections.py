@@ -21,6 +21,7 @@ HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
 TEST_PICTURES = 4
 SHEET_SIDE = 600  # pixels of a training sheet's longer side
 UNSCORED_PICTURES = 3
+FEW_LOCATIONS = 10  # with fewer, a percentile bootstrap is known to be too narrow
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -68,6 +69,9 @@ def caveats(results: Results) -> list[str]:
     net = results.lpips.get("net")
     if net and results.is_lpips:
         said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
+    counts = {task: len({image.location for image in results.scored(task)}) for task in TASKS}
+    if few := [f"{task} {count}" for task, count in counts.items() if 0 < count < FEW_LOCATIONS]:
+        said.append(f"Few locations ({', '.join(few)}): the intervals of these tasks are rough, and rather too narrow.")
     notes = [str(note) for note in list_of(results.summary.get("notes"))]
     if results.summary.get("partial") and not notes:
         rows = {task: results.task(task) for task in TASKS}

@@ -77,6 +77,7 @@ def test_a_whole_run_shows_every_part(world: World, tmp_path: Path) -> None:
         "val score",
         "L1 instead of RMSE",
         "torch 2.13",
+        "Few locations (sar2eo 3",
     ):
         assert words in page.text
     assert page.text.count("Error") >= 4 * 3
