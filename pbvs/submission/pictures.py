@@ -106,19 +106,30 @@ def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
         raise PictureError("too-large", "says it has far too many pixels", "Write it in the evaluation size.") from None
     except Exception as error:
         # Decoders of damaged files raise what they like; whatever it is, the picture cannot be read.
-        raise PictureError("unreadable", f"cannot be decoded ({error})", "Write it again.") from None
+        raise PictureError(
+            "unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit grey or RGB."
+        ) from None
 
 
 def _check_head(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise PictureError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
-    if getattr(image, "n_frames", 1) != 1:
+    if _has_second(image):
         raise PictureError("frames", "holds several pictures", "Keep one picture a file.")
     if image.mode not in MODES:
         raise PictureError(
             "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit grey (L) or 8-bit RGB without alpha."
         )
+
+
+def _has_second(image: Image.Image) -> bool:
+    """Return whether there is a second frame, without counting them all: a file may claim millions."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _mode_words(mode: str) -> str:

@@ -17,6 +17,7 @@ LABELS = (
     "Other description",
 )
 KEYWORDS = ("runtime", "cpu", "extra", "description")  # what tells the four labels apart, in lower case
+SHORTEST = 1e-4  # seconds; less would be written as nought, which says that nothing was measured
 LIMIT = 65_536  # bytes; a longer readme is no readme
 
 
@@ -42,7 +43,8 @@ def write_readme(readme: Readme) -> str:
     if not math.isfinite(readme.runtime) or readme.runtime < 0:
         raise ReadmeError(f"the runtime per image is {readme.runtime}, not a number of seconds")
     description = " ".join(readme.description.encode("ascii", "replace").decode().split()) or "none"
-    values = (f"{readme.runtime:.4f}", str(int(readme.cpu)), str(int(readme.extra_data)), description)
+    runtime = max(readme.runtime, SHORTEST) if readme.runtime else 0.0
+    values = (f"{runtime:.4f}", str(int(readme.cpu)), str(int(readme.extra_data)), description)
     return "".join(f"{label} : {value}\n" for label, value in zip(LABELS, values, strict=True))
 
 
