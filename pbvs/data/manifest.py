@@ -57,10 +57,16 @@ def read_manifest(path: Path) -> list[Pair]:
     if is_unfinished(path.parent):
         raise PbvsError(f"The manifests in {path.parent} were not written to the end; run `pbvs build-pairs` again.")
     reader = csv.DictReader(io.StringIO(read_text(path)))
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
-    return [_pair(path, number, row) for number, row in enumerate(reader, 2)]
+    try:
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
+        pairs = [_pair(path, number, row) for number, row in enumerate(reader, 2)]
+    except csv.Error as error:
+        raise PbvsError(f"{path} is no CSV file ({error}); make it anew with `pbvs build-pairs`.") from None
+    if len({pair.name for pair in pairs}) < len(pairs):
+        raise PbvsError(f"{path} has two rows of the same name; make it anew with `pbvs build-pairs`.")
+    return pairs
 
 
 def _pair(path: Path, line: int, row: dict[str, str]) -> Pair:
@@ -70,4 +76,7 @@ def _pair(path: Path, line: int, row: dict[str, str]) -> Pair:
             raise PbvsError(
                 f"{path}, line {line}: the column {column!r} is empty; make the manifest anew with `pbvs build-pairs`."
             )
+    name = values["name"]
+    if name.startswith(".") or len(name) > 200 or any(mark in name for mark in "/\\\0\n\r"):
+        raise PbvsError(f"{path}, line {line}: {name[:80]!r} cannot be a file's name; make the manifest anew.")
     return Pair(**values)
