@@ -66,7 +66,7 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
         "src_crs": source.header.crs,
         "src_transform": affine(source.header),
         "dst_crs": target.crs,
-        "dst_transform": affine(target, window) * affine_shift(*shift),
+        "dst_transform": affine(target, window.top + shift[0], window.left + shift[1]),
         "resampling": Resampling.bilinear,
     }
     weight = source.valid.astype(np.float32)
@@ -108,16 +108,9 @@ def move(source: Raster, down: float, across: float) -> Raster:
     return Raster(np.where(valid[:, :, None], pixels, np.float32(0)), valid, source.header)
 
 
-def affine_shift(down: float, across: float) -> Any:
-    """Return the transform that moves a grid by so many of its pixels."""
+def affine(header: Header, down: float = 0.0, across: float = 0.0) -> Any:
+    """Return rasterio's transform of a picture's grid, moved by so many of its pixels."""
     from rasterio.transform import Affine
 
-    return Affine.translation(across, down)
-
-
-def affine(header: Header, window: Window | None = None) -> Any:
-    """Return rasterio's transform of a picture, or of a part of it."""
-    from rasterio.transform import Affine
-
-    whole = Affine(*header.transform)
-    return whole if window is None else whole * Affine.translation(window.left, window.top)
+    a, b, c, d, e, f = header.transform
+    return Affine(a, b, c + a * across + b * down, d, e, f + d * across + e * down)

@@ -95,14 +95,14 @@ def header_of(file: Any) -> Header:
 def crs_text(wkt: str) -> str:
     """Return the short name of a CRS (EPSG:32614) or its WKT; raise OSError when nothing can be projected from it."""
     from rasterio.crs import CRS
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
     try:
         crs = CRS.from_wkt(wkt)
         transform(crs, CRS.from_epsg(4326), [0.0], [0.0])
-    except (RasterioError, ValueError) as error:
-        raise OSError(f"its coordinate system is not known to PROJ: {one_line(error)}") from None
+    except Exception as error:  # what PROJ refuses comes as private classes of rasterio without a common public one
+        reason = one_line(error)[:80]
+        raise OSError(f"its coordinate system is not known to PROJ: {reason}") from None
     code = crs.to_epsg()
     return f"EPSG:{code}" if code else wkt
 

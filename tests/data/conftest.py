@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pbvs.data.build import build_pairs
 from pbvs.data.demo import Amounts, write_demo
 from pbvs.data.images import write_png, write_tiff
 
@@ -17,6 +18,13 @@ SMALL = Amounts(scenes=4, validation_scenes=1, test_scenes=1, locations=3, input
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "demo"
     write_demo(folder, seed=5, amounts=SMALL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def standin_manifests(standin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("manifests")
+    build_pairs(standin, folder)
     return folder
 
 
