@@ -62,10 +62,10 @@ def modes(archive: Examined) -> Iterator[Finding]:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             mending = "Write one mode a task: pbvs package --mode TASK=RGB."
             yield Finding("warning", "mixed-modes", f"{task}/", f"its pictures are {said}", mending)
-        yield from _colour(task, known, kinds)
+        yield from _colour(task, known)
 
 
-def _colour(task: str, known: list[Seen], kinds: Counter[str]) -> Iterator[Finding]:
+def _colour(task: str, known: list[Seen]) -> Iterator[Finding]:
     if TASKS[task].target_channels == 3:
         for seen in known:
             if seen.facts is not None and seen.facts.mode == "L":
@@ -76,12 +76,21 @@ def _colour(task: str, known: list[Seen], kinds: Counter[str]) -> Iterator[Findi
         if seen.facts is not None and not seen.facts.grey:
             message = "it has colour, while the target has one band"
             yield Finding("warning", "colour-for-grey", printable(seen.item.name), message, "Make its bands equal.")
-    if kinds["L"]:
+
+
+def one_band(archive: Examined) -> Iterator[Finding]:
+    """Pictures of one band were scored; whether every scorer takes them nobody knows."""
+    tasks = [
+        task
+        for task, all_seen in archive.seen.items()
+        if TASKS[task].target_channels == 1 and any(seen.facts and seen.facts.mode == "L" for seen in all_seen)
+    ]
+    if tasks:
         message = (
-            "its pictures have one band; such were scored in 2026, but scorers of this family that unpack "
-            "height, width and channels fail on them"
+            f"the pictures of {', '.join(tasks)} have one band; such were scored in 2026, but scorers of this family "
+            "that unpack height, width and channels fail on them"
         )
-        yield Finding("note", "one-band", f"{task}/", message, f"If scoring fails: pbvs package --mode {task}=RGB.")
+        yield Finding("note", "one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
 
 
 def _all(archive: Examined) -> Iterator[Seen]:
@@ -89,4 +98,4 @@ def _all(archive: Examined) -> Iterator[Seen]:
         yield from seen
 
 
-RULES = (readable, sizes, modes)
+RULES = (readable, sizes, modes, one_band)
