@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pbvs.cli import options
 from pbvs.tasks import SPLITS, TASKS
+
+if TYPE_CHECKING:
+    from pbvs.submission.plan import Plan
 
 EVALUATION = click.Choice(["challenge", "native"])
 MEGABYTE = 1e6
@@ -88,11 +92,9 @@ def package(
     click.echo(f"Archive: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
 
 
-def _say_plan(planned: object, estimate: bool) -> None:
-    from pbvs.submission.plan import Plan
+def _say_plan(planned: Plan, with_readme: bool) -> None:
     from pbvs.submission.readme import write_readme
 
-    assert isinstance(planned, Plan)
     for part in planned.parts:
         asked = f"{part.estimate(part.mode) / MEGABYTE:.1f} MB as {part.mode or 'they are'}"
         other = ""
@@ -100,7 +102,7 @@ def _say_plan(planned: object, estimate: bool) -> None:
             sizes = (f"{part.estimate(mode) / MEGABYTE:.1f} MB as {mode}" for mode in ("L", "RGB") if mode != part.mode)
             other = f" (about {', '.join(sizes)})"
         click.echo(f"{part.task:8}{len(part.paths):6} pictures from {part.run.name}, {asked}{other}")
-    if estimate:
+    if with_readme:
         click.echo(write_readme(planned.readme), nl=False)
 
 

@@ -167,6 +167,10 @@ def extract(path: Path, folder: Path, limits: Limits = LIMITS) -> list[Path]:
             raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
         for entry in archive.files:
             target = inside(folder, entry.name)
+            if not target.parent.resolve().is_relative_to(folder.resolve()):
+                raise PbvsError(
+                    f"{entry.name} is not unpacked: a link in {folder} leads elsewhere; take an empty folder."
+                )
             with atomic_path(target) as part, part.open("wb") as file:
                 for block in archive.stream(entry):
                     file.write(block)

@@ -283,3 +283,13 @@ def test_extracts_a_good_archive(tmp_path: Path) -> None:
 def test_missing_archive_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(PbvsError, match="There is no archive"):
         check(tmp_path / "none.zip")
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
+    path = built(tmp_path / "a.zip", entry("sar2ir/1.png"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "sar2ir").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PbvsError, match="leads elsewhere"):
+        extract(path, tmp_path / "out")
+    assert not list((tmp_path / "elsewhere").iterdir())
