@@ -40,23 +40,27 @@ def predict(
     jobs: int = 1,
     retrain: bool = False,
     lpips_net: str | None = None,
+    deterministic: bool = False,
 ) -> Run:
     """Make a run: every stage's model is loaded or trained, and its predictions are written.
 
     What is already done from the same recipe and manifests is left alone. `tasks` limits the work to those tasks and
-    the stages that they require; `retrain` makes their models again; `lpips_net` replaces the recipe's trunk.
+    the stages that they require; `retrain` makes the models of `tasks` again; `lpips_net` replaces the recipe's trunk,
+    `deterministic` asks for the same bits on a GPU too.
+    A stage whose recipe now has more epochs goes on from where its training ended.
 
     Returns the run. Raises PbvsError when data, manifests or weights are missing or when some inputs could not be
     read (the rest is written then), UsageError for an unknown recipe, task or device.
     """
-    chosen, place = _choose(recipe, run, submissions, lpips_net)
+    chosen, place = _choose(recipe, run, submissions, {"lpips_net": lpips_net, "deterministic": deterministic})
     for task in tasks or ():
         if get_task(task).name not in chosen.stages:
             raise UsageError(f"The recipe {chosen.name!r} has no stage for {task}; it has {', '.join(chosen.stages)}.")
     with _single_writer(place.folder):
-        job = Job(chosen, place, find_root(root, manifests), manifests, weights, device, jobs, retrain)
+        asked = frozenset(tasks or chosen.stages)
+        job = Job(chosen, place, find_root(root, manifests), manifests, weights, device, jobs, asked, retrain)
         job.start()
-        failures = [failure for task in job.wanted(tasks) for failure in job.do(task, splits, tasks)]
+        failures = [failure for task in job.wanted() for failure in job.do(task, splits)]
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
     return place
@@ -73,7 +77,8 @@ class Job:
     weights: Path | None
     device: str
     jobs: int
-    retrain: bool
+    asked: frozenset[str]  # the tasks whose predictions are wanted
+    retrain: bool  # make the models of the tasks asked for again
     loaded: dict[str, Translator] = field(default_factory=dict)
     made_from: dict[str, str] = field(default_factory=dict)
 
@@ -85,28 +90,29 @@ class Job:
             write_text(self.run.recipe_file, dump_recipe(self.recipe))
             self._write_provenance()
 
-    def wanted(self, tasks: Sequence[str] | None) -> list[TaskName]:
+    def wanted(self) -> list[TaskName]:
         """Return the tasks asked for and those they require, in the order of the graph."""
-        wanted = set(tasks or self.recipe.stages)
+        wanted: set[str] = set(self.asked)
         for task in reversed(self.recipe.order()):
             if task in wanted:
                 wanted.update(self.recipe.stages[task].requires)
         return [task for task in self.recipe.order() if task in wanted]
 
-    def do(self, task: TaskName, splits: Iterable[str], tasks: Sequence[str] | None) -> list[str]:
+    def do(self, task: TaskName, splits: Iterable[str]) -> list[str]:
         """Make one task's model and, where it was asked for, its predictions; return what could not be predicted."""
         self._model(task)
-        if tasks and task not in tasks:
+        if task not in self.asked:
             return []
         return [failure for split in splits for failure in self._predictions(task, split)]
 
-    def stage_digest(self, task: TaskName) -> str:
+    def stage_digest(self, task: TaskName, stage: Stage | None = None) -> str:
         """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models.
 
-        A model that was installed from a bundle keeps the digest that it came with: it is used as it is.
+        A model that was installed from a bundle keeps the digest that it came with: it is used as it is. `stage`
+        stands for the recipe's own when another's digest is wanted.
         """
-        stage, record = self.recipe.stages[task], self._record(task)
-        if record.is_file() and not self.retrain and (facts := read_json(record)).get("installed"):
+        stage, record = stage or self.recipe.stages[task], self._record(task)
+        if record.is_file() and not self._remakes(task) and (facts := read_json(record)).get("installed"):
             return str(facts["made_from"])
         parts: dict[str, Any] = {
             "stage": stage.model_dump(mode="json"),
@@ -133,16 +139,28 @@ class Job:
     def _record(self, task: str) -> Path:
         return self.run.model(task) / "done.json"
 
+    def _remakes(self, task: str) -> bool:
+        return self.retrain and task in self.asked
+
     def _refuse_to_overwrite(self) -> None:
-        for task in self.recipe.stages:
+        for task in self.wanted():
             record = self._record(task)
-            if self.retrain or not record.is_file() or not self._class(task).learns:
+            if self._remakes(task) or not record.is_file() or not self._class(task).learns:
                 continue
-            if not is_done(record, self.stage_digest(task)):
+            if not is_done(record, self.stage_digest(task)) and not self._goes_on(task):
                 raise PbvsError(
-                    f"The model {record.parent} was trained with another recipe or other manifests; "
-                    f"give another --run, or --retrain to train it again."
+                    f"The model {record.parent} was trained with another recipe or other manifests; give another "
+                    f"--run, or --task {task} --retrain to train it again."
                 )
+
+    def _goes_on(self, task: TaskName) -> bool:
+        """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
+        free: frozenset[str] = getattr(type(self.recipe.stages[task]), "FREE", frozenset())
+        old = self.run.recipe().stages.get(task) if self.run.exists() else None
+        if not free or type(old) is not type(self.recipe.stages[task]):
+            return False
+        as_it_was = self.recipe.stages[task].model_copy(update={key: getattr(old, key) for key in free})
+        return is_done(self._record(task), self.stage_digest(task, as_it_was))
 
     def _write_provenance(self) -> None:
         from pbvs.provenance import update
@@ -154,10 +172,10 @@ class Job:
         """Load a stage's model when it is done, else train and save it."""
         stage, record = self.recipe.stages[task], self._record(task)
         made_from = self.stage_digest(task)
-        parts = {name: self.loaded[name] for name in stage.requires}
+        parts: dict[str, Translator] = {name: self.loaded[name] for name in stage.requires}
         device = devices.resolve_device(self.device if self._class(task).uses_device else "cpu")
         translator = make_translator(get_task(task), stage, parts, device)
-        if is_done(record, made_from) and not (self.retrain and self._class(task).learns):
+        if is_done(record, made_from) and not (self._remakes(task) and self._class(task).learns):
             translator.load(record.parent)
         else:
             self._train(task, stage, translator, made_from, device)
@@ -166,7 +184,7 @@ class Job:
 
     def _train(self, task: TaskName, stage: Stage, translator: Translator, made_from: str, device: str) -> None:
         folder, start = self.run.model(task), time.perf_counter()
-        if self.retrain and devices.rank() == 0:
+        if self._remakes(task) and devices.rank() == 0:
             _remove_model(folder)
         barrier()
         initial = stage.model_dump().get("init_from")
@@ -197,7 +215,8 @@ class Job:
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
         there = {path.stem for path in folder.glob("*.png")}
-        missing = [pair for pair in pairs if pair.name not in there][devices.rank() :: devices.world_size()]
+        mine = pairs[devices.rank() :: devices.world_size()]  # shared out before looking, as the others write meanwhile
+        missing = [pair for pair in mine if pair.name not in there]
         if not missing and not facts["images"] and devices.rank() == 0:
             missing = pairs[:1]  # all are there, but the run was killed before it wrote how long they took
         outcome = self._stream(task, split, missing) if missing else Outcome()
@@ -246,15 +265,14 @@ class Job:
 
 
 def _choose(
-    recipe: str | Path | Recipe | None, run: str | None, submissions: Path, lpips_net: str | None
+    recipe: str | Path | Recipe | None, run: str | None, submissions: Path, instead: dict[str, Any]
 ) -> tuple[Recipe, Run]:
     """Return the recipe and the run: the run's own recipe when none is named and the run exists."""
     if recipe is None and run is not None and Run(run, submissions).exists():
         chosen = Run(run, submissions).recipe()
     else:
         chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe())
-    if lpips_net:
-        chosen = with_lpips_net(chosen, lpips_net)
+    chosen = with_settings(chosen, {key: value for key, value in instead.items() if value})
     return chosen, Run(run or chosen.name, submissions)
 
 
@@ -270,8 +288,13 @@ def default_recipe() -> str:
 
 def with_lpips_net(recipe: Recipe, net: str) -> Recipe:
     """Return the recipe with `net` as the LPIPS trunk of every stage that trains on LPIPS."""
+    return with_settings(recipe, {"lpips_net": net})
+
+
+def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+    """Return the recipe with these settings in every stage that has them."""
     stages = {
-        task: stage.model_copy(update={"lpips_net": net}) if "lpips_net" in type(stage).model_fields else stage
+        task: stage.model_copy(update={key: value for key, value in settings.items() if hasattr(stage, key)})
         for task, stage in recipe.stages.items()
     }
     return recipe.model_copy(update={"stages": stages})

@@ -145,7 +145,10 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
 
 def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
     """Copy the models that other rows have made from the very same settings and pairs; return their tasks."""
-    job = runner.Job(made.recipe, made.run, bench.root, bench.manifests, bench.weights, bench.device, bench.jobs, False)
+    everything = frozenset(made.recipe.stages)
+    job = runner.Job(
+        made.recipe, made.run, bench.root, bench.manifests, bench.weights, bench.device, bench.jobs, everything, False
+    )
     copied: list[str] = []
     for task in made.recipe.order():
         wanted = job.stage_digest(task)
