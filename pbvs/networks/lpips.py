@@ -101,12 +101,16 @@ class Lpips(nn.Module):
         """The channels' weights, one (1, C_k, 1, 1) for each tap."""
         return [self.get_buffer(f"head{tap}") for tap in range(len(self.trunk.taps))]
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """Return the trunk's taps of pictures in [-1, 1]; one channel becomes three."""
+        taps: list[Tensor] = self.trunk((x - self.get_buffer("shift")) / self.get_buffer("scale"))
+        return taps
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the taps' activations with norm 1 over channels, one (N, C_k, H_k, W_k) each."""
         if x.dim() != 4 or x.shape[1] not in (1, 3):
             raise PbvsError(f"LPIPS takes pictures of shape (N, 3 or 1, H, W), not {tuple(x.shape)}.")
-        scaled = (x - self.get_buffer("shift")) / self.get_buffer("scale")  # one channel becomes three here
-        return [unit(tap) for tap in self.trunk(scaled)]
+        return [unit(tap) for tap in self.activations(x)]
 
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         """Return (N,) distances from what `features` gave for two batches."""

@@ -112,16 +112,26 @@ class Trunk(nn.Module):
         super().train(False)
         return self
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the taps' activations (N, C_k, H_k, W_k) of (N, 3, H, W) as given; raises PbvsError when too small."""
-        if min(x.shape[-2:]) < self.smallest:
+    @property
+    def stem(self) -> nn.Conv2d:
+        """The first convolution."""
+        first = self.features[0]
+        assert isinstance(first, nn.Conv2d)
+        return first
+
+    def forward(self, x: Tensor, start: int = 0) -> list[Tensor]:
+        """Return the taps' activations (N, C_k, H_k, W_k) of (N, 3, H, W) as given; raises PbvsError when too small.
+
+        With `start`, `x` is what the layer before that one gave.
+        """
+        if start == 0 and min(x.shape[-2:]) < self.smallest:
             raise PbvsError(
                 f"A picture of {x.shape[-1]} x {x.shape[-2]} pixels is too small for the trunk {self.net}; "
                 f"it needs {self.smallest} a side."
             )
         found = []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
+        for index in range(start, len(self.features)):
+            x = self.features[index](x)
             if index in self.taps:
                 found.append(x)
         return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pbvs.files import digest
 from pbvs.networks.lpips import Lpips
+from pbvs.networks.quick import quicken
 from pbvs.weights import fingerprint
 
 Pixels = NDArray[np.uint8]
@@ -27,10 +28,7 @@ class Perceptual:
     """An LPIPS network on a device, laid out in memory as it is quickest."""
 
     def __init__(self, net: Lpips, device: str = "cpu"):
-        self.net = net.to(device)
-        for parameter in net.trunk.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.net = quicken(net) if device == "cpu" else net.to(device)
         self.device = device
         self.digest = digest([net.net, net.trunk.digest, fingerprint(dict(enumerate_heads(net)))])
 

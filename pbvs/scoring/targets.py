@@ -27,7 +27,7 @@ from pbvs.files import atomic_path, digest, inside
 from pbvs.scoring.material import target_pixels
 from pbvs.tasks import get_task
 
-FORMAT = 1  # raise when what an entry holds changes
+FORMAT = 2  # raise when what an entry holds changes
 STEPS = 32767.0
 LARGEST = 64 << 20  # bytes of one entry's features beyond which making them again is as quick as reading them
 CAPACITY = 8 << 30  # bytes that the folder may hold
@@ -135,10 +135,10 @@ def _state(path: Path) -> list[Any]:
 
 
 def to_fixed(features: Sequence[Tensor]) -> list[Tensor]:
-    """Return features in [0, 1] as 16-bit fixed point."""
-    return [(tap * STEPS).round_().to(torch.int16).cpu() for tap in features]
+    """Return features in [0, 1], (C, H, W), as 16-bit fixed point, channels last as the network has them in memory."""
+    return [(tap.permute(1, 2, 0) * STEPS).round_().to(torch.int16).cpu() for tap in features]
 
 
 def from_fixed(entry: Sequence[Tensor], device: str) -> list[Tensor]:
     """Return what `to_fixed` was given, to 1.6e-5."""
-    return [tap.to(device).to(torch.float32).div_(STEPS) for tap in entry]
+    return [tap.to(device).to(torch.float32).div_(STEPS).permute(2, 0, 1) for tap in entry]

@@ -1,0 +1,52 @@
+"""The quick LPIPS is the same metric: layer by layer, for every size, in colour and grey."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pbvs.networks.lpips import Lpips
+from pbvs.networks.quick import WinogradConv, quicken
+
+
+@pytest.mark.parametrize("size", [(4, 4), (15, 15), (13, 18), (31, 7)])
+def test_winograds_convolution_is_the_convolution(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(size[1])
+    conv = nn.Conv2d(24, 32, 3, padding=1)
+    x = torch.rand(3, 24, *size, generator=generator)
+    assert torch.allclose(WinogradConv(conv)(x), conv(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("net", ["random", "alex"])
+def test_distances_are_the_plain_ones(net: str, channels: int, monkeypatch) -> None:
+    trunk_of_noise(monkeypatch, net)
+    metric = Lpips(net)
+    generator = torch.Generator().manual_seed(1)
+    first, second = (torch.rand(2, channels, 70, 94, generator=generator) * 2 - 1 for _ in range(2))
+    with torch.inference_mode():
+        assert torch.allclose(quicken(metric)(first, second), metric(first, second), atol=1e-6, rtol=1e-6)
+
+
+def trunk_of_noise(monkeypatch, net: str) -> None:
+    """Let the metric have random weights of the full width, where the real ones may not be at hand."""
+    from pbvs.networks import lpips
+    from pbvs.networks.trunks import Trunk, load_trunk
+
+    def load(name: str, weights=None) -> Trunk:
+        if name == "random":
+            return load_trunk(name)
+        torch.manual_seed(0)
+        return Trunk(name)
+
+    monkeypatch.setattr(lpips, "load_trunk", load)
+    assert net in ("random", "alex")
+
+
+def test_the_metric_it_was_made_of_is_left_alone() -> None:
+    metric = Lpips("random")
+    before = {name: value.clone() for name, value in metric.state_dict().items()}
+    quicken(metric)
+    assert type(metric) is Lpips
+    assert all(torch.equal(before[name], value) for name, value in metric.state_dict().items())
