@@ -86,11 +86,16 @@ class NetworkStage(Stage):
         """What the sides of the network's pictures must be multiples of."""
         return 1
 
+    @property
+    def has_start(self) -> bool:
+        """Whether the first weights are another model's, which may be used as they are, with no epochs."""
+        return self.init_from is not None
+
     @model_validator(mode="after")
     def _trains(self) -> NetworkStage:
         if self.size % self.multiple:
             raise ValueError(f"size {self.size} must be a multiple of {self.multiple} for its number of downsamplings")
-        if self.epochs + self.half_rate_epochs + self.decay_epochs < 1:
+        if self.epochs + self.half_rate_epochs + self.decay_epochs < 1 and not self.has_start:
             raise ValueError("epochs, half_rate_epochs and decay_epochs are all 0, so nothing would be learnt")
         return self
 
@@ -124,6 +129,11 @@ class Pix2PixHDStage(NetworkStage):
     def multiple(self) -> int:
         """Two to the number of halvings."""
         return int(2 ** (self.downsamplings + self.local_enhancers))
+
+    @property
+    def has_start(self) -> bool:
+        """Also an imported checkpoint is a start."""
+        return super().has_start or self.init_checkpoint is not None
 
     @model_validator(mode="after")
     def _enhances(self) -> Pix2PixHDStage:

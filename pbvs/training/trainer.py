@@ -83,6 +83,7 @@ class Trainer:
         """
         self.restore()
         if self.done():
+            self._publish_untrained()
             return
         log = Log(self.folder, self.progress.step, self.method.losses) if distributed.is_main() else None
         started = time.monotonic() - self.progress.seconds
@@ -166,6 +167,11 @@ class Trainer:
             progress.best_score, progress.best_step = score, progress.step
         if better or self.settings.keep == "last":
             self._publish(facts)
+
+    def _publish_untrained(self) -> None:
+        """Where the schedule has no epochs the first weights are the model: an imported checkpoint used as it is."""
+        if self.last_step == 0:
+            self._publish({"epoch": 0, "step": 0, "validation": {}})
 
     def _publish(self, facts: Mapping[str, Any]) -> None:
         if self.publish is not None and distributed.is_main():

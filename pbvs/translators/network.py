@@ -25,6 +25,7 @@ from pbvs.stages import NetworkStage
 from pbvs.training import distributed
 from pbvs.training.loader import Chips, Feed
 from pbvs.training.method import Method
+from pbvs.training.numerics import numerics
 from pbvs.training.schedule import Schedule
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, spread
@@ -86,7 +87,7 @@ class NetworkTranslator(Translator):
         method = self.prepare(material, lpips)
         chips = self._chips(material)
         validator = self._validator(material, lpips)
-        Trainer(
+        trainer = Trainer(
             method,
             chips,
             material.folder,
@@ -94,7 +95,9 @@ class NetworkTranslator(Translator):
             what=self.task.name,
             validate=validator if validator.pairs else None,
             publish=lambda network, facts: self.publish(material.folder, method, network, facts),
-        ).run()
+        )
+        with numerics(self.stage.deterministic):
+            trainer.run()
         distributed.barrier()
         self.load(material.folder)
         self._choose_flips(material, validator)

@@ -111,6 +111,24 @@ def test_a_local_enhancer_starts_from_a_published_global_generator(tmp_path: Pat
     assert torch.allclose(trained["model.1.weight"], weights["model.1.weight"].sum(1, keepdim=True))
 
 
+def test_an_imported_checkpoint_is_used_as_it_is_without_epochs(tmp_path: Path) -> None:
+    config = GeneratorConfig(1, 1, 4, 2, 1)
+    weights = build_generator(config, torch_generator(9, "p")).state_dict()
+    write_weights(tmp_path / "g.safetensors", weights, config, {})
+    recipe = recipe_of(epochs=0, half_rate_epochs=0, init_checkpoint=str(tmp_path / "g.safetensors"))
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    used, _, _ = read_model(tmp_path / "model" / "model.safetensors", "generator")
+    assert all(torch.equal(used[name], value) for name, value in weights.items())
+
+
+def test_deterministic_training_uses_no_operation_without_a_reproducible_kernel(tmp_path: Path) -> None:
+    recipe = recipe_of(deterministic=True, local_enhancers=1, upsampling="resize", recompute=True)
+    translator = translator_of(recipe)
+    translator.fit(material_of(tmp_path, recipe))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_flips_are_chosen_by_validation(tmp_path: Path) -> None:
     recipe = recipe_of(test_time_flips="auto", epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
