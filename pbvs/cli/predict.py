@@ -25,6 +25,7 @@ from pbvs.tasks import SPLITS
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
 @click.option("--lpips-net", type=click.Choice(["vgg", "alex", "squeeze", "random"]), help="Instead of the recipe's.")
+@click.option("--deterministic", is_flag=True, help="The same bits again when trained again, also on a GPU; slower.")
 def predict(
     every: bool,
     tasks: tuple[str, ...],
@@ -39,6 +40,7 @@ def predict(
     jobs: int,
     retrain: bool,
     lpips_net: str | None,
+    deterministic: bool,
 ) -> None:
     """Train or load each task's model, stage by stage, and write the predictions.
 
@@ -62,6 +64,7 @@ def predict(
         jobs=jobs,
         retrain=retrain,
         lpips_net=lpips_net,
+        deterministic=deterministic,
     )
     click.echo(f"Predictions: {made.folder / 'predictions'}")
     click.echo(f"Next: pbvs score --split val --run {made.name}")
