@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbvs import journal
 from pbvs.errors import PbvsError
 from pbvs.files import check_name, is_name, read_json, write_json
-from pbvs.recipe import Recipe, parse_recipe
 from pbvs.toml import read_toml
+
+if TYPE_CHECKING:
+    from pbvs.recipe import Recipe
 
 SUBMISSIONS = Path("submissions")
 MANIFESTS = Path("data_manifests")
@@ -80,6 +82,8 @@ class Run:
             raise PbvsError(
                 f"There is no run {self.name!r} in {self.submissions}; make it with `pbvs predict --run {self.name}`."
             )
+        from pbvs.recipe import parse_recipe  # pydantic, which no --help should wait for
+
         return parse_recipe(read_toml(self.recipe_file), str(self.recipe_file))
 
 
