@@ -38,6 +38,7 @@ def demo_data(folder: Path, seed: int) -> None:
     help="Most pairs of a location and task; 0 is no limit.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
+@click.option("--recipe", help="Take the radiometry of this recipe (a built-in name or a .toml file).")
 @click.option(
     "--min-overlap", type=click.FloatRange(0, 1), default=0.5, show_default=True,
     help="Share of the target that the source must cover.",
@@ -62,6 +63,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
     from pbvs.data.build import build_pairs as build
     from pbvs.data.build import find_root
     from pbvs.data.pairing import Rules
+    from pbvs.recipe import load_recipe
 
     rules = Rules(
         choices["sampling"], choices["pairs_per_location"], choices["seed"], choices["min_overlap"],
@@ -71,6 +73,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         find_root(data, manifests),
         manifests,
         rules=rules,
+        radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
         crops_per_scene=choices["crops_per_scene"],
         share=choices["validation_share"],
         correct_shift=choices["correct_shift"],

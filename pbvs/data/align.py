@@ -31,9 +31,11 @@ class Raster:
 
 
 def read_raster(path: Path, modality: str, rule: str) -> Raster:
-    """Read a picture in [0, 1] by `rule`; where all its bands are no-data or no numbers it is not valid."""
-    stored, header = _read(path)
+    """Read a picture in [0, 1] by `rule`; where its mask or no-data says so, or it has no numbers, it is not valid."""
+    stored, header, mask = _read(path)
     valid = known(stored, header.nodata)
+    if mask is not None:
+        valid &= mask
     return Raster(to_unit(stored, modality, rule, valid), valid, header)
 
 
@@ -88,12 +90,24 @@ def resample(source: Raster, height: int, width: int) -> Raster:
     return Raster(resize(source.pixels, height, width), valid, source.header)
 
 
-def _read(path: Path) -> tuple[NDArray[np.generic], Header]:
+def _read(path: Path) -> tuple[NDArray[np.generic], Header, NDArray[np.bool_] | None]:
+    """Return stored pixels (H, W, B), the header, and the file's own mask where it has one."""
     if path.suffix.lower() == ".png":
-        return read_image(path), read_header(path)
+        return read_image(path), read_header(path), None
     with picture_errors(path), open_tiff(path) as file:
         header = header_of(file)
-        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header
+        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header, _own_mask(file)
+
+
+def _own_mask(file: Any) -> NDArray[np.bool_] | None:
+    """Return the mask that a TIFF holds beside its bands; a fourth band is no mask, whatever its tag says."""
+    from rasterio.enums import MaskFlags
+
+    flags = file.mask_flag_enums[0]
+    if MaskFlags.per_dataset not in flags or MaskFlags.alpha in flags:
+        return None
+    mask: NDArray[np.bool_] = file.read_masks(1) > 0
+    return mask
 
 
 def move(source: Raster, down: float, across: float) -> Raster:

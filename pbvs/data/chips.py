@@ -2,7 +2,8 @@
 
 A cached file is `<key>.npy`, (C_source + C_target + 1, H, W) uint8: source, target, validity (0 or 255). Its key is
 the digest of both files' bytes, the rules and the settings, so a changed picture or rule is prepared anew and an
-interrupted preparation goes on where it stopped.
+interrupted preparation goes on where it stopped. Beside it, or in its place, `<key>.json` says which windows are
+usable or why nothing of it is.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.data.digests import Digests, content_digest
 from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.data.pairs import Opened, open_pair
 from pbvs.data.settings import Chips, Radiometry
 from pbvs.errors import PbvsError, WriteError
-from pbvs.files import atomic_path, digest, inside, read_json, sha256, sweep, write_json
+from pbvs.files import atomic_path, digest, inside, read_json, sweep, write_json
+from pbvs.parallel import in_chunks
 from pbvs.progress import track
 from pbvs.tasks import get_task
 
-VERSION = 1  # of what this module and those below it make of a pair; raise it when the pixels change
+VERSION = 2  # of what this module and those below it make of a pair; raise it when the pixels change
 
 Array = NDArray[np.uint8]
+Corner = tuple[int, int]  # top and left of a window
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,25 @@ class Prepared:
     file: Path
     height: int = 0
     width: int = 0
-    windows: tuple[tuple[int, int], ...] = ()  # top, left of the usable windows; empty in the other modes
+    windows: tuple[Corner, ...] = ()  # the usable windows; empty in the other modes
+    bad: tuple[tuple[int, int, str], ...] = ()  # windows left out: top, left, reason
     reason: str = ""
+
+
+class Work(NamedTuple):
+    """A pair to prepare, with its files' digests where they are known."""
+
+    pair: Pair
+    source_digest: str | None
+    target_digest: str | None
+
+
+class Done(NamedTuple):
+    """What became of a pair, and its files' digests."""
+
+    prepared: Prepared
+    source_digest: str | None
+    target_digest: str | None
 
 
 def prepare(
@@ -57,77 +79,80 @@ def prepare(
     Pairs that cannot be opened or are bad come back with their reason. Raises PbvsError when the cache cannot be
     written.
     """
-    from joblib import Parallel, delayed
-
     sweep(cache)
-    work = (delayed(prepare_one)(pair, root, radiometry, chips, size, cache) for pair in pairs)
-    if jobs == 1 or len(pairs) < 32:
-        results = (prepare_one(pair, root, radiometry, chips, size, cache) for pair in pairs)
-    else:
-        results = Parallel(n_jobs=jobs, backend=backend, return_as="generator", batch_size="auto")(work)
-    return list(track(results, "preparing chips", len(pairs), unit="pair"))
-
-
-def prepare_one(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Prepared:
-    """Return a pair from the cache, preparing it first when it is not there."""
+    digests = Digests(cache / "digests.csv", root)
+    work = [Work(pair, digests.get(pair.source), digests.get(pair.target)) for pair in pairs]
+    job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
+    results = track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
+    prepared = []
     try:
-        key = _key(pair, root, radiometry, chips, size, cache)
-        record = cache / key[:2] / f"{key}.json"
-        if not record.is_file():
-            _make(pair, root, radiometry, chips, size, record)
-        facts = read_json(record)
+        for pair, done in zip(pairs, results, strict=True):
+            digests.put(pair.source, done.source_digest)
+            digests.put(pair.target, done.target_digest)
+            prepared.append(done.prepared)
+    finally:
+        digests.write()
+    return prepared
+
+
+def _prepare_chunk(
+    root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, work: Sequence[Work]
+) -> list[Done]:
+    return [_prepare_one(item, root, radiometry, chips, size, cache) for item in work]
+
+
+def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Done:
+    """Return a pair from the cache, preparing it first when it is not there."""
+    pair = work.pair
+    source = target = None
+    try:
+        source = work.source_digest or content_digest(inside(root, pair.source))
+        target = work.target_digest or content_digest(inside(root, pair.target))
+        key = _key(pair, source, target, radiometry, chips, size)
+        file = cache / key[:2] / f"{key}.npy"
+        prepared = _known(pair, file) or _make(pair, root, radiometry, chips, size, file)
     except WriteError:  # a full disk must not look like a bad picture
         raise
     except PbvsError as error:
-        return Prepared(pair, cache, reason=str(error))
-    windows = tuple((int(top), int(left)) for top, left in facts["windows"])
-    return Prepared(pair, record.with_suffix(".npy"), facts["height"], facts["width"], windows, facts["reason"])
+        prepared = Prepared(pair, cache, reason=str(error))
+    return Done(prepared, source, target)
 
 
-def _key(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> str:
+def _key(pair: Pair, source: str, target: str, radiometry: Radiometry, chips: Chips, size: int) -> str:
     task = get_task(pair.task)
+    rules = [radiometry.rule(task.source, pair.source_rule), radiometry.rule(task.target, pair.target_rule)]
     sized = size if chips.mode != "crop" else 0
-    return digest(
-        [
-            VERSION,
-            content_digest(inside(root, pair.source), cache),
-            content_digest(inside(root, pair.target), cache),
-            task.name,
-            pair.alignment,
-            pair.shift,
-            radiometry.rule(task.source, pair.source_rule),
-            radiometry.rule(task.target, pair.target_rule),
-            chips.model_dump(),
-            sized,
-        ]
-    )
+    return digest([VERSION, source, target, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized])
 
 
-def content_digest(path: Path, cache: Path) -> str:
-    """Return the SHA-256 of a file, remembered in the cache as long as its size and time stay what they were."""
+def _known(pair: Pair, file: Path) -> Prepared | None:
+    """Return what the cache has of a pair; None when it has nothing whole."""
+    record = file.with_suffix(".json")
+    facts = read_json(record) if record.is_file() else {}
+    if facts.get("reason"):
+        return _prepared(pair, file, (0, 0), facts)
     try:
-        status = path.stat()
-    except OSError:
-        raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
-    name = digest([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    record = cache / "digests" / name[:2] / name
-    if record.is_file():
-        return record.read_text()
-    value = sha256(path)
-    with atomic_path(record) as part:
-        part.write_text(value)
-    return value
+        shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError):
+        return None
+    return _prepared(pair, file, (shape[1], shape[2]), facts)
 
 
-def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, record: Path) -> None:
-    opened = _reduced(open_pair(pair, root, radiometry), chips, size)
-    array = _stack(opened)
-    windows, reason = _judge(array, get_task(pair.task).source_channels, chips, size)
-    if not reason:
-        with atomic_path(record.with_suffix(".npy")) as part, part.open("wb") as file:
-            np.save(file, array)
-    facts: dict[str, Any] = {"height": array.shape[1], "width": array.shape[2], "windows": windows, "reason": reason}
-    write_json(record, facts)
+def _prepared(pair: Pair, file: Path, size: tuple[int, int], facts: dict[str, Any]) -> Prepared:
+    windows = tuple((top, left) for top, left in facts.get("windows", ()))
+    bad = tuple((top, left, reason) for top, left, reason in facts.get("bad", ()))
+    return Prepared(pair, file, *size, windows, bad, facts.get("reason", ""))
+
+
+def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, file: Path) -> Prepared:
+    array = _stack(_reduced(open_pair(pair, root, radiometry), chips, size))
+    facts = _judge(array, get_task(pair.task).source_channels, chips, size)
+    if facts:
+        write_json(file.with_suffix(".json"), facts)
+    if not facts.get("reason"):
+        with atomic_path(file) as part, part.open("wb") as out:
+            np.save(out, array)
+    return _prepared(pair, file, array.shape[1:], facts)
 
 
 def _reduced(opened: Opened, chips: Chips, size: int) -> Opened:
@@ -151,21 +176,22 @@ def _stack(opened: Opened) -> Array:
     return np.ascontiguousarray(np.moveaxis(joined, 2, 0))
 
 
-def _judge(array: Array, source_channels: int, chips: Chips, size: int) -> tuple[list[tuple[int, int]], str]:
-    """Return the usable windows (in that mode) and the reason why the whole is not usable, if so."""
+def _judge(array: Array, source_channels: int, chips: Chips, size: int) -> dict[str, Any]:
+    """Return why a pair is not usable, or in the mode of windows which of them are; nothing when all is well."""
     if chips.mode != "windows":
-        return [], bad_chip(array, source_channels, chips)
+        reason = bad_chip(array, source_channels, chips)
+        return {"reason": reason} if reason else {}
     stride = chips.stride or max(1, size // 2)
-    reasons = []
-    good = []
+    good: list[Corner] = []
+    bad: list[tuple[int, int, str]] = []
     for top in _starts(array.shape[1], size, stride):
         for left in _starts(array.shape[2], size, stride):
             reason = bad_chip(array[:, top : top + size, left : left + size], source_channels, chips)
             if reason:
-                reasons.append(reason)
+                bad.append((top, left, reason))
             else:
                 good.append((top, left))
-    return good, "" if good else reasons[0]
+    return {"windows": good, "bad": bad, "reason": "" if good else f"in none of its windows: {bad[0][2]}"}
 
 
 def _starts(length: int, size: int, stride: int) -> list[int]:
@@ -177,8 +203,9 @@ def _starts(length: int, size: int, stride: int) -> list[int]:
 def bad_chip(array: Array, source_channels: int, chips: Chips) -> str:
     """Return why a chip (C, H, W) teaches nothing, or an empty text: no data, black, clipped or flat."""
     valid = array[-1] > 0
-    if 1 - valid.mean() > chips.max_invalid:
-        return f"{1 - valid.mean():.0%} of it has no data"
+    empty = 1 - float(valid.mean())
+    if empty > chips.max_invalid or empty == 1:
+        return f"{empty:.0%} of it has no data"
     for what, bands in (("source", array[:source_channels]), ("target", array[source_channels:-1])):
         seen = bands[:, valid]
         black, clipped = float((seen == 0).all(axis=0).mean()), float((seen == 255).all(axis=0).mean())
@@ -192,8 +219,14 @@ def bad_chip(array: Array, source_channels: int, chips: Chips) -> str:
 
 
 def write_bad_chips(path: Path, prepared: Sequence[Prepared]) -> int:
-    """Write the pairs that are not used and why, one JSON object a line; return how many."""
-    bad = [{"pair": item.pair.name, "task": item.pair.task, "reason": item.reason} for item in prepared if item.reason]
+    """Write the pairs and windows that are not used and why, one JSON object a line; return how many."""
+    rows: list[dict[str, Any]] = []
+    for item in prepared:
+        about = {"pair": item.pair.name, "task": item.pair.task}
+        if item.reason:
+            rows.append({**about, "reason": item.reason})
+        else:
+            rows += [{**about, "top": top, "left": left, "reason": reason} for top, left, reason in item.bad]
     with atomic_path(path) as part:
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8")
-    return len(bad)
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return len(rows)

@@ -131,10 +131,12 @@ class ChipDataset(Dataset[Sample]):
         return array
 
     def _report_bad(self, prepared: Sequence[Prepared], cache: Path) -> None:
-        if self.bad:
-            path = cache / f"bad_{self.task.name}_{self.bad[0].pair.split}.jsonl"
+        if self.bad or any(item.bad for item in prepared):
+            path = cache / f"bad_{self.task.name}_{prepared[0].pair.split}.jsonl"
             write_bad_chips(path, prepared)
-            say(f"{self.task.name}: {len(self.bad)} of {len(prepared)} pairs are left out, listed in {path}")
+            windows = sum(len(item.bad) for item in prepared)
+            also = f" and {windows} windows" if windows else ""
+            say(f"{self.task.name}: {len(self.bad)} of {len(prepared)} pairs{also} are left out, listed in {path}")
         if len(self.bad) == len(prepared):
             raise PbvsError(f"None of the {len(prepared)} pairs of {self.task.name} can be used: {self.bad[0].reason}.")
 

@@ -45,16 +45,16 @@ def test_an_interrupted_preparation_goes_on(
     made: list[Pair] = []
     make = chips_module._make
 
-    def stop_at_third(pair: Pair, *rest: Any) -> None:
+    def stop_at_third(pair: Pair, *rest: Any) -> Prepared:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(pair)
-        make(pair, *rest)
+        return make(pair, *rest)
 
     monkeypatch.setattr(chips_module, "_make", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         ready(pairs, demo, tmp_path / "cut")
-    monkeypatch.setattr(chips_module, "_make", lambda pair, *rest: (made.append(pair), make(pair, *rest)))
+    monkeypatch.setattr(chips_module, "_make", lambda pair, *rest: made.append(pair) or make(pair, *rest))
     again = ready(pairs, demo, tmp_path / "cut")
     assert len(made) == len({pair.name for pair in made}) == len(pairs)
     for one, other in zip(whole, again, strict=True):
@@ -190,3 +190,29 @@ def test_a_location_gives_no_more_than_its_share_and_all_in_turn(tree: Tree, tmp
     assert all("big4" in located(nearest, epoch) for epoch in range(5))
     everything = dataset(rows, tree.root, tmp_path, size=32, sampling=Sampling(policy="all"))
     assert len(everything) == 14
+
+
+def test_bad_windows_are_listed_by_their_place(tree: Tree, tmp_path: Path) -> None:
+    from pbvs.data.images import write_tiff
+
+    pixels = tree.pixels(64, 128, 3)
+    pixels[:, 64:] = 0
+    write_tiff(tree.root / "A/one/a_rgb.tiff", pixels)
+    tree.tiff("A/one/s_GEC.tiff", size=(64, 128))
+    pair = Pair("one", "sar2rgb", "train", "one", "A/one/s_GEC.tiff", "A/one/a_rgb.tiff", alignment="footprint")
+    chips = Chips(mode="windows", stride=64)
+    ds = ChipDataset([pair], tree.root, chips=chips, size=64, seed=1, cache=tmp_path)
+    assert [item.corner for item in ds.items] == [(0, 0)]
+    (line,) = (tmp_path / "bad_sar2rgb_train.jsonl").read_text().splitlines()
+    assert json.loads(line)["left"] == 64
+    again = ChipDataset([pair], tree.root, chips=chips, size=64, seed=1, cache=tmp_path)
+    assert again.items == ds.items
+
+
+def test_a_damaged_chip_is_prepared_again(pairs: list[Pair], demo: Path, tmp_path: Path) -> None:
+    first = ready(pairs[:1], demo, tmp_path)
+    whole = first[0].file.read_bytes()
+    first[0].file.write_bytes(whole[:100])
+    (tmp_path / "digests.csv").write_text("digests 1\nnonsense\n")
+    assert ready(pairs[:1], demo, tmp_path) == first
+    assert first[0].file.read_bytes() == whole

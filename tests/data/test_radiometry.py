@@ -129,3 +129,16 @@ def test_the_rule_is_in_the_manifest_and_the_recipe_outranks_it(tree: Tree, tmp_
     assert {pair.source_rule for pair in pairs} == {"percentile:2:98"}
     assert Radiometry(rgb="full").rule("rgb", "full:4095") == "full"
     assert Radiometry().rule("rgb", "full:4095") == "full:4095"
+
+
+def test_a_tiffs_own_mask_is_heeded(tmp_path: Path) -> None:
+    import rasterio
+
+    write_tiff(tmp_path / "a_rgb.tiff", np.full((16, 16, 3), 100, np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "a_rgb.tiff", "r+") as file:
+        mask = np.full((16, 16), 255, np.uint8)
+        mask[:4] = 0
+        file.write_mask(mask)
+    raster = read_raster(tmp_path / "a_rgb.tiff", "rgb", "full")
+    assert not raster.valid[:4].any()
+    assert raster.valid[4:].all()
