@@ -4,28 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
-from pbvs.stages import CascadeStage, GrayscaleStage
+from pbvs.stages import CascadeStage, GrayscaleStage, ToneStage
 from pbvs.translators.base import Material, Picture, Translator
 
 
-def grayscale(picture: Picture, intensity: float) -> Picture:
+def grayscale(
+    picture: Picture,
+    intensity: float,
+    channel_weights: Sequence[float] = (),
+    offset: float = 0.0,
+    gamma: float = 1.0,
+) -> Picture:
     """Return (H, W, 1): the mean of the channels' distance from black, times `intensity`, clipped to [0, 1].
 
     Source: paper, sections 3.4 (mean distance from black over the three channels) and 3.5 (intensity factor, clipped
-    to 0..255; here on the [0, 1] scale, so that nothing is rounded twice).
+    to 0..255; here on the [0, 1] scale, so that nothing is rounded twice). Beyond the paper, and off by default: a
+    weight for each channel instead of the mean, a gamma before the factor, an offset after it. Raises PbvsError when
+    there are not as many weights as channels.
     """
+    gray = _weighed(picture, channel_weights) if channel_weights else _mean(picture)
+    if gamma != 1.0:
+        np.power(np.maximum(gray, 0.0, out=gray), np.float32(gamma), out=gray)
+    gray *= np.float32(intensity)
+    if offset:
+        gray += np.float32(offset)
+    return np.clip(gray, 0.0, 1.0, out=gray)
+
+
+def _mean(picture: Picture) -> Picture:
     gray: Picture = picture[:, :, :1].copy()
     for band in range(1, picture.shape[2]):  # the bits of mean(axis=2) in a third of its time
         gray += picture[:, :, band : band + 1]
     gray /= np.float32(picture.shape[2])
-    gray *= np.float32(intensity)
-    return np.clip(gray, 0.0, 1.0, out=gray)
+    return gray
+
+
+def _weighed(picture: Picture, weights: Sequence[float]) -> Picture:
+    if len(weights) != picture.shape[2]:
+        raise PbvsError(
+            f"The recipe has {len(weights)} channel_weights for a picture of {picture.shape[2]} channels; "
+            "give one for each, or none."
+        )
+    return (picture @ np.asarray(weights, np.float32))[:, :, None]
 
 
 class Grayscale(Translator):
@@ -37,26 +63,28 @@ class Grayscale(Translator):
     stage: GrayscaleStage | CascadeStage
 
     @property
-    def intensity(self) -> float:
-        """The factor that the recipe gives."""
-        return self.stage.intensity
+    def tone(self) -> dict[str, Any]:
+        """What the recipe says of the channels' way to one."""
+        return {name: getattr(self.stage, name) for name in ToneStage.model_fields}
 
     def fit(self, material: Material) -> None:
         """Nothing is learnt."""
 
     def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
         """Return each picture's grayscale, (H, W, 1) in [0, 1]."""
-        return [grayscale(picture, self.intensity) for picture in pictures]
+        return [grayscale(picture, **self.tone) for picture in pictures]
 
     def save(self, folder: Path) -> None:
-        """Write the factor."""
-        write_json(folder / "model.json", {"method": self.method, "intensity": self.intensity})
+        """Write the factor and what else the recipe says."""
+        write_json(folder / "model.json", {"method": self.method, **self.tone})
 
     def load(self, folder: Path) -> None:
-        """Check that the folder holds the same factor; raise PbvsError when it holds another."""
-        saved = read_json(folder / "model.json").get("intensity")
-        if saved != self.intensity:
-            raise PbvsError(
-                f"{folder / 'model.json'} has the intensity {saved}, the recipe {self.intensity}; "
-                "predict again with --retrain."
-            )
+        """Check that the folder holds the same numbers; raise PbvsError when it holds others."""
+        saved = {"channel_weights": [], "offset": 0.0, "gamma": 1.0, **read_json(folder / "model.json")}
+        for name, value in self.tone.items():
+            wanted = list(value) if isinstance(value, tuple) else value
+            if saved.get(name) != wanted:
+                raise PbvsError(
+                    f"{folder / 'model.json'} has the {name} {saved.get(name)}, the recipe {wanted}; "
+                    "predict again with --retrain."
+                )
