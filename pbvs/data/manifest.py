@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -33,6 +34,10 @@ class Pair:
     shift: str = ""  # "down across": target pixels by which the source is moved back, where that was asked for
 
 
+_NUMBER = r"-?\d+(\.\d*)?(e[-+]?\d+)?"
+_RULE = re.compile(
+    rf"(full(:{_NUMBER})?|(window|percentile|power-db|amplitude-db):{_NUMBER}:{_NUMBER})\Z"
+)  # data/radiometry.py says what they mean
 COLUMNS = tuple(field.name for field in fields(Pair))
 
 
@@ -79,4 +84,7 @@ def _pair(path: Path, line: int, row: dict[str, str]) -> Pair:
     name = values["name"]
     if name.startswith(".") or len(name) > 200 or any(mark in name for mark in "/\\\0\n\r"):
         raise PbvsError(f"{path}, line {line}: {name[:80]!r} cannot be a file's name; make the manifest anew.")
+    for rule in (values["source_rule"], values["target_rule"]):
+        if rule and not _RULE.match(rule):
+            raise PbvsError(f"{path}, line {line}: there is no radiometry rule {rule[:80]!r}; make the manifest anew.")
     return Pair(**values)
