@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pbvs.data.images import read_image
+from pbvs.data.manifest import write_manifest
+from pbvs.recipe import dump_recipe
 from pbvs.training import distributed, state
+from pbvs.training.log import read_log
 from tests.conftest import REPOSITORY
 from tests.training.process import main as train
+from tests.translators.scenes import recipe_of, write_pairs
 
 
 def test_one_process_needs_no_group() -> None:
@@ -42,3 +47,34 @@ def test_two_processes_validate_as_one_with_the_doubled_batch(tmp_path: Path, ac
     logs = [(tmp_path / name / "log.csv").read_text().splitlines()[1].split(",")[4:] for name in ("one", "two")]
     numbers = [[float(value) for value in log] for log in logs]
     assert numbers[1] == pytest.approx(numbers[0], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_same_command_under_torchrun_predicts_the_same_pictures(tmp_path: Path) -> None:
+    root, manifests = tmp_path / "data", tmp_path / "manifests"
+    for split, count in (("train", 4), ("val", 3), ("test", 3)):
+        pairs = write_pairs(root, "sar2eo", count, split=split)
+        write_manifest(manifests / f"sar2eo_{split}.csv", pairs)
+    for name, batch_size in (("one", 2), ("two", 1)):
+        recipe = recipe_of(batch_size=batch_size).model_copy(update={"name": name, "evaluation_size": "native"})
+        (tmp_path / f"{name}.toml").write_text(dump_recipe(recipe))
+    alone = [sys.executable]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launch in (("one", alone), ("two", together)):
+        options = ["--recipe", f"{name}.toml", "--data", str(root), "--manifests", str(manifests), "--device", "cpu"]
+        result = subprocess.run(
+            [*launch, "-m", "pbvs", "predict", "--all", *options, "--jobs", "1"],
+            cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-2000:]
+    logs = [read_log(tmp_path / "submissions" / name / "models" / "sar2eo" / "log.csv") for name in ("one", "two")]
+    scores = [[float(row["val_score"]) for row in log] for log in logs]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-3)
+    for split in ("val", "test"):
+        folders = [tmp_path / "submissions" / name / "predictions" / split / "sar2eo" for name in ("one", "two")]
+        names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+        assert names[0] == names[1]
+        assert len(names[0]) == 3
+        for file in names[0]:
+            a, b = (read_image(folder / file).astype(int) for folder in folders)
+            assert abs(a - b).max() <= 2
