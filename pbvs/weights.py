@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, sha256
+from pbvs.files import atomic_path, sha256, write_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,8 +179,12 @@ def _blocks(source: Source) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
     """Hold a lock beside `target`, so that of several processes one downloads and the rest wait."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as file:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = (target.parent / f".{target.name}.lock").open("w")
+    except OSError as error:
+        raise write_error(target, error) from None
+    with file:
         try:
             import fcntl
 
@@ -223,3 +227,56 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
         whole.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         whole.update(tensor.numpy().tobytes())
     return whole.hexdigest()
+
+
+# SHA-256 of the tensors (see `fingerprint`) of the slim files that LPIPS' published numbers were reproduced with.
+PINNED = {
+    "alex": "90f435b539958a4bd51ad07f121cdeffbb292a1ff3572e0940c200e7b748fb60",
+    "squeeze": "63bb4405879c789c2a9f0271b13202564b8e2ce8330d479c700623358d0d2142",
+}
+
+
+def verify(net: str, path: Path) -> str:
+    """Return what is sure of a weights file: its published or pinned digest, or only that it fits the network.
+
+    Raises PbvsError when it is damaged, another net's, or not what its name says.
+    """
+    from pbvs.networks.inception import load_inception
+    from pbvs.networks.trunks import load_trunk
+
+    source = get_source(net)
+    if path.suffix != ".safetensors":
+        if not sha256(path).startswith(source.digest):
+            raise PbvsError(
+                f"{path} is not {source.full}: its SHA-256 does not begin with {source.digest}; fetch it again."
+            )
+        return f"as published (SHA-256 begins with {source.digest})"
+    found = (load_inception(path) if net == "inception" else load_trunk(net, path)).digest
+    known = PINNED.get(net)
+    if known is None:
+        return f"fits the network (tensors {found[:16]}; no digest of a slim file is published to compare with)"
+    if found != known:
+        raise PbvsError(f"{path} does not hold the published tensors of {source.title}; fetch or slim it again.")
+    return f"the published tensors ({found[:16]})"
+
+
+def slim(net: str, folder: Path | None = None, target: Path | None = None) -> Path:
+    """Write the part of a network's weights that is used as `.safetensors` into `target`; return the file.
+
+    Raises PbvsError when the full file is nowhere, damaged or another net's.
+    """
+    from safetensors.torch import save_file
+
+    from pbvs.networks.inception import Inception
+    from pbvs.networks.trunks import Trunk, pick
+
+    source = get_source(net)
+    path = find(net, folder)
+    network = Inception() if net == "inception" else Trunk(net)
+    tensors = read_tensors(path, source.prefix)
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    used = pick(network, {**counters, **tensors}, path)
+    result = (target or path.parent) / source.slim
+    with atomic_path(result) as part:
+        save_file({name: value.contiguous() for name, value in used.items()}, part, {"made_from": path.name})
+    return result

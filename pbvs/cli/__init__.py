@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
     "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
+    "calibrate": ("calibrate", "calibrate", "Find a grayscale stage's intensity factor on training pairs."),
     "report": ("report", "report", "Write a run's report.html anew, scored or not."),
     "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
     "ablate": ("ablate", "ablate", "Measure what each part of a recipe is worth: the paper's second table."),
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reproduce": ("runs", "reproduce", "Make a run again and compare it."),
     "export": ("runs", "export", "Put a run's models and recipe into one file."),
     "install": ("runs", "install", "Install such a file as a run."),
+    "weights": ("weights", "weights", "List, fetch, verify and slim the frozen networks' weights."),
     "doctor": ("doctor", "doctor", "Versions, devices, weights, disk and data, as text to paste into a question."),
 }
 

@@ -23,6 +23,7 @@ from pbvs.scoring.perceptual import Perceptual, Taps, as_tensor
 from pbvs.scoring.pixel import pixel_errors
 from pbvs.scoring.protocol import Protocol
 from pbvs.scoring.targets import Targets, TargetStore, from_fixed, to_fixed
+from pbvs.weights import find_or_fetch
 
 BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so many, or there is one picture
 
@@ -184,11 +185,16 @@ def make_engine(
     jobs: int = 1,
     batch: int = 16,
 ) -> Engine:
-    """Return an engine with its networks loaded; raises PbvsError when weights that the protocol needs are missing."""
-    inception = load_inception(weights) if with_fid or protocol.needs_fid else None
-    lpips = Lpips(protocol.lpips_net, weights)
+    """Return an engine with its networks loaded; raises PbvsError when weights it needs cannot be had."""
+    inception = load_inception(obtain("inception", weights)) if with_fid or protocol.needs_fid else None
+    lpips = Lpips(protocol.lpips_net, obtain(protocol.lpips_net, weights))
     store = TargetStore(cache / "targets" if cache else None)
     return Engine(protocol, lpips, inception, store=store, device=device, jobs=jobs, batch=batch)
+
+
+def obtain(net: str, weights: Path | None) -> Path | None:
+    """Return the file of a network's weights, downloaded where that is possible; None for the random one."""
+    return None if net == "random" else find_or_fetch(net, weights)
 
 
 def ahead(

@@ -1,0 +1,110 @@
+"""`pbvs calibrate`: the numbers of the grayscale stages, found on training pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pbvs.cli import options
+
+if TYPE_CHECKING:
+    from pbvs.runs import Run
+    from pbvs.scoring.calibrate import Calibration
+
+
+@click.command()
+@options.run
+@click.option("--recipe", help="Begin the run with this recipe when it is not there yet.")
+@options.task
+@options.data
+@options.manifests
+@options.submissions
+@click.option("--protocol", default="l2-lpips", show_default=True, help="What is minimised: a name or a .toml file.")
+@options.weights
+@click.option(
+    "--lpips-net",
+    type=click.Choice(["alex", "squeeze", "vgg", "random"]),
+    help="Instead of the protocol's; random is no LPIPS, for wiring checks.",
+)
+@options.device
+@click.option("--pairs", type=click.IntRange(2, 500), default=24, show_default=True, help="Training pairs to look at.")
+@click.option(
+    "--fit",
+    "extras",
+    type=click.Choice(["channels", "offset", "gamma"]),
+    multiple=True,
+    help="Fit this as well (repeatable): a weight for each channel, an offset, a gamma.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be written and leave the recipe as it is.")
+def calibrate(
+    run: str | None,
+    recipe: str | None,
+    tasks: tuple[str, ...],
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    protocol: str,
+    weights: Path | None,
+    lpips_net: str | None,
+    device: str,
+    pairs: int,
+    extras: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Find the intensity factor of each grayscale or cascade stage and write it into the run's recipe.
+
+    First the closed form for L2, then a search on the protocol's score. The gain is also shown on held-out pairs,
+    which had no say. Predictions made with the old factor are made again by the next `pbvs predict`.
+    """
+    from pbvs.scoring.calibrate import calibrate as run_calibrate
+
+    place = _run(run, recipe, submissions)
+    found = run_calibrate(
+        place,
+        tasks or None,
+        root=data,
+        manifests=manifests,
+        protocol=protocol,
+        weights=weights,
+        lpips_net=lpips_net,
+        device=device,
+        pairs=pairs,
+        extras=extras,
+        write=not dry_run,
+    )
+    label = "random net, NOT LPIPS" if lpips_net == "random" else protocol
+    click.echo(f"Run {place.name}; score by {label}, lower is better")
+    for result in found:
+        click.echo("\n".join(_lines(result)))
+    click.echo("Nothing was written (--dry-run)." if dry_run else f"Written: {place.recipe_file}")
+
+
+def _run(name: str | None, recipe: str | None, submissions: Path) -> Run:
+    from pbvs.files import write_text
+    from pbvs.recipe import dump_recipe, load_recipe
+    from pbvs.runs import Run, choose_run
+
+    if recipe is None:
+        return choose_run(name, submissions)
+    chosen = load_recipe(recipe)
+    place = Run(name or chosen.name, submissions)
+    if not place.exists():
+        write_text(place.recipe_file, dump_recipe(chosen))
+    return place
+
+
+def _lines(result: Calibration) -> list[str]:
+    names = ("before", "closed", "after")
+    lines = [f"{result.task}: {result.images} training pairs, {result.held_out_images} held out"]
+    lines.append(f"  {'':<22}{'factor':>8}{'training':>10}{'held out':>10}")
+    for name, title in zip(names, ("recipe", "closed form (L2)", "kept"), strict=True):
+        held = result.held_out.get(name)
+        text = "-" if held is None else f"{held:.4f}"
+        lines.append(f"  {title:<22}{getattr(result, name).intensity:>8.4g}{result.train[name]:>10.4f}{text:>10}")
+    tone = result.after
+    if tone.channel_weights or tone.offset or tone.gamma != 1.0:
+        weights = ", ".join(f"{weight:g}" for weight in tone.channel_weights) or "equal"
+        lines.append(f"  kept with channel weights {weights}; offset {tone.offset:g}; gamma {tone.gamma:g}")
+    return lines
