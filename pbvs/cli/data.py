@@ -108,6 +108,8 @@ def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool,
 
 
 def _survey_lines(found: Survey) -> Iterator[str]:
+    from pbvs.data.survey import group_reasons
+
     width = max(len(archive.name) for archive in found.archives)
     heads = ("locations", "SAR", "EO", "RGB", "IR", "mosaics")
     yield f"{'archive':<{width}}" + "".join(f"{head:>10}" for head in heads)
@@ -125,6 +127,6 @@ def _survey_lines(found: Survey) -> Iterator[str]:
         )
     yield from (f"Warning: {line}" for line in found.warnings)
     yield f"Not used: {len(found.wrong)} files; {found.catalog.litter} hidden files were skipped."
-    yield from (f"  {path}: {reason}" for path, reason in found.wrong[:20])
-    if len(found.wrong) > 20:
-        yield f"  and {len(found.wrong) - 20} more, on the page"
+    for group in group_reasons(found.wrong):
+        yield f"  {group['count']} x {group['kind']}"
+        yield from (f"      {path}" + (f": {why}" if why != group["kind"] else "") for path, why in group["rows"][:3])

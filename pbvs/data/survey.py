@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pbvs.data.brightness import Table, measure, warnings_of
 from pbvs.data.build import HEADERS, MEASURED, Builder, Pairs, no_collection
@@ -194,3 +195,26 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the unusable files by the kind of reason, most frequent first."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path, reason in wrong:
+        groups[_kind(reason)].append((path, reason))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"kind": kind, "count": len(rows), "rows": rows} for kind, rows in ordered]
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without the names and numbers that differ from file to file."""
+    kinds = {
+        "cannot be read": "cannot be read",
+        "says it is": "too large",
+        "it covers": "covers too little of its target",
+        "cannot be the footprint": "another footprint",
+        "byte for byte": "an official input among the training pictures",
+        "the same name": "the same name as another file",
+        "differ": "sizes of a pair differ",
+    }
+    return next((kind for mark, kind in kinds.items() if mark in reason), reason)

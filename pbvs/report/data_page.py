@@ -14,7 +14,7 @@ from pbvs.data.align import read_raster
 from pbvs.data.brightness import Brightness
 from pbvs.data.catalog import Entry
 from pbvs.data.layout import natural_key
-from pbvs.data.survey import COLUMNS, Archive, Survey
+from pbvs.data.survey import COLUMNS, Archive, Survey, group_reasons
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.report.page import render
@@ -22,7 +22,7 @@ from pbvs.report.pictures import Tile, tile
 
 THUMBNAIL = 128  # pixels
 SHOWN = 24  # locations with thumbnails
-LISTED = 200  # files that cannot be used, of each reason
+LISTED = 200  # files that cannot be used, of each kind of reason
 WIDTH, HEIGHT = 320, 200  # of a map, in units of its drawing
 CELL = 2.0  # degrees
 KILOMETRES = 111.32  # in a degree of latitude
@@ -45,35 +45,13 @@ def render_data(survey: Survey) -> str:
         columns=COLUMNS,
         counts=survey.counts(),
         reasons=group_reasons(survey.wrong),
+        listed=LISTED,
         maps=[map_of(archive.name, cluster) for archive in survey.archives for cluster in clusters(archive.places)],
         world=world_of(survey.archives),
         histograms=[plot(name.upper(), splits) for name, splits in survey.modalities.items()],
         input_histograms=[plot(name, splits) for name, splits in survey.inputs.items()],
         strips=thumbnails(survey),
     )
-
-
-def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return the unusable files by the kind of reason, most frequent first."""
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for path, reason in wrong:
-        groups[_kind(reason)].append((path, reason))
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [{"kind": kind, "count": len(rows), "rows": rows[:LISTED]} for kind, rows in ordered]
-
-
-def _kind(reason: str) -> str:
-    """Return a reason without the names and numbers that differ from file to file."""
-    kinds = {
-        "cannot be read": "cannot be read",
-        "says it is": "too large",
-        "it covers": "covers too little of its target",
-        "cannot be the footprint": "another footprint",
-        "byte for byte": "an official input among the training pictures",
-        "the same name": "the same name as another file",
-        "differ": "sizes of a pair differ",
-    }
-    return next((kind for mark, kind in kinds.items() if mark in reason), reason)
 
 
 def clusters(places: Sequence[Place]) -> list[list[Place]]:

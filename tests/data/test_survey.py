@@ -13,9 +13,9 @@ from pbvs.cli import cli
 from pbvs.data.brightness import Brightness, warnings_of
 from pbvs.data.build import build_pairs
 from pbvs.data.images import write_png
-from pbvs.data.survey import survey
+from pbvs.data.survey import group_reasons, survey
 from pbvs.files import read_json
-from pbvs.report.data_page import clusters, group_reasons, map_of, render_data
+from pbvs.report.data_page import clusters, map_of, render_data
 from tests.data.conftest import Tree
 
 
