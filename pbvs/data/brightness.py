@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.align import known
-from pbvs.data.headers import read_header
-from pbvs.data.images import read_centre
+from pbvs.data.images import gdal, read_centre
 from pbvs.data.manifest import Pair
 from pbvs.data.radiometry import to_unit
 from pbvs.data.tables import write_table
@@ -148,15 +147,16 @@ def _figures(
 
 
 def _histograms(root: Path, wants: Sequence[Want]) -> list[NDArray[np.float64] | None]:
-    return [_histogram(root, want) for want in wants]
+    with gdal():
+        return [_histogram(root, want) for want in wants]
 
 
 def _histogram(root: Path, want: Want) -> NDArray[np.float64] | None:
     """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable picture."""
     path = inside(root, want.path)
     try:
-        pixels = read_centre(path)
-        valid = known(pixels, read_header(path).nodata)
+        pixels, nodata = read_centre(path)
+        valid = known(pixels, nodata)
     except PbvsError:
         return None
     unit = to_unit(pixels, want.modality, want.rule, valid).mean(axis=2)[valid]

@@ -68,16 +68,17 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
         return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
 
 
-def read_centre(path: Path, side: int = 1024) -> NDArray[np.generic]:
-    """Read at most `side` pixels each way from the middle of a picture, as `read_image` does: enough for statistics."""
+def read_centre(path: Path, side: int = 1024) -> tuple[NDArray[np.generic], float | None]:
+    """Read at most `side` pixels each way from the middle of a picture, as `read_image` does, and its no-data value."""
     if path.suffix.lower() == ".png":
-        return read_image(path)
+        return read_image(path), None
     from rasterio.windows import Window
 
     with picture_errors(path), open_tiff(path) as file:
         height, width = min(file.height, side), min(file.width, side)
         window = Window((file.width - width) // 2, (file.height - height) // 2, width, height)
-        return np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
+        pixels = np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
+        return pixels, None if file.nodata is None else float(file.nodata)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def _found(catalog: Catalog, group: Group, entries: list[Entry]) -> str:
     samples = []
     for entry in entries[::step][:SAMPLED]:
         try:
-            pixels = select_bands(read_centre(catalog.root / entry.path), modality)
+            pixels = select_bands(read_centre(catalog.root / entry.path)[0], modality)
         except PbvsError:
             continue
         samples.append(pixels[np.isfinite(pixels) & (pixels != _nodata(entry))].ravel()[::7])
