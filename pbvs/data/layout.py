@@ -100,6 +100,8 @@ def _inputs(folders: list[str], low: list[str]) -> Place | None:
 
 def _chips(folders: list[str], low: list[str]) -> Place | None:
     tail, split = (low[:-1], _SPLITS[low[-1]]) if low and low[-1] in _SPLITS else (low, "train")
+    if low[-2:] == ["sar", "test"]:
+        return Place("sar", "/".join(folders[:-2]) or ".", "", "input", "test", task="sar2eo")
     if not tail or tail[-1] not in ("sar", "eo"):
         return None
     modality: Modality = "sar" if tail[-1] == "sar" else "eo"

@@ -14,6 +14,8 @@ from pbvs.data.layout import Place, date_of, natural_key, number_of, place_of
         ("Train_Data_and_Validation_EO_SAR/EO/validation/1.png", "eo", "image", "val", "sar2eo"),
         ("design_data/SAR/train/Gotcha_1.png", "sar", "image", "train", "sar2eo"),
         ("design_data/EO/1.png", "eo", "image", "train", "sar2eo"),
+        ("design_data/SAR/test/1.png", "sar", "input", "test", "sar2eo"),
+        ("Validation (SAR, IR, RGB)/sar2rgb/input/0.tiff", "sar", "input", "val", "sar2rgb"),
         ("val/rgb2ir/0.tiff", "rgb", "input", "val", "rgb2ir"),
         ("val/sar2ir/input/0.tiff", "sar", "input", "val", "sar2ir"),
         ("test/sar2eo/1041.png", "sar", "input", "test", "sar2eo"),
