@@ -16,7 +16,7 @@ from typing import Any
 
 from pbvs import __version__
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, check_name, read_json, sha256, sync_folder, write_json
+from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_folder, write_json
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.runs import Run
 from pbvs.submission.archive import EPOCH, MODE, UNIX
@@ -56,6 +56,7 @@ def export(run: Run, out: Path | None = None) -> Path:
         "provenance": _public_provenance(run),
         "files": {name: sha256(file) for name, file in files},
     }
+    sweep(path.parent, deep=False)
     with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_info(LIST), json.dumps(listing, indent=2, sort_keys=True) + "\n")
         for name, file in files:
@@ -95,14 +96,16 @@ def _public_provenance(run: Run) -> dict[str, Any]:
 def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
     """Unpack a bundle as a run, by default under the name it was exported with; return the run.
 
-    The run appears whole or not at all. Raises PbvsError when the bundle is unsafe, damaged or not a bundle,
-    UsageError when there is a run of that name already.
+    The run appears whole or not at all; one that came from the same bundle is left as it is. Raises PbvsError when
+    the bundle is unsafe, damaged or not a bundle, UsageError when there is another run of that name.
     """
     with SafeZip(bundle, LIMITS) as archive:
         listing = _listing(archive)
         run = Run(check_name(name or str(listing.get("run", ""))), submissions)
+        if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
+            return run
         if run.folder.exists():
-            raise UsageError(f"There is a run {run.name!r} already; give another name with --run.")
+            raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
         part = run.folder.with_name(f".{run.name}.installing")
         shutil.rmtree(part, ignore_errors=True)
         try:
@@ -186,4 +189,4 @@ def _finish(folder: Path, listing: dict[str, Any]) -> None:
         if not isinstance(facts, dict) or not isinstance(facts.get("made_from"), str):
             raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")
         write_json(record, {**facts, "installed": True})
-    write_json(folder / LIST, {key: value for key, value in listing.items() if key != "files"})
+    write_json(folder / LIST, listing)

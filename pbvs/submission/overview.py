@@ -77,23 +77,22 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
     The folder is renamed first, so that a run is either there or not. Raises PbvsError when a command works on it,
     UsageError when there is no such run.
     """
-    if not run.exists() and not run.folder.is_dir():
+    gone = run.submissions / f"{FORGOTTEN}{run.name}"
+    archives = [run.archive, run.archive.with_name(f"{run.name}-val.zip")] if archive else []
+    found = [path for path in (run.folder, gone, *archives) if path.exists()]
+    if not found:
         raise UsageError(f"There is no run {run.name!r} in {run.submissions}; `pbvs runs` lists them.")
     if run.folder.is_symlink():
         raise PbvsError(f"{run.folder} is a link; remove it and what it points to by hand.")
-    gone = run.submissions / f"{FORGOTTEN}{run.name}"
-    with locked(run.folder):
-        _delete(gone)
-        run.folder.rename(gone)
-        sync_folder(run.submissions)
-    removed = [run.folder]
-    if archive:
-        for path in (run.archive, run.archive.with_name(f"{run.name}-val.zip")):
-            if path.is_file():
-                path.unlink()
-                removed.append(path)
     _delete(gone)
-    return removed
+    if run.folder in found:
+        with locked(run.folder):
+            run.folder.rename(gone)
+            sync_folder(run.submissions)
+    for path in archives:
+        path.unlink(missing_ok=True)
+    _delete(gone)
+    return [path for path in found if path != gone]
 
 
 def _delete(folder: Path) -> None:

@@ -144,8 +144,8 @@ class Injector:
     def _moved(self, name: str, source: Any, target: Any, folders: dict[str, Any]) -> None:
         if not self.below(target):
             return _real[name](source, target, **folders)
-        if Path(source).is_file():
-            self.versions.setdefault(str(Path(target).absolute()), set()).add(digest_of(Path(source), Path(target)))
+        for file, place in _moved(Path(source), Path(target).absolute()):
+            self.versions.setdefault(str(place), set()).add(digest_of(file, place))
         act = lambda: (self._remember(Path(target)), _real[name](source, target, **folders))[1]  # noqa: E731
         return self.do(name, act)
 
@@ -218,6 +218,14 @@ def _path_of(handle: int) -> str:
 def _inode(handle: int) -> tuple[int, int]:
     status = os.fstat(handle)
     return status.st_dev, status.st_ino
+
+
+def _moved(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each file that a renaming moves, with its new place."""
+    if source.is_file():
+        yield source, target
+    elif source.is_dir():
+        yield from ((file, target / file.relative_to(source)) for file in source.rglob("*") if file.is_file())
 
 
 def _stamp(name: str) -> tuple[int, int, int, int]:

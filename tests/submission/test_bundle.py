@@ -77,6 +77,7 @@ def test_a_run_is_not_overwritten(trained: Run, place: Place) -> None:
     with pytest.raises(UsageError, match="already"):
         bundle.install(path, place.submissions)
     assert bundle.install(path, place.submissions, "copy").exists()
+    assert bundle.install(path, place.submissions, "copy").exists()
     with pytest.raises(UsageError, match="cannot be used"):
         bundle.install(path, place.submissions, "../evil")
 

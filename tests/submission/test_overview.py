@@ -72,3 +72,11 @@ def test_half_removed_and_odd_folders_are_no_runs(place: Place) -> None:
         (place.submissions / name).mkdir()
         (place.submissions / name / "recipe.toml").write_bytes(run.recipe_file.read_bytes())
     assert [row.run for row in overview(place.submissions)] == ["hand"]
+
+
+def test_a_removal_that_was_stopped_is_finished(place: Place) -> None:
+    run = place.run()
+    package(run, manifests=place.manifests, root=place.root)
+    run.folder.rename(place.submissions / ".removed-hand")
+    remove(run)
+    assert not list(place.submissions.iterdir())
