@@ -18,6 +18,7 @@ from pbvs.files import atomic_path
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 MAX_SIDE = 8192  # the largest picture of the archives has 3240 pixels a side
 MAX_PIXELS = 40_000_000
+MAX_BANDS = 16  # Sentinel-2 has 13
 _NO_SIDE_FILES = ("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
 
 
@@ -93,6 +94,8 @@ def open_tiff(path: Path) -> Iterator[Any]:
     try:
         with gdal(), DatasetReader(str(path), driver="GTiff") as file:
             check_size(path, file.width, file.height)
+            if file.count > MAX_BANDS:
+                raise PbvsError(f"The picture {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
             yield file
     except RasterioError as error:
         if not path.exists():

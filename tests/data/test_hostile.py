@@ -72,6 +72,7 @@ def hostile(tree: Tree, tmp_path: Path) -> Tree:
     (folder / "empty_GEC.tiff").write_bytes(b"")
     (folder / "header_GEC.tiff").write_bytes(b"II*\x00\xff\xff\xff\x7f")
     (folder / "bomb_rgb.png").write_bytes(png_claiming(100_000, 100_000))
+    tree.tiff("A/one/bands_GEC.tiff", 17)
     tree.tiff("A/one/huge_GEC.tiff")
     tiff_claiming(100_000, folder / "huge_GEC.tiff")
     tree.tiff("A/one/nowhere_GEC.tiff", crs="EPSG:32612", transform=(1.0, 0, 4e5, 0, -1.0, 4e6))
@@ -89,6 +90,7 @@ EXPECTED = {
     "A/one/empty_GEC.tiff": "empty",
     "A/one/header_GEC.tiff": "cannot be read",
     "A/one/bomb_rgb.png": "100000 x 100000",
+    "A/one/bands_GEC.tiff": "17 bands",
     "A/one/huge_GEC.tiff": "100000 x 100000",
     "A/one/nowhere_GEC.tiff": "not known to PROJ",
     "A/one/s0_GEC.tiff": "the same name as A/one/s0_GEC.tif",
