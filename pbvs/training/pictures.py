@@ -18,8 +18,8 @@ STRIP_SIDE = 192
 
 
 def write_curves(path: Path, curves: Mapping[str, Points]) -> None:
-    """Draw one small panel for each curve with at least one point, three in a row."""
-    shown = {name: points for name, points in curves.items() if points}
+    """Draw one small panel for each curve that says something (a loss without weight is always 0), three in a row."""
+    shown = {name: points for name, points in curves.items() if any(value for _, value in points)}
     if not shown:
         return
     columns = min(3, len(shown))

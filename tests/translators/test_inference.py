@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from pbvs.networks.generator import GeneratorConfig, build_generator
 from pbvs.seeds import generator, torch_generator
 from pbvs.translators import inference
 from pbvs.translators.inference import Inference, forward_padded, forward_symmetric, forward_tiled, translate
+from tests.conftest import REPOSITORY
 
 
 class Same(nn.Module):
@@ -85,7 +90,7 @@ def test_tiles_overlap_by_half_at_least() -> None:
     starts = inference.starts(1000, 256)
     assert starts[0] == 0
     assert starts[-1] == 1000 - 256
-    assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) <= 128
+    assert max(b - a for a, b in pairwise(starts)) <= 128
 
 
 def test_weights_are_highest_in_the_middle_and_never_nothing() -> None:
@@ -116,3 +121,26 @@ def test_a_network_in_training_goes_on_training() -> None:
     network = Same().train()
     translate(network, [picture(8, 8)], Inference(2, 10**6))
     assert network.training
+
+
+MEASURE = """
+import resource, sys
+import numpy as np, torch
+from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.seeds import torch_generator
+from pbvs.translators.inference import Inference, pixel_budget, translate
+torch.set_num_threads(1)
+network = build_generator(GeneratorConfig(1, 1, 16, 2, 1), torch_generator(1, "t"))
+translate(network, [np.zeros((64, 64, 1), np.float32)], Inference(4, 10**6))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+translate(network, [np.zeros((768, 768, 1), np.float32)], Inference(4, pixel_budget(float(sys.argv[1]), 16)))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+def test_a_picture_takes_no_more_memory_than_asked_for() -> None:
+    gibibytes = 0.0625
+    command = [sys.executable, "-c", MEASURE, str(gibibytes)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    own = 5 * 4 * 768 * 768 / 2**30  # the picture, its padded copy, the sum, the weights, the result
+    assert float(result.stdout) < gibibytes + own

@@ -1,0 +1,71 @@
+"""The log, the curves and the strips of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pbvs.data.images import read_image
+from pbvs.training.log import Log, read_log
+from pbvs.training.pictures import PANEL, STRIP_SIDE, write_curves, write_strip
+
+LOSSES = ("generator", "l2")
+
+
+def row(epoch: int, **values: float | None) -> dict[str, float | int | None]:
+    return {"epoch": epoch, "step": 10 * epoch, "seconds": 1.5, "learning_rate": 2e-4, "generator": 0.1, **values}
+
+
+def test_numbers_come_back_exactly_and_gaps_stay_empty(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, LOSSES)
+    log.add(row(1, l2=1 / 3, val_rmse=0.1 + 0.2, val_lpips=None))
+    log.close()
+    (found,) = read_log(tmp_path / "log.csv")
+    assert float(found["l2"]) == 1 / 3
+    assert float(found["val_rmse"]) == 0.1 + 0.2
+    assert found["val_lpips"] == found["val_score"] == ""
+    assert list(found)[:4] == ["epoch", "step", "seconds", "learning_rate"]
+
+
+def test_a_resumed_log_drops_what_will_be_written_again(tmp_path: Path) -> None:
+    first = Log(tmp_path, 0, LOSSES)
+    for epoch in (1, 2, 3):
+        first.add(row(epoch))
+    first.close()
+    resumed = Log(tmp_path, 25, LOSSES)
+    resumed.add(row(3, l2=7.0))
+    resumed.close()
+    assert [(found["epoch"], found["l2"]) for found in read_log(tmp_path / "log.csv")] == [
+        ("1", ""), ("2", ""), ("3", "7.0"),
+    ]  # fmt: skip
+
+
+def test_events_hold_losses_and_validation(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = Log(tmp_path, 0, LOSSES)
+    log.add(row(1, val_score=0.25))
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert {"generator", "learning_rate", "validation/score"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("validation/score")[0].value == 0.25
+
+
+def test_curves_are_drawn_for_what_changes(tmp_path: Path) -> None:
+    curves = {"a": [(1, 0.5), (2, 0.4)], "b": [(1, 3.0)], "zero": [(1, 0.0), (2, 0.0)], "none": []}
+    write_curves(tmp_path / "curves.png", curves)
+    picture = read_image(tmp_path / "curves.png")
+    assert picture.shape == (PANEL[1], 2 * PANEL[0], 3)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
+    write_curves(tmp_path / "nothing.png", {"none": []})
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_strips_put_grey_and_colour_side_by_side(tmp_path: Path) -> None:
+    grey, colour = np.full((10, 20, 1), 0.5, np.float32), np.zeros((10, 20, 3), np.float32)
+    write_strip(tmp_path / "strip.png", [(grey, colour, colour), (grey, grey, colour)])
+    picture = read_image(tmp_path / "strip.png")
+    assert picture.shape == (2 * STRIP_SIDE, 3 * STRIP_SIDE, 3)
+    assert set(np.unique(picture[:, :STRIP_SIDE])) == {128}
