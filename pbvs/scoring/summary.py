@@ -86,6 +86,9 @@ def task_summary(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any
         found["reason"] = _reason(rows) if rows else "the split has no target pictures for this task"
         return found
     found["score"] = protocol.task_score(found)
+    if found["score"] is None:
+        found["reason"] = f"FID needs two pictures or more, and there is {len(good)}"
+        return found
     found["interval"] = _pair(interval(_values(protocol, good), SEED))
     found["locations"] = _locations(protocol, good)
     found["status"] = "scored" if len(good) == len(rows) else "partial"

@@ -97,7 +97,8 @@ class Targets:
 
     def pixels(self, pair: Pair) -> NDArray[np.uint8]:
         """Return (H, W, C); raises PbvsError when the file is gone or damaged."""
-        if self.store.folder is None:
+        as_stored = self.size is None and pair.target.lower().endswith(".png")  # decoded as quickly as an entry is
+        if self.store.folder is None or as_stored:
             return target_pixels(open_target(pair, self.root, self.radiometry), self.size)
         key = self.key(pair)
         known = self.store.get("pixels", key)

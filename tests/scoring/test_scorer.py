@@ -6,16 +6,18 @@ import csv
 import json
 import math
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
 
 from pbvs.data.images import read_image, write_png
 from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.scoring.table import table
-
 from tests.scoring.hand_made import SIDE, Place, noise
+from tests.scoring.test_frechet import random_inception
 
 
 @pytest.fixture
@@ -181,6 +183,55 @@ def test_what_is_written_is_what_is_returned(place: Place) -> None:
     mean = sum(float(row["lpips"]) for row in found) / 4
     assert mean == pytest.approx(summary["tasks"]["sar2eo"]["lpips"], abs=1e-12)
     assert summary["tasks"]["sar2eo"]["locations"]["place1"]["images"] == 2
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Inception's weights, random ones under the published name."""
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save(random_inception(), folder / "pt_inception-2015-12-05-6726825d.pth")
+    return folder
+
+
+def test_fid_and_kid_are_exactly_zero_for_ground_truth_and_the_same_in_any_batch(
+    inception: Path, tmp_path: Path
+) -> None:
+    place = Place(tmp_path, count=3).make()
+    for n in range(3):
+        write_png(place.prediction("sar2eo", n), noise(5 + n, 1))
+    rule = tmp_path / "rule.toml"
+    rule.write_text('name = "rule"\nterms = ["fid", "pixel"]\nfid_layer = 64\nunsettled_fid_weight = [1.0, 10.0]\n')
+    first = place.score(protocol=rule, weights=inception, cache=tmp_path / "cache")
+    second = place.score(protocol=rule, weights=inception, cache=tmp_path / "cache", batch=2)
+    facts = first["tasks"]["sar2eo"]
+    assert [first["tasks"]["rgb2ir"][name] for name in ("fid", "kid", "score")] == [0.0, 0.0, 0.0]
+    assert facts["fid"] > 1e-4 and set(facts["fids"]) == {"64", "192", "768", "2048"}
+    assert facts["score"] == pytest.approx((2 / math.pi * math.atan(facts["fid"]) + facts["rmse"]) / 2)
+    for name in ("fid", "kid"):
+        assert second["tasks"]["sar2eo"][name] == pytest.approx(facts[name], abs=1e-6)
+    assert any("sar2eo 3" in note and "2,048" in note for note in first["notes"])
+    assert "FID layer 64, w 10" in [row["reading"] for row in first["sensitivity"]]
+    assert "FID" in table(first) and max(map(len, table(first).splitlines())) <= 80
+
+
+def test_one_picture_has_no_fid_and_its_task_is_named(inception: Path, tmp_path: Path) -> None:
+    rule = tmp_path / "rule.toml"
+    rule.write_text('name = "rule"\nterms = ["fid"]\n')
+    summary = Place(tmp_path, count=1).make().score(protocol=rule, weights=inception)
+    assert summary["combined"] == 1.0
+    assert "FID needs two pictures" in summary["notes"][0]
+
+
+def test_a_protocol_with_fid_names_the_weights_that_are_missing(place: Place, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    with pytest.raises(PbvsError, match="pt_inception-2015-12-05-6726825d"):
+        place.score(protocol="mavic-t-2026")
+
+
+def no_network(url: str, timeout: float) -> None:
+    raise URLError("no network")
 
 
 def test_intervals_hold_their_mean(place: Place) -> None:
