@@ -90,6 +90,10 @@ def package(
         click.echo(as_text(findings))
     click.echo(verdict(findings))
     click.echo(f"Archive: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+    if split == "test":
+        click.echo(f"Next: upload it, then pbvs submissions log {path}")
+    else:
+        click.echo(f"Next: pbvs score {path} --split {split}")
 
 
 def _say_plan(planned: Plan, with_readme: bool) -> None:
