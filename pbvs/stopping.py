@@ -36,17 +36,19 @@ def stoppable() -> Iterator[None]:
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
-    handlers = {number: signal.signal(number, _raise) for number in SIGNALS}
-    # The byte is written even while Python code cannot run, as in a long call inside torch.
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(read, os.getpid()), daemon=True, name="stopping")
+    watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name="stopping")
     watcher.start()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
+        # The byte is written even while Python code cannot run, as in a long call inside torch.
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _raise)
         yield
     finally:
-        signal.set_wakeup_fd(before)
-        for number, handler in handlers.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
         os.close(write)
         watcher.join()
         os.close(read)
@@ -58,7 +60,7 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-def _watch(read: int, process: int) -> None:
+def _watch(read: int) -> None:
     """Wait for a signal's byte; when the process is still there a moment later, or on a second one, leave."""
     while data := os.read(read, 1):
         if data[0] in SIGNALS:

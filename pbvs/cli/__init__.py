@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import sys
 import traceback
 import warnings
@@ -82,12 +83,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     prefer_huge_pages()
-    with journal.opened(arguments) as log, stopping.stoppable(), _plain_warnings():
-        status = _run(arguments, log)
-        status = 128 + stopping.received if stopping.received else status
-        log.end(status)
-        if stopping.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
-            stopping.leave(stopping.received)
+    try:
+        with journal.opened(arguments) as log, stopping.stoppable(), _plain_warnings():
+            status = _run(arguments, log)
+            status = 128 + stopping.received if stopping.received else status
+            log.end(status)
+            if stopping.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
+                stopping.leave(stopping.received)
+    except KeyboardInterrupt:  # before the command began, or after it ended
+        stopping.leave(stopping.received or signal.SIGINT)
     sys.exit(status)
 
 
@@ -124,6 +128,12 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"Error: {error}", error.exit_status
     if isinstance(error, MemoryError):
         return "Error: There is not enough memory; take fewer --jobs, a smaller batch_size or a smaller size.", 1
+    if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool") or "DataLoader worker" in str(error):
+        return (
+            "Error: A worker process ended unexpectedly, most often for want of memory; "
+            "take fewer --jobs and start the command again: it goes on where it stopped.",
+            1,
+        )
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"Error: {where}{error.strerror}; check the path, its permissions and the disk.", 1

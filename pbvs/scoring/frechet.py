@@ -67,4 +67,7 @@ def _diagonal(features: NDArray[np.float64]) -> float:
 def _checked(features: Features) -> NDArray[np.float64]:
     if features.ndim != 2 or len(features) < 2:
         raise PbvsError(f"A distance of two sets needs at least 2 pictures in each, not {len(features)}.")
-    return np.asarray(features, np.float64)
+    checked = np.asarray(features, np.float64)
+    if not np.isfinite(checked).all():
+        raise PbvsError("Features of a picture are not finite, so the sets have no distance; check the weights.")
+    return checked

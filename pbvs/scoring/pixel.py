@@ -25,6 +25,8 @@ def pixel_errors(prediction: NDArray[np.uint8], target: NDArray[np.uint8]) -> Pi
     """Compare two (H, W, C) 8-bit pictures as values / 255; raises PbvsError when their shapes differ."""
     if prediction.shape != target.shape:
         raise PbvsError(f"Pictures of shapes {prediction.shape} and {target.shape} cannot be compared.")
+    if not prediction.size:
+        raise PbvsError(f"Pictures of shape {prediction.shape} are empty and cannot be compared.")
     difference = np.subtract(prediction, target, dtype=np.int16).astype(np.int32)
     count = difference.size
     absolute = int(np.abs(difference).sum(dtype=np.int64))

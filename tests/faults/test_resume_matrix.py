@@ -1,0 +1,119 @@
+"""Training that is killed or stopped at eight kinds of moment, with and without workers, ends in the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.injector import digest_of
+
+# what is called -> at which of its calls, before or after it, the training ends
+POINTS = {
+    "at the end of an epoch, before its state is saved": ("Trainer.save", 4, "before"),
+    "at the end of an epoch, after its state is saved": ("Trainer.save", 4, "after"),
+    "between two steps": ("Trainer._step", 6, "before"),
+    "after a step, before its state is saved": ("Trainer._step", 6, "after"),
+    "between the two optimisers' steps": ("Adam.step", 11, "after"),
+    "before the average is updated": ("Average.update", 5, "before"),
+    "in the update of the average": ("lerp", 3, "after"),
+    "while the state is written": ("sync_file", 7, "before"),
+}
+MATRIX = [(point, workers, how) for point in POINTS for workers in (0, 2) for how in ("killed", "stopped")]
+SHORT = MATRIX[::5]
+
+
+def _end(how: str) -> None:
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise KeyboardInterrupt
+
+
+def _ending(function: Callable[..., Any], number: int, when: str, how: str) -> Callable[..., Any]:
+    calls = [0]
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number and when == "before":
+            _end(how)
+        result = function(*arguments, **named)
+        if calls[0] == number and when == "after":
+            _end(how)
+        return result
+
+    return wrapped
+
+
+def train(folder: Path, workers: int, point: str = "", how: str = "") -> None:
+    """Train two little networks for three epochs of four steps; end at `point` where one is named."""
+    import torch
+
+    import pbvs.files
+    from pbvs.training.average import Average
+    from pbvs.training.loader import Feed
+    from pbvs.training.schedule import Schedule
+    from pbvs.training.trainer import Trainer
+    from tests.training.little import LittleChips, little_method, little_trainer
+
+    torch.set_num_threads(1)
+    owners: dict[str, tuple[Any, str]] = {
+        "Trainer.save": (Trainer, "save"),
+        "Trainer._step": (Trainer, "_step"),
+        "Adam.step": (torch.optim.Adam, "step"),
+        "Average.update": (Average, "update"),
+        "lerp": (torch.Tensor, "lerp_"),
+        "sync_file": (pbvs.files, "sync_file"),
+    }
+    if point:
+        name, number, when = POINTS[point]
+        owner, attribute = owners[name]
+        setattr(owner, attribute, _ending(getattr(owner, attribute), number, when, how))
+    trainer = little_trainer(
+        folder,
+        little_method(),
+        chips=LittleChips(8),
+        schedule=Schedule(1e-3, 2, 1),
+        feed=Feed(workers=workers),
+    )
+    trainer.run()
+
+
+def _run(folder: Path, *arguments: Any) -> int | None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.process"])
+    process = context.Process(target=train, args=(folder, *arguments))
+    process.start()
+    process.join(120)
+    if process.is_alive():
+        process.kill()
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("whole")
+    assert _run(folder, 0) == 0
+    return digest_of(folder / "state.safetensors")
+
+
+def _check(tmp_path: Path, whole: str, point: str, workers: int, how: str) -> None:
+    assert _run(tmp_path, workers, point, how) == (-signal.SIGKILL if how == "killed" else 1)
+    assert _run(tmp_path, workers) == 0
+    assert digest_of(tmp_path / "state.safetensors") == whole
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("point", "workers", "how"), SHORT)
+def test_training_goes_on_to_the_same_bytes(tmp_path: Path, whole: str, point: str, workers: int, how: str) -> None:
+    _check(tmp_path, whole, point, workers, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "workers", "how"), [case for case in MATRIX if case not in SHORT])
+def test_the_rest_of_the_matrix(tmp_path: Path, whole: str, point: str, workers: int, how: str) -> None:
+    _check(tmp_path, whole, point, workers, how)

@@ -1,0 +1,121 @@
+"""What helps when something went wrong: the log in each run, `--debug`, exit statuses, `pbvs doctor`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import pytest
+
+from pbvs import cli, journal
+from pbvs.cli import main
+from pbvs.data.manifest import manifest_path, write_manifest
+from pbvs.doctor import examine, is_bad, text
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import UNFINISHED, make_folder
+from pbvs.locks import locked
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, work: object) -> None:
+    command = click.Command("work", callback=work)  # type: ignore[arg-type]
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: command)
+
+
+ERRORS = [
+    (PbvsError("It is so."), 1, "Error: It is so."),
+    (UsageError("Not so."), 2, "Usage error: Not so."),
+    (OSError(28, "No space left on device", "x"), 1, "x: No space left"),
+    (MemoryError(), 1, "not enough memory"),
+    (KeyError("k"), 3, "fault of pbvs (KeyError"),
+    (KeyboardInterrupt(), 130, "goes on from there"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "sentence"), ERRORS)
+def test_every_error_is_a_sentence_and_a_status(
+    error: BaseException,
+    status: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work() -> None:
+        raise error
+
+    _command(monkeypatch, work)
+    with pytest.raises(SystemExit) as stop:
+        main(["work"])
+    said = capsys.readouterr().err
+    assert stop.value.code == status
+    assert sentence in said and "Traceback" not in said
+
+
+def test_debug_shows_the_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise PbvsError("It is so.")
+
+    _command(monkeypatch, work)
+    with pytest.raises(SystemExit):
+        main(["--debug", "work"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        with locked(tmp_path / "run"):
+            warnings.warn("brittle", stacklevel=1)
+            raise PbvsError("It is so.")
+
+    _command(monkeypatch, work)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["work"])
+    log = (tmp_path / "run/log.txt").read_text()
+    assert len(re.findall(r"^\S+ process \d+ in \S+: pbvs work$", log, re.MULTILINE)) == 2
+    assert log.count("Warning: brittle") == 2
+    assert log.count("pbvs.errors.PbvsError: It is so.") == 2 and "Traceback" in log
+    assert len(re.findall(r"ended with status 1 after", log)) == 2
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    with journal.opened(["work"]) as log:
+        log.bind(tmp_path / "absent")
+        log.note("said")
+        make_folder(tmp_path / "absent")
+        log.end(0)
+    assert "said" in (tmp_path / "absent/log.txt").read_text()
+
+
+def test_doctor_is_well_on_a_bare_machine_and_names_what_is_missing(tmp_path: Path) -> None:
+    findings = examine(None, tmp_path / "manifests", tmp_path / "submissions", tmp_path)
+    said = text(findings)
+    assert not is_bad(findings), said
+    for word in ("python", "torch", "devices", "weights alex", "writable", "data root", "runs", "GiB free"):
+        assert word in said
+
+
+def test_doctor_finds_what_a_command_would_fail_over(tmp_path: Path) -> None:
+    manifests, submissions = tmp_path / "manifests", tmp_path / "file"
+    make_folder(manifests)
+    (manifests / UNFINISHED).write_text("")
+    submissions.write_text("")
+    levels = {finding.what: finding.level for finding in examine(tmp_path / "gone", manifests, submissions / "x")}
+    assert levels["data root"] == levels["manifests"] == levels[str(submissions / "x")] == "BAD"
+    (manifests / UNFINISHED).unlink()
+    for split in ("train", "val", "test"):
+        write_manifest(manifest_path(manifests, "sar2eo", split), [])
+    manifest_path(manifests, "sar2eo", "val").write_text("no,manifest\n")
+    levels = {finding.what: finding.level for finding in examine(tmp_path, manifests, tmp_path)}
+    assert levels["pairs sar2eo"] == "BAD"
+
+
+def test_doctors_command_ends_with_its_verdict(tmp_path: Path) -> None:
+    options = ["--manifests", str(tmp_path), "--submissions", str(tmp_path)]
+    for extra, status in (([], 0), (["--data", str(tmp_path / "gone")], 1)):
+        command = [sys.executable, "-m", "pbvs", "doctor", *options, *extra]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
