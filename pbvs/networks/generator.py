@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pbvs.networks.layers import EnlargingConv, FloatTanh, ReflectionPad, build
+from pbvs.networks.winograd import Conv3x3
 
 Upsampling = Literal["transpose", "resize"]
 
@@ -41,8 +42,13 @@ class GeneratorConfig:
 
 def convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
     """Return convolution, instance norm without parameters, and ReLU."""
+    layer: nn.Module
+    if (kernel, stride) == (3, 1):
+        layer = Conv3x3(channels_in, channels_out, padding)
+    else:
+        layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding)
     return [
-        nn.Conv2d(channels_in, channels_out, kernel, stride, padding),
+        layer,
         nn.InstanceNorm2d(channels_out),
         nn.ReLU(inplace=True),
     ]
@@ -77,7 +83,7 @@ class ResidualBlock(nn.Module):
             ReflectionPad(1),
             *convolution(channels, channels, 3),
             ReflectionPad(1),
-            nn.Conv2d(channels, channels, 3),
+            Conv3x3(channels, channels),
             nn.InstanceNorm2d(channels),
         )
 
