@@ -169,6 +169,8 @@ class RegressionStage(NetworkStage):
     warm_up: float = Field(0.05, ge=0, lt=1)  # share of the epochs in which the rate rises
     weight_decay: float = Field(0.01, ge=0)
     rounds: int = Field(1, ge=1)  # times that an epoch sees each chip
+    dihedral: bool = True  # chips are flipped and turned
+    shift_tolerance: int = Field(0, ge=0, le=8)  # pixels by which a picture may lie beside its target
     blur: float = Field(0.0, ge=0, le=1)  # inputs are made softer by up to this,
     sharpen: float = Field(0.0, ge=0, le=4)  # or crisper by up to this
     width: int = Field(32, ge=4)

@@ -74,3 +74,21 @@ def l2(fake: Tensor, real: Tensor) -> Tensor:
     """
     squares = ((fake - real).float() / 2).square().mean(dim=(1, 2, 3))
     return (squares + 1e-12).sqrt().mean()
+
+
+def shifted_l2(fake: Tensor, real: Tensor, reach: int) -> Tensor:
+    """Return `l2` where each picture may lie up to `reach` pixels beside its target: the least of all whole shifts.
+
+    A radar picture and its optical partner are often a pixel or two apart; an error that a shift explains teaches the
+    network only to blur. All shifts are measured on the same pixels, those that stay inside for every one of them.
+    """
+    if not reach:
+        return l2(fake, real)
+    height, width = (side - 2 * reach for side in fake.shape[2:])
+    inner = fake[:, :, reach : reach + height, reach : reach + width]
+    squares = [
+        ((inner - real[:, :, down : down + height, across : across + width]).float() / 2).square().mean(dim=(1, 2, 3))
+        for down in range(2 * reach + 1)
+        for across in range(2 * reach + 1)
+    ]
+    return (torch.stack(squares).amin(dim=0) + 1e-12).sqrt().mean()

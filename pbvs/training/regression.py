@@ -28,6 +28,7 @@ class Weights:
 
     lpips: float = 1.0
     l2: float = 1.0
+    shift_tolerance: int = 0  # pixels by which a picture may lie beside its target before L2 counts it
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class RegressionMethod(Method):
             with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
                 made = (self._wrapped or self.network)(batch.source)
                 made = torch.where(batch.valid, made, batch.target)
-                l2 = losses.l2(made, batch.target)
+                l2 = losses.shifted_l2(made, batch.target, self.weights.shift_tolerance)
                 lpips = self._distance(made, batch.target)
             loss = self.weights.l2 * l2 + self.weights.lpips * lpips
             torch.autograd.backward([loss * share])

@@ -48,7 +48,8 @@ class Regression(NetworkTranslator):
     @property
     def augmentation(self) -> Augmentation:
         """Flips and turns, and inputs made softer or crisper as the recipe says."""
-        return Augmentation(blur=self.stage.blur, sharpen=self.stage.sharpen)
+        stage = self.stage
+        return Augmentation(flips=stage.dihedral, turns=stage.dihedral, blur=stage.blur, sharpen=stage.sharpen)
 
     @property
     def schedule(self) -> Schedule:
@@ -66,7 +67,7 @@ class Regression(NetworkTranslator):
             self._start(material.initial / MODEL, network)
         return RegressionMethod(
             network.to(self.device),
-            Weights(stage.lpips_weight, stage.l2_weight),
+            Weights(stage.lpips_weight, stage.l2_weight, stage.shift_tolerance),
             lpips=lpips,
             rate=stage.learning_rate,
             weight_decay=stage.weight_decay,

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pbvs.seeds import torch_generator
 from pbvs.training import losses
 
 
@@ -74,3 +75,17 @@ def test_l2_of_equal_pictures_has_a_finite_gradient() -> None:
     losses.l2(x, torch.zeros(1, 1, 4, 4)).backward()
     assert x.grad is not None
     assert bool(torch.isfinite(x.grad).all())
+
+
+def test_a_shift_within_reach_costs_nothing_and_beyond_it_does() -> None:
+    real = torch.rand(2, 1, 20, 20, generator=torch_generator(5, "real")) * 2 - 1
+    fake = torch.roll(real, (2, -1), dims=(2, 3))
+    assert losses.shifted_l2(fake, real, 2) < 1e-5
+    assert losses.shifted_l2(fake, real, 1) > 0.1
+    assert losses.shifted_l2(fake, real, 0) == losses.l2(fake, real)
+
+
+def test_each_picture_of_a_batch_has_its_own_shift() -> None:
+    real = torch.rand(2, 1, 20, 20, generator=torch_generator(6, "real")) * 2 - 1
+    fake = torch.stack([torch.roll(real[0], 1, dims=1), torch.roll(real[1], -1, dims=2)])
+    assert losses.shifted_l2(fake, real, 1) < 1e-5
