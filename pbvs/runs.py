@@ -115,19 +115,3 @@ def is_done(record: Path, made_from: str) -> bool:
 def mark_done(record: Path, made_from: str, **facts: Any) -> None:
     """Write that the record's folder is whole, what it was made from, and what was measured meanwhile."""
     write_json(record, {"made_from": made_from, **facts})
-
-
-def find_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
-    """Return the run called `name`, or the one that was worked on last when none is named.
-
-    Raises PbvsError when there is no such run, or none at all.
-    """
-    if name is not None:
-        run = Run(name, submissions)
-        run.recipe()
-        journal.bind(run.folder)
-        return run
-    runs = all_runs(submissions)
-    if not runs:
-        raise PbvsError(f"There is no run in {submissions}; make one with `pbvs predict --all`.")
-    return max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns)
