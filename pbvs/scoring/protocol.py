@@ -86,19 +86,30 @@ def built_in_protocols() -> list[str]:
 def load_protocol(name_or_path: str | Path | Protocol = DEFAULT, **changes: Any) -> Protocol:
     """Return a protocol by its name or the path of a TOML file, with single values changed.
 
-    Raises UsageError when there is none, PbvsError naming the key that cannot be.
+    A file may say `base = "mavic-t-2026"` and then only what differs. Raises UsageError when there is no such
+    protocol, PbvsError naming the key that cannot be.
     """
     if isinstance(name_or_path, Protocol):
         tables, where = name_or_path.model_dump(), name_or_path.name
     else:
-        path = Path(name_or_path)
-        if str(name_or_path) in built_in_protocols():
-            path = BUILT_IN / f"{name_or_path}.toml"
-        if not path.is_file():
-            names = ", ".join(built_in_protocols())
-            raise UsageError(f"There is no protocol {str(name_or_path)!r}; name a .toml file or one of {names}.")
-        tables, where = read_toml(path), str(path)
+        tables, where = _read(str(name_or_path))
     try:
         return Protocol.model_validate(tables | {key: value for key, value in changes.items() if value is not None})
     except ValidationError as error:
         raise PbvsError(f"The protocol {where} cannot be used: {explain(error)}.") from None
+
+
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    if name_or_path in built_in_protocols():
+        path = BUILT_IN / f"{name_or_path}.toml"
+        return read_toml(path), str(path)
+    if not Path(name_or_path).is_file():
+        names = ", ".join(built_in_protocols())
+        raise UsageError(f"There is no protocol {name_or_path!r}; name a .toml file or one of {names}.")
+    tables = read_toml(Path(name_or_path))
+    base = tables.pop("base", None)
+    if base is None:
+        return tables, name_or_path
+    if base not in built_in_protocols():
+        raise PbvsError(f"{name_or_path}: the base {base!r} is none of {', '.join(built_in_protocols())}.")
+    return {**_read(base)[0], "description": "", "source": "", **tables}, name_or_path

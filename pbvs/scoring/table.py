@@ -14,7 +14,7 @@ def table(summary: dict[str, Any]) -> str:
     name = "LPIPS" if lpips["is_lpips"] else "random"
     lines = [
         f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}",
-        *_wrap(f"Score: {protocol['description']}; lower is better. {_net(lpips)}"),
+        *_wrap(f"{_rule(protocol)}; lower is better. {_net(lpips)}"),
         "",
         f"{'task':<9}{'images':>9}{'L1':>9}{'L2':>9}{name:>9}{_fid_head(summary)}{'score':>9}  95 % interval",
     ]
@@ -26,6 +26,24 @@ def table(summary: dict[str, Any]) -> str:
     for note in summary["notes"]:
         lines += _wrap(f"Note: {note}")
     return "\n".join(lines)
+
+
+def _rule(protocol: dict[str, Any]) -> str:
+    """Say every choice of the protocol that a number depends on."""
+    fid = [f"FID at layer {protocol['fid_layer']}, w {protocol['fid_weight']:g}"] if "fid" in protocol["terms"] else []
+    sizes = {
+        "recipe": "the recipe's evaluation size",
+        "native": "the target's own size",
+        "challenge": "256 and 1024 px",
+    }
+    parts = [
+        f"Score: {protocol['description'] or 'mean of ' + ', '.join(protocol['terms'])}",
+        f"pixel error {protocol['pixel']} on [0, 1]",
+        *fid,
+        f"at {sizes[protocol['evaluation_size']]} ({protocol['resampling']}; other sizes: {protocol['other_size']})",
+        f"a missing task counts {protocol['missing_counts']:g} and adds {protocol['missing_adds']:g}",
+    ]
+    return "; ".join(parts)
 
 
 def _net(lpips: dict[str, Any]) -> str:

@@ -57,6 +57,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert rule.missing_counts == 1.0
 
 
+def test_a_file_may_change_a_built_in_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('base = "mavic-t-2026"\nname = "ours"\nfid_weight = 100.0\n')
+    rule, base = load_protocol(path), load_protocol("mavic-t-2026")
+    assert (rule.name, rule.fid_weight, rule.description) == ("ours", 100.0, "")
+    assert (rule.terms, rule.pixel, rule.missing_adds) == (base.terms, base.pixel, base.missing_adds)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -67,6 +75,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ('name = "x"\nterms = []', "terms"),
         ('name = "x"\nterms = ["lpips", "lpips"]', "terms"),
         ('pixel = "l1"', "name"),
+        ('base = "mavic"\nname = "x"', "base"),
         ('name = "x"\n= 3', "line 2"),
     ],
 )
