@@ -34,9 +34,9 @@ def draw_curve(result: Calibration) -> str:
             _text(WIDTH - MARGIN - 60, MARGIN + 16 * number, name.upper() if name != "score" else name, colour)
         )
     marks = (("recipe", result.before.intensity, "#888888"), ("found", result.after.intensity, "#000000"))
-    for name, value, colour in marks:
+    for row, (name, value, colour) in enumerate(marks):
         if low <= value <= high:
-            parts.append(_mark(x(value), f"{name} {value:g}", colour))
+            parts.append(_mark(x(value), f"{name} {value:g}", colour, row))
     title = f"{result.task}: score over the intensity factor, {result.images} training pairs"
     parts.append(_text(MARGIN, 20, title, "#000000"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">'
@@ -60,6 +60,6 @@ def _tick_y(y: float, text: str) -> str:
     return line + _text(MARGIN - 6, y + 4, text, "#444444", "end")
 
 
-def _mark(x: float, text: str, colour: str) -> str:
+def _mark(x: float, text: str, colour: str, row: int) -> str:
     line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{MARGIN}" y2="{HEIGHT - MARGIN}" stroke="{colour}" '
-    return line + 'stroke-dasharray="4 3"/>' + _text(x + 4, HEIGHT - MARGIN - 6, text, colour)
+    return line + 'stroke-dasharray="4 3"/>' + _text(x + 4, HEIGHT - MARGIN - 6 - 16 * row, text, colour)
