@@ -69,7 +69,8 @@ test)
     install "[test]"
     cd "$here"
     say "ruff and mypy" && ruff check . && ruff format --check . && mypy
-    say "tests" && python -m pytest "$@"
+    # One thread a process: two processes with two threads each would wait for each other.
+    say "tests" && OMP_NUM_THREADS=1 python -m pytest --numprocesses "${PBVS_TEST_JOBS:-2}" "$@"
     ;;
 bench) install "[test]" && cd "$here" && python -m tests.benchmarks "$@" ;;
 faults) install "[test]" && cd "$here" && python -m tests.faults "$@" ;;
