@@ -5,7 +5,9 @@ Tensors as safetensors, the rest as JSON in its metadata: reading it can run no 
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +46,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
             save_file(whole, part, metadata)
             part.chmod(0o644)  # safetensors makes it readable by its owner alone
         except SafetensorError as error:
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,7 +60,8 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     try:
         with safe_open(path, framework="pt", device=device) as file:
             facts = json.loads((file.metadata() or {}).get("pbvs", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise PbvsError(
             f"The checkpoint {path} is damaged or no safetensors file ({error}); take another copy, or train again."

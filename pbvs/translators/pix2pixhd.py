@@ -13,6 +13,7 @@ from pbvs import checkpoint
 from pbvs.errors import PbvsError
 from pbvs.networks.adapt import adapt_discriminator, adapt_generator
 from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator
+from pbvs.networks.frozen import Net, quicken_frozen
 from pbvs.networks.generator import GeneratorConfig, GlobalGenerator, LocalEnhancer, build_generator
 from pbvs.networks.layers import set_deterministic
 from pbvs.networks.trunks import load_trunk
@@ -69,7 +70,7 @@ class Pix2PixHD(NetworkTranslator):
                 stage.gan_weight, stage.feature_matching_weight, stage.vgg_weight, stage.lpips_weight, stage.l2_weight
             ),
             vgg=vgg,
-            lpips=lpips,
+            lpips=self._quick(lpips) if isinstance(lpips, nn.Module) else lpips,
             rate=stage.learning_rate,
             half_precision=use_bf16(stage.precision, self.device),
             fix_global_epochs=stage.fix_global_epochs,
@@ -88,13 +89,17 @@ class Pix2PixHD(NetworkTranslator):
     def _vgg(self, material: Material) -> Distance | None:
         if not self.stage.vgg_weight:
             return None
-        trunk = load_trunk("vgg19", material.weights).to(self.device)
+        trunk = self._quick(load_trunk("vgg19", material.weights).to(self.device))
         imagenet = self.stage.vgg_input == "imagenet"
 
         def distance(fake: Tensor, real: Tensor) -> Tensor:
             return vgg_distance(trunk, fake, real, imagenet=imagenet)
 
         return distance
+
+    def _quick(self, network: Net) -> Net:
+        """Return a frozen network that gives the same sooner, where there is one."""
+        return quicken_frozen(network) if self.device == "cpu" else network
 
     def _first_networks(self, material: Material) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
         seed, task = material.recipe.seed, self.task.name

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pbvs.errors import PbvsError
@@ -51,6 +52,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         state.write_tensors(path, {"a": torch.zeros(2)}, {"bad": object()})
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.safetensors"
+    state.write_tensors(path, {"a": torch.ones(2)}, {})
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(PbvsError, match="disk is full"):
+        state.write_tensors(path, {"a": torch.zeros(2)}, {})
+    assert torch.equal(state.read_tensors(path)[0]["a"], torch.ones(2))
 
 
 def test_what_is_no_state_is_said(tmp_path: Path) -> None:
