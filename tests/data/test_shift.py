@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from pbvs.data.build import build_pairs
+from pbvs.data.images import to_uint8, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.misregistration import correct, find_shifts
 from pbvs.data.pairs import Opened, open_pair
@@ -102,3 +104,29 @@ def test_pairs_are_corrected_only_by_what_is_trusted(standin: Path, sentinel: tu
     known = replace(found, down=3.25, across=-2.0, information=2 * found.unshifted, gaining=0.9, spread=0.2)
     corrected = correct(sentinel[0], {group: known})
     assert {pair.shift for pair in corrected} == {"3.25 -2.00"}
+
+
+def test_build_pairs_corrects_on_request_only(tmp_path: Path) -> None:
+    for seed in range(12):
+        sar, target = picture(seed, (3, -4))
+        folder = tmp_path / f"root/A/loc{seed}"
+        write_tiff(folder / "s_GEC.tiff", to_uint8(sar))
+        write_tiff(folder / "a_rgb.tiff", to_uint8(np.repeat(target, 3, axis=2)))
+    build_pairs(tmp_path / "root", tmp_path / "plain")
+    summary = build_pairs(tmp_path / "root", tmp_path / "moved", correct_shift=True)
+    plain, moved = (read_manifest(manifest_path(tmp_path / name, "sar2rgb", "train")) for name in ("plain", "moved"))
+    assert {pair.shift for pair in plain} == {""}
+    assert summary.facts["misregistration"]["sar2rgb A"]["trusted"]
+    (shift,) = {pair.shift for pair in moved}
+    assert np.hypot(*(np.array(shift.split(), float) - (3, -4))) < 0.5
+    before, after = (
+        np.mean([mutual(open_pair(pair, tmp_path / "root")) for pair in pairs]) for pairs in (plain, moved)
+    )
+    assert after > 1.3 * before
+
+
+def mutual(opened: Opened) -> float:
+    assert opened.target is not None
+    surface = information_surface(opened.source, opened.target, opened.valid)
+    assert surface is not None
+    return float(surface[surface.shape[0] // 2, surface.shape[1] // 2])
