@@ -19,7 +19,7 @@ from pbvs.networks.inception import LAYERS, Inception, load_inception
 from pbvs.networks.lpips import Lpips
 from pbvs.progress import track
 from pbvs.scoring.material import Loaded, Task, load
-from pbvs.scoring.perceptual import Perceptual, Taps, as_tensor
+from pbvs.scoring.perceptual import Perceptual, Taps, as_tensor, full_precision
 from pbvs.scoring.pixel import pixel_errors
 from pbvs.scoring.protocol import Protocol
 from pbvs.scoring.targets import Targets, TargetStore, from_fixed, to_fixed
@@ -163,7 +163,8 @@ class Engine:
         if not pictures:
             return []
         values = (as_tensor(pictures, self.device) + 1.0).mul_(127.5).round_()
-        layers = inception(values)
+        with full_precision(self.device):
+            layers = inception(values)
         return [[layers[layer][n].cpu() for layer in LAYERS] for n in range(len(pictures))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,13 +38,22 @@ class Perceptual:
         """Return each picture's features; pictures have one size."""
         if not pictures:
             return []
-        found = self.net.features(as_tensor(pictures, self.device))
+        with full_precision(self.device):
+            found = self.net.features(as_tensor(pictures, self.device))
         return [[tap[n] for tap in found] for n in range(len(pictures))]
 
     @torch.inference_mode()
     def distance(self, first: Taps, second: Taps) -> float:
         """Return the distance of two pictures from their features, without regard to any other picture."""
         return float(self.net.distance([tap[None] for tap in first], [tap[None] for tap in second]))
+
+
+def full_precision(device: str) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a GPU multiplies whole float32 numbers, so that it gives what a CPU gives."""
+    if device == "cpu":
+        return contextlib.nullcontext()
+    manager: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return manager
 
 
 def enumerate_heads(net: Lpips) -> list[tuple[str, Tensor]]:
