@@ -98,9 +98,12 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
 def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool, jobs: int, backend: str) -> None:
     """Show what is below ROOT, what is missing and what is wrong, as a table and as a page."""
     from pbvs.data.survey import survey
+    from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
     found = survey(root, manifests, shifts=not no_shift, jobs=jobs, backend=backend)
+    sweep(manifests, deep=False)
+    sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")
     for line in _survey_lines(found):
         click.echo(line)

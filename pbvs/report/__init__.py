@@ -14,8 +14,10 @@ def write_report(run: Run, *, root: Path | None = None, manifests: Path = MANIFE
     Raises PbvsError when the run does not exist or the page cannot be written; a part that is missing or damaged
     (a picture, a log) is named on the page instead.
     """
-    from pbvs.files import write_text
+    from pbvs.files import sweep, write_text
     from pbvs.report.page import render_run
 
+    for folder in (run.folder, run.scores):
+        sweep(folder, deep=False)
     write_text(run.report, render_run(run, root, manifests))
     return run.report

@@ -76,7 +76,7 @@ class Validator:
             return 0.0
         with torch.inference_mode():
             x, y = (
-                three_channels(torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
+                three_channels(torch.from_numpy(np.require(p, requirements="CW")).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
                 for p in (prediction, target)
             )
             return float(self.lpips(x, y))

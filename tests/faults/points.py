@@ -126,7 +126,7 @@ class Bench:
     def _visible(self, mode: str) -> str:
         """Return what visible file is neither the old one nor one that an undisturbed run shows at some time."""
         for name, digest in tree(self.work).items():
-            if is_temporary(Path(name)):
+            if any(is_temporary(Path(part)) for part in Path(name).parts):
                 continue
             if mode in ERRORS:  # what is written after an error may tell of it, so only wholeness is asked for
                 if not whole(self.work / name):
@@ -180,7 +180,9 @@ def tree(folder: Path) -> Tree:
 
 def is_temporary(path: Path) -> bool:
     """Return whether a name says that its file is not finished."""
-    return path.name.startswith(".") and (path.suffix == ".part" or path.name.startswith(".tmp"))
+    return path.name.startswith(".") and (
+        path.suffix in (".part", ".installing") or path.name.startswith((".tmp", ".removed-"))
+    )
 
 
 def differences(expected: Tree, found: Tree) -> str:

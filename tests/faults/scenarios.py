@@ -137,6 +137,20 @@ SCORE = "score --run r --data data --lpips-net random --jobs 1 --device cpu"
 PACKAGE = "package --run r --tasks rgb2ir --data data"
 
 
+def _remove_once() -> None:
+    if any(Path("submissions").iterdir()):
+        pbvs("runs --submissions submissions rm r --yes")
+
+
+def _checkpoint() -> None:
+    """Write a checkpoint as the published code does."""
+    from pbvs.networks.generator import GeneratorConfig, make_generator
+    from pbvs.published import write_published
+
+    config = GeneratorConfig(source_channels=1, target_channels=1, width=2, downsamplings=1, blocks=1)
+    write_published(Path("x.pth"), make_generator(config).state_dict())
+
+
 def _primitives() -> None:
     """Write through every door of pbvs.files."""
     from pbvs import files
@@ -159,6 +173,12 @@ SCENARIOS = {
         Scenario("predict", _run(PREDICT), _gray()),
         Scenario("predict with another recipe", _run(PREDICT), _changed_recipe),
         Scenario("predict --retrain", _run(PREDICT + " --retrain"), _after(_gray(), PREDICT)),
+        Scenario("export", _run("export r"), _after(_gray(), PREDICT)),
+        Scenario("install", _run("install submissions/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
+        Scenario("runs rm", _remove_once, _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("report", _run("report --run r --data data"), _after(_gray(), PREDICT)),
+        Scenario("check-data", _run("check-data data --no-shift --jobs 1 --output x.html"), _data),
+        Scenario("checkpoint import", _run("checkpoint import x.pth"), _checkpoint, torch=True),
         Scenario("train", _run(PREDICT), _tiny, torch=True),
         Scenario("score", _run(SCORE), _after(_gray(), PREDICT), torch=True),
         Scenario("package", _run(PACKAGE), _after(_gray(), PREDICT)),
