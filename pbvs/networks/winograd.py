@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LEAST_CHANNELS = 128  # below this the transforms cost more than the products save
+TOGETHER = 128  # output channels at once, so that their transformed kernels stay in the processor's cache
 _G = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]])
 _KERNEL = torch.kron(_G, _G)  # (16, 9): all entries of G g G^T from those of g
 _quick = False
@@ -65,8 +66,9 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        products = torch.bmm(tiles_of(x), kernels_of(weight).transpose(1, 2))
-        y = outputs_of(products, x.shape)
+        tiles = tiles_of(x)
+        parts = [torch.bmm(tiles, kernels_of(some).transpose(1, 2)) for some in weight.split(TOGETHER)]
+        y = outputs_of(torch.cat(parts, dim=2), x.shape)
         if bias is not None:
             y += bias
         return y.permute(0, 3, 1, 2).contiguous()
@@ -78,13 +80,29 @@ class _Winograd(torch.autograd.Function):
         products = spread_outputs(gradient)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = spread_tiles(torch.bmm(products, kernels_of(weight)), x.shape)
+            of_x = spread_tiles(_products_with_kernels(products, weight), x.shape)
         if ctx.needs_input_grad[1]:
-            of_kernels = torch.bmm(products.transpose(1, 2), tiles_of(x))
-            of_weight = torch.mm(_KERNEL.t(), of_kernels.view(16, -1)).t().reshape(weight.shape)
+            of_weight = _weight_gradient(products, tiles_of(x), weight)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
         return of_x, of_weight, of_bias
+
+
+def _products_with_kernels(products: Tensor, weight: Tensor) -> Tensor:
+    """Return (16, tiles, C) of the gradient's (16, tiles, O)."""
+    total = weight.new_zeros((16, products.shape[1], weight.shape[1]))
+    for some, kernels in zip(products.split(TOGETHER, dim=2), weight.split(TOGETHER), strict=True):
+        total.baddbmm_(some, kernels_of(kernels))
+    return total
+
+
+def _weight_gradient(products: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of (O, C, 3, 3): the adjoint of `kernels_of` on the sums over all tiles."""
+    result = torch.empty_like(weight)
+    for some, part in zip(products.split(TOGETHER, dim=2), result.split(TOGETHER), strict=True):
+        kernels = torch.bmm(some.transpose(1, 2), tiles).view(16, -1)
+        part.view(-1, 9).copy_(torch.mm(_KERNEL.t(), kernels).t())
+    return result
 
 
 def kernels_of(weight: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def run(quick: bool) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scale = 0.02 if quick else 0.06
+        scale = 0.06 if quick else 0.12
         count = write_full_size(folder / "root", scale)
         fresh = folder / "manifests"
 

@@ -18,7 +18,7 @@ def run(quick: bool) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as name:
         root, manifests = Path(name) / "root", Path(name) / "manifests"
-        count = write_full_size(root, 0.02 if quick else 0.06)
+        count = write_full_size(root, 0.06 if quick else 0.12)
         repeats = 2 if quick else 4
 
         def look() -> None:

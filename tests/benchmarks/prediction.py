@@ -67,7 +67,7 @@ def run(quick: bool) -> list[Row]:
             compare(PART, "grayscale, 24 of 1024 px / decode, encode", ours, lambda: bare(paths, folder / "plain"),
                     repeats=3 if quick else 7, bound="<= 1.25", note=f"{JOBS} threads each, the same codec and level"),
             network(folder, quick),
-            memory(folder, 24 if quick else 48),
+            memory(folder, 12 if quick else 48),
         ]  # fmt: skip
     return [*rows, *codecs(quick)]
 
