@@ -11,7 +11,7 @@ import os
 import sys
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch asks for huge pages in blocks of 2 MiB and more where this is set
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # glibc's malloc.h
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 KEEP = "PBVS_KEEP_MEMORY"  # 0: leave the allocator as it is
 
 
@@ -24,12 +24,13 @@ def prefer_huge_pages() -> None:
 def keep_freed_memory() -> bool:
     """Tell the C library to keep what is freed for the next step; return whether it understood (glibc alone does).
 
-    Large blocks come from the heap instead of mappings of their own, and the heap never shrinks; the most that the
-    process ever needs stays what it was but for some fragments.
+    Large blocks come from the heap instead of mappings of their own, and the heap never shrinks; threads share it, since
+    the small heaps of their own are given back. The most that the process ever needs grows by some fragments.
     """
     if sys.platform != "linux" or os.environ.get(KEEP) == "0":
         return False
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return bool(mallopt and mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, -1))  # -1: never trimmed
+    settings = ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (ARENA_MAX, 1))  # -1: never trimmed
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings)

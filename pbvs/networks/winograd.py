@@ -67,7 +67,7 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         tiles = tiles_of(x)
-        parts = [torch.bmm(tiles, kernels_of(some).transpose(1, 2)) for some in weight.split(TOGETHER)]
+        parts = [torch.bmm(tiles, kernels_of(some).transpose(1, 2)) for some in torch.split(weight, TOGETHER)]
         y = outputs_of(torch.cat(parts, dim=2), x.shape)
         if bias is not None:
             y += bias
@@ -91,7 +91,7 @@ class _Winograd(torch.autograd.Function):
 def _products_with_kernels(products: Tensor, weight: Tensor) -> Tensor:
     """Return (16, tiles, C) of the gradient's (16, tiles, O)."""
     total = weight.new_zeros((16, products.shape[1], weight.shape[1]))
-    for some, kernels in zip(products.split(TOGETHER, dim=2), weight.split(TOGETHER), strict=True):
+    for some, kernels in zip(torch.split(products, TOGETHER, dim=2), torch.split(weight, TOGETHER), strict=True):
         total.baddbmm_(some, kernels_of(kernels))
     return total
 
@@ -99,7 +99,7 @@ def _products_with_kernels(products: Tensor, weight: Tensor) -> Tensor:
 def _weight_gradient(products: Tensor, tiles: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient of (O, C, 3, 3): the adjoint of `kernels_of` on the sums over all tiles."""
     result = torch.empty_like(weight)
-    for some, part in zip(products.split(TOGETHER, dim=2), result.split(TOGETHER), strict=True):
+    for some, part in zip(torch.split(products, TOGETHER, dim=2), torch.split(result, TOGETHER), strict=True):
         kernels = torch.bmm(some.transpose(1, 2), tiles).view(16, -1)
         part.view(-1, 9).copy_(torch.mm(_KERNEL.t(), kernels).t())
     return result
