@@ -24,8 +24,8 @@ def prefer_huge_pages() -> None:
 def keep_freed_memory() -> bool:
     """Tell the C library to keep what is freed for the next step; return whether it understood (glibc alone does).
 
-    Large blocks come from the heap instead of mappings of their own, and the heap never shrinks; threads share it, since
-    the small heaps of their own are given back. The most that the process ever needs grows by some fragments.
+    Large blocks come from the heap instead of mappings of their own, and the heap never shrinks. Threads share it, as
+    the small heaps of their own would be given back. The most that the process ever needs grows by some fragments.
     """
     if sys.platform != "linux" or os.environ.get(KEEP) == "0":
         return False
