@@ -84,7 +84,7 @@ class ChipDataset(Dataset[Sample]):
         array = _load(self.items[index].prepared)
         array = self._cut(array, self.items[index].corner, epoch, index)
         split = self.task.source_channels
-        tensor = torch.from_numpy(np.require(array, requirements="CW"))
+        tensor = torch.from_numpy(np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
         return Sample(tensor[:split], tensor[split:-1], tensor[-1:])
 
     def _limit(self, members: Sequence[int]) -> int:

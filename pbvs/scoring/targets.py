@@ -23,7 +23,7 @@ from pbvs.data.manifest import Pair
 from pbvs.data.pairs import open_target
 from pbvs.data.settings import Radiometry
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, digest, inside
+from pbvs.files import atomic_path, digest, inside, sweep
 from pbvs.scoring.material import target_pixels
 from pbvs.tasks import get_task
 
@@ -39,6 +39,8 @@ class TargetStore:
 
     def __init__(self, folder: Path | None, capacity: int = CAPACITY):
         self.folder = folder
+        if folder:
+            sweep(folder)
         self.room = capacity - _size_of(folder) if folder else 0
         self._writer = ThreadPoolExecutor(1)
         self._pending: list[Future[None]] = []

@@ -76,8 +76,7 @@ class Validator:
             return 0.0
         with torch.inference_mode():
             x, y = (
-                three_channels(torch.from_numpy(np.require(p, requirements="CW")).permute(2, 0, 1)[None] * 2 - 1).to(self.device)
-                for p in (prediction, target)
+                three_channels(_tensor(p).permute(2, 0, 1)[None] * 2 - 1).to(self.device) for p in (prediction, target)
             )
             return float(self.lpips(x, y))
 
@@ -87,3 +86,8 @@ def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     if len(pairs) <= count:
         return list(pairs)
     return [pairs[number * len(pairs) // count] for number in range(count)]
+
+
+def _tensor(picture: Picture) -> torch.Tensor:
+    """Return a picture as a tensor; one that came out of a decoder may not be written, which torch warns of."""
+    return torch.from_numpy(np.require(picture, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
