@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pbvs.checkpoint import Config, check_fit, kind_of, make_network, read_config, read_model, write_weights
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import sha256
+from pbvs.files import sha256, sweep
 from pbvs.networks.layers import count_parameters
 from pbvs.published import read_published, write_published
 from pbvs.training.state import read_tensors
@@ -26,6 +26,7 @@ def import_checkpoint(path: Path, out: Path) -> str:
         raise UsageError(f"{out} must end in .safetensors.")
     published = read_published(path)
     facts = {"imported_from": path.name, "imported_sha256": sha256(path)}
+    sweep(out.parent, deep=False)
     write_weights(out, published.tensors, published.config, facts)
     lines = [f"{out}: {summary(published.config)}", *published.notes]
     if published.dropped:
@@ -52,6 +53,7 @@ def describe_file(path: Path) -> str:
 def export_checkpoint(path: Path, out: Path) -> str:
     """Write the network of a model file or training state as .pth (published form) or .safetensors."""
     tensors, config, facts = network_of(path)
+    sweep(out.parent, deep=False)
     if out.suffix == ".safetensors":
         write_weights(out, tensors, config, facts)
     elif out.suffix == ".pth":
