@@ -32,8 +32,8 @@ def test_no_crash_point_of_the_primitives_loses_anything() -> None:
 def test_no_crash_point_drawn_from_the_commands_loses_anything() -> None:
     light = [name for name, scenario in SCENARIOS.items() if not scenario.torch and name != "files"]
     options = [word for name in light for word in ("--only", name)]
-    said = _points(*options, "--limit", "10")
-    assert re.search(rf"points tried: {10 * len(light)} .*lost: 0", said)
+    said = _points(*options, "--limit", "5")
+    assert re.search(rf"points tried: {5 * len(light)} .*lost: 0", said)
 
 
 @pytest.mark.slow
