@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pbvs.scoring.engine import Engine
 from tests.benchmarks import input as loading
 from tests.benchmarks import prediction, training_step
 from tests.benchmarks.harness import Row, cost, growth
@@ -104,9 +105,12 @@ def scores(folder: Path, rounds: int) -> Row:
 
     metric = Lpips("random")
 
+    def engine() -> Engine:
+        return bench_scoring.prepared(metric, bench_scoring.TargetStore(None))
+
     def make(place: Path, count: int) -> Callable[[], Any]:
         task = bench_scoring.make_pictures(place, count)
-        return lambda: bench_scoring.ours_once(task, place, metric, bench_scoring.TargetStore(None))
+        return lambda: bench_scoring.ours_once(task, place, engine())
 
     return fitted("scoring", prepared(folder, sized(4), make), "pairs of 256 px", rounds)
 
