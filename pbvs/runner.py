@@ -12,7 +12,7 @@ from typing import Any
 from pbvs import devices
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.data.pairs import open_source
+from pbvs.data.pairs import check_files, open_source
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, read_json, remove_all, sha256, sweep, write_error, write_json, write_text
 from pbvs.locks import locked
@@ -189,6 +189,7 @@ class Job:
         barrier()
         initial = stage.model_dump().get("init_from")
         if translator.learns:
+            check_files([pair for split in ("train", "val") for pair in self._pairs(task, split)], self.root)
             say(f"{task}: training {translator.method} on {device}")
         translator.fit(
             Material(

@@ -138,3 +138,22 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
         predict(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"])
     written = list((tmp_path / "s/gray/predictions/test/rgb2ir").glob("*.png"))
     assert len(written) == len(pairs) - 1
+
+
+def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(world["root"], root)
+    gone = read_manifest(manifest_path(world["manifests"], "sar2eo", "train"))[0].source
+    (root / gone).unlink()
+    with pytest.raises(PbvsError, match="run `pbvs build-pairs` again"):
+        predict(
+            _recipe(),
+            tasks=["sar2eo"],
+            root=root,
+            manifests=world["manifests"],
+            submissions=tmp_path / "s",
+            device="cpu",
+        )
+    assert not list((tmp_path / "s").rglob("*.safetensors"))
