@@ -115,12 +115,12 @@ class Job:
         if record.is_file() and not self._remakes(task) and (facts := read_json(record)).get("installed"):
             return str(facts["made_from"])
         parts: dict[str, Any] = {
-            "stage": stage.model_dump(mode="json"),
+            "stage": stage.model_dump(mode="json", exclude_defaults=True),
             "requires": [self.stage_digest(name) for name in stage.requires],
         }
         if self._class(task).learns:
-            shared = self.recipe.model_dump(mode="json", exclude={"name", "description", "stages", "extra_data"})
-            shared.pop("evaluation_size")
+            unrelated = {"name", "description", "stages", "extra_data", "evaluation_size"}
+            shared = self.recipe.model_dump(mode="json", exclude=unrelated, exclude_defaults=True)
             parts |= {"shared": shared, "pairs": [self._manifest_digest(task, split) for split in ("train", "val")]}
         return digest(parts)
 

@@ -10,7 +10,11 @@ TaskName = Literal["sar2eo", "sar2rgb", "sar2ir", "rgb2ir"]
 
 
 class Settings(BaseModel):
-    """A table of a recipe: unknown keys are refused, values never change after reading."""
+    """A table of a recipe: unknown keys are refused, values never change after reading.
+
+    Models are recognised by what their recipe says beside the defaults: a default never changes, and a new setting's
+    leaves everything as it was, so that a newer version goes on with an older one's runs.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -173,6 +177,8 @@ class RegressionStage(NetworkStage):
     shift_tolerance: int = Field(0, ge=0, le=8)  # pixels by which a picture may lie beside its target
     blur: float = Field(0.0, ge=0, le=1)  # inputs are made softer by up to this,
     sharpen: float = Field(0.0, ge=0, le=4)  # or crisper by up to this
+    brightness: float = Field(0.0, ge=0, lt=1)  # and darker or brighter by up to this share
+    zoom: float = Field(1.0, ge=1, le=2)  # both pictures are shown larger or smaller by up to this factor
     width: int = Field(32, ge=4)
     levels: int = Field(4, ge=1, le=7)
     widest: int = Field(4, ge=1)  # channels of the coarsest levels, as a multiple of the width

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pbvs.data.chips import Array, Prepared, prepare, write_bad_chips
+from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.data.pairing import days_between
 from pbvs.data.settings import Augmentation, Chips, Radiometry, Sampling
@@ -116,18 +117,34 @@ class ChipDataset(Dataset[Sample]):
 
     def _cut(self, array: Array, corner: tuple[int, int] | None, epoch: int, index: int) -> Array:
         random = None if self.augmentation is None else generator(self.seed, "augment", epoch, index)
-        array = _pad(array, self.size)
-        top, left = corner or _corner(array.shape[1] - self.size, array.shape[2] - self.size, random)
-        array = array[:, top : top + self.size, left : left + self.size]
-        if random is None or self.augmentation is None:
-            return array
-        if self.augmentation.turns:
+        side = self._side(random)
+        array = _pad(array, side)
+        top, left = corner or _corner(array.shape[1] - side, array.shape[2] - side, random)
+        # A window may lie at the picture's edge, where a larger side has to begin earlier.
+        top, left = min(top, array.shape[1] - side), min(left, array.shape[2] - side)
+        array = array[:, top : top + side, left : left + side]
+        if side != self.size:
+            array = _zoomed(array, self.size)
+        return array if random is None else self._changed(array, random)
+
+    def _side(self, random: np.random.Generator | None) -> int:
+        """Return the side of the square to cut, which zoom makes smaller or larger than the chip."""
+        if random is None or self.augmentation is None or self.augmentation.zoom == 1:
+            return self.size
+        return round(self.size * float(self.augmentation.zoom ** random.uniform(-1, 1)))
+
+    def _changed(self, array: Array, random: np.random.Generator) -> Array:
+        """Turn and flip both pictures, then make the source softer or crisper, darker or brighter."""
+        change = self.augmentation or Augmentation()
+        if change.turns:
             array = np.rot90(array, int(random.integers(4)), axes=(1, 2))
-        if self.augmentation.flips and random.integers(2):
+        if change.flips and random.integers(2):
             array = array[:, :, ::-1]
-        if self.augmentation.blur or self.augmentation.sharpen:
-            amount = random.uniform(-self.augmentation.blur, self.augmentation.sharpen)
-            array = _sharpened(array, self.task.source_channels, amount)
+        if change.blur or change.sharpen:
+            array = _sharpened(array, self.task.source_channels, random.uniform(-change.blur, change.sharpen))
+        if change.brightness:
+            factor = random.uniform(1 - change.brightness, 1 + change.brightness)
+            array = _brightened(array, self.task.source_channels, factor)
         return array
 
     def _report_bad(self, prepared: Sequence[Prepared], cache: Path) -> None:
@@ -187,6 +204,20 @@ def _sharpened(array: Array, source_channels: int, amount: float) -> Array:
     mean = sum((edged[:, i : i + height, j : j + width] for i in range(3) for j in range(3)), np.float32(0)) / 9
     crisp = np.rint(source + np.float32(amount) * (source - mean)).clip(0, 255).astype(np.uint8)
     return np.concatenate((crisp, array[source_channels:]))
+
+
+def _brightened(array: Array, source_channels: int, factor: float) -> Array:
+    """Multiply the source by `factor`, rounded and clipped."""
+    source = array[:source_channels].astype(np.float32) * np.float32(factor)
+    return np.concatenate((np.rint(source).clip(0, 255).astype(np.uint8), array[source_channels:]))
+
+
+def _zoomed(array: Array, size: int) -> Array:
+    """Resample a square to `size` pixels a side; pixels that are not wholly valid become invalid."""
+    pixels = resize(array.transpose(1, 2, 0).astype(np.float32) / 255, size, size)
+    zoomed: Array = np.rint(pixels.transpose(2, 0, 1) * 255).astype(np.uint8)
+    zoomed[-1] = np.where(zoomed[-1] >= 254, 255, 0)
+    return zoomed
 
 
 def _corner(down: int, across: int, random: np.random.Generator | None) -> tuple[int, int]:

@@ -57,3 +57,5 @@ class Augmentation(Settings):
     turns: bool = True
     blur: float = Field(default=0.0, ge=0, le=1)  # inputs are made softer by up to this share of their detail,
     sharpen: float = Field(default=0.0, ge=0, le=4)  # or crisper by up to this multiple of it
+    brightness: float = Field(default=0.0, ge=0, lt=1)  # inputs are made darker or brighter by up to this share
+    zoom: float = Field(default=1.0, ge=1, le=2)  # pictures are shown larger or smaller by up to this factor

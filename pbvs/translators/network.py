@@ -212,11 +212,14 @@ class NetworkTranslator(Translator):
             "method": self.method,
             "kind": checkpoint.kind_of(self.config),
             "network": asdict(self.config),
-            "stage": self.stage.model_dump(mode="json", exclude=set(self.stage.FREE)),
+            "stage": self.stage.model_dump(mode="json", exclude=set(self.stage.FREE), exclude_defaults=True),
             "data": digest(
                 [
                     [(pair.source, pair.target) for pair in material.train],
-                    [part.model_dump(mode="json") for part in (recipe.radiometry, recipe.chips, recipe.sampling)],
+                    [
+                        part.model_dump(mode="json", exclude_defaults=True)
+                        for part in (recipe.radiometry, recipe.chips, recipe.sampling)
+                    ],
                 ]
             ),
             "seed": recipe.seed,

@@ -47,9 +47,16 @@ class Regression(NetworkTranslator):
 
     @property
     def augmentation(self) -> Augmentation:
-        """Flips and turns, and inputs made softer or crisper as the recipe says."""
+        """Flips and turns, zoom, and inputs made softer, crisper, darker or brighter, as the recipe says."""
         stage = self.stage
-        return Augmentation(flips=stage.dihedral, turns=stage.dihedral, blur=stage.blur, sharpen=stage.sharpen)
+        return Augmentation(
+            flips=stage.dihedral,
+            turns=stage.dihedral,
+            blur=stage.blur,
+            sharpen=stage.sharpen,
+            brightness=stage.brightness,
+            zoom=stage.zoom,
+        )
 
     @property
     def schedule(self) -> Schedule:

@@ -15,6 +15,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.runner import predict
 from pbvs.runs import Run
+from pbvs.stages import Pix2PixHDStage
 
 NETWORK = {
     "method": "pix2pixhd",
@@ -157,3 +158,19 @@ def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: d
             device="cpu",
         )
     assert not list((tmp_path / "s").rglob("*.safetensors"))
+
+
+def test_a_newer_version_with_more_settings_goes_on_with_the_model(run: Run, world: dict[str, Path]) -> None:
+    class Newer(Pix2PixHDStage):
+        novelty: float = 1.0
+
+    recipe = _recipe()
+    newer = Newer.model_validate(recipe.stages["sar2eo"].model_dump())
+    same = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": newer}})
+    before = _state(run.folder)
+    predict(same, run="whole", tasks=["sar2eo"], device="cpu", **world)
+    assert _state(run.folder) == before
+    other = newer.model_copy(update={"novelty": 2.0})
+    changed = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": other}})
+    with pytest.raises(PbvsError, match="another recipe"):
+        predict(changed, run="whole", tasks=["sar2eo"], device="cpu", **world)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbvs.data.dataset import _sharpened
+from pbvs.data.dataset import _brightened, _sharpened, _zoomed
 from pbvs.errors import PbvsError
 from pbvs.networks.lpips import Lpips
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
@@ -158,6 +158,25 @@ def test_sharpening_changes_the_source_alone_and_undoes_nothing_flat() -> None:
     assert crisp[0, :, :6].std() > array[0, :, :6].std() > soft[0, :, :6].std()
     np.testing.assert_array_equal(crisp[0, :, 8:], 100)
     np.testing.assert_array_equal(_sharpened(array, 1, 0.0), array)
+
+
+def test_brightness_changes_the_source_alone() -> None:
+    array = np.full((3, 4, 4), 100, dtype=np.uint8)
+    bright = _brightened(array, 2, 1.104)
+    assert (bright[:2] == 110).all() and (bright[2] == 100).all()
+    assert (_brightened(array, 1, 3.0)[0] == 255).all()
+
+
+def test_zoom_keeps_pictures_together_and_forgets_pixels_that_touch_unknown_ones() -> None:
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 256, (10, 10)), np.ones((16, 16))).astype(np.uint8)
+    valid = np.full((160, 160), 255, dtype=np.uint8)
+    valid[:, 80:] = 0
+    small = _zoomed(np.stack((picture, picture, valid)), 80)
+    np.testing.assert_array_equal(small[0], small[1])
+    assert abs(small[0].mean() - picture.mean()) < 1
+    assert (small[2, :, :38] == 255).all() and (small[2, :, 40:] == 0).all()
+    assert set(np.unique(small[2])) == {0, 255}
 
 
 def batch(valid: float = 1.0) -> Batch:
