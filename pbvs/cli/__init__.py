@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 import click
 
 from pbvs import __version__, journal, stopping
+from pbvs.devices import world_size
 from pbvs.errors import PbvsError, UsageError
 from pbvs.memory import prefer_huge_pages
 from pbvs.progress import say
@@ -41,6 +42,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "weights": ("weights", "weights", "List, fetch, verify and slim the frozen networks' weights."),
     "doctor": ("doctor", "doctor", "Versions, devices, weights, disk and data, as text to paste into a question."),
 }
+
+# How torch says, in whatever class of error, that a process of the group is gone (Gloo, NCCL, their store).
+GROUP_LOST = ("closed by peer", "reset by peer", "gloo", "NCCL", "TCPStore", "Broken pipe")
 
 
 class LazyGroup(click.Group):
@@ -132,6 +136,12 @@ def explain(error: Exception) -> tuple[str, int]:
         return (
             "Error: A worker process ended unexpectedly, most often for want of memory; "
             "take fewer --jobs and start the command again: it goes on where it stopped.",
+            1,
+        )
+    if world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in GROUP_LOST):
+        return (
+            "Error: Another process of the group ended, and training cannot go on without it; look at what that one "
+            "said. What was finished is kept; the same command goes on from there.",
             1,
         )
     if isinstance(error, OSError) and error.strerror:

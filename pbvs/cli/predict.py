@@ -45,7 +45,7 @@ def predict(
     """Train or load each task's model, stage by stage, and write the predictions.
 
     A stage whose model is there loads it; a prediction that is there is kept. Started again after an interruption,
-    the command goes on where it stopped. Several GPUs: torchrun --nproc-per-node N -m pbvs predict --all
+    the command goes on where it stopped. Several GPUs: torchrun --nproc-per-node N -m -- pbvs predict --all
     """
     if every == bool(tasks):
         raise UsageError("Say which tasks: --all, or --task NAME (repeatable).")
