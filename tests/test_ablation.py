@@ -16,6 +16,7 @@ from pbvs.cli import cli
 from pbvs.errors import PbvsError, UsageError
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
 from pbvs.report.ablation import render_ablation
+from pbvs.runner import predict
 from tests.report.world import HOSTILE, World
 
 ROWS = """
@@ -122,6 +123,14 @@ def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str
         load_plan(path)
 
 
+def test_the_parts_of_the_best_recipe_are_rows_that_can_be() -> None:
+    base = load_recipe("best")
+    rows = {row.name: row_recipe(row, base) for row in load_plan("best").rows}
+    assert set(rows["As it is"].stages) == {"sar2eo", "sar2rgb", "sar2ir", "rgb2ir"}
+    changed = [name for name, recipe in rows.items() if any(recipe.stages[t] != base.stages[t] for t in recipe.stages)]
+    assert changed == list(rows)[1:]
+
+
 def test_unknown_rows_name_the_known() -> None:
     with pytest.raises(UsageError, match=", ".join(built_in_plans())):
         load_plan("other")
@@ -195,6 +204,12 @@ def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: P
     twice = Plan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
     rows = make(world, twice, tmp_path / "other")
     assert json.loads(rows[1].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
+
+
+def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: Plan, tmp_path: Path) -> None:
+    predict(gray(), run="finished", root=world.root, manifests=world.manifests, submissions=tmp_path, device="cpu")
+    rows = make(world, plan, tmp_path, only=["as it is"], share=("finished",))
+    assert json.loads(rows[0].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
 
 
 def test_a_copied_model_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

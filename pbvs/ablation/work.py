@@ -39,6 +39,7 @@ class Bench:
     device: str = "auto"
     jobs: int = 1
     retrain: bool = False
+    share: tuple[str, ...] = ()  # runs beside the rows' own whose models are copied where they are the same
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
 
 
 def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
-    """Copy the models that other rows have made from the very same settings and pairs; return their tasks."""
+    """Copy the models that other rows and runs have made from the very same settings and pairs; return their tasks."""
     everything = frozenset(made.recipe.stages)
     job = runner.Job(
         made.recipe, made.run, bench.root, bench.manifests, bench.weights, bench.device, bench.jobs, everything, False
@@ -154,7 +155,8 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
         wanted = job.stage_digest(task)
         if is_done(made.run.model(task) / "done.json", wanted):
             continue
-        others = [other.run.model(task) for other in rows if other.run != made.run]
+        runs = [Run(name, bench.submissions) for name in bench.share] + [other.run for other in rows]
+        others = [run.model(task) for run in runs if run != made.run]
         found = next((folder for folder in others if is_done(folder / "done.json", wanted)), None)
         if found:
             copy_model(found, made.run.model(task))

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--rows", default="paper", show_default=True, help="paper, or a .toml file with rows of your own.")
+@click.option("--rows", default="paper", show_default=True, help="paper, best, or a .toml file with rows of your own.")
 @options.recipe
 @click.option("--run", "prefix", help="What the runs' names begin with; else rows and recipe.")
 @click.option("--only", multiple=True, metavar="ROW", help="Make only this row now (repeatable).")
+@click.option("--share", multiple=True, metavar="RUN", help="Copy this run's models where they are the same.")
 @options.data
 @options.manifests
 @options.submissions
@@ -38,6 +39,7 @@ def ablate(
     recipe: str,
     prefix: str | None,
     only: tuple[str, ...],
+    share: tuple[str, ...],
     data: Path | None,
     manifests: Path,
     submissions: Path,
@@ -60,6 +62,7 @@ def ablate(
 
     plan, base = load_plan(rows), load_recipe(recipe)
     _check_names(only, [row.name for row in plan.rows])
+    _check_runs(share, submissions)
     if dry_run:
         for row in plan.rows:
             stages = row_recipe(row, base).model_dump()["stages"]
@@ -80,6 +83,7 @@ def ablate(
         device=device,
         jobs=jobs,
         retrain=retrain,
+        share=share,
     )
     _write(plan, base.name, made, submissions / f"ablation-{prefix}", data, manifests)
 
@@ -91,13 +95,22 @@ def _check_names(only: tuple[str, ...], names: list[str]) -> None:
         raise UsageError(f"There is no row {unknown[0]!r}; the rows are {', '.join(names)}.")
 
 
+def _check_runs(names: tuple[str, ...], submissions: Path) -> None:
+    from pbvs.errors import UsageError
+    from pbvs.runs import Run
+
+    if unknown := [name for name in names if not Run(name, submissions).exists()]:
+        raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
+
+
 def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
     from pbvs.ablation import table as tables
     from pbvs.data.build import find_root
-    from pbvs.files import write_json, write_text
+    from pbvs.files import sweep, write_json, write_text
     from pbvs.report.ablation import render_ablation
 
     table = tables.tabulate(plan, recipe, made)
+    sweep(stem.parent, deep=False)
     write_text(stem.with_name(f"{stem.name}.csv"), tables.ablation_csv(table))
     write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
     page = stem.with_name(f"{stem.name}.html")
