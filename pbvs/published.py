@@ -67,8 +67,8 @@ def read_published(path: Path) -> Published:
 def write_published(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write weights as the plain state dict that the published code loads."""
     whole = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    with atomic_path(path) as part:
-        torch.save(whole, part)
+    with atomic_path(path) as part, part.open("wb") as file:  # given a name, torch writes it into the file
+        torch.save(whole, file)
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -52,11 +52,14 @@ def predict(
     Returns the run. Raises PbvsError when data, manifests or weights are missing or when some inputs could not be
     read (the rest is written then), UsageError for an unknown recipe, task or device.
     """
-    chosen, place = _choose(recipe, run, submissions, {"lpips_net": lpips_net, "deterministic": deterministic})
+    instead = {"lpips_net": lpips_net, "deterministic": deterministic}
+    chosen, place = _choose(recipe, run, submissions, instead)
     for task in tasks or ():
         if get_task(task).name not in chosen.stages:
             raise UsageError(f"The recipe {chosen.name!r} has no stage for {task}; it has {', '.join(chosen.stages)}.")
     with _single_writer(place.folder):
+        if recipe is None and run is not None:  # again: another command may have written it until the lock was had
+            chosen, _ = _choose(None, run, submissions, instead)
         asked = frozenset(tasks or chosen.stages)
         job = Job(chosen, place, find_root(root, manifests), manifests, weights, device, jobs, asked, retrain)
         job.start()
@@ -155,11 +158,12 @@ class Job:
 
     def _goes_on(self, task: TaskName) -> bool:
         """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
-        free: frozenset[str] = getattr(type(self.recipe.stages[task]), "FREE", frozenset())
-        old = self.run.recipe().stages.get(task) if self.run.exists() else None
-        if not free or type(old) is not type(self.recipe.stages[task]):
-            return False
-        as_it_was = self.recipe.stages[task].model_copy(update={key: getattr(old, key) for key in free})
+        stage = self.recipe.stages[task]
+        free: dict[str, Any] | None = read_json(self._record(task)).get("free")
+        if free is None:  # written by a version that kept it in the run's recipe alone
+            old = self.run.recipe().stages.get(task) if self.run.exists() else None
+            free = _free(old) if old is not None and type(old) is type(stage) else {}
+        as_it_was = stage.model_copy(update={key: value for key, value in free.items() if key in _free(stage)})
         return is_done(self._record(task), self.stage_digest(task, as_it_was))
 
     def _write_provenance(self) -> None:
@@ -207,7 +211,9 @@ class Job:
         )
         if devices.rank() == 0:
             translator.save(folder)
-            mark_done(self._record(task), made_from, seconds=round(time.perf_counter() - start, 3), device=device)
+            # The run's recipe is written before training ends, so it cannot say what an earlier model was made with.
+            seconds = round(time.perf_counter() - start, 3)
+            mark_done(self._record(task), made_from, seconds=seconds, device=device, free=_free(stage))
         barrier()
 
     def _predictions(self, task: TaskName, split: str) -> list[str]:
@@ -309,6 +315,11 @@ def _single_writer(folder: Path) -> Iterator[None]:
         return
     with locked(folder):
         yield
+
+
+def _free(stage: Stage) -> dict[str, Any]:
+    """Return the settings that may change between two trainings of one model."""
+    return stage.model_dump(mode="json", include=set(getattr(type(stage), "FREE", ())))
 
 
 def _remove_model(folder: Path) -> None:

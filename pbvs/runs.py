@@ -76,12 +76,17 @@ class Run:
         """Return whether the run was begun."""
         return self.recipe_file.is_file()
 
-    def recipe(self) -> Recipe:
-        """Read the resolved recipe; raise PbvsError when there is no such run."""
+    def existing(self) -> Run:
+        """Return the run itself; raise PbvsError when there is none, before anything is made in its folder."""
         if not self.exists():
             raise PbvsError(
                 f"There is no run {self.name!r} in {self.submissions}; make it with `pbvs predict --run {self.name}`."
             )
+        return self
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe; raise PbvsError when there is no such run."""
+        self.existing()
         from pbvs.recipe import parse_recipe  # pydantic, which no --help should wait for
 
         return parse_recipe(read_toml(self.recipe_file), str(self.recipe_file))

@@ -93,8 +93,9 @@ def _error(opened: pictures.Opened) -> pictures.Picture | None:
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> None:
     """Write the page; raises PbvsError when it cannot be written."""
-    from pbvs.files import write_text
+    from pbvs.files import sweep, write_text
 
     if not comparisons:
         raise PbvsError("There is nothing to compare; name at least two runs.")
+    sweep(path.parent, deep=False)
     write_text(path, render_comparisons(comparisons, root, manifests))

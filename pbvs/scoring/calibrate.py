@@ -22,7 +22,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairs import open_pair
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import write_json, write_text
+from pbvs.files import sweep, write_json, write_text
 from pbvs.locks import locked
 from pbvs.progress import say, track
 from pbvs.recipe import Recipe, dump_recipe, parse_recipe
@@ -148,14 +148,15 @@ def calibrate(
     """
     from pbvs.networks.lpips import Lpips
 
-    recipe = run.recipe()
-    chosen = _chosen(recipe, tasks)
+    _chosen(run.recipe(), tasks)  # what cannot be is told before the networks are loaded
     where, place = find_root(root, manifests), resolve_device(device)
     rule = load_protocol(protocol, lpips_net=lpips_net)
     judge = Judge(rule, Perceptual(Lpips(rule.lpips_net, weights), place))
     with locked(run.folder):
+        sweep(run.folder)
+        recipe = run.recipe()  # only now: another command may have written it until the lock was had
         found = []
-        for task in chosen:
+        for task in _chosen(recipe, tasks):
             first = _first_model(run, recipe, task, place)
             read = [_samples(task, split, judge, first, recipe, where, manifests, pairs) for split in ("train", "val")]
             stage = recipe.stages[task]

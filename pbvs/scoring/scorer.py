@@ -11,9 +11,10 @@ from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError
 from pbvs.files import write_json
+from pbvs.locks import locked
 from pbvs.recipe import Recipe
 from pbvs.runs import CACHE, MANIFESTS, SUBMISSIONS, Run
-from pbvs.scoring.engine import make_engine
+from pbvs.scoring.engine import Engine, make_engine
 from pbvs.scoring.material import Task, list_predictions
 from pbvs.scoring.protocol import DEFAULT, Protocol, load_protocol
 from pbvs.scoring.summary import summarise, write_rows
@@ -45,28 +46,36 @@ def score(
     and KID also where the protocol's score does without. `jobs` threads read files; neither they nor `batch` change a
     number. What is made of the targets is kept below `cache` for the next time, unless that is None.
 
-    Returns the summary. Raises PbvsError when there is no run, data, manifest or trunk.
+    Returns the summary. Raises PbvsError when there is no run, data, manifest or trunk, or when another command works
+    on the run: predictions that change meanwhile would give scores of two models.
     """
     place = run if isinstance(run, Run) else Run(run, submissions)
-    recipe = place.recipe()
     rule = load_protocol(protocol, lpips_net=lpips_net)
     where = find_root(root, manifests)
-    tasks = [task for name in TASKS if (task := find_task(place, recipe, rule, manifests, split, name))]
-    if not tasks:
-        raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
-    engine = make_engine(
-        rule, weights, with_fid=fid, cache=cache, device=resolve_device(device), jobs=jobs, batch=batch
-    )
+    with locked(place.existing().folder):
+        recipe = place.recipe()
+        tasks = [task for name in TASKS if (task := find_task(place, recipe, rule, manifests, split, name))]
+        if not tasks:
+            raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
+        engine = make_engine(
+            rule, weights, with_fid=fid, cache=cache, device=resolve_device(device), jobs=jobs, batch=batch
+        )
+        summary = _score(place, split, recipe, tasks, where, engine)
+        if report:
+            _report(place, where, manifests)
+    return summary
+
+
+def _score(run: Run, split: str, recipe: Recipe, tasks: list[Task], root: Path, engine: Engine) -> dict[str, Any]:
+    """Score the tasks and write the tables and the summary."""
     with contextlib.closing(engine.store):
         found = {
-            task.name: engine.score(task, Targets(where, recipe.radiometry, task.size, engine.store)) for task in tasks
+            task.name: engine.score(task, Targets(root, recipe.radiometry, task.size, engine.store)) for task in tasks
         }
-    summary = summarise(place.name, split, engine, found, [note for task in tasks for note in _notes(task)])
+    summary = summarise(run.name, split, engine, found, [note for task in tasks for note in _notes(task)])
     for name, scores in found.items():
-        write_rows(place.scores / f"{name}.csv", scores.rows)
-    write_json(place.scores / "summary.json", summary)
-    if report:
-        _report(place, where, manifests)
+        write_rows(run.scores / f"{name}.csv", scores.rows)
+    write_json(run.scores / "summary.json", summary)
     return summary
 
 

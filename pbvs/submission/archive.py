@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from pbvs.runs import MANIFESTS, Run
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.inputs import Inputs, from_manifests
-from pbvs.submission.plan import Form, Part, Plan, make_plan
+from pbvs.submission.plan import Form, Part, Plan, make_plan, predictions_record
 from pbvs.submission.readme import NAME, write_readme
 from pbvs.submission.safezip import LIMITS, Limits, SafeZip
 
@@ -79,9 +80,15 @@ def inputs_of(manifests: Path, root: Path | None, split: str = "test") -> Inputs
 
 
 def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
-    """Write the plan's archive and its record; return its path and what the check had to say."""
+    """Write the plan's archive and its record; return its path and what the check had to say.
+
+    Raises PbvsError when another command works on one of the runs, or has predicted anew since the plan was made.
+    """
     path = package_path(plan)
-    with locked(plan.run.folder):
+    with contextlib.ExitStack() as stack:
+        for run in sorted({part.run.folder for part in plan.parts} | {plan.run.folder}):
+            stack.enter_context(locked(run))
+        _check_unchanged(plan)
         sweep(plan.run.folder)
         sweep(path.parent, deep=False)
         with atomic_path(path) as part:
@@ -91,6 +98,14 @@ def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
                 raise PackageRefused([finding for finding in findings if finding.level == "error"])
         write_json(record_path(plan), record(plan, path))
     return path, findings
+
+
+def _check_unchanged(plan: Plan) -> None:
+    for part in plan.parts:
+        if predictions_record(part.run, plan.split, part.task) != part.record:
+            raise PbvsError(
+                f"The predictions of {part.task} in the run {part.run.name!r} were made anew meanwhile; start again."
+            )
 
 
 def package_path(plan: Plan) -> Path:

@@ -119,8 +119,13 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
         raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
     paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
     _compare(inputs.names.get(task, {}), [path.stem for path in paths], folder, again)
-    facts = read_json(record)
-    return Part(task, run, facts if isinstance(facts, dict) else {}, tuple(paths), mode, form)
+    return Part(task, run, predictions_record(run, split, task), tuple(paths), mode, form)
+
+
+def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
+    """Return what `pbvs predict` wrote down about a task's predictions."""
+    facts = read_json(run.predictions(split, task).with_name(f"{task}.json"))
+    return facts if isinstance(facts, dict) else {}
 
 
 def _compare(wanted: Mapping[str, str], there: Sequence[str], folder: Path, again: str) -> None:

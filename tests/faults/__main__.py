@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 from tests.faults.points import Count, run_points
-from tests.faults.scenarios import SCENARIOS, warm
+from tests.faults.scenarios import SCENARIOS
 
 
 def main() -> int:
     """Go through the scenarios until the time is over; return 1 when anything was lost."""
-    parser = argparse.ArgumentParser(prog="run_all.sh faults", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long")
-    parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)")
-    parser.add_argument("--limit", type=int, help="at most so many points of each scenario")
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    chosen = _arguments()
     end = time.monotonic() + 60 * chosen.minutes
     total = Count()
-    for name in sorted(chosen.only or SCENARIOS, key=lambda name: SCENARIOS[name].torch):
-        warm(SCENARIOS[name].torch)
+    done: list[dict[str, Any]] = []
+    for name in sorted(chosen.only or SCENARIOS, key=lambda name: SCENARIOS[name].torch):  # so that few forks have it
+        if SCENARIOS[name].torch:
+            import torch
+
+            torch.set_num_threads(1)
         start = time.monotonic()
         count = run_points(SCENARIOS[name], chosen.limit, chosen.seed, lambda: time.monotonic() > end)
         total.add(count)
-        print(
-            f"{name:<30}{count.tried:>7} points, lost {len(count.lost)}, {time.monotonic() - start:.0f} s", flush=True
-        )
-        for line in count.lost[:5]:
-            print(f"   {line}", flush=True)
+        done.append({"scenario": name, "seconds": round(time.monotonic() - start), **vars(count)})
+        _tell(done[-1])
+        if chosen.counts:
+            chosen.counts.write_text(json.dumps(done, indent=1))
         if time.monotonic() > end:
             break
     modes = ", ".join(f"{mode} {number}" for mode, number in sorted(total.modes.items()))
     print(f"points tried: {total.tried} ({modes}); lost: {len(total.lost)}")
     return bool(total.lost)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run_all.sh faults", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long")
+    parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)")
+    parser.add_argument("--limit", type=int, help="at most so many points of each scenario, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--counts", type=Path, help="a JSON file that is written after each scenario")
+    return parser.parse_args()
+
+
+def _tell(done: dict[str, Any]) -> None:
+    lost = done["lost"]
+    print(
+        f"{done['scenario']:<30}{done['tried']:>6} of {done['known']} points, lost {len(lost)}, {done['seconds']} s",
+        flush=True,
+    )
+    for line in lost[:5]:
+        print(f"   {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -30,7 +31,7 @@ class Scenario:
     name: str
     act: Callable[[], None]
     prepare: Callable[[], None] = lambda: None
-    torch: bool = False  # whether the command imports it: a process that has forks three times as slowly
+    torch: bool = False  # whether the command imports it: a process that has it forks more slowly
 
 
 @dataclass
@@ -38,12 +39,14 @@ class Count:
     """What came of the points tried."""
 
     tried: int = 0
+    known: int = 0  # points that there are
     lost: list[str] = field(default_factory=list)
     modes: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Count) -> None:
         """Add another count to this one."""
         self.tried += other.tried
+        self.known += other.known
         self.lost += other.lost
         self.modes += other.modes
 
@@ -62,7 +65,21 @@ class Bench:
             raise AssertionError(f"{scenario.name}: preparing ended with {status}: {self.said()}")
         shutil.copytree(self.work, self.start, symlinks=True)
         self.before = tree(self.work)
+        self._warm()
         self.kinds, self.versions, self.after = self._undisturbed()
+
+    def _warm(self) -> None:
+        """Run the command once in this process: what it imports and compiles is then there in every fork."""
+        here = Path.cwd()
+        os.chdir(self.work)
+        try:
+            with self.out.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                self.scenario.act()
+        except SystemExit as stop:
+            raise AssertionError(f"{self.scenario.name}: ended with {stop.code}: {self.said()}") from None
+        finally:
+            os.chdir(here)
+        self._reset()
 
     def said(self) -> str:
         """Return what the last run printed."""
@@ -221,6 +238,7 @@ def run_points(scenario: Scenario, limit: int | None, seed: int = 0, stop: Calla
     with tempfile.TemporaryDirectory(prefix="pbvs-faults-", dir=folder) as scratch:
         bench = Bench(scenario, Path(scratch) / "bench")
         points = list(bench.points())
+        count.known = len(points)
         if limit is not None and limit < len(points):
             points = random.Random(seed).sample(points, limit)
         for number, mode in points:

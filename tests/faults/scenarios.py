@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,41 +32,40 @@ lpips_net = "random"
 save_minutes = 0.0
 validation_images = 2
 """
+_package_versions = provenance.package_versions
+UNET = """name = "r"
+evaluation_size = "native"
+[stages.sar2eo]
+method = "regression"
+size = 32
+epochs = 2
+batch_size = 4
+width = 4
+levels = 1
+style = 4
+lpips_net = "random"
+save_minutes = 0.0
+validation_images = 2
+"""
 AMOUNTS = demo.Amounts(scenes=2, validation_scenes=1, test_scenes=1, locations=2, inputs=1)
-LIGHT = (
-    "pandas", "rasterio", "rasterio.warp", "joblib", "jinja2", "PIL.PngImagePlugin", "pbvs.runner", "pbvs.data.build",
-    "pbvs.cli.submission", "pbvs.submission.archive", "pbvs.submission.check", "pbvs.cli.data", "pbvs.cli.predict",
-)  # fmt: skip
-HEAVY = (
-    "torch", "safetensors.torch", "pbvs.data.chips", "pbvs.scoring.scorer", "pbvs.report", "pbvs.training.trainer",
-    "pbvs.translators.pix2pixhd", "pbvs.cli.score", "torch.utils.data", "torch.utils.tensorboard",
-)  # fmt: skip
-
-
-def warm(torch: bool) -> None:
-    """Import all that the commands import, so that each forked process starts at once."""
-    for name in (*LIGHT, *(HEAVY if torch else ())):
-        importlib.import_module(name)
-    _drawn()
-    if torch:
-        importlib.import_module("torch").set_num_threads(1)
-        here = Path.cwd()
-        with tempfile.TemporaryDirectory() as folder:  # torch imports much at its first step
-            os.chdir(folder)
-            _tiny()
-            pbvs(PREDICT)
-            os.chdir(here)
 
 
 def pbvs(line: str) -> None:
     """Run one command line in this process; a failure ends it with the command's status."""
     provenance.git_commit = lambda folder: None  # a process each time; it reads only what is not below the work folder
     provenance.source_digest = lambda package=None: "sources"  # type: ignore[assignment]
+    provenance.package_versions = _versions
     try:
         main(line.split())
     except SystemExit as stop:
         if stop.code:
             raise
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the packages' versions, looked up once: a fifth of a small command's time otherwise."""
+    return _package_versions()
 
 
 def _run(line: str) -> Callable[[], None]:
@@ -137,6 +133,70 @@ SCORE = "score --run r --data data --lpips-net random --jobs 1 --device cpu"
 PACKAGE = "package --run r --tasks rgb2ir --data data"
 
 
+ROWS = """title = "t"
+reference = "One"
+[[rows]]
+name = "One"
+tasks = ["rgb2ir"]
+[rows.stages.rgb2ir]
+method = "grayscale"
+intensity = 1.3
+[[rows]]
+name = "Two"
+tasks = ["rgb2ir"]
+[rows.stages.rgb2ir]
+method = "grayscale"
+intensity = 0.7
+"""
+ABLATE = "ablate --rows rows.toml --recipe r.toml --run a --data data --lpips-net random --jobs 1 --device cpu"
+CALIBRATE = "calibrate --run r --data data --lpips-net random --device cpu --pairs 4"
+GRADED = "score submissions/r-val.zip --split val --data data --lpips-net random --jobs 1 --device cpu"
+
+
+def _rows() -> None:
+    _gray()()
+    Path("rows.toml").write_text(ROWS)
+
+
+def _calibrate_once() -> None:
+    """Calibrate unless it is done: a second calibration begins with the first one's result and says so."""
+    if "intensity = 1.3\n" in Path("submissions/r/recipe.toml").read_text():
+        pbvs(CALIBRATE)
+
+
+def _rescored() -> None:
+    _after(_gray(1.3), PREDICT, SCORE)()
+    Path("r.toml").write_text(GRAY.format(0.7))
+    pbvs(PREDICT)
+
+
+def _two_runs() -> None:
+    _after(_gray(1.3), PREDICT, SCORE)()
+    Path("r.toml").write_text(GRAY.format(0.7))
+    for line in (PREDICT + " --run s", SCORE.replace("--run r", "--run s")):
+        pbvs(line)
+
+
+def _more_epochs() -> None:
+    _after(_tiny, PREDICT)()
+    Path("r.toml").write_text(TINY.replace("epochs = 1\nhalf", "epochs = 2\nhalf"))
+
+
+def _unet() -> None:
+    _pairs()
+    Path("r.toml").write_text(UNET)
+
+
+def _log_once() -> None:
+    if not Path("submissions/log.csv").is_file():
+        pbvs("submissions --submissions submissions log submissions/r.zip --note first")
+
+
+def _published() -> None:
+    _checkpoint()
+    pbvs("checkpoint import x.pth")
+
+
 def _remove_once() -> None:
     if any(Path("submissions").iterdir()):
         pbvs("runs --submissions submissions rm r --yes")
@@ -170,20 +230,28 @@ SCENARIOS = {
         Scenario("demo-data", _data_once),
         Scenario("build-pairs", _run("build-pairs --data data"), _data),
         Scenario("build-pairs again", _run("build-pairs --data data --seed 7"), _pairs),
+        Scenario("check-data", _run("check-data data --no-shift --jobs 1 --output x.html"), _data),
         Scenario("predict", _run(PREDICT), _gray()),
         Scenario("predict with another recipe", _run(PREDICT), _changed_recipe),
         Scenario("predict --retrain", _run(PREDICT + " --retrain"), _after(_gray(), PREDICT)),
-        Scenario("export", _run("export r"), _after(_gray(), PREDICT)),
-        Scenario("install", _run("install submissions/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
-        Scenario("runs rm", _remove_once, _after(_gray(), PREDICT, PACKAGE)),
         Scenario("report", _run("report --run r --data data"), _after(_gray(), PREDICT)),
-        Scenario("check-data", _run("check-data data --no-shift --jobs 1 --output x.html"), _data),
-        Scenario("checkpoint import", _run("checkpoint import x.pth"), _checkpoint, torch=True),
-        Scenario("train", _run(PREDICT), _tiny, torch=True),
-        Scenario("score", _run(SCORE), _after(_gray(), PREDICT), torch=True),
         Scenario("package", _run(PACKAGE), _after(_gray(), PREDICT)),
         Scenario("package again", _run(PACKAGE + " --describe other"), _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("submissions log", _log_once, _after(_gray(), PREDICT, PACKAGE)),
         Scenario("export", _run("export r"), _after(_gray(), PREDICT)),
         Scenario("install", _run("install submissions/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
+        Scenario("reproduce", _run("reproduce r --data data --jobs 1"), _after(_gray(), PREDICT)),
+        Scenario("runs rm", _remove_once, _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("compare", _run("compare r s --data data --page x.html"), _two_runs),
+        Scenario("checkpoint import", _run("checkpoint import x.pth"), _checkpoint, torch=True),
+        Scenario("checkpoint export", _run("checkpoint export x.safetensors y.pth"), _published, torch=True),
+        Scenario("calibrate", _calibrate_once, _after(_gray(), PREDICT), torch=True),
+        Scenario("score", _run(SCORE), _after(_gray(), PREDICT), torch=True),
+        Scenario("score again", _run(SCORE), _rescored, torch=True),
+        Scenario("score an archive", _run(GRADED), _after(_gray(), PREDICT, PACKAGE + " --split val"), torch=True),
+        Scenario("ablate", _run(ABLATE), _rows, torch=True),
+        Scenario("train", _run(PREDICT), _tiny, torch=True),
+        Scenario("train more epochs", _run(PREDICT), _more_epochs, torch=True),
+        Scenario("train a U-Net", _run(PREDICT), _unet, torch=True),
     )
 }
