@@ -23,9 +23,11 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`.
 
+    Without `durable` the disk is not waited for, and after a power failure the file may be there with other bytes:
+    only for what can be made again and is checked when it is read.
     The temporary file is there already, empty, and locked, so that `sweep` leaves it alone while its writer lives.
     On an exception it is removed and `path` stays what it was. Raises PbvsError when the disk is full or the folder
     cannot be written.
@@ -40,9 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # file systems without locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
-        sync_file(part)
+        if durable:
+            sync_file(part)
         part.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:

@@ -1,13 +1,18 @@
-"""The loop over pictures: threads read, the networks see batches of one size, every picture keeps its own numbers."""
+"""The loop over pictures: threads read, others judge batches of one size, every picture keeps its own numbers.
+
+On a CPU each core judges a batch of its own: two cores that share every convolution wait for each other at its end.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +31,12 @@ from pbvs.scoring.targets import Targets, TargetStore, from_fixed, to_fixed
 from pbvs.weights import find_or_fetch
 
 BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so many, or there is one picture
+CORES_BATCH = 8  # pictures of one batch where each core has its own: more are no quicker
+MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
+
+T = TypeVar("T")
+R = TypeVar("R")
+Layers = list[Tensor]  # one picture's Inception features
 
 
 @dataclass
@@ -47,7 +58,7 @@ class TaskScores:
     """A task's rows in the order of its pairs and, for FID, each scored pair's features: (prediction, target)."""
 
     rows: list[Row]
-    features: dict[str, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
+    features: dict[str, tuple[Layers, Layers]] = field(default_factory=dict)
 
     def sets(self, layer: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return (N, layer) features of predictions and of targets, by name; None with fewer than two pictures."""
@@ -81,19 +92,33 @@ class Engine:
         self.batch = batch
         self.store = store or TargetStore(None)
         self.perceptual = Perceptual(lpips, device)
+        self.judges = min(MOST_JUDGES, torch.get_num_threads()) if device == "cpu" else 1
 
     def score(self, task: Task, targets: Targets) -> TaskScores:
         """Return a row for each of the task's pairs, in their order, and the features that FID needs."""
         rows: dict[str, Row] = {}
         scores = TaskScores([])
-        for group in self._groups(self._loaded(task, targets)):
-            values = self._distances([item for item in group if item.target is not None])
-            for item in group:
-                rows[item.pair.name] = _row(task, item, values.get(item.pair.name))
-            if self.inception is not None:
-                self._gather(self.inception, [item for item in group if item.target is not None], scores)
+        with cores_of_their_own(self.judges), ThreadPoolExecutor(self.judges) as pool:
+            groups = self._groups(self._loaded(task, targets), self._size(len(task.pairs)))
+            for found, features in ahead(pool, partial(self._judge, task), groups, 2 * self.judges):
+                rows.update(found)
+                scores.features.update(features)
         scores.rows = [rows[pair.name] for pair in task.pairs]
         return scores
+
+    def _judge(self, task: Task, group: list[Loaded]) -> tuple[dict[str, Row], dict[str, tuple[Layers, Layers]]]:
+        """Return a group's rows and, for FID, its features, by name."""
+        whole = [item for item in group if item.target is not None]
+        values = self._distances(whole)
+        rows = {item.pair.name: _row(task, item, values.get(item.pair.name)) for item in group}
+        return rows, self._gather(self.inception, whole) if self.inception else {}
+
+    def _size(self, count: int) -> int:
+        """Return how many pictures a batch has: a multiple of `judges` batches, so that none is left to one core."""
+        if self.judges == 1:
+            return self.batch
+        rounds = -(-count // (self.judges * min(self.batch, CORES_BATCH)))
+        return -(-count // (self.judges * max(1, rounds)))
 
     def _loaded(self, task: Task, targets: Targets) -> Iterator[Loaded]:
         """Read pairs ahead in threads, with what the store knows of their targets."""
@@ -114,7 +139,7 @@ class Engine:
         network = self.perceptual.digest if what == "lpips" or self.inception is None else self.inception.digest
         return f"{what}-{network[:16]}"
 
-    def _groups(self, stream: Iterable[Loaded]) -> Iterator[list[Loaded]]:
+    def _groups(self, stream: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
         """Gather pictures of one shape into batches; what could not be read goes through alone."""
         waiting: dict[tuple[int, ...], list[Loaded]] = {}
         for item in stream:
@@ -124,7 +149,7 @@ class Engine:
             height, width, _ = item.target.shape
             group = waiting.setdefault(item.target.shape, [])
             group.append(item)
-            if len(group) >= max(1, min(self.batch, BATCH_PIXELS // (height * width))):
+            if len(group) >= max(1, min(size, BATCH_PIXELS // (height * width))):
                 yield waiting.pop(item.target.shape)
         yield from waiting.values()
 
@@ -145,8 +170,8 @@ class Engine:
         return values
 
     @torch.inference_mode()
-    def _gather(self, inception: Inception, group: list[Loaded], scores: TaskScores) -> None:
-        """Add Inception's features of a group; an equal picture has its target's, to the bit."""
+    def _gather(self, inception: Inception, group: list[Loaded]) -> dict[str, tuple[Layers, Layers]]:
+        """Return Inception's features of a group by name; an equal picture has its target's, to the bit."""
         new = {item.key or item.pair.name: item for item in group if item.layers is None}
         others = [item for item in group if not item.equal]
         pictures = [item.prediction for item in others] + [item.target for item in new.values()]
@@ -155,11 +180,10 @@ class Engine:
         for key, layers in made.items():
             self.store.put(self._kind("fid"), key, partial(list, layers))
         predicted = {item.pair.name: layers for item, layers in zip(others, found, strict=False)}
-        for item in group:
-            target = item.layers or made[item.key or item.pair.name]
-            scores.features[item.pair.name] = (predicted.get(item.pair.name, target), target)
+        targets = {item.pair.name: item.layers or made[item.key or item.pair.name] for item in group}
+        return {name: (predicted.get(name, target), target) for name, target in targets.items()}
 
-    def _layers(self, inception: Inception, pictures: list[NDArray[np.uint8]]) -> list[list[Tensor]]:
+    def _layers(self, inception: Inception, pictures: list[NDArray[np.uint8]]) -> list[Layers]:
         if not pictures:
             return []
         values = (as_tensor(pictures, self.device) + 1.0).mul_(127.5).round_()
@@ -198,11 +222,22 @@ def obtain(net: str, weights: Path | None) -> Path | None:
     return None if net == "random" else find_or_fetch(net, weights)
 
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Pair], Loaded], items: Iterable[Pair], count: int
-) -> Iterator[Loaded]:
+@contextlib.contextmanager
+def cores_of_their_own(count: int) -> Iterator[None]:
+    """Let each of `count` threads that start inside compute on an equal share of the cores that PyTorch may use."""
+    before = torch.get_num_threads()
+    if count > 1:
+        torch.set_num_threads(max(1, before // count))
+    try:
+        yield
+    finally:
+        if count > 1:
+            torch.set_num_threads(before)
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
     """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat."""
-    waiting: deque[Future[Loaded]] = deque()
+    waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))
         if len(waiting) >= count:

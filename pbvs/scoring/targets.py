@@ -2,14 +2,15 @@
 
 An entry is found by a digest of everything it follows from (the file and its state, the rules, the network), so one
 that is out of date is never read. Features lie in [0, 1] and are kept as 16-bit fixed point: half the disk, and the
-scores stay the same to far less than 1e-6.
+scores stay the same to far less than 1e-6. The disk is not waited for, which would take longer than the features
+themselves; each entry has a sum of its bytes, and one that a power failure damaged is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from pbvs.files import atomic_path, digest, inside, sweep
 from pbvs.scoring.material import target_pixels
 from pbvs.tasks import get_task
 
-FORMAT = 2  # raise when what an entry holds changes
+FORMAT = 3  # raise when what an entry holds changes
 STEPS = 32767.0
 LARGEST = 64 << 20  # bytes of one entry's features beyond which making them again is as quick as reading them
 CAPACITY = 8 << 30  # bytes that the folder may hold
 WAITING = 64  # entries that may wait to be written
+SUM = "sum"
 
 
 class TargetStore:
@@ -54,9 +56,10 @@ class TargetStore:
         path = self._path(kind, key)
         try:
             found = load_file(path)
+            whole = found.pop(SUM).item() == sum_of(found.values())
         except Exception:  # missing or damaged: made again and written again
             return None
-        return [found[str(number)] for number in range(len(found))]
+        return [found[str(number)] for number in range(len(found))] if whole else None
 
     def put(self, kind: str, key: str, make: Callable[[], Sequence[Tensor]]) -> None:
         """Make and write an entry in the background, unless the folder is full."""
@@ -73,15 +76,24 @@ class TargetStore:
         return self.folder / key[:2] / f"{key}.{kind}.safetensors"
 
     def _write(self, path: Path, make: Callable[[], Sequence[Tensor]]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         entry = {str(number): tensor.contiguous() for number, tensor in enumerate(make())}
         size = sum(tensor.numel() * tensor.element_size() for tensor in entry.values())
         if size > min(LARGEST, self.room):
             return
         self.room -= size
-        with contextlib.suppress(PbvsError), atomic_path(path) as part:  # a full disk costs the cache, not the scores
-            save_file(entry, part)
+        entry[SUM] = torch.tensor(sum_of(entry.values()))
+        with contextlib.suppress(PbvsError), atomic_path(path, durable=False) as part:
+            part.write_bytes(save(entry))  # a full disk costs the cache, not the scores
+
+
+def sum_of(tensors: Iterable[Tensor]) -> int:
+    """Return the sum of all bytes, eight at a time, as a signed 64-bit number: no block can turn to zeros unseen."""
+    parts = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    words = [part[: len(part) // 8 * 8].view(torch.int64).sum() for part in parts]
+    rests = [part[len(part) // 8 * 8 :].sum() for part in parts]
+    return int(torch.stack(words + rests).sum())
 
 
 def _size_of(folder: Path) -> int:
@@ -139,7 +151,9 @@ def _state(path: Path) -> list[Any]:
 
 def to_fixed(features: Sequence[Tensor]) -> list[Tensor]:
     """Return features in [0, 1], (C, H, W), as 16-bit fixed point, channels last as the network has them in memory."""
-    return [(tap.permute(1, 2, 0) * STEPS).round_().to(torch.int16).cpu() for tap in features]
+    # Nothing is negative, so that half a step more and what is below a whole one less is rounding.
+    half = torch.tensor(0.5)
+    return [torch.add(half, tap.permute(1, 2, 0), alpha=STEPS).to(torch.int16).cpu() for tap in features]
 
 
 def from_fixed(entry: Sequence[Tensor], device: str) -> list[Tensor]:
