@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pbvs.scoring.engine import Engine
 from tests.benchmarks import input as loading
 from tests.benchmarks import prediction, training_step
 from tests.benchmarks.harness import Row, cost, growth
@@ -25,7 +24,7 @@ def run(quick: bool) -> list[Row]:
     resolve_device("cpu")
     parts = (catalogue, checking, chips, steps, grayscale, scores, zipping)
     with tempfile.TemporaryDirectory() as name:
-        return [part(Path(name) / part.__name__, 2 if quick else 3) for part in parts]
+        return [part(Path(name) / part.__name__, 1 if quick else 2) for part in parts]
 
 
 def prepared(folder: Path, sizes: tuple[int, ...], make: Callable[[Path, int], Callable[[], Any]]) -> dict[int, Any]:
@@ -39,9 +38,8 @@ def sized(base: int) -> tuple[int, ...]:
 
 
 def fitted(what: str, works: dict[int, Callable[[], Any]], unit: str, rounds: int) -> Row:
-    """Return the row of works by size; each is done once before it is measured."""
-    for work in works.values():
-        work()
+    """Return the row of works by size; the smallest is done once before anything is measured."""
+    next(iter(works.values()))()
     return growth(what, lambda size: cost(works[size]), list(works), unit, rounds)
 
 
@@ -101,16 +99,13 @@ def grayscale(folder: Path, rounds: int) -> Row:
 
 def scores(folder: Path, rounds: int) -> Row:
     from pbvs.networks.lpips import Lpips
-    from tests.benchmarks import bench_scoring
+    from tests.benchmarks import scoring
 
-    metric = Lpips("random")
-
-    def engine() -> Engine:
-        return bench_scoring.prepared(metric, bench_scoring.TargetStore(None))
+    engine = scoring.make_engine(Lpips("random"))
 
     def make(place: Path, count: int) -> Callable[[], Any]:
-        task = bench_scoring.make_pictures(place, count)
-        return lambda: bench_scoring.ours_once(task, place, engine())
+        scoring.make_pictures(place, count)
+        return partial(scoring.score_once, engine, scoring.task_of(place, count), place)
 
     return fitted("scoring", prepared(folder, sized(4), make), "pairs of 256 px", rounds)
 

@@ -1,16 +1,187 @@
-"""Scoring beside a loop over the `lpips` package, as rows of the table; the measuring itself is in bench_scoring."""
+"""Scoring beside the plain way: one pair at a time through the package `lpips`, and NumPy for L2.
+
+Where that package does not import, the plain way is a loop that does what its forward does, step by step, on the same
+weights. Each way runs in a process of its own and uses all cores as it does by itself: the plain way inside each
+convolution. All read the same PNG files; networks are loaded before the clock starts.
+"""
 
 from __future__ import annotations
 
-from tests.benchmarks.harness import Row
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pbvs.data.images import write_png
+from pbvs.data.manifest import Pair
+from tests.benchmarks.harness import Cost, Row, row_of
+from tests.benchmarks.worker import Worker
+
+if TYPE_CHECKING:
+    from pbvs.networks.lpips import Lpips
+    from pbvs.scoring.engine import Engine
+    from pbvs.scoring.material import Task
+
+PART = "scoring"
+SIDE = 256
+WAYS = {"first time": ">= 1.5", "targets seen before": ">= 3"}
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Write pairs of one-channel PNG with structure at several scales, as SAR2EO has them."""
+    for n in range(count):
+        rng = np.random.default_rng(n)
+        layers = [np.kron(rng.random((SIDE // s, SIDE // s)), np.ones((s, s))) for s in (1, 4, 16, 64)]
+        picture = np.mean(layers, axis=0)
+        for kind, noise in (("out", 0.0), ("predicted", 0.1)):
+            values = (picture + noise * rng.standard_normal(picture.shape)).clip(0, 1) * 255
+            write_png(folder / kind / f"{n}.png", values.round().astype(np.uint8)[:, :, None])
+
+
+def task_of(folder: Path, count: int) -> Task:
+    """Return the task that `make_pictures` has written."""
+    from pbvs.scoring.material import Task
+
+    pairs = [Pair(f"{n}", "sar2eo", "val", "", f"out/{n}.png", f"out/{n}.png") for n in range(count)]
+    return Task("sar2eo", pairs, folder / "predicted", None)
+
+
+def plain_lpips(metric: Lpips) -> tuple[Callable[..., Any], str]:
+    """Return the package's module with the metric's weights, or the same steps written plainly."""
+    if metric.net in ("alex", "squeeze", "vgg"):
+        try:
+            import lpips
+        except Exception:
+            lpips = None
+        if lpips is not None:
+            module = lpips.LPIPS(net=metric.net, pnet_rand=True, verbose=False).eval()
+            trunk = metric.trunk.state_dict()
+            names = module.net.state_dict()
+            module.net.load_state_dict({name: trunk[f"features.{name.split('.', 1)[1]}"].clone() for name in names})
+            return module, "the package lpips"
+    return steps_of_the_package(metric), "the package's steps written plainly"
+
+
+def steps_of_the_package(metric: Lpips) -> Callable[..., Any]:
+    """Return what the package's forward does: scale, trunks, norm, difference, dropout (off), 1x1 head, mean, sum."""
+    import torch
+    from torch.nn.functional import conv2d, dropout
+
+    def forward(x: Any, y: Any) -> Any:
+        shift, scale = metric.get_buffer("shift"), metric.get_buffer("scale")
+        total = torch.zeros(1)
+        taps = [metric.trunk((picture - shift) / scale) for picture in (x, y)]
+        for first, second, head in zip(*taps, metric.heads, strict=True):
+            first, second = (tap / (torch.sqrt(torch.sum(tap**2, 1, keepdim=True)) + 1e-10) for tap in (first, second))
+            weighed = conv2d(dropout((first - second) ** 2, 0.5, False), head)
+            total = total + weighed.mean([2, 3], keepdim=True)
+        return total
+
+    return forward
+
+
+def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[float]]]:
+    """Return the scoring that one would write by hand, a pair at a time."""
+    import torch
+    from PIL import Image
+
+    from pbvs.networks.lpips import Lpips
+
+    module, what = plain_lpips(Lpips(net))
+    task = task_of(Path(folder), count)
+
+    def once() -> tuple[str, list[float]]:
+        found = []
+        for pair in task.pairs:
+            pictures = [np.asarray(Image.open(path)) for path in (task.prediction(pair), Path(folder) / pair.target)]
+            l2 = float(np.sqrt(np.mean((pictures[0] / 255.0 - pictures[1] / 255.0) ** 2)))
+            tensors = [
+                torch.from_numpy(p.copy()).float().div(127.5).sub(1)[None, None].repeat(1, 3, 1, 1) for p in pictures
+            ]
+            with torch.no_grad():
+                found += [l2, float(module(*tensors))]
+        return what, found
+
+    return once
+
+
+def ours(folder: str, count: int, net: str, cache: str) -> Callable[[], tuple[str, list[float]]]:
+    """Return our scoring, files and cache included, as `pbvs score` does it."""
+    from pbvs.devices import resolve_device
+
+    resolve_device("cpu")
+    from pbvs.networks.lpips import Lpips
+    from pbvs.scoring.targets import TargetStore
+
+    engine, task = make_engine(Lpips(net)), task_of(Path(folder), count)
+
+    def once() -> tuple[str, list[float]]:
+        engine.store = TargetStore(Path(cache))
+        return "", score_once(engine, task, Path(folder))
+
+    return once
+
+
+def make_engine(metric: Lpips) -> Engine:
+    """Return an engine with its network laid out; without a cache."""
+    import torch
+
+    from pbvs.scoring.engine import Engine
+    from pbvs.scoring.protocol import load_protocol
+
+    return Engine(load_protocol(lpips_net=metric.net), metric, jobs=torch.get_num_threads())
+
+
+def score_once(engine: Engine, task: Task, root: Path) -> list[float]:
+    """Score a task and wait until the cache is written; return each pair's RMSE and LPIPS."""
+    from pbvs.data.settings import Radiometry
+    from pbvs.scoring.targets import Targets
+
+    rows = engine.score(task, Targets(root, Radiometry(), None, engine.store)).rows
+    engine.store.close()
+    return [float(value or 0.0) for row in rows for value in (row.rmse, row.lpips)]
 
 
 def run(quick: bool) -> list[Row]:
-    from tests.benchmarks import bench_scoring
+    from pbvs.weights import look
 
-    found = bench_scoring.run(repeats=2 if quick else 5)
+    count, repeats = (24, 3) if quick else (96, 7)
+    net = next((net for net in ("alex", "squeeze") if look(net)), "random")
+    with tempfile.TemporaryDirectory() as folder:
+        make_pictures(Path(folder), count)
+        costs, what = measure(Path(folder), repeats, count=count, net=net)
+    note = f"{what}, {net}, {count} pictures of {SIDE} px"
+    own = [costs[way] for way in WAYS]
     return [
-        Row("scoring", row["name"], row["ratio_median"], row["ratio_min"], row["ratio_max"], f">= {row['bound']:g}",
-            repeats=2 if quick else 5, note=row["note"])
-        for row in found
-    ]  # fmt: skip
+        row_of(PART, f"score, {way}", taken, costs["plain"], bound=bound, note=note)
+        for taken, (way, bound) in zip(own, WAYS.items(), strict=True)
+    ]
+
+
+def measure(folder: Path, repeats: int, **size: Any) -> tuple[dict[str, list[Cost]], str]:
+    """Measure the three ways in turns, the first turn of each thrown away; all must give the same numbers."""
+    costs: dict[str, list[Cost]] = {"plain": [], **{way: [] for way in WAYS}}
+    places = {way: folder / f"cache{number}" for number, way in enumerate(WAYS)}
+    with (
+        Worker(f"{__name__}:plain", folder=str(folder), **size) as book,
+        Worker(f"{__name__}:ours", folder=str(folder), cache=str(places["first time"]), **size) as first,
+        Worker(f"{__name__}:ours", folder=str(folder), cache=str(places["targets seen before"]), **size) as again,
+    ):
+        for turn in range(repeats + 1):
+            shutil.rmtree(places["first time"], ignore_errors=True)
+            for taken, worker in zip(costs.values(), (book, first, again), strict=True):
+                taken += [worker.turn()][turn == 0 :]
+        what, expected = book.value
+        for worker in (first, again):
+            agree(worker.value[1], expected)
+    return costs, what
+
+
+def agree(found: list[float], expected: list[float]) -> None:
+    """Raise AssertionError where two ways of scoring do not give the same numbers."""
+    worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+    if worst > 1e-5:
+        raise AssertionError(f"The two ways differ by {worst}.")
