@@ -117,12 +117,17 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text; raise PbvsError when the file is missing, unreadable or not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PbvsError(f"There is no file {path}; check the path.") from None
-    except UnicodeDecodeError:
-        raise PbvsError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except OSError as error:
-        raise PbvsError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise read_error(path, error) from error
+
+
+def read_error(path: Path, error: OSError | UnicodeDecodeError) -> PbvsError:
+    """Return the sentence for a text file that could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return PbvsError(f"There is no file {path}; check the path.")
+    if isinstance(error, UnicodeDecodeError):
+        return PbvsError(f"{path} is not UTF-8 text; save it as UTF-8.")
+    return PbvsError(f"{path} cannot be read: {error.strerror}; check its permissions.")
 
 
 def read_json(path: Path) -> Any:

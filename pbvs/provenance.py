@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from pbvs.weights import look
 
 FORMAT = 1
 KEPT = 20  # earlier circumstances that are kept
+AT_ONCE = 256  # files that wait to be read
 PACKAGE = Path(pbvs.__file__).resolve().parent
 _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -166,7 +167,7 @@ def _content_digest(root: Path, names: list[str]) -> str:
     return total.hexdigest()
 
 
-def _hash_all(root: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     def one(name: str) -> tuple[str, str]:
         try:
             return name, sha256(inside(root, name))
@@ -174,7 +175,8 @@ def _hash_all(root: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
             return name, "missing"
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        yield from pool.map(one, names)
+        for start in range(0, len(names), AT_ONCE):  # a pool keeps all that it was given until it is asked for
+            yield from pool.map(one, names[start : start + AT_ONCE])
 
 
 def weight_digests(recipe: Recipe, folder: Path | None) -> dict[str, Any]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from pbvs import stopping
 from tests.faults.points import Count, run_points
 from tests.faults.scenarios import SCENARIOS
 
 
 def main() -> int:
-    """Go through the scenarios until the time is over; return 1 when anything was lost."""
+    """Go through the scenarios until the time is over, or SIGTERM comes; return 1 when anything was lost."""
     chosen = _arguments()
     end = time.monotonic() + 60 * chosen.minutes
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+
+    def over() -> bool:
+        return bool(told or stopping.received) or time.monotonic() > end
+
     total = Count()
     done: list[dict[str, Any]] = []
     for name in sorted(chosen.only or SCENARIOS, key=lambda name: SCENARIOS[name].torch):  # so that few forks have it
@@ -25,13 +33,13 @@ def main() -> int:
 
             torch.set_num_threads(1)
         start = time.monotonic()
-        count = run_points(SCENARIOS[name], chosen.limit, chosen.seed, lambda: time.monotonic() > end)
+        count = run_points(SCENARIOS[name], chosen.limit, chosen.seed, over)
         total.add(count)
         done.append({"scenario": name, "seconds": round(time.monotonic() - start), **vars(count)})
         _tell(done[-1])
         if chosen.counts:
             chosen.counts.write_text(json.dumps(done, indent=1))
-        if time.monotonic() > end:
+        if over():
             break
     modes = ", ".join(f"{mode} {number}" for mode, number in sorted(total.modes.items()))
     print(f"points tried: {total.tried} ({modes}); lost: {len(total.lost)}")

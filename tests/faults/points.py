@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import traceback
 import zipfile
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from pbvs.errors import PbvsError
 from tests.faults.injector import ERRORS, KILLED, KILLS, Injector, digest_of, is_ignored
@@ -65,21 +67,28 @@ class Bench:
             raise AssertionError(f"{scenario.name}: preparing ended with {status}: {self.said()}")
         shutil.copytree(self.work, self.start, symlinks=True)
         self.before = tree(self.work)
-        self._warm()
+        status = self._here()
+        if status:
+            raise AssertionError(f"{scenario.name}: ended with {status}: {self.said()}")
+        self._reset()
         self.kinds, self.versions, self.after = self._undisturbed()
 
-    def _warm(self) -> None:
-        """Run the command once in this process: what it imports and compiles is then there in every fork."""
+    def _here(self) -> int:
+        """Run the command in this process; return its status.
+
+        What it imports and compiles is then there in every fork, and a second run needs none: a fork copies so many
+        pages that it costs as much as a small command itself.
+        """
         here = Path.cwd()
         os.chdir(self.work)
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(TIMEOUT)
         try:
             with self.out.open("w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-                self.scenario.act()
-        except SystemExit as stop:
-            raise AssertionError(f"{self.scenario.name}: ended with {stop.code}: {self.said()}") from None
+                return _status_of(self.scenario.act)
         finally:
+            signal.alarm(0)
             os.chdir(here)
-        self._reset()
 
     def said(self) -> str:
         """Return what the last run printed."""
@@ -126,7 +135,7 @@ class Bench:
             return f"{mode} at {number} ended with {status}: {told}"
         if "Traceback" in told:
             return f"{mode} at {number} printed a trace: {told}"
-        status = self._fork(self.scenario.act)
+        status = self._here()
         if status:
             return f"after {mode} at {number} the second run ended with {status}: {self.said()}"
         found = tree(self.work)
@@ -153,46 +162,95 @@ class Bench:
         return ""
 
     def _reset(self) -> None:
-        shutil.rmtree(self.work)
-        shutil.copytree(self.start, self.work, symlinks=True)
+        """Make the work folder what it was at the start; only what differs is touched."""
+        wanted, there = _entries(self.start), _entries(self.work)
+        for name in sorted(there.keys() - wanted.keys(), reverse=True):
+            path = self.work / name
+            path.rmdir() if there[name] is None else path.unlink()
+        for name in sorted(wanted):
+            if there.get(name, "") != wanted[name]:
+                source, target = self.start / name, self.work / name
+                target.mkdir() if wanted[name] is None else shutil.copy2(source, target)
 
     def _fork(self, act: Callable[[], None]) -> int:
         gc.freeze()  # the child collects nothing of the parent's, so that its pages stay shared
         child = os.fork()
         if child == 0:
             gc.disable()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             run_in_child(act, self.work, self.out)
         _, status = os.waitpid(child, 0)
         return os.waitstatus_to_exitcode(status)
 
 
+def _too_long(number: int, frame: object) -> NoReturn:
+    raise TimeoutError(f"not done after {TIMEOUT} seconds")
+
+
 def run_in_child(act: Callable[[], None], work: Path, out: Path) -> None:
     """Run `act` in this forked process, in `work`, with all that it prints in `out`; never returns."""
-    status = 99
+    os.chdir(work)
+    handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(TIMEOUT)
     try:
-        os.chdir(work)
-        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(TIMEOUT)
+        status = _status_of(act)
+        sys.stdout.flush()
+    except BaseException:
+        status = 99
+    os._exit(status)
+
+
+def _status_of(act: Callable[[], None]) -> int:
+    """Return the exit status that a process would end with; 99 after a trace."""
+    try:
         act()
-        status = 0
     except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except PbvsError as error:
         print(error, flush=True)
-        status = 1
+        return 1
     except BaseException:
         traceback.print_exc()
-    finally:
-        os._exit(status)
+        return 99
+    return 0
+
+
+def _entries(folder: str | Path, below: str = "") -> dict[str, tuple[int, int] | None]:
+    """Return relative path -> size and time of each file, None for a folder."""
+    found: dict[str, tuple[int, int] | None] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = below + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                found[name] = None
+                found |= _entries(entry.path, name + "/")
+            else:
+                status = entry.stat(follow_symlinks=False)
+                found[name] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 def tree(folder: Path) -> Tree:
     """Return relative path -> digest of all files, less those that are only appended to."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): digest_of(path) for path in files if not is_ignored(path)}
+    return {str(path.relative_to(folder)): _digest(path) for path in files if not is_ignored(path)}
+
+
+_digests: dict[tuple[object, ...], str] = {}
+
+
+def _digest(path: Path) -> str:
+    """Return a file's digest; of one that is the same file, unchanged, what was found before."""
+    status = path.stat()
+    key = (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _digests:
+        if len(_digests) > 10_000:
+            _digests.clear()
+        _digests[key] = digest_of(path)
+    return _digests[key]
 
 
 def is_temporary(path: Path) -> bool:
@@ -242,9 +300,9 @@ def run_points(scenario: Scenario, limit: int | None, seed: int = 0, stop: Calla
         if limit is not None and limit < len(points):
             points = random.Random(seed).sample(points, limit)
         for number, mode in points:
-            if stop():
-                break
             lost = bench.try_point(number, mode)
+            if stop():  # what was asked to end may have been this point
+                break
             count.tried += 1
             count.modes[mode] += 1
             if lost:

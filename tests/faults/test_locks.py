@@ -1,4 +1,4 @@
-"""One command at a time on a run: whatever writes into it or reads what another writes is refused while it is in use."""
+"""One command at a time on a run: what writes into it, or reads what another writes, is refused while it is used."""
 
 from __future__ import annotations
 
