@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -221,7 +222,7 @@ class Job:
         pairs, folder = self._pairs(task, split), self.run.predictions(split, task)
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
-        there = {path.stem for path in folder.glob("*.png")}
+        there = set(_written(folder))
         mine = pairs[devices.rank() :: devices.world_size()]  # shared out before looking, as the others write meanwhile
         missing = [pair for pair in mine if pair.name not in there]
         if not missing and not facts["images"] and devices.rank() == 0:
@@ -233,7 +234,7 @@ class Job:
         write_part(record, facts, devices.rank())
         barrier()
         if devices.rank() == 0:
-            merge_parts(record, devices.world_size(), facts, written=len(list(folder.glob("*.png"))))
+            merge_parts(record, devices.world_size(), facts, written=sum(1 for _ in _written(folder)))
         return outcome.failures
 
     def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
@@ -315,6 +316,12 @@ def _single_writer(folder: Path) -> Iterator[None]:
         return
     with locked(folder):
         yield
+
+
+def _written(folder: Path) -> Iterator[str]:
+    """Yield the names of the predictions in a folder, without ever holding all of its paths."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from (entry.name[:-4] for entry in entries if entry.name.endswith(".png"))
 
 
 def _free(stage: Stage) -> dict[str, Any]:
