@@ -84,7 +84,7 @@ def _pairs(path: Path, lines: Iterable[str]) -> Iterator[Pair]:
     if missing:
         raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
     order = [(places[column], column not in UNLIKE) for column in COLUMNS]
-    short = [""] * len(places)
+    short = [""] * (1 + max(place for place, _ in order))
     known: dict[str, str] = {}
     for number, row in enumerate(filter(None, reader), 2):
         row += short[len(row) :]

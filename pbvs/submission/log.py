@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, read_text, sha256, write_text
+from pbvs.files import read_json, read_text, sha256, sweep, write_text
 from pbvs.locks import locked
 from pbvs.runs import all_runs
 
@@ -161,4 +161,5 @@ def _write(submissions: Path, uploads: Sequence[Upload]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(upload) for upload in uploads)
+    sweep(submissions, deep=False)
     write_text(submissions / NAME, buffer.getvalue())

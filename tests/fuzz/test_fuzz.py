@@ -140,3 +140,15 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(PbvsError):
             read_tensors(path)
     assert not Path("executed").exists()
+
+
+def test_a_manifest_with_columns_twice_and_short_rows_is_read_by_its_last_columns(tmp_path: Path) -> None:
+    twice = ",".join((*COLUMNS, *COLUMNS))
+    row = ["b", "sar2rgb", "val", "", "b.png"]
+    path = tmp_path / "m.csv"
+    path.write_text(f"{twice}\n" + ",".join(["a"] * len(COLUMNS) + row) + "\n\n")
+    pair = read_manifest(path)[0]
+    assert (pair.name, pair.task, pair.source, pair.shift) == ("b", "sar2rgb", "b.png", "")
+    path.write_text(f"{twice}\na,b\n")
+    with pytest.raises(PbvsError, match="line 2: the column 'name' is empty"):
+        read_manifest(path)
