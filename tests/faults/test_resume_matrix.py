@@ -117,3 +117,26 @@ def test_training_goes_on_to_the_same_bytes(tmp_path: Path, whole: str, point: s
 @pytest.mark.parametrize(("point", "workers", "how"), [case for case in MATRIX if case not in SHORT])
 def test_the_rest_of_the_matrix(tmp_path: Path, whole: str, point: str, workers: int, how: str) -> None:
     _check(tmp_path, whole, point, workers, how)
+
+
+def test_a_longer_training_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's recipe has the new epochs by then, the model's record still the old ones."""
+    from pbvs.training.trainer import Trainer
+    from tests.faults.points import tree
+    from tests.faults.scenarios import PREDICT, _more_epochs, pbvs
+
+    def stopped(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    trees = []
+    for place in (tmp_path / "whole", tmp_path / "stopped"):
+        place.mkdir()
+        monkeypatch.chdir(place)
+        _more_epochs()
+        if place.name == "stopped":
+            with monkeypatch.context() as patched, pytest.raises(SystemExit):
+                patched.setattr(Trainer, "save", stopped)
+                pbvs(PREDICT)
+        pbvs(PREDICT)
+        trees.append(tree(place / "submissions"))
+    assert trees[0] == trees[1]

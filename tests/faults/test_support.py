@@ -19,6 +19,8 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import UNFINISHED, make_folder
 from pbvs.locks import locked
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 def _command(monkeypatch: pytest.MonkeyPatch, work: object) -> None:
     command = click.Command("work", callback=work)  # type: ignore[arg-type]
@@ -52,6 +54,29 @@ def test_every_error_is_a_sentence_and_a_status(
     said = capsys.readouterr().err
     assert stop.value.code == status
     assert sentence in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("said", ["[tcp/pair.cc:553] Connection closed by peer", "NCCL communicator was aborted"])
+def test_a_lost_group_of_processes_is_no_fault_of_ours(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.explain(RuntimeError(said))[1] == 3  # one process alone has no group to lose
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sentence, status = cli.explain(RuntimeError(said))
+    assert status == 1 and "Another process of the group ended" in sentence and "goes on from there" in sentence
+    assert cli.explain(RuntimeError("shapes differ"))[1] == 3
+
+
+def test_torchrun_takes_the_documented_commands() -> None:
+    """Without `--` it takes our --run for its own --run-path, and ends before anything began."""
+    from torch.distributed.run import get_args_parser
+
+    texts = [(REPOSITORY / "README.md").read_text(), *(p.read_text() for p in (REPOSITORY / "docs").glob("*.md"))]
+    found = [line.split("torchrun ")[1] for text in texts for line in text.splitlines() if "torchrun --n" in line]
+    assert len(found) >= 3
+    for line in found:
+        words = re.split("[`#]", line)[0].replace(" N ", " 2 ").replace("...", "--run x").split()
+        chosen = get_args_parser().parse_args(words)
+        assert (chosen.module, chosen.training_script) == (True, "pbvs")
+        assert chosen.training_script_args == words[words.index("pbvs") + 1 :]
 
 
 def test_debug_shows_the_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,83 @@
+"""What grows with the number of pictures must stay small: the rows of a manifest, and what waits to be read."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbvs import provenance
+from pbvs.data.manifest import Pair, read_manifest, write_manifest
+from pbvs.predictor import predict_pairs
+
+ROWS = 4000
+
+
+def _pair(number: int) -> Pair:
+    return Pair(
+        f"{number:06}", "rgb2ir", "test", f"place{number % 50}", f"in/{number:06}.png", f"out/{number:06}.png",
+        "2023-01-02", "2023-01-03", "archive", "georeference", "0.93", "full", "percentile:1:99",
+    )  # fmt: skip
+
+
+def _grown(work: Callable[[], Any]) -> tuple[int, int, Any]:
+    """Return what `work` allocated and kept, what it had at most, in bytes, and what it returned."""
+    tracemalloc.start()
+    try:
+        kept = work()
+        now, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return now, most, kept
+
+
+def test_a_row_of_a_manifest_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    rows = [_pair(number) for number in range(ROWS)]
+    write_manifest(path, rows)
+    now, most, pairs = _grown(lambda: read_manifest(path))
+    assert pairs == rows
+    assert now / ROWS < 450 and most / ROWS < 700  # bytes; 820 and 1300 when each row was an ordinary object
+    assert pairs[0].task is pairs[1].task and pairs[0].target_rule is pairs[-1].target_rule
+    assert not hasattr(pairs[0], "__dict__")
+
+
+def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "sha256", lambda path: "0")
+    names = [f"{number}.png" for number in range(ROWS)]
+
+    def work() -> int:
+        return sum(1 for _ in provenance._hash_all(tmp_path, names))
+
+    _, most, count = _grown(work)
+    assert count == ROWS
+    assert most / ROWS < 500  # 2,000 when all were handed to the threads at once
+
+
+def test_predicting_keeps_no_picture(tmp_path: Path) -> None:
+    import numpy as np
+
+    read = []
+
+    class Same:
+        def translate(self, pictures: list[Any]) -> list[Any]:
+            return pictures
+
+    picture = np.zeros((64, 64, 1), np.float32)  # 16 KiB
+    pairs = [replace(_pair(number), target="") for number in range(400)]
+
+    def load(pair: Pair) -> Any:
+        read.append(pair.name)
+        return picture.copy()
+
+    target = tmp_path / "x.png"
+    _, most, outcome = _grown(
+        lambda: predict_pairs(Same(), pairs, load, lambda pair: target, size=None, what="x")  # type: ignore[arg-type]
+    )
+    assert outcome.images == len(read) == len(pairs)
+    assert most < len(pairs) * picture.nbytes / 3
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
