@@ -41,7 +41,7 @@ def test_a_row_of_a_manifest_takes_little_memory(tmp_path: Path) -> None:
     write_manifest(path, rows)
     now, most, pairs = _grown(lambda: read_manifest(path))
     assert pairs == rows
-    assert now / ROWS < 450 and most / ROWS < 700  # bytes; 820 and 1300 when each row was an ordinary object
+    assert now / ROWS < 450 and most / ROWS < 700  # bytes; 958 and 1507 as ordinary objects read from text
     assert pairs[0].task is pairs[1].task and pairs[0].target_rule is pairs[-1].target_rule
     assert not hasattr(pairs[0], "__dict__")
 
@@ -55,7 +55,7 @@ def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch:
 
     _, most, count = _grown(work)
     assert count == ROWS
-    assert most / ROWS < 500  # 2,000 when all were handed to the threads at once
+    assert most / ROWS < 500  # 1,670 when all were handed to the threads at once
 
 
 def test_predicting_keeps_no_picture(tmp_path: Path) -> None:
