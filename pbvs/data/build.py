@@ -8,23 +8,25 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from pbvs.data.brightness import as_json, measure, warnings_of
-from pbvs.data.catalog import Catalog, Entry, scan, write_catalog
+from pbvs.data.catalog import Catalog, Entry, catalog_texts, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.holdout import SHARE, hold_out, hold_out_scenes, scene_of
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import COLUMNS, Pair, manifest_path
 from pbvs.data.misregistration import Group, correct, find_shifts, group_name
 from pbvs.data.names import pair_name, unique_names
 from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
 from pbvs.data.rules import RuleBook, find_rules
 from pbvs.data.settings import Radiometry
 from pbvs.data.shift import Shift
+from pbvs.data.tables import as_text
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, unfinished, write_json
+from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
 from pbvs.locks import locked
 from pbvs.progress import track
 from pbvs.runs import MANIFESTS
@@ -119,12 +121,29 @@ def _build(
     summary.warnings += warnings_of(inputs)
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
-    with locked(manifests), unfinished(manifests):  # half old, half new, they would mix training and validation
-        for (task, split), rows in pairs.items():
-            write_manifest(manifest_path(manifests, task, split), rows)
-        write_catalog(manifests, catalog)
-        write_json(manifests / "summary.json", summary.as_json())
+    row = attrgetter(*COLUMNS)
+    tables = {manifest_path(manifests, *key): as_text(COLUMNS, map(row, rows)) for key, rows in pairs.items()}
+    with locked(manifests):
+        _write({**tables, **catalog_texts(manifests, catalog)}, manifests / "summary.json", summary)
     return summary
+
+
+def _write(texts: dict[Path, str], path: Path, summary: Summary) -> None:
+    """Write the tables that are not there already, and the summary at `path`, when anything has changed."""
+    changed = {file: text for file, text in texts.items() if not _holds(file, text)}
+    if not changed and not is_unfinished(path.parent) and _holds(path, json_text(summary.as_json())):
+        return
+    with unfinished(path.parent):  # half old, half new, they would mix training and validation
+        for file, text in changed.items():
+            write_text(file, text)
+        write_json(path, summary.as_json())
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return file.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _correct_shifts(pairs: Pairs, root: Path, jobs: int, backend: str) -> dict[Group, Shift]:

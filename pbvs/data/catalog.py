@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.images import SUFFIXES
 from pbvs.data.layout import Place, file_key, place_of
-from pbvs.data.tables import HeaderCache, write_table
+from pbvs.data.tables import HeaderCache, as_text
 from pbvs.errors import PbvsError, UsageError
 from pbvs.parallel import in_chunks
 from pbvs.progress import track
@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     place: Place
     header: Header
     stem: str  # the file's name without its suffix
+    size: int  # of the file, in bytes
 
 
 class Found(NamedTuple):
@@ -73,7 +74,7 @@ def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "l
             catalog.leave_out(file.path, header)
         else:
             stem = file.path[file.path.rfind("/") + 1 : file.path.rfind(".")]
-            catalog.entries.append(Entry(file.path, place, header, stem))
+            catalog.entries.append(Entry(file.path, place, header, stem, file.size))
     if not catalog.entries:
         raise PbvsError(
             f"{root} holds no picture in the archives' layout ({len(catalog.unused)} files could not be used); "
@@ -154,10 +155,12 @@ def _safe(name: str) -> bool:
     return name.isprintable() and "\\" not in name
 
 
-def write_catalog(folder: Path, catalog: Catalog) -> None:
-    """Write catalog.csv, a row for each picture, and unused.csv, a row with a reason for each that is not used."""
-    write_table(folder / "catalog.csv", CATALOG_COLUMNS, map(_row, catalog.entries))
-    write_table(folder / "unused.csv", ("path", "reason"), sorted(set(catalog.unused)))
+def catalog_texts(folder: Path, catalog: Catalog) -> dict[Path, str]:
+    """Return catalog.csv, a row for each picture, and unused.csv, a row with a reason for each that is not used."""
+    return {
+        folder / "catalog.csv": as_text(CATALOG_COLUMNS, map(_row, catalog.entries)),
+        folder / "unused.csv": as_text(("path", "reason"), sorted(set(catalog.unused))),
+    }
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:

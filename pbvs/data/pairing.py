@@ -109,7 +109,9 @@ def sample(
     candidates = location.candidates(task, rules.mosaics)
     if not candidates:
         return []
-    order = generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)).tolist()
+    order = [0]  # a generator takes longer to make than everything else here
+    if len(candidates) > 1:
+        order = generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)).tolist()
     if rules.sampling == "nearest-date":
         order.sort(key=lambda index: days_between(*(entry.place.date for entry in candidates[index])))
     limit = len(order) if rules.sampling == "all" or not rules.pairs_per_location else rules.pairs_per_location

@@ -17,11 +17,16 @@ VERSION = "headers 1"  # of what is read from a file's head; raise it when that 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write rows as CSV below a header, whole or not at all."""
+    write_text(path, as_text(columns, rows))
+
+
+def as_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV below a header."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 class HeaderCache:

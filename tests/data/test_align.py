@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_a_shift_is_moved_back(tree: Tree) -> None:
     assert not back.valid[37:].any()
     pair = write_pair(tree, (1.0, 0.0, 4e5, 0.0, -1.0, 4e6))
     plain = open_source(pair, tree.root)
-    moved = open_source(Pair(**{**vars(pair), "shift": "3.00 -2.00"}), tree.root)
+    moved = open_source(replace(pair, shift="3.00 -2.00"), tree.root)
     assert np.allclose(moved[:37, 2:], plain[3:, :38], atol=1e-6)
 
 

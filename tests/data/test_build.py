@@ -12,6 +12,7 @@ from pbvs.data.build import build_pairs, find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError, UsageError
+from pbvs.files import UNFINISHED, is_unfinished
 from pbvs.tasks import SPLITS, TASKS
 from tests.data.conftest import Tree
 
@@ -31,6 +32,23 @@ def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     a, b, c = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("a", "b", "c"))
     assert a == b
     assert a["sar2rgb_train.csv"] != c["sar2rgb_train.csv"]
+
+
+def test_only_what_changed_is_written_again(demo: Path, tmp_path: Path) -> None:
+    build_pairs(demo, tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.glob("*.*")}
+    build_pairs(demo, tmp_path)
+    assert before == {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.glob("*.*")}
+    (tmp_path / "sar2eo_train.csv").write_text("cut")
+    (tmp_path / UNFINISHED).write_text("")
+    build_pairs(demo, tmp_path)
+    assert {path: data for path, (data, _) in before.items()} == {
+        path: path.read_bytes() for path in tmp_path.glob("*.*")
+    }
+    assert not is_unfinished(tmp_path)
+    (tmp_path / UNFINISHED).write_text("")
+    build_pairs(demo, tmp_path)
+    assert not is_unfinished(tmp_path)
 
 
 def test_the_demo_serves_every_task_and_split(demo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_official_inputs_among_the_training_pictures_are_named(tree: Tree, tmp_p
     found = survey(tree.root, shifts=False)
     assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training picture design_data/SAR/train/3.png")]
     assert any("among the training pictures" in warning for warning in found.warnings)
+
+
+def test_inputs_that_only_end_like_a_training_picture_are_none(tree: Tree, tmp_path: Path) -> None:
+    for number in range(8):
+        for modality in ("SAR", "EO"):
+            tree.png(f"design_data/{modality}/train/{number}.png")
+    data = (tree.root / "design_data/SAR/train/3.png").read_bytes()
+    for name, other in (("design_data/SAR/train/3.png", 0), ("test/sar2eo/900.png", 0), ("test/sar2eo/901.png", 1)):
+        # a chunk that Pillow does not know, longer than the end that is compared first
+        body = b"teSt" + bytes([other]) + bytes(9000)
+        chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        chunk += (0).to_bytes(4, "big") + b"teSt" + zlib.crc32(b"teSt").to_bytes(4, "big")
+        (tree.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree.root / name).write_bytes(data[:33] + chunk + data[33:])
+    found = survey(tree.root, tmp_path / "manifests", shifts=False)
+    assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training picture design_data/SAR/train/3.png")]
 
 
 def test_a_darker_test_set_is_warned_of(tree: Tree, tmp_path: Path) -> None:
