@@ -49,10 +49,10 @@ def score(
     Returns the summary. Raises PbvsError when there is no run, data, manifest or trunk, or when another command works
     on the run: predictions that change meanwhile would give scores of two models.
     """
-    place = run if isinstance(run, Run) else Run(run, submissions)
+    place = (run if isinstance(run, Run) else Run(run, submissions)).existing()
     rule = load_protocol(protocol, lpips_net=lpips_net)
     where = find_root(root, manifests)
-    with locked(place.existing().folder):
+    with locked(place.folder):
         recipe = place.recipe()
         tasks = [task for name in TASKS if (task := find_task(place, recipe, rule, manifests, split, name))]
         if not tasks:

@@ -13,7 +13,7 @@ from pbvs.cli import cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:^|`|-m )pbvs ([a-z][^`#\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|`|-m |-- )pbvs ([a-z][^`#\n]*)", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
