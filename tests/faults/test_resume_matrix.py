@@ -88,7 +88,7 @@ def _run(folder: Path, *arguments: Any) -> int | None:
     context.set_forkserver_preload(["tests.training.process"])
     process = context.Process(target=train, args=(folder, *arguments))
     process.start()
-    process.join(120)
+    process.join(600)
     if process.is_alive():
         process.kill()
     return process.exitcode
