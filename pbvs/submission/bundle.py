@@ -17,6 +17,7 @@ from typing import Any
 from pbvs import __version__
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_folder, write_json
+from pbvs.locks import locked
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.runs import Run
 from pbvs.submission.archive import EPOCH, MODE, UNIX
@@ -40,13 +41,19 @@ _ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{_MODEL}")
 def export(run: Run, out: Path | None = None) -> Path:
     """Write a run's bundle, by default `submissions/<run>.pbvs.zip`; the same models make the same bytes.
 
-    Raises PbvsError when a stage of the recipe has no finished model.
+    Raises PbvsError when a stage of the recipe has no finished model, or when another command works on the run.
     """
+    path = out or run.submissions / f"{run.name}{SUFFIX}"
+    with locked(run.existing().folder):
+        _write_bundle(run, path)
+    return path
+
+
+def _write_bundle(run: Run, path: Path) -> None:
     import zipfile
 
     recipe = run.recipe()
     files = [(RECIPE, run.recipe_file), *_model_files(run, recipe)]
-    path = out or run.submissions / f"{run.name}{SUFFIX}"
     listing = {
         "format": FORMAT,
         "run": run.name,
@@ -62,7 +69,6 @@ def export(run: Run, out: Path | None = None) -> Path:
         for name, file in files:
             with archive.open(_info(name), "w", force_zip64=False) as target, file.open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
-    return path
 
 
 def _info(name: str) -> Any:

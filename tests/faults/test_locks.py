@@ -19,7 +19,7 @@ from pbvs.locks import locked
 from pbvs.recipe import dump_recipe
 from pbvs.runs import Run
 from pbvs.scoring import calibrate, scorer
-from pbvs.submission import archive, plan
+from pbvs.submission import archive, bundle, plan
 from tests.faults.points import tree
 from tests.faults.scenarios import CALIBRATE, GRAY, PACKAGE, PREDICT, SCORE, _gray, pbvs
 
@@ -28,6 +28,7 @@ COMMANDS = {
     "score": (SCORE, scorer, "summarise"),
     "package": (PACKAGE, archive, "check"),
     "calibrate": (CALIBRATE, calibrate, "fit"),
+    "export": ("export r", bundle, "atomic_path"),
 }
 RUN = Run("r")
 
