@@ -127,3 +127,15 @@ def test_the_script_runs_the_four_commands_in_order() -> None:
     steps = [said.index(f"&& pbvs {name} ") for name in ("build-pairs", "predict", "score", "package")]
     assert steps == sorted(steps)
     assert (REPOSITORY / "docs/demo.png").is_file()
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    page = (REPOSITORY / "docs/reliability.md").read_text()
+    rows = page.split("| promise | test |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(rows) > 30
+    for row in rows:
+        file = ""
+        for name in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            file = name.split("::")[0] or file
+            assert (REPOSITORY / file).exists(), row
+            assert "::" not in name or f"def {name.split('::')[1]}(" in (REPOSITORY / file).read_text(), row
