@@ -157,7 +157,7 @@ def test_a_manifest_with_columns_twice_and_short_rows_is_read_by_its_last_column
 def test_what_is_not_damaged_is_read(tmp_path: Path) -> None:
     """Otherwise the fuzzer would only see files that are refused at once."""
     for target in TARGETS.values():
-        for number, data in enumerate([] if target.heavy else target.seeds()):
-            folder = tmp_path / f"{target.name}{number}"
+        for index, data in enumerate([] if target.heavy else target.seeds()):
+            folder = tmp_path / f"{target.name}{index}"
             folder.mkdir()
             assert not attempt(target, folder / target.file, data), target.name
