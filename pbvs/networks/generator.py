@@ -16,7 +16,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pbvs.networks.layers import EnlargingConv, FloatTanh, ReflectionPad, build
-from pbvs.networks.winograd import Conv3x3
 
 Upsampling = Literal["transpose", "resize"]
 
@@ -42,13 +41,8 @@ class GeneratorConfig:
 
 def convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
     """Return convolution, instance norm without parameters, and ReLU."""
-    layer: nn.Module
-    if (kernel, stride) == (3, 1):
-        layer = Conv3x3(channels_in, channels_out, padding)
-    else:
-        layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding)
     return [
-        layer,
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding),
         nn.InstanceNorm2d(channels_out),
         nn.ReLU(inplace=True),
     ]
@@ -83,7 +77,7 @@ class ResidualBlock(nn.Module):
             ReflectionPad(1),
             *convolution(channels, channels, 3),
             ReflectionPad(1),
-            Conv3x3(channels, channels),
+            nn.Conv2d(channels, channels, 3),
             nn.InstanceNorm2d(channels),
         )
 

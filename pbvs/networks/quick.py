@@ -22,7 +22,7 @@ from pbvs.networks.lpips import Lpips
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # of the interpolation; the last one is infinity
 STEP = 4  # pixels a side that a tile gives
 ALEXNETS_STEP = 5  # its 3x3 layers see 15 pixels a side of a picture of 256, which is three tiles
-LEAST_CHANNELS = 192  # with fewer, moving the data costs more than the products of a 3x3 kernel that are saved
+LEAST_CHANNELS = 128  # with fewer, moving the data costs more than the products of a 3x3 kernel that are saved
 LEAST = {3: LEAST_CHANNELS, 5: 64}  # the same by the kernel's side
 TOGETHER = 128  # tiles at once, so that they stay in the processor's cache
 

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from pbvs.devices import world_size
 from pbvs.networks.discriminator import Features, MultiscaleDiscriminator
 from pbvs.networks.generator import GlobalGenerator, LocalEnhancer
-from pbvs.networks.winograd import quick_convolutions
 from pbvs.training import losses
 from pbvs.training.method import Batch, Method, adam
 
@@ -81,7 +80,7 @@ class GanMethod(Method):
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both losses to the networks that each is for."""
-        with self._exchange(last), quick_convolutions():
+        with self._exchange(last):
             with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
                 fake = self._forward("generator")(batch.source)
                 fake = torch.where(batch.valid, fake, batch.target.to(fake.dtype))
