@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pbvs.stopping import children
 from tests.faults.injector import digest_of
 
 # what is called -> at which of its calls, before or after it, the training ends
@@ -26,9 +28,11 @@ POINTS = {
 }
 MATRIX = [(point, workers, how) for point in POINTS for workers in (0, 2) for how in ("killed", "stopped")]
 SHORT = MATRIX[::5]
+WORKERS = Path("workers.txt")  # beside the training's folder: the processes that it had when it ended
 
 
 def _end(how: str) -> None:
+    WORKERS.write_text(" ".join(map(str, children(os.getpid()))))
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     raise KeyboardInterrupt
@@ -61,6 +65,8 @@ def train(folder: Path, workers: int, point: str = "", how: str = "") -> None:
     from tests.training.little import LittleChips, little_method, little_trainer
 
     torch.set_num_threads(1)
+    # Started by a fork server, a process would start its own loaders so; those of a command are forked.
+    multiprocessing.set_start_method("fork", force=True)
     owners: dict[str, tuple[Any, str]] = {
         "Trainer.save": (Trainer, "save"),
         "Trainer._step": (Trainer, "_step"),
@@ -72,6 +78,7 @@ def train(folder: Path, workers: int, point: str = "", how: str = "") -> None:
     if point:
         name, number, when = POINTS[point]
         owner, attribute = owners[name]
+        os.chdir(folder.parent)
         setattr(owner, attribute, _ending(getattr(owner, attribute), number, when, how))
     trainer = little_trainer(
         folder,
@@ -102,10 +109,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _check(tmp_path: Path, whole: str, point: str, workers: int, how: str) -> None:
-    assert _run(tmp_path, workers, point, how) == (-signal.SIGKILL if how == "killed" else 1)
-    assert _run(tmp_path, workers) == 0
-    assert digest_of(tmp_path / "state.safetensors") == whole
-    assert not list(tmp_path.glob(".*"))
+    folder = tmp_path / "training"
+    assert _run(folder, workers, point, how) == (-signal.SIGKILL if how == "killed" else 1)
+    left = (tmp_path / WORKERS).read_text().split()
+    assert len(left) >= workers
+    assert _run(folder, workers) == 0
+    assert digest_of(folder / "state.safetensors") == whole
+    assert not list(folder.glob(".*"))
+    end = time.monotonic() + 60  # a worker looks every five seconds whether its parent is there
+    while alive := [worker for worker in left if Path(f"/proc/{worker}/exe").exists()]:
+        assert time.monotonic() < end, f"processes left: {alive}"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("point", "workers", "how"), SHORT)
