@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.benchmarks import table, training_step
+from tests.benchmarks.__main__ import PARTS
 from tests.benchmarks.harness import Cost, Row, exponent, growth, quartiles, row_of
 
 
@@ -41,6 +42,15 @@ def test_the_table_is_100_columns_wide_and_parts_measured_before_are_kept() -> N
     assert "1.50" in text
     kept = table.merged(old, {"rows": [row.as_json() for row in rows]})
     assert [row["part"] for row in kept["rows"]] == ["input", "startup"]
+
+
+def test_the_page_shows_the_figures_that_are_kept() -> None:
+    page, kept = table.PAGE.read_text(), table.read_last()
+    assert kept is not None
+    assert table.as_page(kept, PARTS) in page
+    assert table.put_figures(page, table.as_page(kept, PARTS)) == page
+    with pytest.raises(ValueError, match="marks"):
+        table.put_figures("a page without them", "")
 
 
 def test_our_step_and_the_textbooks_have_equal_losses() -> None:

@@ -42,7 +42,9 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.save:
-        table.LAST.write_text(json.dumps(table.merged(last, result), indent=1) + "\n")
+        kept = table.merged(last, result)
+        table.LAST.write_text(json.dumps(kept, indent=1) + "\n")
+        table.PAGE.write_text(table.put_figures(table.PAGE.read_text(), table.as_page(kept, PARTS)))
     for part in failed:
         print(f"{part} could not be measured; see above.", file=sys.stderr)
     return 1 if failed else 0
@@ -54,7 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="part", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and smaller sizes, for a first look")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    parser.add_argument("--save", action="store_true", help=f"keep them as {table.LAST.name} to compare with")
+    parser.add_argument("--save", action="store_true", help=f"keep them as {table.LAST.name}, and in docs/speed.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 

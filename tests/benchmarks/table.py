@@ -13,6 +13,8 @@ from typing import Any
 from tests.benchmarks.harness import Row, rounded
 
 LAST = Path(__file__).with_name("last.json")
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"  # has the figures between these two marks
+MARKS = ("<!-- figures of tests/benchmarks/last.json -->\n", "<!-- end of figures -->\n")
 HEAD = f"{'what':<42}{'ours':>8}{'plain':>8}{'ratio':>6}{'spread':>12}{'cpu':>6}{'bound':>8} {'held':<4}{'last':>5}"
 
 
@@ -83,6 +85,7 @@ def as_json(rows: Sequence[Row], seconds: float, start: Mapping[str, Any], quick
         "taken": date.today().isoformat(),
         "quick": quick,
         "seconds": round(seconds),
+        "parts": len({row.part for row in rows}),
         "machine": {**start, "load_at_the_end": load()},
         "rows": [row.as_json() for row in rows],
     }
@@ -98,3 +101,32 @@ def merged(last: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, 
 def read_last(path: Path = LAST) -> dict[str, Any] | None:
     """Return the measurement that the repository keeps, or None."""
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def as_page(kept: Mapping[str, Any], order: Sequence[str]) -> str:
+    """Return the figures that are kept as a table of the page, part by part in the order given."""
+    machine = kept["machine"]
+    whole = "" if kept.get("parts", 0) < len(order) else f" All parts took {kept['seconds']} seconds."
+    lines = [
+        f"{machine['cores']} cores ({machine['processor']}), {kept['taken']}; processes that wanted to run: "
+        f"{machine['load']} at the start, {machine['load_at_the_end']} at the end.{whole}",
+        "",
+        "| part | what | figure | spread | cpu | bound | held |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(kept["rows"], key=lambda row: order.index(row["part"])):
+        cores = "" if row["cpu"] is None else f"{row['cpu']:.2f}"
+        lines.append(
+            f"| {row['part']} | {row['what']} | {row['ratio']:.2f} | {row['low']:.2f}..{row['high']:.2f} "
+            f"| {cores} | {row['bound']} | {row.get('held', '')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def put_figures(text: str, figures: str) -> str:
+    """Return the page's text with other figures between its marks."""
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    if not rest or not after:
+        raise ValueError(f"The page has no marks {MARKS} around its figures.")
+    return f"{before}{MARKS[0]}{figures}{MARKS[1]}{after}"
