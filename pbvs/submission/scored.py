@@ -11,7 +11,7 @@ from pbvs.data.images import SUFFIXES
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import write_bytes, write_json, write_text
+from pbvs.files import sweep, write_bytes, write_json, write_text
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
 from pbvs.runs import MANIFESTS, SUBMISSIONS, Run, all_runs
 from pbvs.submission.contents import is_litter, sort_entries
@@ -53,6 +53,7 @@ def score_archive(
         _check_names(path, run, split, manifests)
         summary = score(run, split, root=root, manifests=manifests, report=False, **options)
     summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": recipe.evaluation_size}
+    sweep(path.parent, deep=False)
     write_json(summary_path(path), summary)
     return summary
 
