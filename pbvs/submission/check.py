@@ -9,7 +9,7 @@ from pbvs.submission.examined import EvaluationSize, examine_archive
 from pbvs.submission.findings import Finding
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.rules import RULES
-from pbvs.submission.safezip import SafeZip
+from pbvs.submission.safezip import SafeZip, room_for
 
 
 def check(
@@ -27,7 +27,8 @@ def check(
     """
     if not path.is_file():
         raise PbvsError(f"There is no archive {path}; check the path, or write it with `pbvs package`.")
-    with SafeZip(path) as archive:
+    expected = sum(map(len, inputs.names.values())) if inputs else 0
+    with SafeZip(path, room_for(expected)) as archive:
         if not archive.safe:
             return archive.faults
         examined = examine_archive(archive, name or path.name, inputs, evaluation_size)

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -56,6 +56,17 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+def room_for(files: int) -> Limits:
+    """Return limits that an honest archive of so many files, known beforehand, stays well below."""
+    wanted = 2 * files
+    return replace(
+        LIMITS,
+        directory_bytes=max(LIMITS.directory_bytes, wanted * 300),  # a name has 250 characters at most
+        entries=max(LIMITS.entries, wanted),
+        total_bytes=max(LIMITS.total_bytes, wanted << 20),
+    )
 
 
 class ArchiveError(PbvsError):

@@ -13,6 +13,9 @@ import pytest
 from pbvs import provenance
 from pbvs.data.manifest import Pair, read_manifest, write_manifest
 from pbvs.predictor import predict_pairs
+from pbvs.submission import safezip
+from pbvs.submission.check import check
+from tests.faults.scenarios import PACKAGE, PREDICT, _gray, pbvs
 
 ROWS = 4000
 
@@ -81,3 +84,15 @@ def test_predicting_keeps_no_picture(tmp_path: Path) -> None:
     assert outcome.images == len(read) == len(pairs)
     assert most < len(pairs) * picture.nbytes / 3
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_an_archive_may_be_as_large_as_its_inputs_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's archive has at most 20,000 files; one for inputs that are known may have as many as they are."""
+    monkeypatch.chdir(tmp_path)
+    _gray()()
+    pbvs(PREDICT)
+    monkeypatch.setattr(safezip, "LIMITS", safezip.Limits(entries=2, directory_bytes=100))
+    pbvs(PACKAGE)
+    assert [finding.rule for finding in check(Path("submissions/r.zip"))] == ["too-many-entries"]
+    most = safezip.room_for(100_000)
+    assert most.entries > 100_001 and most.directory_bytes > 100_001 * (46 + 250)
