@@ -39,7 +39,7 @@ R = TypeVar("R")
 Layers = list[Tensor]  # one picture's Inception features
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One pair's numbers, or why there are none."""
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError
-from pbvs.files import read_json, read_text
+from pbvs.files import read_error, read_json
 from pbvs.runs import Run
 from pbvs.tasks import TASKS
 
 METRICS = ("l1", "mse", "rmse", "lpips")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageScore:
     """A row of `scores/<task>.csv`; metrics that could not be measured are absent."""
 
@@ -125,22 +126,32 @@ def read_images(run: Run, task: str) -> list[ImageScore]:
     path = run.scores / f"{task}.csv"
     if not path.is_file():
         return []
-    columns, rows = read_csv(path)
-    if "name" not in columns:
-        raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
-    return [_image(row) for row in rows]
+    with csv_file(path) as rows:
+        if "name" not in (rows.fieldnames or ()):
+            raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
+        return [_image(row) for row in rows]
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
     """Return the columns and rows of a CSV file; raise PbvsError when it is none."""
+    with csv_file(path) as rows:
+        return list(rows.fieldnames or ()), list(rows)
+
+
+@contextlib.contextmanager
+def csv_file(path: Path) -> Iterator[csv.DictReader[str]]:
+    """Open a CSV file to be read row by row; raise PbvsError when it cannot be, or is none."""
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path)))
-        return list(reader.fieldnames or ()), list(reader)
+        with path.open(encoding="utf-8", newline="") as file:
+            yield csv.DictReader(file)
     except csv.Error as error:
         raise PbvsError(f"{path} is not valid CSV ({error}); make it anew.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise read_error(path, error) from error
 
 
 def _image(row: Mapping[str, str | None]) -> ImageScore:
     values = {metric: number(row.get(metric)) for metric in METRICS}
     known = {metric: value for metric, value in values.items() if value is not None}
-    return ImageScore(row["name"] or "", row.get("location") or "", row.get("status") or "ok", known)
+    location, status = sys.intern(row.get("location") or ""), sys.intern(row.get("status") or "ok")
+    return ImageScore(row["name"] or "", location, status, known)
