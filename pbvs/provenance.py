@@ -131,15 +131,17 @@ def data_facts(recipe: Recipe, manifests: Path, root: Path, previous: Path | Non
     The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
     those written there.
     """
-    names: set[str] = set()
-    for name in manifest_digests(recipe, manifests):
-        for pair in read_manifest(manifests / name):
-            names.update(path for path in (pair.source, pair.target) if path)
-    facts = _file_facts(root, sorted(names))
+    names = sorted({name for file in manifest_digests(recipe, manifests) for name in _named(manifests / file)})
+    facts = _file_facts(root, names)
     known = _known_data(previous)
     if known.get("seen") == facts["seen"] and "digest" in known:
         return {**facts, "digest": known["digest"]}
-    return {**facts, "digest": _content_digest(root, sorted(names))}
+    return {**facts, "digest": _content_digest(root, names)}
+
+
+def _named(manifest: Path) -> Iterator[str]:
+    for pair in read_manifest(manifest):
+        yield from filter(None, (pair.source, pair.target))
 
 
 def _file_facts(root: Path, names: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pbvs.locks import locked
 from pbvs.predictor import Outcome, predict_pairs
 from pbvs.progress import say
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
+from pbvs.rows import Rows
 from pbvs.runs import CACHE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.stages import Stage, TaskName
 from pbvs.tasks import TASKS, get_task
@@ -137,7 +138,7 @@ class Job:
             raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
         return sha256(path)
 
-    def _pairs(self, task: str, split: str) -> list[Pair]:
+    def _pairs(self, task: str, split: str) -> Rows[Pair]:
         return read_manifest(manifest_path(self.manifests, task, split))
 
     def _record(self, task: str) -> Path:
@@ -200,7 +201,7 @@ class Job:
             Material(
                 recipe=self.recipe,
                 root=self.root,
-                train=self._pairs(task, "train") if translator.learns else (),
+                train=list(self._pairs(task, "train")) if translator.learns else (),
                 val=[p for p in self._pairs(task, "val") if p.target] if translator.learns else (),
                 folder=folder,
                 cache=CACHE,
@@ -222,9 +223,8 @@ class Job:
         pairs, folder = self._pairs(task, split), self.run.predictions(split, task)
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
-        there = set(_written(folder))
         mine = pairs[devices.rank() :: devices.world_size()]  # shared out before looking, as the others write meanwhile
-        missing = [pair for pair in mine if pair.name not in there]
+        missing = mine.where(lambda pair: not self.run.prediction(split, task, pair.name).is_file())
         if not missing and not facts["images"] and devices.rank() == 0:
             missing = pairs[:1]  # all are there, but the run was killed before it wrote how long they took
         outcome = self._stream(task, split, missing) if missing else Outcome()
@@ -234,10 +234,10 @@ class Job:
         write_part(record, facts, devices.rank())
         barrier()
         if devices.rank() == 0:
-            merge_parts(record, devices.world_size(), facts, written=sum(1 for _ in _written(folder)))
+            merge_parts(record, devices.world_size(), facts, written=_count_pictures(folder))
         return outcome.failures
 
-    def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
+    def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: Rows[Pair]) -> dict[str, Any]:
         """Return the record to go on with; predictions of another model, recipe or manifest are taken away first."""
         made_from = digest(
             [self.made_from[task], self._manifest_digest(task, split), self.recipe.evaluation_size, str(self.root)]
@@ -318,10 +318,10 @@ def _single_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _written(folder: Path) -> Iterator[str]:
-    """Yield the names of the predictions in a folder, without ever holding all of its paths."""
+def _count_pictures(folder: Path) -> int:
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        yield from (entry.name[:-4] for entry in entries if entry.name.endswith(".png"))
+        return sum(entry.name.endswith(".png") for entry in entries)
+    return 0
 
 
 def _free(stage: Stage) -> dict[str, Any]:

@@ -167,9 +167,6 @@ def _plain_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        # Pictures without a georeference are ordinary here; Python's filters would not hold among threads.
-        if category.__name__ == "NotGeoreferencedWarning":
-            return
         say(f"Warning: {' '.join(str(message).split())}")
         journal.note(f"({category.__name__} at {filename}:{lineno})")
 

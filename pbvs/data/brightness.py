@@ -20,11 +20,11 @@ from pbvs.data.align import known
 from pbvs.data.images import gdal, read_centre
 from pbvs.data.manifest import Pair
 from pbvs.data.radiometry import to_unit
-from pbvs.data.tables import write_table
 from pbvs.errors import PbvsError
 from pbvs.files import inside, read_text
 from pbvs.parallel import in_chunks
 from pbvs.progress import track
+from pbvs.rows import write_rows
 from pbvs.tasks import get_task
 
 BINS = 64
@@ -142,7 +142,7 @@ def _figures(
     result.update((want, counts) for want, counts in measured if counts is not None)
     if cache is not None and missing:
         rows = ((*want, stamps[want], " ".join(f"{count:.0f}" for count in result[want])) for want in sorted(result))
-        write_table(cache, (VERSION,), rows)
+        write_rows(cache, (VERSION,), rows)
     return result
 
 

@@ -6,9 +6,9 @@ import csv
 import io
 from pathlib import Path
 
-from pbvs.data.tables import write_table
 from pbvs.errors import PbvsError
 from pbvs.files import inside, read_text, sha256
+from pbvs.rows import write_rows
 
 VERSION = "digests 1"
 
@@ -49,7 +49,7 @@ class Digests:
     def write(self) -> None:
         """Write the table when it has changed."""
         if self._changed:
-            write_table(self.path, (VERSION,), ((path, *row) for path, row in self._rows.items()))
+            write_rows(self.path, (VERSION,), ((path, *row) for path, row in self._rows.items()))
             self._changed = False
 
     def _is_known(self, stamp: tuple[str, str, str]) -> bool:

@@ -36,10 +36,9 @@ def read_image(path: Path) -> NDArray[np.generic]:
 @contextlib.contextmanager
 def picture_errors(path: Path) -> Iterator[None]:
     """Turn what the libraries raise while they read `path` into a PbvsError with one sentence."""
+    _silence(Image.DecompressionBombWarning)  # check_size refuses sooner
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except FileNotFoundError:
         raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
     except (
@@ -47,12 +46,17 @@ def picture_errors(path: Path) -> Iterator[None]:
         ValueError,
         SyntaxError,
         MemoryError,
-        Image.DecompressionBombWarning,
         Image.DecompressionBombError,
     ) as error:
         raise PbvsError(
             f"The picture {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
         ) from None
+
+
+def _silence(category: type[Warning]) -> None:
+    """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
+    if not any(action == "ignore" and kind is category for action, _, kind, _, _ in warnings.filters):
+        warnings.simplefilter("ignore", category)
 
 
 def _read_png(path: Path) -> NDArray[np.generic]:
@@ -112,8 +116,8 @@ def gdal() -> Iterator[None]:
     if rasterio.env.hasenv() and rasterio.env.getenv().get(_NO_SIDE_FILES[0]) == _NO_SIDE_FILES[1]:
         yield
         return
-    with warnings.catch_warnings(), rasterio.Env(**dict([_NO_SIDE_FILES])):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    _silence(NotGeoreferencedWarning)
+    with rasterio.Env(**dict([_NO_SIDE_FILES])):
         yield
 
 
@@ -188,7 +192,6 @@ def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[
     profile |= {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
     if crs:
         profile |= {"crs": crs, "transform": Affine(*transform)}
-    with atomic_path(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(part, "w", **profile) as file:
-            file.write(np.moveaxis(image, 2, 0))
+    _silence(NotGeoreferencedWarning)
+    with atomic_path(path) as part, rasterio.open(part, "w", **profile) as file:
+        file.write(np.moveaxis(image, 2, 0))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
 from pbvs.errors import PbvsError
-from pbvs.files import is_unfinished, read_error, write_text
+from pbvs.files import is_unfinished
+from pbvs.rows import Rows, open_rows, write_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +51,84 @@ def manifest_path(folder: Path, task: str, split: str) -> Path:
 
 def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as CSV, one row each, in the order given."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(map(attrgetter(*COLUMNS), pairs))
-    write_text(path, buffer.getvalue())
+    write_rows(path, COLUMNS, map(attrgetter(*COLUMNS), pairs))
 
 
-def read_manifest(path: Path) -> list[Pair]:
-    """Read a manifest; raise PbvsError naming the row and column when it is not one.
+def read_manifest(path: Path) -> Rows[Pair]:
+    """Return the rows of a manifest, which stay on the disk (pbvs/rows.py).
 
-    What many rows say alike (task, location, rules) is kept once, so that a row takes 0.4 KiB of memory.
+    Each is looked at once: raises PbvsError naming the row and column when it is not one.
     """
     if not path.is_file():
         raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
     if is_unfinished(path.parent):
         raise PbvsError(f"The manifests in {path.parent} were not written to the end; run `pbvs build-pairs` again.")
-    try:
-        with path.open(encoding="utf-8") as file:
-            pairs = list(_pairs(path, file))
-    except csv.Error as error:
-        raise PbvsError(f"{path} is no CSV file ({error}); make it anew with `pbvs build-pairs`.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise read_error(path, error) from error
-    if len({pair.name for pair in pairs}) < len(pairs):
+    names = array("q")
+
+    def check(line: int, pair: Pair) -> None:
+        _check(path, line, pair)
+        names.append(hash(pair.name))
+
+    pairs = open_rows(path, partial(_maker, path), "make it anew with `pbvs build-pairs`", check)
+    if _some_equal(names) and len({pair.name for pair in pairs}) < len(pairs):
         raise PbvsError(f"{path} has two rows of the same name; make it anew with `pbvs build-pairs`.")
     return pairs
 
 
-def _pairs(path: Path, lines: Iterable[str]) -> Iterator[Pair]:
-    reader = csv.reader(lines)
-    places = {column: place for place, column in enumerate(next(reader, []))}
+class ByName(Mapping[str, Pair]):
+    """A manifest's pairs by their names, which are unique: 16 bytes of memory a pair beside the rows' own."""
+
+    def __init__(self, pairs: Rows[Pair]):
+        import numpy as np
+
+        self.pairs = pairs
+        hashes = np.fromiter((hash(pair.name) for pair in pairs), np.int64, len(pairs))
+        self._places = np.argsort(hashes)
+        self._hashes = hashes[self._places]
+
+    def __getitem__(self, name: str) -> Pair:
+        """Return the pair; raises KeyError when there is none."""
+        wanted = hash(name)
+        for place in range(int(self._hashes.searchsorted(wanted)), len(self._hashes)):
+            if self._hashes[place] != wanted:
+                break
+            pair = self.pairs[int(self._places[place])]
+            if pair.name == name:
+                return pair
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names in the manifest's order."""
+        return (pair.name for pair in self.pairs)
+
+    def __len__(self) -> int:
+        """Return how many pairs there are."""
+        return len(self.pairs)
+
+
+def _some_equal(numbers: array[int]) -> bool:
+    import numpy as np
+
+    return len(np.unique(np.frombuffer(numbers, np.int64))) < len(numbers) if numbers else False
+
+
+def _maker(path: Path, header: list[str]) -> Callable[[list[str]], Pair]:
+    """Return what makes a pair of a row; what many rows say alike (task, location, rules) is kept once."""
+    places = {column: place for place, column in enumerate(header)}
     missing = [column for column in COLUMNS if column not in places]
     if missing:
         raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
     order = [(places[column], column not in UNLIKE) for column in COLUMNS]
     short = [""] * (1 + max(place for place, _ in order))
-    known: dict[str, str] = {}
-    for number, row in enumerate(filter(None, reader), 2):
+
+    def make(row: list[str]) -> Pair:
         row += short[len(row) :]
-        values = (known.setdefault(row[place], row[place]) if alike else row[place] for place, alike in order)
-        yield _checked(path, number, Pair(*values))
+        return Pair(*(sys.intern(row[place]) if alike else row[place] for place, alike in order))
+
+    return make
 
 
-def _checked(path: Path, line: int, pair: Pair) -> Pair:
+def _check(path: Path, line: int, pair: Pair) -> None:
     for column in ("name", "task", "split", "source"):
         if not getattr(pair, column):
             raise PbvsError(
@@ -104,4 +140,3 @@ def _checked(path: Path, line: int, pair: Pair) -> Pair:
     for rule in (pair.source_rule, pair.target_rule):
         if rule and not _RULE.match(rule):
             raise PbvsError(f"{path}, line {line}: there is no radiometry rule {rule[:80]!r}; make the manifest anew.")
-    return pair

@@ -10,14 +10,10 @@ from typing import Any
 
 from pbvs.data.headers import Header
 from pbvs.errors import PbvsError
-from pbvs.files import read_text, write_text
+from pbvs.files import read_text
+from pbvs.rows import write_rows
 
 VERSION = "headers 1"  # of what is read from a file's head; raise it when that changes
-
-
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV below a header, whole or not at all."""
-    write_text(path, as_text(columns, rows))
 
 
 def as_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -62,7 +58,7 @@ class HeaderCache:
         """Write the cache when it has changed; files that were not asked for are forgotten."""
         if self.path is not None and (self._changed or self._old):
             rows = (_format(path, *row) for path, row in self._rows.items())
-            write_table(self.path, (VERSION,), rows)
+            write_rows(self.path, (VERSION,), rows)
 
 
 def _load(path: Path) -> dict[str, list[str]]:

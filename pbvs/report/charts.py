@@ -7,9 +7,10 @@ Every text goes through markupsafe, so a name from the data cannot become markup
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 MAX_TICKS = 400  # images drawn in one row; more would be a smear
@@ -36,9 +37,9 @@ class Curve:
     best: int | None = None
 
 
-def upper_end(values: Sequence[float]) -> float:
+def upper_end(values: Iterable[float]) -> float:
     """Return a round number at or above the largest value, at least 0.1."""
-    top = max([0.1, *values])
+    top = max(0.1, max(values, default=0.1))
     step: float = 10.0 ** math.floor(math.log10(top))
     return next(step * factor for factor in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * factor >= top * 0.999)
 
@@ -54,13 +55,16 @@ def score_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]],
 
 def difference_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
     """Draw differences on one scale with 0 in its middle; return (row, picture) and the axis."""
-    top = upper_end([10 * abs(value) for value in _numbers(rows)]) / 10
+    top = upper_end(10 * abs(value) for value in _numbers(rows)) / 10
     drawn = [(row, _score_row(row, -top, top)) for row in rows]
     return drawn, [(50.0 + 25.0 * i, f"{top * i / 2:+.3g}" if i else "0") for i in range(-2, 3)]
 
 
-def _numbers(rows: Sequence[ScoreRow]) -> list[float]:
-    return [value for row in rows for value in (*row.images, *(row.interval or ()), row.mean or 0.0)]
+def _numbers(rows: Sequence[ScoreRow]) -> Iterator[float]:
+    for row in rows:
+        yield from row.images
+        yield from row.interval or ()
+        yield row.mean or 0.0
 
 
 def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
@@ -68,7 +72,8 @@ def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
     if low < 0:
         parts.append(Markup('<line class="zero" x1="50%" x2="50%" y1="0" y2="26"/>'))
     tick = Markup('<line class="tick" x1="{0}%" x2="{0}%" y1="6" y2="20"/>')
-    parts += [tick.format(_percent(value, low, high)) for value in _thinned(sorted(row.images), MAX_TICKS)]
+    values = np.sort(row.images)
+    parts += [tick.format(_percent(float(values[i]), low, high)) for i in _thinned(len(values), MAX_TICKS)]
     if row.interval:
         start, end = (_percent(value, low, high) for value in row.interval)
         bar = Markup('<rect class="interval" x="{}%" width="{}%" y="9" height="8" rx="2"/>')
@@ -89,10 +94,9 @@ def _percent(value: float, low: float, high: float) -> float:
     return round(100.0 * min(max((value - low) / (high - low), 0.0), 1.0), 3)
 
 
-def _thinned(values: Sequence[float], limit: int) -> list[float]:
-    if len(values) <= limit:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (limit - 1))] for i in range(limit)]
+def _thinned(count: int, limit: int) -> Sequence[int]:
+    """Return places spread evenly over `count`, at most `limit`."""
+    return range(count) if count <= limit else [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
 def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
@@ -125,7 +129,7 @@ def curve(data: Curve) -> Markup:
         height = (data.y[i] - low) / spread if spread else 0.5
         return f"{100 * (data.x[i] - start) / length:.2f},{95 - 90 * height:.2f}"
 
-    path = "M" + " L".join(place(int(i)) for i in _thinned(range(len(data.y)), MAX_POINTS))
+    path = "M" + " L".join(place(i) for i in _thinned(len(data.y), MAX_POINTS))
     parts = [Markup('<path class="curve" d="{}"/>').format(path)]
     if data.best is not None:
         x = 100 * (data.x[data.best] - start) / length

@@ -10,6 +10,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.report import charts, pictures
 from pbvs.report.page import render
+from pbvs.report.sections import find_pairs
 from pbvs.scoring.compare import Change, Comparison, Difference, largest
 
 SIDE = 224
@@ -47,8 +48,9 @@ def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
 
 
 def _task_view(comparison: Comparison, task: str, root: Path | None, manifests: Path) -> dict[str, Any]:
-    pairs = {pair.name: pair for pair in _pairs(manifests, task, comparison.after.split)}
     better, worse = largest(comparison, task, EXAMPLES)
+    names = [change.name for change in (*better, *worse)]
+    pairs = find_pairs(_pairs(manifests, task, comparison.after.split), names)
     strips = [
         _strip(comparison, change, pairs[change.name], heading, root)
         for heading, changes in (("Better", better), ("Worse", worse))
@@ -58,9 +60,9 @@ def _task_view(comparison: Comparison, task: str, root: Path | None, manifests: 
     return {"task": task, "strips": strips}
 
 
-def _pairs(manifests: Path, task: str, split: str) -> list[Pair]:
+def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
     path = manifest_path(manifests, task, split)
-    return read_manifest(path) if path.is_file() else []
+    return read_manifest(path) if path.is_file() else ()
 
 
 def _strip(comparison: Comparison, change: Change, pair: Pair, heading: str, root: Path | None) -> dict[str, Any]:

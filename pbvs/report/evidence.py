@@ -12,6 +12,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.files import read_json
 from pbvs.recipe import Recipe
+from pbvs.rows import Rows
 from pbvs.runs import Run
 from pbvs.scoring.results import Results, is_scored, number, read_csv, read_results, table
 from pbvs.tasks import TASKS
@@ -27,7 +28,7 @@ class Evidence:
     run: Run
     recipe: Recipe
     results: Results | None
-    pairs: Mapping[tuple[str, str], Sequence[Pair]]  # by (split, task)
+    pairs: Mapping[tuple[str, str], Rows[Pair]]  # by (split, task), where there is a manifest
     logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
     models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
     batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
@@ -52,9 +53,9 @@ def gather(run: Run, manifests: Path) -> Evidence:
     def read_table(path: Path) -> Mapping[str, Any]:
         return attempt(path.is_file(), lambda: table(read_json(path)), {})
 
-    def read_pairs(split: str, task: str) -> Sequence[Pair]:
+    def read_pairs(split: str, task: str) -> Rows[Pair] | None:
         path = manifest_path(manifests, task, split)
-        return attempt(path.is_file(), lambda: read_manifest(path), [])
+        return attempt(path.is_file(), lambda: read_manifest(path), None)
 
     keys = [(split, task) for split in ("val", "test") for task in TASKS]
     logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in TASKS}
@@ -62,7 +63,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         run=run,
         recipe=recipe,
         results=attempt(is_scored(run), lambda: read_results(run), None),
-        pairs={key: read_pairs(*key) for key in keys},
+        pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
         models={task: read_table(run.model(task) / "done.json") for task in TASKS},
         batches={key: read_table(run.predictions(*key).with_suffix(".json")) for key in keys},

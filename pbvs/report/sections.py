@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ def list_of(value: Any) -> list[Any]:
 def headline(results: Results) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
     expected = [task for task in TASKS if results.task(task)]
+    counts = images_by_location(results)
     return {
         "combined": number(results.summary.get("combined")),
         "interval": interval_of(results.summary.get("interval")),
@@ -51,17 +54,22 @@ def headline(results: Results) -> dict[str, Any]:
         "lpips": results.lpips,
         "is_lpips": results.is_lpips,
         "partial": bool(results.summary.get("partial")),
-        "caveats": caveats(results),
+        "caveats": caveats(results, counts),
         "tasks": [task_row(results, task) for task in expected],
         "has_fid_term": "fid" in list_of(results.protocol.get("terms")),
         "has_fid": any(number(results.task(task).get("fid")) is not None for task in expected),
-        "locations": len({image.location for task in TASKS for image in results.scored(task)}),
-        "images": sum(len(results.scored(task)) for task in TASKS),
+        "locations": len({location for found in counts.values() for location in found}),
+        "images": sum(found.total() for found in counts.values()),
     }
 
 
-def caveats(results: Results) -> list[str]:
-    """Return what a reader must know before comparing the number with any other."""
+def images_by_location(results: Results) -> dict[str, Counter[str]]:
+    """Return for each task how many scored images each location has."""
+    return {task: Counter(image.location for image, _ in results.scored(task)) for task in TASKS}
+
+
+def caveats(results: Results, counts: Mapping[str, Counter[str]]) -> list[str]:
+    """Return what a reader must know before comparing the number with any other; `counts` as above."""
     said = [
         f"Measured here, on the 8-bit files of the split {results.split!r}; it is no score of the challenge's server, "
         "whose pictures and exact rule are not public."
@@ -69,8 +77,7 @@ def caveats(results: Results) -> list[str]:
     net = results.lpips.get("net")
     if net and results.is_lpips:
         said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
-    counts = {task: len({image.location for image in results.scored(task)}) for task in TASKS}
-    if few := [f"{task} {count}" for task, count in counts.items() if 0 < count < FEW_LOCATIONS]:
+    if few := [f"{task} {len(found)}" for task, found in counts.items() if 0 < len(found) < FEW_LOCATIONS]:
         said.append(f"Few locations ({', '.join(few)}): the intervals of these tasks are rough, and rather too narrow.")
     notes = [str(note) for note in list_of(results.summary.get("notes"))]
     if results.summary.get("partial") and not notes:
@@ -103,7 +110,7 @@ def score_chart(results: Results) -> dict[str, Any]:
     rows = []
     for task in TASKS:
         facts = results.task(task)
-        scores = list(results.scores(task).values())
+        scores = array("d", (score for _, score in results.scored(task)))
         if facts:
             interval = interval_of(facts.get("interval"))
             rows.append(charts.ScoreRow(task, number(facts.get("score")), interval, scores))
@@ -136,21 +143,42 @@ def task_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, 
 
 def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
     """Return (heading, pair, note) of the best, median and worst image, or a few in order where none is scored."""
-    pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
     results = evidence.results
     if results and results.split == "val":
-        scored = [image for image in results.scored(task) if image.name in pairs]
-        ranked = sorted(scored, key=lambda image: (image.score(results.terms) or 0.0, image.name))
-        if ranked:
-            places = {"Best": 0, "Median": (len(ranked) - 1) // 2, "Worst": len(ranked) - 1}
-            unique = {place: name for name, place in reversed(places.items())}
-            return [
-                (unique[place], pairs[ranked[place].name], _measured(results, ranked[place]))
-                for place in sorted(unique)
-            ]
-    made = [pair for pair in pairs.values() if evidence.run.prediction("val", task, pair.name).is_file()]
-    made.sort(key=lambda pair: (not pair.target, pair.name))
+        ranked = ranks(results, task)
+        known = find_pairs(evidence.pairs.get(("val", task), ()), [image.name for image in ranked.values()])
+        found = [(heading, image) for heading, image in ranked.items() if image.name in known]
+        if found:
+            return [(heading, known[image.name], _measured(results, image)) for heading, image in found]
+    made = predicted(evidence, "val", task, with_target=True) or predicted(evidence, "val", task)
     return [(f"Picture {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, UNSCORED_PICTURES))]
+
+
+def ranks(results: Results, task: str) -> dict[str, ImageScore]:
+    """Return a task's best, median and worst image, each once; the first in the table where several are equal."""
+    images = results.images.get(task, ())
+    terms = results.terms
+    found = (image.score(terms) for image in images)
+    scores = np.array(array("d", (np.nan if score is None else score for score in found)))
+    order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]  # NaN comes last
+    places = {"Best": 0, "Median": (len(order) - 1) // 2, "Worst": len(order) - 1} if len(order) else {}
+    unique = {place: heading for heading, place in reversed(places.items())}
+    return {unique[place]: images[int(order[place])] for place in sorted(unique)}
+
+
+def predicted(evidence: Evidence, split: str, task: str, with_target: bool = False) -> Sequence[Pair]:
+    """Return the pairs of a split and task whose prediction is there."""
+
+    def is_there(pair: Pair) -> bool:
+        return bool(pair.target or not with_target) and evidence.run.prediction(split, task, pair.name).is_file()
+
+    pairs = evidence.pairs.get((split, task))
+    return pairs.where(is_there) if pairs else ()
+
+
+def find_pairs(pairs: Iterable[Pair], names: Sequence[str]) -> dict[str, Pair]:
+    """Return the pairs of these names that there are."""
+    return {pair.name: pair for pair in pairs if pair.name in names}
 
 
 def name_terms(results: Results) -> list[str]:
@@ -185,11 +213,7 @@ def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path |
 
 def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
     """Return a histogram for each channel of predictions against targets over a spread of the val pictures."""
-    made = [
-        pair
-        for pair in evidence.pairs.get(("val", task), ())
-        if pair.target and evidence.run.prediction("val", task, pair.name).is_file()
-    ]
+    made = predicted(evidence, "val", task, with_target=True)
     counts: dict[int, NDArray[np.float64]] = {}
     used = 0
     for pair in spread(made, HISTOGRAM_PICTURES) if root is not None else []:
@@ -273,11 +297,7 @@ def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | Non
 
 def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
     """Return a few test inputs with their predictions; None when no test picture of the task was predicted."""
-    made = [
-        pair
-        for pair in evidence.pairs.get(("test", task), ())
-        if evidence.run.prediction("test", task, pair.name).is_file()
-    ]
+    made = predicted(evidence, "test", task)
     if not made:
         return None
     strips = [_strip(evidence, pair, "", "", root) for pair in spread(made, TEST_PICTURES)]

@@ -34,7 +34,7 @@ def combined_interval(
     A location is drawn for all tasks at once, since its pictures serve several of them; a draw that leaves a task
     without a picture is put back. None where a task has fewer than two locations.
     """
-    used = {task: {place: list(values) for place, values in found.items() if values} for task, found in tasks.items()}
+    used = {task: {place: values for place, values in found.items() if values} for task, found in tasks.items()}
     if not used or min(len(found) for found in used.values()) < 2:
         return None
     places = sorted({place for found in used.values() for place in found})

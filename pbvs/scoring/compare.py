@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pbvs.errors import PbvsError
@@ -120,7 +120,9 @@ def compare(before: Run, after: Run, *, anyway: bool = False, seed: int = SEED) 
     ordered = sorted(changes, key=lambda change: (change.difference, change.task, change.name))
     tasks = [_difference(task, {task: found}, seed) for task, found in by_task.items()]
     combined = _difference("combined", by_task, seed)
-    return Comparison(old, new, tasks, combined, ordered, [*obstacles, *shortfalls(old, new, by_task)])
+    warnings = [*obstacles, *shortfalls(old, new, by_task)]
+    old, new = (replace(results, images={}) for results in (old, new))  # images keep their files open
+    return Comparison(old, new, tasks, combined, ordered, warnings)
 
 
 def mismatches(old: Results, new: Results) -> list[str]:

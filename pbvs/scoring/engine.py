@@ -6,10 +6,11 @@ On a CPU each core judges a batch of its own: two cores that share every convolu
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,7 @@ from pbvs.scoring.protocol import Protocol
 from pbvs.scoring.targets import Targets, TargetStore, from_fixed, to_fixed
 from pbvs.weights import find_or_fetch
 
+COMPONENTS = ("l1", "mse", "rmse", "lpips")
 BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so many, or there is one picture
 CORES_BATCH = 8  # pictures of one batch where each core has its own: more are no quicker
 MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
@@ -43,22 +45,41 @@ Layers = list[Tensor]  # one picture's Inception features
 class Row:
     """One pair's numbers, or why there are none."""
 
-    pair: Pair
-    prediction: str
+    place: int  # in the order of the task's pairs
+    location: str
     status: str = "ok"
     reason: str = ""
-    l1: float | None = None
-    mse: float | None = None
-    rmse: float | None = None
-    lpips: float | None = None
+    numbers: tuple[float, float, float, float] | None = None  # as in COMPONENTS
 
 
-@dataclass
 class TaskScores:
-    """A task's rows in the order of its pairs and, for FID, each scored pair's features: (prediction, target)."""
+    """The numbers of a task's pairs in their order, 40 bytes a pair, and why some have none.
 
-    rows: list[Row]
-    features: dict[str, tuple[Layers, Layers]] = field(default_factory=dict)
+    `numbers` is (N, 4) with the columns of COMPONENTS, NaN where there are none; `locations` is where each pair lies;
+    `faults` has status and reason by place. For FID, `features` has each scored pair's: (prediction, target) by name.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]):
+        self.pairs = pairs
+        self.numbers = np.full((len(pairs), len(COMPONENTS)), np.nan)
+        self.locations = [""] * len(pairs)
+        self.faults: dict[int, tuple[str, str]] = {}
+        self.features: dict[str, tuple[Layers, Layers]] = {}
+
+    def add(self, row: Row) -> None:
+        """Take down one pair's numbers or fault."""
+        self.locations[row.place] = sys.intern(row.location)
+        if row.numbers is None:
+            self.faults[row.place] = row.status, row.reason
+        else:
+            self.numbers[row.place] = row.numbers
+
+    @property
+    def scored(self) -> NDArray[np.int64]:
+        """The places of the pairs that have numbers, in order."""
+        places = np.ones(len(self.pairs), bool)
+        places[list(self.faults)] = False
+        return np.flatnonzero(places)
 
     def sets(self, layer: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return (N, layer) features of predictions and of targets, by name; None with fewer than two pictures."""
@@ -95,22 +116,21 @@ class Engine:
         self.judges = min(MOST_JUDGES, torch.get_num_threads()) if device == "cpu" else 1
 
     def score(self, task: Task, targets: Targets) -> TaskScores:
-        """Return a row for each of the task's pairs, in their order, and the features that FID needs."""
-        rows: dict[str, Row] = {}
-        scores = TaskScores([])
+        """Return the numbers of each of the task's pairs, and the features that FID needs."""
+        scores = TaskScores(task.pairs)
         with cores_of_their_own(self.judges), ThreadPoolExecutor(self.judges) as pool:
             groups = self._groups(self._loaded(task, targets), self._size(len(task.pairs)))
-            for found, features in ahead(pool, partial(self._judge, task), groups, 2 * self.judges):
-                rows.update(found)
+            for found, features in ahead(pool, self._judge, groups, 2 * self.judges):
                 scores.features.update(features)
-        scores.rows = [rows[pair.name] for pair in task.pairs]
+                for row in found:
+                    scores.add(row)
         return scores
 
-    def _judge(self, task: Task, group: list[Loaded]) -> tuple[dict[str, Row], dict[str, tuple[Layers, Layers]]]:
-        """Return a group's rows and, for FID, its features, by name."""
+    def _judge(self, group: list[Loaded]) -> tuple[list[Row], dict[str, tuple[Layers, Layers]]]:
+        """Return a group's rows and, for FID, its features by name."""
         whole = [item for item in group if item.target is not None]
         values = self._distances(whole)
-        rows = {item.pair.name: _row(task, item, values.get(item.pair.name)) for item in group}
+        rows = [_row(item, values.get(item.pair.name)) for item in group]
         return rows, self._gather(self.inception, whole) if self.inception else {}
 
     def _size(self, count: int) -> int:
@@ -123,8 +143,10 @@ class Engine:
     def _loaded(self, task: Task, targets: Targets) -> Iterator[Loaded]:
         """Read pairs ahead in threads, with what the store knows of their targets."""
 
-        def read(pair: Pair) -> Loaded:
+        def read(numbered: tuple[int, Pair]) -> Loaded:
+            place, pair = numbered
             item = load(task, pair, self.protocol, targets.pixels)
+            item.place = place
             if item.target is not None and self.store.folder is not None:
                 item.key = targets.key(pair)
                 item.taps = None if item.equal else self.store.get(self._kind("lpips"), item.key)
@@ -132,7 +154,7 @@ class Engine:
             return item
 
         with ThreadPoolExecutor(self.jobs) as pool:
-            stream = ahead(pool, read, task.pairs, self.batch + self.jobs)
+            stream = ahead(pool, read, enumerate(task.pairs), self.batch + self.jobs)
             yield from track(stream, f"{task.name}: scoring", total=len(task.pairs), unit="image")
 
     def _kind(self, what: str) -> str:
@@ -192,11 +214,11 @@ class Engine:
         return [[layers[layer][n].cpu() for layer in LAYERS] for n in range(len(pictures))]
 
 
-def _row(task: Task, item: Loaded, distance: float | None) -> Row:
-    row = Row(item.pair, task.prediction(item.pair).name, item.status, item.reason)
-    if item.prediction is not None and item.target is not None:
+def _row(item: Loaded, distance: float | None) -> Row:
+    row = Row(item.place, item.pair.location, item.status, item.reason)
+    if item.prediction is not None and item.target is not None and distance is not None:
         errors = pixel_errors(item.prediction, item.target)
-        row.l1, row.mse, row.rmse, row.lpips = errors.l1, errors.mse, errors.rmse, distance
+        row.numbers = errors.l1, errors.mse, errors.rmse, distance
     return row
 
 

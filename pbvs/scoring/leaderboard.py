@@ -57,11 +57,11 @@ def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
 
 def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
     """Return the scored runs, grouped by all that makes their numbers comparable."""
-    groups: dict[tuple[str, ...], list[Results]] = {}
+    groups: dict[tuple[str, ...], list[Entry]] = {}
     for run in all_runs(submissions):
         if is_scored(run):
             results = read_results(run)
-            groups.setdefault(rule_of(results), []).append(results)
+            groups.setdefault(rule_of(results), []).append(_our_entry(results))
     return [_our_board(rule, groups[rule]) for rule in sorted(groups)]
 
 
@@ -74,16 +74,16 @@ def rule_of(results: Results) -> tuple[str, ...]:
     return results.split, protocol, lpips, f"{images} images", f"{results.run.recipe().evaluation_size} size"
 
 
-def _our_board(rule: tuple[str, ...], found: Sequence[Results]) -> Board:
-    entries = [
-        Entry(
-            results.run.name,
-            number(results.summary.get("combined")),
-            {task: number(results.task(task).get("score")) for task in ORDER},
-            "partial" if results.summary.get("partial") else "",
-        )
-        for results in found
-    ]
+def _our_entry(results: Results) -> Entry:
+    return Entry(
+        results.run.name,
+        number(results.summary.get("combined")),
+        {task: number(results.task(task).get("score")) for task in ORDER},
+        "partial" if results.summary.get("partial") else "",
+    )
+
+
+def _our_board(rule: tuple[str, ...], entries: Sequence[Entry]) -> Board:
     title = f"Your runs: split {', '.join(rule)}"
     return Board(title, "measured here", "held-out locations of your own data", True, _sorted(entries))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +36,10 @@ class Task:
     """One task's pairs with targets, and where its predictions and targets are."""
 
     name: str
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     predictions: Path
     size: int | None  # side of the square at which it is evaluated; None for the target's own size
-    known: frozenset[str] = frozenset()  # every name of the split, also those without a target
+    known: Container[str] = frozenset()  # every name of the split, also those without a target
 
     def prediction(self, pair: Pair) -> Path:
         """Path of the submitted picture."""
@@ -47,25 +47,38 @@ class Task:
 
 
 @dataclass
-class Listing:
-    """What lies in a predictions folder beside what was expected."""
+class Unexpected:
+    """The files in a predictions folder that no pair asks for: of a name of their own, or of another file's."""
 
-    missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     duplicate: list[str] = field(default_factory=list)
 
 
-def list_predictions(task: Task) -> Listing:
+def unexpected_predictions(task: Task) -> Unexpected:
     """Compare a folder with the expected names."""
-    found = sorted(path.name for path in task.predictions.iterdir()) if task.predictions.is_dir() else []
-    visible = [name for name in found if not name.startswith(".")]
-    stems = Counter(Path(name).stem.lower() for name in visible)
-    expected = {f"{name}.png" for name in task.known}
-    return Listing(
-        missing=[pair.name for pair in task.pairs if f"{pair.name}.png" not in visible],
-        extra=[name for name in visible if name not in expected and stems[Path(name).stem.lower()] == 1],
-        duplicate=[name for name in visible if name not in expected and stems[Path(name).stem.lower()] > 1],
+    unknown = sorted(name for name in _visible(task.predictions) if not _is_expected(task, name))
+    stems = dict.fromkeys((_stem(name) for name in unknown), 0)
+    for name in _visible(task.predictions) if stems else ():
+        if (stem := _stem(name)) in stems:
+            stems[stem] += 1
+    return Unexpected(
+        extra=[name for name in unknown if stems[_stem(name)] == 1],
+        duplicate=[name for name in unknown if stems[_stem(name)] > 1],
     )
+
+
+def _visible(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def _is_expected(task: Task, name: str) -> bool:
+    return name.endswith(".png") and name[:-4] in task.known
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem.lower()
 
 
 def target_pixels(picture: NDArray[np.float32], size: int | None) -> Pixels:
@@ -117,6 +130,7 @@ class Loaded:
     reason: str = ""
     prediction: Pixels | None = None
     target: Pixels | None = None
+    place: int = 0  # of the pair in its task's order
     key: str = ""  # of the target, in the store
     taps: list[Tensor] | None = None  # the target's LPIPS features, where the store has them
     layers: list[Tensor] | None = None  # the target's Inception features, where the store has them

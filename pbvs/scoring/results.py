@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError
 from pbvs.files import read_error, read_json
+from pbvs.rows import open_rows
 from pbvs.runs import Run
 from pbvs.tasks import TASKS
 
@@ -79,14 +79,17 @@ class Results:
         """Return the summary's part on one task, empty when there is none."""
         return table(table(self.summary.get("tasks")).get(name))
 
-    def scored(self, task: str) -> list[ImageScore]:
-        """Return the task's images that have a score."""
-        return [image for image in self.images.get(task, ()) if image.score(self.terms) is not None]
+    def scored(self, task: str) -> Iterator[tuple[ImageScore, float]]:
+        """Yield the task's images that have a score, each with it."""
+        terms = self.terms
+        for image in self.images.get(task, ()):
+            score = image.score(terms)
+            if score is not None:
+                yield image, score
 
     def scores(self, task: str) -> dict[str, float]:
         """Return each scored image's score by its name."""
-        scores = {image.name: image.score(self.terms) for image in self.images.get(task, ())}
-        return {name: score for name, score in scores.items() if score is not None}
+        return {image.name: score for image, score in self.scored(task)}
 
 
 def table(value: Any) -> Mapping[str, Any]:
@@ -121,37 +124,34 @@ def read_results(run: Run) -> Results:
     return Results(run, summary, {task: read_images(run, task) for task in TASKS})
 
 
-def read_images(run: Run, task: str) -> list[ImageScore]:
-    """Read `scores/<task>.csv`; an absent file is a task without images."""
+def read_images(run: Run, task: str) -> Sequence[ImageScore]:
+    """Read `scores/<task>.csv`, whose rows stay on the disk; an absent file is a task without images."""
     path = run.scores / f"{task}.csv"
     if not path.is_file():
-        return []
-    with csv_file(path) as rows:
-        if "name" not in (rows.fieldnames or ()):
+        return ()
+
+    def reader(header: list[str]) -> Callable[[list[str]], ImageScore]:
+        if "name" not in header:
             raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
-        return [_image(row) for row in rows]
+        return lambda fields: _image(dict(zip(header, fields, strict=False)))
+
+    return open_rows(path, reader, f"make it anew with `pbvs score --run {run.name}`")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
     """Return the columns and rows of a CSV file; raise PbvsError when it is none."""
-    with csv_file(path) as rows:
-        return list(rows.fieldnames or ()), list(rows)
-
-
-@contextlib.contextmanager
-def csv_file(path: Path) -> Iterator[csv.DictReader[str]]:
-    """Open a CSV file to be read row by row; raise PbvsError when it cannot be, or is none."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            yield csv.DictReader(file)
+            rows = csv.DictReader(file)
+            return list(rows.fieldnames or ()), list(rows)
     except csv.Error as error:
         raise PbvsError(f"{path} is not valid CSV ({error}); make it anew.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise read_error(path, error) from error
 
 
-def _image(row: Mapping[str, str | None]) -> ImageScore:
+def _image(row: Mapping[str, str]) -> ImageScore:
     values = {metric: number(row.get(metric)) for metric in METRICS}
     known = {metric: value for metric, value in values.items() if value is not None}
     location, status = sys.intern(row.get("location") or ""), sys.intern(row.get("status") or "ok")
-    return ImageScore(row["name"] or "", location, status, known)
+    return ImageScore(row.get("name") or "", location, status, known)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.data.build import find_root
-from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.manifest import ByName, manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError
 from pbvs.files import write_json
@@ -15,9 +15,9 @@ from pbvs.locks import locked
 from pbvs.recipe import Recipe
 from pbvs.runs import CACHE, MANIFESTS, SUBMISSIONS, Run
 from pbvs.scoring.engine import Engine, make_engine
-from pbvs.scoring.material import Task, list_predictions
+from pbvs.scoring.material import Task, unexpected_predictions
 from pbvs.scoring.protocol import DEFAULT, Protocol, load_protocol
-from pbvs.scoring.summary import summarise, write_rows
+from pbvs.scoring.summary import summarise, write_scores
 from pbvs.scoring.targets import Targets
 from pbvs.tasks import TASKS, get_task
 
@@ -74,7 +74,7 @@ def _score(run: Run, split: str, recipe: Recipe, tasks: list[Task], root: Path, 
         }
     summary = summarise(run.name, split, engine, found, [note for task in tasks for note in _notes(task)])
     for name, scores in found.items():
-        write_rows(run.scores / f"{name}.csv", scores.rows)
+        write_scores(run.scores / f"{name}.csv", scores)
     write_json(run.scores / "summary.json", summary)
     return summary
 
@@ -87,17 +87,17 @@ def find_task(run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, spl
     pairs = read_manifest(path)
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     size = get_task(name).challenge_size if rule == "challenge" else None
-    known = frozenset(pair.name for pair in pairs)
-    return Task(name, [pair for pair in pairs if pair.target], run.predictions(split, name), size, known)
+    with_target = pairs.where(lambda pair: bool(pair.target))
+    return Task(name, with_target, run.predictions(split, name), size, ByName(pairs))
 
 
 def _notes(task: Task) -> list[str]:
-    listing = list_predictions(task)
+    found = unexpected_predictions(task)
     kinds = {"extra": "belong to no input", "duplicate": "have the name of another prediction"}
     return [
         f"{task.name}: {len(names)} files {what} and were not scored ({', '.join(names[:3])})."
         for kind, what in kinds.items()
-        if (names := getattr(listing, kind))
+        if (names := getattr(found, kind))
     ]
 
 

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbvs.files import write_text
+import numpy as np
+from numpy.typing import NDArray
+
 from pbvs.networks.inception import LAYERS
 from pbvs.networks.lpips import VERSION
+from pbvs.rows import write_rows
 from pbvs.scoring.bootstrap import combined_interval, interval
-from pbvs.scoring.engine import Engine, Row, TaskScores
+from pbvs.scoring.engine import COMPONENTS, Engine, TaskScores
 from pbvs.scoring.frechet import ENOUGH, fid, kid
 from pbvs.scoring.protocol import Protocol
 from pbvs.scoring.sensitivity import sensitivity
 from pbvs.tasks import TASKS
 
 SEED = 2024  # of the bootstrap: the same pictures have the same interval in every run
-COMPONENTS = ("l1", "mse", "rmse", "lpips")
 COLUMNS = ("name", "location", "source", "target", "prediction", "status", *COMPONENTS, "reason")
+Numbers = NDArray[np.float64]  # (N, 4), the columns of COMPONENTS
 
 
-def mean(values: Sequence[float]) -> float | None:
-    """Return the mean, the same bits in any order of the values; None when there are none."""
-    return math.fsum(values) / len(values) if values else None
+def mean(values: Numbers) -> float | None:
+    """Return the mean of (N,) values, the same bits in any order of them; None when there are none."""
+    return math.fsum(values) / len(values) if len(values) else None
 
 
-def components(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Return the means of the pictures' raw components."""
-    good = [row for row in rows if row.status == "ok"]
-    return {name: mean([getattr(row, name) for row in good]) for name in COMPONENTS}
+def components(numbers: Numbers) -> dict[str, float | None]:
+    """Return the means of some pictures' raw components."""
+    return {name: mean(numbers[:, column]) for column, name in enumerate(COMPONENTS)}
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_scores(path: Path, scores: TaskScores) -> None:
     """Write a task's pictures as CSV; numbers are empty unless the status is ok."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        pair = row.pair
-        numbers = ["" if (value := getattr(row, name)) is None else repr(value) for name in COMPONENTS]
-        head = (pair.name, pair.location, pair.source, pair.target, row.prediction, row.status)
-        writer.writerow([*head, *numbers, row.reason])
-    write_text(path, buffer.getvalue())
+    write_rows(path, COLUMNS, _rows(scores))
+
+
+def _rows(scores: TaskScores) -> Iterator[tuple[str, ...]]:
+    for place, pair in enumerate(scores.pairs):
+        status, reason = scores.faults.get(place, ("ok", ""))
+        numbers = [repr(value) for value in scores.numbers[place].tolist()] if status == "ok" else [""] * 4
+        head = (pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", status)
+        yield (*head, *numbers, reason)
 
 
 def summarise(
@@ -78,21 +79,22 @@ def summarise(
 
 def task_summary(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any]:
     """Return one task's part of the summary; `scores` is None where there is nothing to score against."""
-    rows = scores.rows if scores else []
-    good = [row for row in rows if row.status == "ok"]
-    found: dict[str, Any] = {"status": "missing", "reason": "", "images": len(good), "expected": len(rows)}
-    found |= {"score": None, "interval": None, **components(good), **_set_distances(protocol, scores), "locations": {}}
-    if not good:
-        found["reason"] = _reason(rows) if rows else "the split has no target pictures for this task"
+    good, expected = (len(scores.scored), len(scores.pairs)) if scores else (0, 0)
+    found: dict[str, Any] = {"status": "missing", "reason": "", "images": good, "expected": expected}
+    numbers = scores.numbers[scores.scored] if scores else np.empty((0, len(COMPONENTS)))
+    found |= {"score": None, "interval": None, **components(numbers), **_set_distances(protocol, scores)}
+    found["locations"] = {}
+    if scores is None or not good:
+        found["reason"] = _reason(scores) if expected and scores else "the split has no target pictures for this task"
         return found
     found["score"] = protocol.task_score(found)
     if found["score"] is None:
-        found["reason"] = f"FID needs two pictures or more, and there is {len(good)}"
+        found["reason"] = f"FID needs two pictures or more, and there is {good}"
         return found
-    found["interval"] = _pair(interval(_values(protocol, good), SEED))
-    found["locations"] = _locations(protocol, good)
-    found["status"] = "scored" if len(good) == len(rows) else "partial"
-    found["reason"] = _reason(rows)
+    found["interval"] = _pair(interval(_values(protocol, scores), SEED))
+    found["locations"] = _locations(protocol, scores)
+    found["status"] = "scored" if good == expected else "partial"
+    found["reason"] = _reason(scores)
     return found
 
 
@@ -109,14 +111,15 @@ def _set_distances(protocol: Protocol, scores: TaskScores | None) -> dict[str, A
     return {"fid": fids.get(str(protocol.fid_layer)), "kid": kids.get(protocol.fid_layer), "fids": fids}
 
 
-def _values(protocol: Protocol, good: Sequence[Row]) -> dict[str, list[float]]:
+def _values(protocol: Protocol, scores: TaskScores) -> dict[str, Sequence[float]]:
     """Return each picture's score by location; nothing where the score is of sets of pictures."""
-    values: dict[str, list[float]] = {}
-    for row in good:
-        score = protocol.task_score({name: getattr(row, name) for name in COMPONENTS})
+    values: dict[str, array[float]] = {}
+    for place in scores.scored:
+        numbers = dict(zip(COMPONENTS, scores.numbers[place].tolist(), strict=True))
+        score = protocol.task_score(numbers)
         if score is not None:
-            values.setdefault(row.pair.location, []).append(score)
-    return values
+            values.setdefault(scores.locations[place], array("d")).append(score)
+    return {**values}
 
 
 def _combined_interval(
@@ -124,7 +127,7 @@ def _combined_interval(
 ) -> list[float] | None:
     """Return the interval of the combined score; a missing task adds what it adds, without doubt."""
     there = [name for name in found if scores[name] is not None]
-    values = {name: _values(protocol, [row for row in found[name].rows if row.status == "ok"]) for name in there}
+    values = {name: _values(protocol, found[name]) for name in there}
     if not there or not all(values.values()):
         return None
     bounds = combined_interval(values, SEED)
@@ -137,22 +140,23 @@ def _pair(bounds: tuple[float, float] | None) -> list[float] | None:
     return list(bounds) if bounds else None
 
 
-def _locations(protocol: Protocol, good: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    by_place: dict[str, list[Row]] = {}
-    for row in good:
-        by_place.setdefault(row.pair.location, []).append(row)
+def _locations(protocol: Protocol, scores: TaskScores) -> dict[str, dict[str, Any]]:
+    by_place: dict[str, array[int]] = {}
+    for place in scores.scored:
+        by_place.setdefault(scores.locations[place], array("q")).append(place)
+    found = {name: (len(places), components(scores.numbers[places])) for name, places in sorted(by_place.items())}
     return {
-        place: {"images": len(found), **components(found), "score": protocol.task_score(components(found))}
-        for place, found in sorted(by_place.items())
+        name: {"images": count, **means, "score": protocol.task_score(means)} for name, (count, means) in found.items()
     }
 
 
-def _reason(rows: Sequence[Row]) -> str:
+def _reason(scores: TaskScores) -> str:
     """Say what went wrong with how many pictures, and name the first of each kind."""
-    bad = [row for row in rows if row.status != "ok"]
-    counts = Counter(row.status for row in bad)
-    first = {status: next(row for row in bad if row.status == status) for status in counts}
-    return "; ".join(f"{count} {status} (first: {first[status].pair.name})" for status, count in counts.items())
+    counts = Counter(status for status, _ in scores.faults.values())
+    first: dict[str, str] = {}
+    for place in sorted(scores.faults):
+        first.setdefault(scores.faults[place][0], scores.pairs[place].name)
+    return "; ".join(f"{counts[status]} {status} (first: {name})" for status, name in first.items())
 
 
 def _shortfalls(protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -140,9 +140,9 @@ def score_once(engine: Engine, task: Task, root: Path) -> list[float]:
     from pbvs.data.settings import Radiometry
     from pbvs.scoring.targets import Targets
 
-    rows = engine.score(task, Targets(root, Radiometry(), None, engine.store)).rows
+    scores = engine.score(task, Targets(root, Radiometry(), None, engine.store))
     engine.store.close()
-    return [float(value or 0.0) for row in rows for value in (row.rmse, row.lpips)]
+    return [float(value) for value in scores.numbers[:, 2:].flat]
 
 
 def run(quick: bool) -> list[Row]:

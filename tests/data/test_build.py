@@ -18,7 +18,9 @@ from tests.data.conftest import Tree
 
 
 def manifests_of(folder: Path) -> dict[tuple[str, str], list[Pair]]:
-    return {(task, split): read_manifest(manifest_path(folder, task, split)) for task in TASKS for split in SPLITS}
+    return {
+        (task, split): list(read_manifest(manifest_path(folder, task, split))) for task in TASKS for split in SPLITS
+    }
 
 
 def unused(folder: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from tests.data.conftest import Tree
 def pairs(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     folder = tmp_path_factory.mktemp("manifests")
     build_pairs(demo, folder)
-    return read_manifest(manifest_path(folder, "sar2rgb", "train"))
+    return list(read_manifest(manifest_path(folder, "sar2rgb", "train")))
 
 
 def ready(pairs: list[Pair], root: Path, cache: Path, **changes: object) -> list[Prepared]:
