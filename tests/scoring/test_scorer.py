@@ -73,7 +73,7 @@ def test_targets_seen_before_give_the_same_numbers(place: Place, tmp_path: Path)
     expected = flat(place.spoil().score())
     cache = tmp_path / "cache"
     first, second = place.score(cache=cache), place.score(cache=cache)
-    assert list((cache / "targets").rglob("*.lpips-*.safetensors"))
+    assert list((cache / "targets").rglob("*.lpips-*.npy"))
     assert flat(first) == pytest.approx(expected, abs=1e-6)
     assert flat(second) == pytest.approx(expected, abs=1e-6)
 
@@ -88,7 +88,7 @@ def test_a_changed_target_is_not_taken_from_the_cache(place: Place, tmp_path: Pa
 def test_a_damaged_cache_is_made_again(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = flat(place.spoil().score(cache=cache))
-    for path in cache.rglob("*.safetensors"):
+    for path in cache.rglob("*.npy"):
         path.write_bytes(b"\0" * 10)
     assert flat(place.score(cache=cache)) == pytest.approx(expected, abs=1e-6)
 
@@ -96,7 +96,7 @@ def test_a_damaged_cache_is_made_again(place: Place, tmp_path: Path) -> None:
 def test_zeros_in_the_middle_of_the_cache_are_seen(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = flat(place.spoil().score(cache=cache))
-    for path in cache.rglob("*.safetensors"):  # as a power failure may leave a file that nobody waited for
+    for path in cache.rglob("*.npy"):  # as a power failure may leave a file that nobody waited for
         data = bytearray(path.read_bytes())
         data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
         path.write_bytes(data)
