@@ -123,7 +123,8 @@ def test_pairs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dict(found) == {pair.name: pair for pair in pairs}
     assert "p50" not in found and "" not in found
     # Names whose digests are equal are told apart, and refused only when they are equal themselves.
-    monkeypatch.setattr("pbvs.data.manifest.hash", lambda name: 7, raising=False)
+    for module in ("pbvs.data.manifest", "pbvs.lookup"):
+        monkeypatch.setattr(f"{module}.hash", lambda name: 7, raising=False)
     found = ByName(read_manifest(tmp_path / "m.csv"))
     assert found["p49"] == pairs[49] and "p50" not in found
     write_manifest(tmp_path / "m.csv", [*pairs, pairs[3]])

@@ -68,10 +68,14 @@ def number_of(stem: str) -> int | None:
     return int(match.group(1)) if match and match.group(1).isascii() else None
 
 
-def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key that sorts 2 before 10 and is the same everywhere."""
-    parts = re.split(r"(\d+)", text)
-    return tuple((0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts)
+def natural_key(text: str) -> str:
+    """Return a key that sorts 2 before 10 and any number before a letter, and is the same everywhere."""
+    return re.sub("[0-9]+", _number_key, text)
+
+
+def _number_key(match: re.Match[str]) -> str:
+    digits = match[0].lstrip("0")
+    return f"\0{len(digits):04}{digits}"  # longer numbers are larger
 
 
 def file_key(path: str) -> tuple[str, int, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pbvs.errors import PbvsError
 from pbvs.files import is_unfinished
+from pbvs.lookup import Lookup, some_equal
 from pbvs.rows import Rows, open_rows, write_rows
 
 
@@ -63,14 +64,14 @@ def read_manifest(path: Path) -> Rows[Pair]:
         raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
     if is_unfinished(path.parent):
         raise PbvsError(f"The manifests in {path.parent} were not written to the end; run `pbvs build-pairs` again.")
-    names = array("q")
+    hashes = array("q")
 
     def check(line: int, pair: Pair) -> None:
         _check(path, line, pair)
-        names.append(hash(pair.name))
+        hashes.append(hash(pair.name))
 
     pairs = open_rows(path, partial(_maker, path), "make it anew with `pbvs build-pairs`", check)
-    if _some_equal(names) and len({pair.name for pair in pairs}) < len(pairs):
+    if some_equal(hashes) and len({pair.name for pair in pairs}) < len(pairs):
         raise PbvsError(f"{path} has two rows of the same name; make it anew with `pbvs build-pairs`.")
     return pairs
 
@@ -79,23 +80,15 @@ class ByName(Mapping[str, Pair]):
     """A manifest's pairs by their names, which are unique: 16 bytes of memory a pair beside the rows' own."""
 
     def __init__(self, pairs: Rows[Pair]):
-        import numpy as np
-
         self.pairs = pairs
-        hashes = np.fromiter((hash(pair.name) for pair in pairs), np.int64, len(pairs))
-        self._places = np.argsort(hashes)
-        self._hashes = hashes[self._places]
+        self._lookup = Lookup(len(pairs), lambda number: pairs[number].name)
 
     def __getitem__(self, name: str) -> Pair:
         """Return the pair; raises KeyError when there is none."""
-        wanted = hash(name)
-        for place in range(int(self._hashes.searchsorted(wanted)), len(self._hashes)):
-            if self._hashes[place] != wanted:
-                break
-            pair = self.pairs[int(self._places[place])]
-            if pair.name == name:
-                return pair
-        raise KeyError(name)
+        number = self._lookup.find(name)
+        if number is None:
+            raise KeyError(name)
+        return self.pairs[number]
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names in the manifest's order."""
@@ -104,12 +97,6 @@ class ByName(Mapping[str, Pair]):
     def __len__(self) -> int:
         """Return how many pairs there are."""
         return len(self.pairs)
-
-
-def _some_equal(numbers: array[int]) -> bool:
-    import numpy as np
-
-    return len(np.unique(np.frombuffer(numbers, np.int64))) < len(numbers) if numbers else False
 
 
 def _maker(path: Path, header: list[str]) -> Callable[[list[str]], Pair]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,7 @@ from pbvs.submission.inputs import Inputs, from_manifests
 from pbvs.submission.plan import Form, Part, Plan, make_plan, predictions_record
 from pbvs.submission.readme import NAME, write_readme
 from pbvs.submission.safezip import LIMITS, Limits, SafeZip
-
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the time every entry bears; nothing of the clock is in an archive
-MODE = 0o100644 << 16  # a plain file, readable by all
-UNIX = 3
+from pbvs.submission.storedzip import write_zip
 
 
 class PackageRefused(PbvsError):
@@ -142,7 +138,7 @@ def _part_record(part: Part) -> dict[str, Any]:
         "run": part.run.name,
         "recipe": part.run.recipe().digest(),
         "made_from": part.record.get("made_from"),
-        "pictures": len(part.paths),
+        "pictures": len(part.names),
         "mode": part.mode or "as predicted",
         "format": part.form,
     }
@@ -151,23 +147,15 @@ def _part_record(part: Part) -> dict[str, Any]:
 def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
     """Yield the archive's entries in their fixed order: the readme, then task by task, names in natural order."""
     yield NAME, write_readme(plan.readme).encode("ascii")
-    total = sum(len(part.paths) for part in plan.parts)
-    pictures = ((part, path) for part in plan.parts for path in part.paths)
-    for part, path in track(pictures, "packing", total, unit="picture"):
+    total = sum(len(part.names) for part in plan.parts)
+    pictures = ((part, name) for part in plan.parts for name in part.names)
+    for part, name in track(pictures, "packing", total, unit="picture"):
+        path = part.folder / name
         try:
             data = part.data(path)
         except (OSError, ValueError) as error:
             raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
         yield f"{part.task}/{path.stem}{part.suffix}", data
-
-
-def write_zip(path: Path, items: Iterable[tuple[str, bytes]]) -> None:
-    """Write entries one by one, stored, with fixed times and attributes: the same items make the same bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in items:
-            info = zipfile.ZipInfo(name, EPOCH)
-            info.create_system, info.external_attr = UNIX, MODE
-            archive.writestr(info, data)
 
 
 def extract(path: Path, folder: Path, limits: Limits = LIMITS) -> list[Path]:

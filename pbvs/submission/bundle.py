@@ -20,9 +20,10 @@ from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_f
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.runs import Run
-from pbvs.submission.archive import EPOCH, MODE, UNIX
+from pbvs.submission.directory import Entry
 from pbvs.submission.findings import as_text, printable
-from pbvs.submission.safezip import Entry, Limits, SafeZip
+from pbvs.submission.safezip import Limits, SafeZip
+from pbvs.submission.storedzip import MODE, UNIX
 from pbvs.tasks import TASKS
 from pbvs.toml import read_toml
 
@@ -74,7 +75,7 @@ def _write_bundle(run: Run, path: Path) -> None:
 def _info(name: str) -> Any:
     import zipfile
 
-    info = zipfile.ZipInfo(name, EPOCH)
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # nothing of the clock
     info.create_system, info.external_attr = UNIX, MODE
     return info
 

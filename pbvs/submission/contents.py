@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
+from pbvs.submission.directory import Entry
 from pbvs.submission.readme import NAME
-from pbvs.submission.safezip import Entry
 from pbvs.tasks import TASKS
 
 FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
 LITTER_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A picture in a task's folder."""
 
     entry: Entry
     task: str
-    stem: str
-    suffix: str  # as written, with the dot
+
+    @property
+    def stem(self) -> str:
+        """The name without folder and suffix."""
+        return self.name[self.name.rindex("/") + 1 : self.name.rindex(".")]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix as written, with the dot."""
+        return self.name[self.name.rindex(".") :]
 
     @property
     def name(self) -> str:
@@ -33,12 +44,41 @@ class Item:
         return FORMATS[self.suffix.lower()]
 
 
+class Items(Sequence[Item]):
+    """A task's pictures in the archive's order, made when they are asked for: 8 bytes of memory a picture."""
+
+    def __init__(self, entries: Sequence[Entry], task: str):
+        self.task = task
+        self._entries = entries
+        self._numbers = array("q")
+
+    def append(self, number: int) -> None:
+        """Add the entry of this number."""
+        self._numbers.append(number)
+
+    def __len__(self) -> int:
+        """Return how many pictures there are."""
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        """Return a picture, or a list of some."""
+        if isinstance(place, slice):
+            return [Item(self._entries[number], self.task) for number in self._numbers[place]]
+        return Item(self._entries[self._numbers[place]], self.task)
+
+
 @dataclass
 class Contents:
     """The sorted entries; `wrapper` is the folder around everything, when there is one ('' otherwise)."""
 
     wrapper: str = ""
-    pictures: dict[str, list[Item]] = field(default_factory=dict)
+    pictures: dict[str, Items] = field(default_factory=dict)
     readmes: list[Entry] = field(default_factory=list)  # in the root, whatever their case
     litter: list[Entry] = field(default_factory=list)
     other_files: list[Entry] = field(default_factory=list)  # in a task's folder, but no picture
@@ -47,34 +87,48 @@ class Contents:
     folders: set[str] = field(default_factory=set)  # first parts of all paths but the root's files
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> Iterator[Item]:
         """All pictures, task by task."""
-        return [item for items in self.pictures.values() for item in items]
+        return itertools.chain.from_iterable(self.pictures.values())
 
 
 def sort_entries(entries: Sequence[Entry]) -> Contents:
     """Sort entries; an enclosing folder is looked through so that the rest can be checked as well."""
     contents = Contents(wrapper=enclosing_folder(entries))
-    for entry in entries:
-        _sort(contents, entry, entry.name[len(contents.wrapper) :])
+    for number, entry in enumerate(entries):
+        task = _sort(contents, entry, entry.name[len(contents.wrapper) :])
+        if task:
+            contents.pictures.setdefault(task, Items(entries, task)).append(number)
     return contents
 
 
 def enclosing_folder(entries: Sequence[Entry]) -> str:
     """Return the folder (with its '/') that holds the whole submission, or ''."""
-    names = [entry.name for entry in entries if not is_litter(entry.name) and not entry.is_folder]
     wrapper = ""
-    while names:
-        firsts = {name[len(wrapper) :].split("/", 1)[0] for name in names if "/" in name[len(wrapper) :]}
-        roots = [name for name in names if "/" not in name[len(wrapper) :]]
-        if len(firsts) != 1 or roots or firsts & TASKS.keys():
-            break
-        candidate = f"{wrapper}{firsts.pop()}/"
-        inner = {name[len(candidate) :].split("/", 1)[0] for name in names}
-        if all("/" not in name[len(candidate) :] for name in names) and not any(_is_readme(part) for part in inner):
-            break  # a folder of files alone is a task with a wrong name, not a wrapper
-        wrapper = candidate
-    return wrapper
+    while True:
+        first = _only_folder(name[len(wrapper) :] for name in _names(entries))
+        if not first or first in TASKS:
+            return wrapper
+        inside = f"{wrapper}{first}/"
+        rest = (name[len(inside) :] for name in _names(entries))
+        if not any("/" in name or _is_readme(name) for name in rest):
+            return wrapper  # a folder of files alone is a task with a wrong name, not a wrapper
+        wrapper = inside
+
+
+def _names(entries: Sequence[Entry]) -> Iterator[str]:
+    return (entry.name for entry in entries if not entry.is_folder and not is_litter(entry.name))
+
+
+def _only_folder(names: Iterable[str]) -> str:
+    """Return the one folder that holds all of the names, or '' when there are several, or files beside it."""
+    first = ""
+    for name in names:
+        folder, slash, _ = name.partition("/")
+        if not slash or folder != (first or folder):
+            return ""
+        first = folder
+    return first
 
 
 def is_litter(name: str) -> bool:
@@ -89,7 +143,8 @@ def _is_readme(name: str) -> bool:
     return name.lower().startswith(NAME.split(".")[0])
 
 
-def _sort(contents: Contents, entry: Entry, name: str) -> None:
+def _sort(contents: Contents, entry: Entry, name: str) -> str:
+    """Sort one entry; return the task when it is a picture of one, which is left to the caller."""
     parts = name.rstrip("/").split("/")
     if is_litter(entry.name):
         contents.litter.append(entry)
@@ -101,15 +156,15 @@ def _sort(contents: Contents, entry: Entry, name: str) -> None:
     elif parts[0] not in TASKS:
         contents.folders.add(parts[0])
         contents.strays.append(entry)
-    else:
-        _sort_picture(contents, entry, parts)
-
-
-def _sort_picture(contents: Contents, entry: Entry, parts: list[str]) -> None:
-    stem, dot, suffix = parts[-1].rpartition(".")
-    if len(parts) > 2:
+    elif len(parts) > 2:
         contents.nested.append(entry)
-    elif not stem or f"{dot}{suffix}".lower() not in FORMATS:
+    elif not _is_picture(parts[1]):
         contents.other_files.append(entry)
     else:
-        contents.pictures.setdefault(parts[0], []).append(Item(entry, parts[0], stem, f"{dot}{suffix}"))
+        return parts[0]
+    return ""
+
+
+def _is_picture(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and f"{dot}{suffix}".lower() in FORMATS

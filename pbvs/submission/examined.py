@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.progress import track
-from pbvs.submission.contents import Contents, Item, sort_entries
+from pbvs.submission.contents import Contents, Item, Items, sort_entries
+from pbvs.submission.directory import Entry
 from pbvs.submission.inputs import Inputs
-from pbvs.submission.pictures import Facts, PictureError, examine
+from pbvs.submission.pictures import MODES, Facts, PictureError, examine
 from pbvs.submission.readme import LIMIT
-from pbvs.submission.safezip import ARCHIVE_HEADS, ArchiveError, Entry, SafeZip
+from pbvs.submission.safezip import ARCHIVE_HEADS, ArchiveError, SafeZip
 from pbvs.tasks import TASKS
 
 EvaluationSize = Literal["challenge", "native"]
 COMPARED = 24  # pictures a task that are compared with their inputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
     """One picture of the archive: its facts, or what is wrong with it."""
 
@@ -30,6 +31,62 @@ class Seen:
     facts: Facts | None = None
     fault: PictureError | None = None
     input_difference: float | None = None  # mean absolute difference from its input, in grey levels, where compared
+
+
+class SeenItems(Sequence[Seen]):
+    """What was seen of a task's pictures, in their order: 90 bytes of memory a picture."""
+
+    FIELDS = np.dtype(
+        [("width", "u4"), ("height", "u4"), ("mode", "u1"), ("low", "u1"), ("high", "u1"), ("grey", "?"),
+         ("bands", "u1"), ("digest", "V32"), ("mean", "f8", 3), ("detail", "f8"), ("difference", "f8")]
+    )  # fmt: skip
+
+    def __init__(self, items: Items):
+        self._items = items
+        self._facts = np.zeros(len(items), self.FIELDS)
+        self._faults: dict[int, PictureError] = {}
+        self._count = 0
+
+    def append(self, facts: Facts | PictureError, input_difference: float | None = None) -> None:
+        """Add the next picture: its facts, or what is wrong with it."""
+        if isinstance(facts, Facts):
+            self._facts[self._count] = _packed(facts, input_difference)
+        else:
+            self._faults[self._count] = facts
+        self._count += 1
+
+    def __len__(self) -> int:
+        """Return how many pictures were seen."""
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Seen: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Seen]: ...
+
+    def __getitem__(self, place: int | slice) -> Seen | list[Seen]:
+        """Return what was seen of a picture, or of some."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(self._count))]
+        if place >= self._count:
+            raise IndexError(place)
+        if place in self._faults:
+            return Seen(self._items[place], fault=self._faults[place])
+        facts, difference = _unpacked(self._facts[place].item())
+        return Seen(self._items[place], facts, input_difference=difference)
+
+
+def _packed(facts: Facts, difference: float | None) -> tuple[Any, ...]:
+    mean = (*facts.mean, 0.0, 0.0)[:3]
+    head = (facts.width, facts.height, MODES.index(facts.mode), facts.low, facts.high, facts.grey, len(facts.mean))
+    return (*head, bytes.fromhex(facts.digest), mean, facts.detail, np.nan if difference is None else difference)
+
+
+def _unpacked(values: tuple[Any, ...]) -> tuple[Facts, float | None]:
+    width, height, mode, low, high, grey, bands, digest, mean, detail, difference = values
+    facts = Facts(width, height, MODES[mode], digest.hex(), tuple(mean[:bands]), low, high, grey, detail)
+    return facts, None if np.isnan(difference) else difference
 
 
 @dataclass
@@ -42,7 +99,7 @@ class Examined:
     inputs: Inputs | None
     evaluation_size: EvaluationSize
     readme: bytes | None = None
-    seen: dict[str, list[Seen]] = field(default_factory=dict)
+    seen: dict[str, SeenItems] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)  # files that are archives themselves
 
     def size(self, item: Item) -> tuple[int, int] | None:
@@ -63,13 +120,14 @@ def examine_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluati
         if _head(archive, entry).startswith(ARCHIVE_HEADS):
             examined.archives.append(entry.name)
     compared = {item.name for items in contents.pictures.values() for item in _spread(items, COMPARED)}
-    for item in track(contents.items, "checking pictures", unit="picture"):
-        seen = _see(archive, item, inputs if item.name in compared else None)
-        examined.seen.setdefault(item.task, []).append(seen)
+    examined.seen = {task: SeenItems(items) for task, items in contents.pictures.items()}
+    total = sum(map(len, contents.pictures.values()))
+    for item in track(contents.items, "checking pictures", total, unit="picture"):
+        examined.seen[item.task].append(*_see(archive, item, inputs if item.name in compared else None))
     return examined
 
 
-def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
+def _spread(items: Items, count: int) -> Sequence[Item]:
     step = max(1, -(-len(items) // count))
     return items[::step]
 
@@ -90,15 +148,14 @@ def _head(archive: SafeZip, entry: Entry) -> bytes:
         return b""
 
 
-def _see(archive: SafeZip, item: Item, inputs: Inputs | None) -> Seen:
+def _see(archive: SafeZip, item: Item, inputs: Inputs | None) -> tuple[Facts | PictureError, float | None]:
     try:
         facts, pixels = examine(archive.read(item.entry), item.expected)
     except ArchiveError as error:
-        fault = PictureError("damaged", f"cannot be read: {error}", "Write the archive again.")
-        return Seen(item, fault=fault)
+        return PictureError("damaged", f"cannot be read: {error}", "Write the archive again."), None
     except PictureError as error:
-        return Seen(item, fault=error)
-    return Seen(item, facts, input_difference=_difference(pixels, item, inputs))
+        return error.with_traceback(None), None
+    return facts, _difference(pixels, item, inputs)
 
 
 def _difference(pixels: NDArray[np.uint8], item: Item, inputs: Inputs | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pbvs.data.headers import read_header
 from pbvs.data.images import SUFFIXES, read_image
 from pbvs.data.layout import Place, place_of
-from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.manifest import ByName, Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
+from pbvs.rows import Rows
 from pbvs.submission.contents import is_litter
 from pbvs.tasks import TASKS
 
@@ -27,7 +28,7 @@ class Inputs:
     """The inputs of a split by task and stem, and the training targets by task; paths are relative to `root`."""
 
     root: Path | None = None
-    names: dict[str, dict[str, str]] = field(default_factory=dict)
+    names: dict[str, Mapping[str, str]] = field(default_factory=dict)
     targets: dict[str, list[str]] = field(default_factory=dict)
 
     def size(self, task: str, stem: str) -> tuple[int, int] | None:
@@ -60,6 +61,25 @@ class Inputs:
         return known if len(known) else None
 
 
+class Sources(Mapping[str, str]):
+    """The inputs of a manifest by the names of its pairs, which stay on the disk."""
+
+    def __init__(self, pairs: Rows[Pair]):
+        self._pairs = ByName(pairs)
+
+    def __getitem__(self, name: str) -> str:
+        """Return the input's path; raises KeyError when there is no such pair."""
+        return self._pairs[name].source
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names in the manifest's order."""
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        """Return how many inputs there are."""
+        return len(self._pairs)
+
+
 def spread(items: list[str], count: int) -> list[str]:
     """Return at most `count` items, evenly spread over all of them."""
     if len(items) <= count:
@@ -76,7 +96,7 @@ def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> I
     for task in TASKS:
         if manifest_path(manifests, task, split).is_file():
             pairs = read_manifest(manifest_path(manifests, task, split))
-            inputs.names[task] = {pair.name: pair.source for pair in pairs}
+            inputs.names[task] = Sources(pairs)
         if root is not None and manifest_path(manifests, task, "train").is_file():
             pairs = read_manifest(manifest_path(manifests, task, "train"))
             inputs.targets[task] = sorted({pair.target for pair in pairs if pair.target})
@@ -86,16 +106,18 @@ def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> I
 def from_data(root: Path, split: str = "test") -> Inputs:
     """Return what lies below a data root; raise UsageError when it holds no inputs of the split."""
     inputs = Inputs(root)
+    names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
     for relative, place in _pictures(root):
         if place.role == "input" and place.split == split:
-            inputs.names.setdefault(place.task, {})[Path(relative).stem] = relative
+            names.setdefault(place.task, {})[Path(relative).stem] = relative
         elif place.split == "train" and place.role != "input":
             targets.setdefault(place.modality, []).append(relative)
-    if not inputs.names:
+    if not names:
         raise UsageError(
             f"{root} holds no folder {split}/<task> with inputs; give the folder of the archives to --data."
         )
+    inputs.names = {**names}
     inputs.targets = {name: targets.get(task.target, []) for name, task in TASKS.items()}
     return inputs
 

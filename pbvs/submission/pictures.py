@@ -35,7 +35,7 @@ class PictureError(ValueError):
         self.mending = mending
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is kept of a picture after it was decoded."""
 

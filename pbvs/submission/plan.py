@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class Part:
     task: str
     run: Run
     record: Mapping[str, Any]  # predictions/<split>/<task>.json
-    paths: tuple[Path, ...]
+    folder: Path
+    names: tuple[str, ...]  # of the files in the folder, in the archive's order
     mode: str | None = None  # L, RGB, or as they are
     form: Form = "png"
 
@@ -47,8 +49,8 @@ class Part:
 
     def estimate(self, mode: str | None) -> float:
         """Return about how many bytes the pictures take in a mode, from a few of them."""
-        few = self.paths[:: max(1, len(self.paths) // SAMPLED)]
-        total = sum(path.stat().st_size for path in self.paths)
+        few = [self.folder / name for name in self.names[:: max(1, len(self.names) // SAMPLED)]]
+        total = sum((self.folder / name).stat().st_size for name in self.names)
         if mode is None and self.form == "png":
             return total
         sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form))) for path in few]
@@ -117,9 +119,15 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
     again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
     if not record.is_file():
         raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
-    paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
-    _compare(inputs.names.get(task, {}), [path.stem for path in paths], folder, again)
-    return Part(task, run, predictions_record(run, split, task), tuple(paths), mode, form)
+    names = sorted(_pictures(folder), key=natural_key)
+    _compare(inputs.names.get(task, {}), names, folder, again)
+    return Part(task, run, predictions_record(run, split, task), folder, tuple(names), mode, form)
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if entry.name.endswith(".png") and entry.name[0] != ".")
 
 
 def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
@@ -128,11 +136,12 @@ def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _compare(wanted: Mapping[str, str], there: Sequence[str], folder: Path, again: str) -> None:
-    missing, extra = sorted(wanted.keys() - set(there)), sorted(set(there) - wanted.keys())
-    if not there:
+def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:
+    if not files:
         raise PbvsError(f"{folder} holds no predictions; {again}.")
-    if wanted and missing:
+    extra = [name[:-4] for name in files if name[:-4] not in wanted]
+    if wanted and len(files) - len(extra) < len(wanted):
+        missing = sorted(wanted.keys() - {name[:-4] for name in files})
         raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({_few(missing)}); {again}.")
     if wanted and extra:
         raise PbvsError(

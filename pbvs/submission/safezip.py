@@ -1,7 +1,7 @@
 """A zip file read as a stranger's: nothing is opened before its directory was found harmless, nothing overruns.
 
-Python's zipfile alone is not enough: before 3.11.8 and 3.12.2 it reads archives whose entries overlap
-(CVE-2024-0450), and it never refuses absolute names, links, duplicates or bombs.
+Python's zipfile is not enough: before 3.11.8 and 3.12.2 it reads archives whose entries overlap (CVE-2024-0450), it
+never refuses absolute names, links, duplicates or bombs, and it makes an object of each of 100,000 entries.
 """
 
 from __future__ import annotations
@@ -9,38 +9,31 @@ from __future__ import annotations
 import re
 import stat
 import struct
-import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile
+
+import numpy as np
 
 from pbvs.errors import PbvsError
+from pbvs.lookup import repeated
+from pbvs.submission.directory import UTF8, Directory, End, Entry, find_end, read_directory
 from pbvs.submission.findings import Finding, printable
 
 BLOCK = 1 << 20
-METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+METHODS = (ZIP_STORED, ZIP_DEFLATED)
+ENCRYPTED, PATCHED = 0x2041, 0x20  # flags
+LOCAL_HEAD = b"PK\x03\x04"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-ARCHIVE_HEADS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
-FAILURES = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    EOFError,
-    OSError,
-    struct.error,
-    zlib.error,
-)
+ARCHIVE_HEADS = (LOCAL_HEAD, b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
+FAILURES = (BadZipFile, ValueError, ArithmeticError, LookupError, EOFError, OSError, struct.error, zlib.error)
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _LOCAL = struct.Struct("<4s5H3I2H")
-_END = struct.Struct("<4s4H2IH")
-_END64 = struct.Struct("<4sQ2H2I4Q")
 
 
 @dataclass(frozen=True)
@@ -73,20 +66,6 @@ class ArchiveError(PbvsError):
     """An entry that cannot be read; the message says which and why."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One entry of the directory: a file, or a folder when the name ends in '/'."""
-
-    name: str
-    size: int
-    info: zipfile.ZipInfo
-
-    @property
-    def is_folder(self) -> bool:
-        """Return whether the entry is a folder's."""
-        return self.name.endswith("/")
-
-
 class SafeZip:
     """An open archive: `faults` first, and when there are none of level error, `read` any of `entries`."""
 
@@ -94,9 +73,8 @@ class SafeZip:
         self.path = path
         self.limits = limits
         self.faults: list[Finding] = []
-        self.entries: list[Entry] = []
+        self.entries = Directory()
         self._file: IO[bytes] | None = None
-        self._zip: zipfile.ZipFile | None = None
 
     def __enter__(self) -> SafeZip:
         try:
@@ -112,8 +90,6 @@ class SafeZip:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._zip is not None:
-            self._zip.close()
         if self._file is not None:
             self._file.close()
 
@@ -133,16 +109,17 @@ class SafeZip:
 
     def stream(self, entry: Entry) -> Iterator[bytes]:
         """Yield an entry's bytes in blocks; raises ArchiveError when they are damaged or more than was declared."""
-        if not self.safe or self._zip is None:
+        if not self.safe or self._file is None:
             raise ArchiveError(f"{self.path} is not read: {self.faults[0].message if self.faults else 'not open'}.")
-        count = 0
+        count = crc = 0
         try:
-            with self._zip.open(entry.info) as file:
-                while block := file.read(BLOCK):
-                    count += len(block)
-                    if count > entry.size:
-                        raise zipfile.BadZipFile("it holds more bytes than it declares")
-                    yield block
+            for block in _unpack(self._file, entry):
+                count, crc = count + len(block), zlib.crc32(block, crc)
+                if count > entry.size:
+                    raise BadZipFile("it holds more bytes than it declares")
+                yield block
+            if count == entry.size and crc != entry.crc:
+                raise BadZipFile("its checksum is another")
         except FAILURES as error:
             raise ArchiveError(f"{printable(entry.name)} in {self.path.name} is damaged ({error}).") from None
         if count != entry.size:
@@ -152,57 +129,44 @@ class SafeZip:
         self.faults.append(Finding("error", rule, printable(file), message, mending))
 
     def _open(self, file: IO[bytes]) -> None:
-        if not self._directory_is_bearable(file):
+        end = find_end(file)
+        if end is None or not self._is_bearable(end):
+            if end is None:
+                self._say_what_it_is(file)
             return
-        file.seek(0)
-        self._zip = zipfile.ZipFile(file)
-        infos = self._zip.infolist()
-        if len(infos) > self.limits.entries:
+        entries = read_directory(file, end)
+        if len(entries) > self.limits.entries:
             self._fault(
-                "too-many-entries", "", f"it has {len(infos)} entries", f"Keep to {self.limits.entries} files at most."
+                "too-many-entries",
+                "",
+                f"it has {len(entries)} entries",
+                f"Keep to {self.limits.entries} files at most.",
             )
             return
-        self.entries = [Entry(info.orig_filename, info.file_size, info) for info in infos]
-        for entry in self.entries:
+        self.entries = entries
+        for entry in entries:
             self._check_name(entry)
             self._check_kind(entry)
             self._check_size(entry)
         self._check_duplicates()
         self._check_total()
-        self._check_overlap(file, self._zip.start_dir)
+        self._check_overlap(file)
 
-    def _directory_is_bearable(self, file: IO[bytes]) -> bool:
-        """Look at the end record before zipfile reads a directory of any length into memory."""
-        file.seek(0, 2)
-        length = file.tell()
-        file.seek(max(0, length - 65_557))
-        tail = file.read()
-        at = tail.rfind(b"PK\x05\x06")
-        if at < 0 or len(tail) - at < _END.size:
-            cut = length > 4 and self._head(file) == b"PK\x03\x04"
-            what = "its end is missing, it was cut off" if cut else "it is not a zip file"
-            self._fault("not-a-zip", "", what, "Upload the zip that was written whole, made with a zip tool.")
-            return False
-        disk, _, _, _, size = _END.unpack_from(tail, at)[1:6]
-        if disk not in (0, 0xFFFF):
+    def _is_bearable(self, end: End) -> bool:
+        """Look at the end record before a directory of any length is read into memory."""
+        if end.disk not in (0, 0xFFFF):
             self._fault("multi-disk", "", "it is one part of a split archive", "Write one zip in one piece.")
             return False
-        if size == 0xFFFFFFFF:
-            size = self._directory_size_64(tail)
-        if size > self.limits.directory_bytes:
-            self._fault("too-many-entries", "", f"its directory takes {size} bytes", "Write a plain submission.")
+        if end.size > self.limits.directory_bytes:
+            self._fault("too-many-entries", "", f"its directory takes {end.size} bytes", "Write a plain submission.")
             return False
         return True
 
-    @staticmethod
-    def _head(file: IO[bytes]) -> bytes:
+    def _say_what_it_is(self, file: IO[bytes]) -> None:
         file.seek(0)
-        return file.read(4)
-
-    @staticmethod
-    def _directory_size_64(tail: bytes) -> int:
-        at = tail.rfind(b"PK\x06\x06")
-        return int(_END64.unpack_from(tail, at)[8]) if at >= 0 and len(tail) - at >= _END64.size else 1 << 62
+        cut = file.read(5)[:4] == LOCAL_HEAD
+        what = "its end is missing, it was cut off" if cut else "it is not a zip file"
+        self._fault("not-a-zip", "", what, "Upload the zip that was written whole, made with a zip tool.")
 
     def _check_name(self, entry: Entry) -> None:
         name = entry.name
@@ -217,25 +181,22 @@ class SafeZip:
             self._fault("bad-name", name, "its name is empty or has empty or control parts", "Give it a plain name.")
 
     def _check_kind(self, entry: Entry) -> None:
-        info, name = entry.info, entry.name
-        kind = stat.S_IFMT(info.external_attr >> 16)
+        kind, name = stat.S_IFMT(entry.attributes), entry.name
         if kind == stat.S_IFLNK:
             self._fault("link", name, "it is a link", "Put the file itself into the archive.")
         elif kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
             self._fault("special-file", name, "it is neither a file nor a folder", "Put only plain files in.")
-        if info.flag_bits & 0x2041:
+        if entry.flags & ENCRYPTED:
             self._fault("encrypted", name, "it is encrypted", "Write the archive without a password.")
-        if info.compress_type not in METHODS:
-            self._fault(
-                "compression", name, f"it is compressed by method {info.compress_type}", "Use store or deflate only."
-            )
+        if entry.method not in METHODS:
+            self._fault("compression", name, f"it is compressed by method {entry.method}", "Use store or deflate only.")
 
     def _check_size(self, entry: Entry) -> None:
-        info, limits = entry.info, self.limits
+        limits = self.limits
         if entry.size > limits.entry_bytes:
             self._fault("bomb", entry.name, f"it unpacks to {entry.size} bytes", "No picture is that big.")
-        elif entry.size > limits.ratio_from and entry.size > limits.ratio * max(1, info.compress_size):
-            times = entry.size // max(1, info.compress_size)
+        elif entry.size > limits.ratio_from and entry.size > limits.ratio * max(1, entry.packed):
+            times = entry.size // max(1, entry.packed)
             self._fault("bomb", entry.name, f"it unpacks to {times} times its size", "Store pictures, don't compress.")
         if entry.is_folder and entry.size:
             self._fault("bad-name", entry.name, "it is a folder that holds bytes", "Write the archive again.")
@@ -246,37 +207,68 @@ class SafeZip:
             self._fault("bomb", "", f"it unpacks to {total} bytes in all", "No submission is that big.")
 
     def _check_duplicates(self) -> None:
-        exact = Counter(entry.name for entry in self.entries)
-        folded = Counter(name.casefold() for name in exact)
+        alike = repeated(entry.name.casefold() for entry in self.entries)
+        exact = Counter(entry.name for entry in self.entries if entry.name.casefold() in alike) if alike else Counter()
         for name, count in exact.items():
             if count > 1:
                 self._fault("duplicate-entry", name, f"it is there {count} times", "Keep one of them.")
-            elif folded[name.casefold()] > 1:
+            else:
                 self._fault(
                     "duplicate-entry", name, "another entry has the same name but for upper case", "Keep one of them."
                 )
 
-    def _check_overlap(self, file: IO[bytes], directory: int) -> None:
+    def _check_overlap(self, file: IO[bytes]) -> None:
         """Refuse entries whose bytes are shared: the trick of bombs that quote one another."""
         end, previous = 0, ""
-        for entry in sorted(self.entries, key=lambda entry: entry.info.header_offset):
-            offset = entry.info.header_offset
-            if offset < end:
+        for number in np.argsort(np.array([entry.offset for entry in self.entries], np.uint64), kind="stable"):
+            entry = self.entries[int(number)]
+            if entry.offset < end:
                 self._fault(
                     "overlap", entry.name, f"it shares bytes with {printable(previous)}", "Write the archive again."
                 )
-            end, previous = _end_of(file, entry.info), entry.name
-            if end > directory:
+            end, previous = _begin_of(file, entry)[0] + entry.packed, entry.name
+            if end > self.entries.start:
                 self._fault("overlap", entry.name, "it reaches beyond the archive's files", "Write the archive again.")
 
 
-def _end_of(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    file.seek(info.header_offset)
+def _begin_of(file: IO[bytes], entry: Entry) -> tuple[int, bytes, int]:
+    """Return where an entry's bytes begin, and its name and flags as the local header has them."""
+    file.seek(entry.offset)
     head = file.read(_LOCAL.size)
-    if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
-        raise zipfile.BadZipFile(f"there is no entry where {printable(info.orig_filename)} should begin")
-    name_length, extra_length = _LOCAL.unpack(head)[9:11]
-    return info.header_offset + _LOCAL.size + int(name_length) + int(extra_length) + info.compress_size
+    if len(head) < _LOCAL.size or head[:4] != LOCAL_HEAD:
+        raise BadZipFile(f"there is no entry where {printable(entry.name)} should begin")
+    flags, name_length, extra_length = (_LOCAL.unpack(head)[field] for field in (2, 9, 10))
+    return entry.offset + _LOCAL.size + name_length + extra_length, file.read(name_length), flags
+
+
+def _unpack(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
+    """Yield an entry's bytes as they unpack, a block at most at a time."""
+    begin, name, flags = _begin_of(file, entry)
+    if name.decode("utf-8" if flags & UTF8 else "cp437") != entry.name:
+        raise BadZipFile("its header has another name than the directory")
+    if entry.flags & PATCHED:
+        raise BadZipFile("it is a patch to another file")
+    packed = _blocks(file, begin, entry.packed)
+    yield from packed if entry.method == ZIP_STORED else _inflate(packed)
+
+
+def _blocks(file: IO[bytes], begin: int, length: int) -> Iterator[bytes]:
+    file.seek(begin)
+    while length:
+        block = file.read(min(BLOCK, length))
+        if not block:
+            raise BadZipFile("the archive ends before it does")
+        length -= len(block)
+        yield block
+
+
+def _inflate(packed: Iterable[bytes]) -> Iterator[bytes]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    for block in packed:
+        while block and not inflater.eof:
+            yield inflater.decompress(block, BLOCK)
+            block = inflater.unconsumed_tail
+    yield inflater.flush()
 
 
 def is_archive(name: str, head: bytes) -> bool:

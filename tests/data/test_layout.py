@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pbvs.data.layout import Place, date_of, natural_key, number_of, place_of
 
@@ -63,3 +67,12 @@ def test_dates_in_names(stem: str, date: str) -> None:
 def test_numbers_sort_as_numbers_and_end_names() -> None:
     assert sorted(["10.png", "9.png", "a.png"], key=natural_key) == ["9.png", "10.png", "a.png"]
     assert (number_of("Gotcha_1234"), number_of("none")) == (1234, None)
+
+
+def _words_and_numbers(text: str) -> list[tuple[int, int | str]]:
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split("([0-9]+)", text)]
+
+
+@given(st.lists(st.text("01239aB-_. ", max_size=8), max_size=6))
+def test_the_natural_order_is_that_of_words_and_numbers(names: list[str]) -> None:
+    assert sorted(names, key=natural_key) == sorted(names, key=_words_and_numbers)

@@ -7,10 +7,10 @@ or too few shifts all that follow.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 
-from pbvs.submission.contents import Item
+from pbvs.lookup import Lookup, count_different, repeated
+from pbvs.submission.contents import Items
 from pbvs.submission.examined import Examined
 from pbvs.submission.findings import Finding, printable
 from pbvs.tasks import TASKS
@@ -26,19 +26,21 @@ def against_inputs(archive: Examined) -> Iterator[Finding]:
         if wanted is None:
             yield from _official_count(task, items, known=archive.inputs is not None)
             continue
-        there = {item.stem: item for item in items}
-        hint = _renaming(set(wanted), set(there))
-        for stem in sorted(wanted.keys() - there.keys()):
+        extra = {item.stem: item for item in items if item.stem not in wanted}
+        there = Lookup(len(items), lambda number, items=items: items[number].stem)  # type: ignore[misc]
+        missing = [stem for stem in wanted if there.find(stem) is None]
+        hint = _renaming(set(wanted), {item.stem for item in items}) if extra and len(missing) == len(wanted) else ""
+        for stem in sorted(missing):
             mending = hint or f"Add a prediction for the input {printable(stem)}."
             message = f"it is missing; {SHIFT}"
             yield Finding("error", "missing-picture", f"{task}/{printable(stem)}.png", message, mending)
-        for stem in sorted(there.keys() - wanted.keys()):
+        for stem in sorted(extra):
             message = f"there is no input of this name; {SHIFT}"
             mending = hint or "Take it out, or name it as its input."
-            yield Finding("error", "extra-picture", printable(there[stem].name), message, mending)
+            yield Finding("error", "extra-picture", printable(extra[stem].name), message, mending)
 
 
-def _official_count(task: str, items: list[Item], known: bool) -> Iterator[Finding]:
+def _official_count(task: str, items: Items, known: bool) -> Iterator[Finding]:
     if known:
         message = "the data hold no test inputs for it; names and count were not checked"
         yield Finding("note", "names-unchecked", f"{task}/", message, "")
@@ -50,8 +52,8 @@ def _official_count(task: str, items: list[Item], known: bool) -> Iterator[Findi
 
 
 def _renaming(wanted: set[str], there: set[str]) -> str:
-    """Return how the names could be mended all at once, when they differ by a prefix, suffix or leading zeros."""
-    if not wanted or not there or wanted & there:
+    """Return how names of which none is right could be mended at once: a prefix, a suffix or leading zeros."""
+    if not wanted:
         return ""
     if {stem.lstrip("0") or "0" for stem in there} == {stem.lstrip("0") or "0" for stem in wanted}:
         return "The names differ in leading zeros only; name predictions exactly as the inputs."
@@ -73,9 +75,13 @@ def _common(names: set[str]) -> str:
 def same_stem(archive: Examined) -> Iterator[Finding]:
     """One prediction an input, not a PNG and a TIFF."""
     for task, items in archive.contents.pictures.items():
-        counts = Counter(item.stem for item in items)
-        for stem in sorted(stem for stem, count in counts.items() if count > 1):
-            suffixes = ", ".join(sorted(item.suffix for item in items if item.stem == stem))
+        twice = repeated(item.stem for item in items)
+        found: dict[str, list[str]] = {}
+        for item in items if twice else ():
+            if item.stem in twice:
+                found.setdefault(item.stem, []).append(item.suffix)
+        for stem in sorted(found):
+            suffixes = ", ".join(sorted(found[stem]))
             yield Finding(
                 "error",
                 "same-name-twice",
@@ -108,9 +114,9 @@ def count(archive: Examined) -> Iterator[Finding]:
         return
     for task in TASKS:
         wanted = archive.inputs.names.get(task, {})
-        there = {item.stem for item in archive.contents.pictures.get(task, [])}
-        if wanted and there and len(there) != len(wanted):
-            message = f"it has {len(there)} predictions for {len(wanted)} inputs"
+        there = count_different(item.stem for item in archive.contents.pictures.get(task, ()))
+        if wanted and there and there != len(wanted):
+            message = f"it has {there} predictions for {len(wanted)} inputs"
             yield Finding("error", "count", f"{task}/", message, "Write one prediction for each input.")
 
 

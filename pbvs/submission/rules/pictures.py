@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pbvs.errors import PbvsError
 from pbvs.submission.contents import Item
@@ -56,23 +56,22 @@ def _wrong_size(item: Item, facts: Facts, width: int, height: int, native: bool)
 def modes(archive: Examined) -> Iterator[Finding]:
     """L or RGB, one of them for a whole task, RGB where colour is asked for."""
     for task, all_seen in archive.seen.items():
-        known = [seen for seen in all_seen if seen.facts is not None]
-        kinds = Counter(seen.facts.mode for seen in known if seen.facts is not None)
+        kinds = Counter(seen.facts.mode for seen in all_seen if seen.facts is not None)
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             mending = "Write one mode a task: pbvs package --mode TASK=RGB."
             yield Finding("warning", "mixed-modes", f"{task}/", f"its pictures are {said}", mending)
-        yield from _colour(task, known)
+        yield from _colour(task, all_seen)
 
 
-def _colour(task: str, known: list[Seen]) -> Iterator[Finding]:
+def _colour(task: str, all_seen: Iterable[Seen]) -> Iterator[Finding]:
     if TASKS[task].target_channels == 3:
-        for seen in known:
+        for seen in all_seen:
             if seen.facts is not None and seen.facts.mode == "L":
                 message = "it has one band where the task asks for RGB"
                 yield Finding("error", "grey-for-colour", printable(seen.item.name), message, "Save it as RGB.")
         return
-    for seen in known:
+    for seen in all_seen:
         if seen.facts is not None and not seen.facts.grey:
             message = "it has colour, while the target has one band"
             yield Finding("warning", "colour-for-grey", printable(seen.item.name), message, "Make its bands equal.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
 
+from pbvs.lookup import hashes_of
 from pbvs.submission.examined import Examined, Seen
 from pbvs.submission.findings import Finding, printable
 from pbvs.submission.pictures import Facts
@@ -29,10 +30,10 @@ def constant(archive: Examined) -> Iterator[Finding]:
 def repeated(archive: Examined) -> Iterator[Finding]:
     """Different inputs do not have equal predictions."""
     for task, all_seen in archive.seen.items():
-        counts = Counter(seen.facts.digest for seen in all_seen if seen.facts and seen.facts.low != seen.facts.high)
-        worst = max(counts.values(), default=1)
-        if worst > 1:
-            message = f"{sum(count for count in counts.values() if count > 1)} of its pictures are equal to another one"
+        known = (seen.facts for seen in all_seen if seen.facts and seen.facts.low != seen.facts.high)
+        _, counts = np.unique(hashes_of(facts.digest for facts in known), return_counts=True)
+        if equal := int(counts[counts > 1].sum()):
+            message = f"{equal} of its pictures are equal to another one"
             yield _warning("repeated", f"{task}/", message, "Check that each input got its own prediction.")
 
 
@@ -49,7 +50,7 @@ def copies(archive: Examined) -> Iterator[Finding]:
 def brightness(archive: Examined) -> Iterator[Finding]:
     """A task whose pictures are darker or brighter than nearly all training targets loses pixel score throughout."""
     for task, all_seen in archive.seen.items():
-        levels = [float(np.mean(seen.facts.mean)) for seen in all_seen if seen.facts is not None]
+        levels = array("d", (float(np.mean(seen.facts.mean)) for seen in all_seen if seen.facts is not None))
         targets = None if archive.inputs is None or not levels else archive.inputs.brightness(task)
         if targets is None or len(targets) < 3:
             continue
@@ -67,11 +68,12 @@ def brightness(archive: Examined) -> Iterator[Finding]:
 def enlarged(archive: Examined) -> Iterator[Finding]:
     """A picture without the finest structure was computed at a lower resolution, or is blurred."""
     for task, all_seen in archive.seen.items():
-        known = [seen.facts for seen in all_seen if seen.facts is not None and seen.facts.low != seen.facts.high]
-        smooth = [facts for facts in known if facts.detail < SMOOTH]
-        if known and len(smooth) > MANY * len(known):
+        known = (seen.facts for seen in all_seen if seen.facts is not None and seen.facts.low != seen.facts.high)
+        detail = np.array(array("d", (facts.detail for facts in known)))
+        smooth = int((detail < SMOOTH).sum())
+        if smooth > MANY * len(detail):
             message = (
-                f"{len(smooth)} of its {len(known)} pictures have no structure finer than two pixels: "
+                f"{smooth} of its {len(detail)} pictures have no structure finer than two pixels: "
                 "enlarged from a lower resolution, or blurred"
             )
             mending = "Predict at the evaluation size; blur costs LPIPS and FID."
