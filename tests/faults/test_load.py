@@ -8,13 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pbvs import provenance
 from pbvs.data.manifest import ByName, Pair, read_manifest, write_manifest
 from pbvs.predictor import predict_pairs
+from pbvs.scoring.engine import Row, TaskScores
+from pbvs.scoring.protocol import load_protocol
+from pbvs.scoring.summary import task_summary, write_scores
 from pbvs.submission import safezip
 from pbvs.submission.check import check
+from pbvs.submission.examined import examine_archive
+from pbvs.submission.pictures import encode
+from pbvs.submission.safezip import SafeZip
+from pbvs.submission.storedzip import write_zip
 from tests.faults.scenarios import PACKAGE, PREDICT, _gray, pbvs
 
 ROWS = 4000
@@ -58,6 +66,39 @@ def test_a_row_of_a_manifest_takes_little_memory(tmp_path: Path) -> None:
     assert not hasattr(pairs[0], "__dict__")
 
 
+def test_a_score_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    write_manifest(path, [_pair(number) for number in range(ROWS)])
+    pairs = read_manifest(path)
+
+    def score() -> TaskScores:
+        scores = TaskScores(pairs)
+        for place, pair in enumerate(pairs):
+            scores.add(Row(place, pair.location, numbers=(0.1, 0.2, 0.3, place / ROWS)))
+        write_scores(tmp_path / "s.csv", scores)
+        return scores
+
+    now, most, scores = _grown(score)
+    assert len(scores.scored) == ROWS
+    assert now / ROWS < 60 and most / ROWS < 120  # bytes; 187 and 433 as objects and one text, pairs beside
+    assert task_summary(load_protocol(), scores)["images"] == ROWS
+
+
+def test_a_picture_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
+    picture, path = encode(np.full((2, 2), 7, np.uint8), "png"), tmp_path / "a.zip"
+    items = [(f"rgb2ir/{number:06}.png", picture) for number in range(1000)]
+    _, most, _ = _grown(lambda: write_zip(path, iter(items)))
+    assert most / 1000 < 200  # bytes; 292 by zipfile
+
+    def read() -> Any:
+        with SafeZip(path) as archive:
+            return examine_archive(archive, "a.zip", None, "native")
+
+    now, _, examined = _grown(read)
+    assert len(examined.seen["rgb2ir"]) == 1000 and examined.seen["rgb2ir"][999].facts.mean == (7.0,)
+    assert now / 1000 < 350  # bytes; 1,266 with objects for the entry and for what was seen of it
+
+
 def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "sha256", lambda path: "0")
     names = [f"{number}.png" for number in range(ROWS)]
@@ -71,8 +112,6 @@ def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch:
 
 
 def test_predicting_keeps_no_picture(tmp_path: Path) -> None:
-    import numpy as np
-
     read = []
 
     class Same:
