@@ -171,6 +171,7 @@ def _content_digest(root: Path, names: list[str]) -> str:
 
 def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     def one(name: str) -> tuple[str, str]:
+        """Hash one picture."""
         try:
             return name, sha256(inside(root, name))
         except PbvsError:

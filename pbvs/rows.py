@@ -9,10 +9,11 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import eq
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path, read_error
+from pbvs.lazy import Lazy
 
 T = TypeVar("T")
 Make = Callable[[list[str]], T]  # makes an item of a row's fields
@@ -26,7 +27,7 @@ def write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable[Any]]
         writer.writerows(rows)
 
 
-class Rows(Sequence[T]):
+class Rows(Lazy[T]):
     """The items of a CSV file with a header, or some of them, as they were when it was opened.
 
     A row takes 16 bytes of memory and some microseconds to be read. Threads and forked processes may share the
@@ -43,17 +44,9 @@ class Rows(Sequence[T]):
         """Return how many rows there are."""
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Rows[T]: ...
-
-    def __getitem__(self, place: int | slice) -> T | Rows[T]:
-        """Return an item, or a view of some; raises IndexError, and PbvsError when the disk fails."""
-        if isinstance(place, slice):
-            return Rows(self._file, self._make, self._starts[place], self._ends[place])
-        return self._make(self._file.fields(self._starts[place], self._ends[place]))
+    def item(self, number: int) -> T:
+        """Read one row; raises PbvsError when the disk fails or the file was rewritten."""
+        return self._make(self._file.fields(self._starts[number], self._ends[number]))
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence has equal items."""
@@ -61,11 +54,13 @@ class Rows(Sequence[T]):
             return NotImplemented
         return len(self) == len(other) and all(map(eq, self, other))
 
-    __hash__ = None  # type: ignore[assignment]  # as a list
-
     def __reduce__(self) -> tuple[type[list[T]], tuple[list[T]]]:
         """Go to another process as a list."""
         return list, (list(self),)
+
+    def every(self, step: int, first: int) -> Rows[T]:
+        """Return a view of each `step`-th item from the `first` on."""
+        return Rows(self._file, self._make, self._starts[first::step], self._ends[first::step])
 
     def where(self, keep: Callable[[T], bool]) -> Rows[T]:
         """Return a view of the items that `keep` says yes to, in their order."""
@@ -118,18 +113,12 @@ class _File:
 
     def records(self) -> Iterator[tuple[int, int, list[str]]]:
         """Yield where each record begins and ends, in bytes, and its fields."""
-        taken = start = 0
-
-        def lines(file: Iterable[bytes]) -> Iterator[str]:
-            nonlocal taken
-            for line in file:
-                taken += len(line)
-                yield line.decode("utf-8")
-
+        start = 0
         with open(self.handle, "rb", closefd=False) as file:
-            for fields in csv.reader(lines(file)):  # which takes no line before it needs it
-                yield start, taken, fields
-                start = taken
+            lines = _Lines(file)
+            for fields in csv.reader(lines):  # which takes no line before it needs it
+                yield start, lines.taken, fields
+                start = lines.taken
 
     def fields(self, start: int, end: int) -> list[str]:
         """Return the fields of the record at a place; raises PbvsError when the disk fails or the file was changed."""
@@ -142,3 +131,16 @@ class _File:
         except (csv.Error, UnicodeDecodeError, StopIteration):
             pass
         raise PbvsError(f"{self.path} was rewritten while it was in use; start the command again.")
+
+
+class _Lines:
+    """The lines of a UTF-8 file; `taken` is how many bytes they had so far."""
+
+    def __init__(self, file: Iterable[bytes]):
+        self.taken = 0
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self.taken += len(line)
+            yield line.decode("utf-8")

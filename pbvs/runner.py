@@ -223,8 +223,9 @@ class Job:
         pairs, folder = self._pairs(task, split), self.run.predictions(split, task)
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
-        mine = pairs[devices.rank() :: devices.world_size()]  # shared out before looking, as the others write meanwhile
-        missing = mine.where(lambda pair: not self.run.prediction(split, task, pair.name).is_file())
+        # Shared out before looking, as the others write meanwhile.
+        mine = pairs.every(devices.world_size(), devices.rank())
+        missing: Sequence[Pair] = mine.where(lambda pair: not self.run.prediction(split, task, pair.name).is_file())
         if not missing and not facts["images"] and devices.rank() == 0:
             missing = pairs[:1]  # all are there, but the run was killed before it wrote how long they took
         outcome = self._stream(task, split, missing) if missing else Outcome()

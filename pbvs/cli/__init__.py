@@ -167,6 +167,7 @@ def _plain_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        """Stand in for warnings.showwarning."""
         say(f"Warning: {' '.join(str(message).split())}")
         journal.note(f"({category.__name__} at {filename}:{lineno})")
 

@@ -42,6 +42,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
     problems: list[str] = []
 
     def attempt(exists: bool, read: Callable[[], T], otherwise: T) -> T:
+        """Read a part, or note why it cannot be read."""
         if not exists:
             return otherwise
         try:

@@ -144,6 +144,7 @@ class Engine:
         """Read pairs ahead in threads, with what the store knows of their targets."""
 
         def read(numbered: tuple[int, Pair]) -> Loaded:
+            """Read one pair."""
             place, pair = numbered
             item = load(task, pair, self.protocol, targets.pixels)
             item.place = place

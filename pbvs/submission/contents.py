@@ -6,8 +6,8 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
+from pbvs.lazy import Lazy
 from pbvs.submission.directory import Entry
 from pbvs.submission.readme import NAME
 from pbvs.tasks import TASKS
@@ -44,7 +44,7 @@ class Item:
         return FORMATS[self.suffix.lower()]
 
 
-class Items(Sequence[Item]):
+class Items(Lazy[Item]):
     """A task's pictures in the archive's order, made when they are asked for: 8 bytes of memory a picture."""
 
     def __init__(self, entries: Sequence[Entry], task: str):
@@ -60,17 +60,13 @@ class Items(Sequence[Item]):
         """Return how many pictures there are."""
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, place: int) -> Item: ...
+    def item(self, number: int) -> Item:
+        """Return a picture."""
+        return Item(self._entries[self._numbers[number]], self.task)
 
-    @overload
-    def __getitem__(self, place: slice) -> list[Item]: ...
-
-    def __getitem__(self, place: int | slice) -> Item | list[Item]:
-        """Return a picture, or a list of some."""
-        if isinstance(place, slice):
-            return [Item(self._entries[number], self.task) for number in self._numbers[place]]
-        return Item(self._entries[self._numbers[place]], self.task)
+    def stem(self, number: int) -> str:
+        """Return a picture's name without folder and suffix."""
+        return self.item(number).stem
 
 
 @dataclass

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, overload
+from typing import IO
 from zipfile import BadZipFile
+
+from pbvs.lazy import Lazy
 
 UTF8 = 0x800  # flag: the name is UTF-8, else it is code page 437
 NEWEST = 63  # version of the format that zipfile still reads, times ten
@@ -42,7 +43,7 @@ class Entry:
         return self.name.endswith("/")
 
 
-class Directory(Sequence[Entry]):
+class Directory(Lazy[Entry]):
     """The entries in the directory's order; `start` is where the directory begins in the file."""
 
     def __init__(self, data: bytes = b"", start: int = 0, shift: int = 0):
@@ -63,19 +64,9 @@ class Directory(Sequence[Entry]):
         """Return how many entries there are."""
         return len(self._places)
 
-    @overload
-    def __getitem__(self, number: int) -> Entry: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Entry]: ...
-
-    def __getitem__(self, number: int | slice) -> Entry | list[Entry]:
+    def item(self, number: int) -> Entry:
         """Return an entry; raises BadZipFile, or UnicodeDecodeError, when its record is damaged."""
-        if isinstance(number, slice):
-            return [self._entry(place) for place in self._places[number]]
-        return self._entry(self._places[number])
-
-    def _entry(self, place: int) -> Entry:
+        place = self._places[number]
         record = RECORD.unpack_from(self._data, place)
         version, flags, method, crc, packed, size = record[3], *record[5:7], *record[9:12]
         if version > NEWEST:

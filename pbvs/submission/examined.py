@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pbvs.lazy import Lazy
 from pbvs.progress import track
 from pbvs.submission.contents import Contents, Item, Items, sort_entries
 from pbvs.submission.directory import Entry
@@ -33,7 +34,7 @@ class Seen:
     input_difference: float | None = None  # mean absolute difference from its input, in grey levels, where compared
 
 
-class SeenItems(Sequence[Seen]):
+class SeenItems(Lazy[Seen]):
     """What was seen of a task's pictures, in their order: 90 bytes of memory a picture."""
 
     FIELDS = np.dtype(
@@ -59,22 +60,13 @@ class SeenItems(Sequence[Seen]):
         """Return how many pictures were seen."""
         return self._count
 
-    @overload
-    def __getitem__(self, place: int) -> Seen: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Seen]: ...
-
-    def __getitem__(self, place: int | slice) -> Seen | list[Seen]:
-        """Return what was seen of a picture, or of some."""
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(self._count))]
-        if place >= self._count:
-            raise IndexError(place)
-        if place in self._faults:
-            return Seen(self._items[place], fault=self._faults[place])
-        facts, difference = _unpacked(self._facts[place].item())
-        return Seen(self._items[place], facts, input_difference=difference)
+    def item(self, number: int) -> Seen:
+        """Return what was seen of a picture."""
+        item = self._items[number]
+        if number in self._faults:
+            return Seen(item, fault=self._faults[number])
+        facts, difference = _unpacked(self._facts[number].item())
+        return Seen(item, facts, input_difference=difference)
 
 
 def _packed(facts: Facts, difference: float | None) -> tuple[Any, ...]:

@@ -160,6 +160,7 @@ class NetworkTranslator(Translator):
         recipe = material.recipe
 
         def prepare() -> ChipDataset:
+            """Make the chips that are not in the cache."""
             return ChipDataset(
                 material.train,
                 material.root,

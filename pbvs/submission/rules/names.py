@@ -27,7 +27,7 @@ def against_inputs(archive: Examined) -> Iterator[Finding]:
             yield from _official_count(task, items, known=archive.inputs is not None)
             continue
         extra = {item.stem: item for item in items if item.stem not in wanted}
-        there = Lookup(len(items), lambda number, items=items: items[number].stem)  # type: ignore[misc]
+        there = Lookup(len(items), items.stem)
         missing = [stem for stem in wanted if there.find(stem) is None]
         hint = _renaming(set(wanted), {item.stem for item in items}) if extra and len(missing) == len(wanted) else ""
         for stem in sorted(missing):
