@@ -11,6 +11,8 @@ import errno
 import hashlib
 import io
 import os
+import pathlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,18 +90,22 @@ class Injector:
         """Replace the functions while the block runs."""
         import builtins
 
-        saved = {name: getattr(os, name) for name in _real}
-        for name in _real:
-            setattr(os, name, getattr(self, f"_{name}"))
-        os.ftruncate = self._ftruncate
-        io.open = builtins.open = self._io_open  # type: ignore[assignment]
+        places: list[tuple[Any, str, Any]] = [(os, name, getattr(self, f"_{name}")) for name in _real]
+        places += [(os, "ftruncate", self._ftruncate), (io, "open", self._io_open), (builtins, "open", self._io_open)]
+        if sys.version_info < (3, 11):  # where pathlib keeps functions of its own from its import on
+            accessor = pathlib._NormalAccessor  # type: ignore[attr-defined]
+            names = ("open", "mkdir", "unlink", "rmdir", "rename", "replace")
+            places += [
+                (accessor, name, self._io_open if name == "open" else getattr(self, f"_{name}")) for name in names
+            ]
+        saved = [(place, name, vars(place)[name]) for place, name, _ in places]
+        for place, name, function in places:
+            setattr(place, name, function)
         try:
             yield self
         finally:
-            for name, function in saved.items():
-                setattr(os, name, function)
-            os.ftruncate = _ftruncate
-            io.open = builtins.open = _open
+            for place, name, function in saved:
+                setattr(place, name, function)
 
     def _open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         act = lambda: _real["open"](path, flags, mode, dir_fd=dir_fd)  # noqa: E731
