@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,16 @@ def test_toml_survives_control_characters_and_quotes(tmp_path: Path) -> None:
 def test_seeds_depend_on_what_they_are_for() -> None:
     assert seeds.derive(1, "augment", 2, 3) == seeds.derive(1, "augment", 2, 3)
     assert len({seeds.derive(1, "a", 1), seeds.derive(1, "a", 2), seeds.derive(2, "a", 1), seeds.derive(1, "a1")}) == 4
+
+
+def test_the_oldest_versions_that_were_tested_are_those_allowed() -> None:
+    """Every lower bound of setup.cfg stands in tests/oldest.txt, to its last digit, and nothing else does."""
+    here = Path(__file__).resolve().parent
+    config = configparser.ConfigParser()
+    config.read(here.parent / "setup.cfg")
+    listed = config["options"]["install_requires"] + config["options.extras_require"]["test"]
+    bounds = dict(re.findall(r"^([\w.-]+) >= ([\d.]+)", listed, re.MULTILINE))
+    oldest = dict(re.findall(r"^([\w.-]+)==([\d.]+)$", (here / "oldest.txt").read_text(), re.MULTILINE))
+    tools = {"ruff", "mypy"}  # they look at the code and do not run it
+    assert len(bounds) > 15 and oldest.keys() == bounds.keys() - tools
+    assert all(f"{oldest[name]}.".startswith(f"{bounds[name]}.") for name in oldest)
