@@ -24,7 +24,7 @@ from pbvs.tasks import TASKS
 
 SEED = 2024  # of the bootstrap: the same pictures have the same interval in every run
 COLUMNS = ("name", "location", "source", "target", "prediction", "status", *COMPONENTS, "reason")
-Numbers = NDArray[np.float64]  # (N, 4), the columns of COMPONENTS
+Numbers = NDArray[np.float64]
 
 
 def mean(values: Numbers) -> float | None:
@@ -33,7 +33,7 @@ def mean(values: Numbers) -> float | None:
 
 
 def components(numbers: Numbers) -> dict[str, float | None]:
-    """Return the means of some pictures' raw components."""
+    """Return the means of (N, 4) raw components, a row for each of some pictures."""
     return {name: mean(numbers[:, column]) for column, name in enumerate(COMPONENTS)}
 
 

@@ -130,21 +130,19 @@ class SafeZip:
 
     def _open(self, file: IO[bytes]) -> None:
         end = find_end(file)
-        if end is None or not self._is_bearable(end):
-            if end is None:
-                self._say_what_it_is(file)
-            return
-        entries = read_directory(file, end)
-        if len(entries) > self.limits.entries:
-            self._fault(
-                "too-many-entries",
-                "",
-                f"it has {len(entries)} entries",
-                f"Keep to {self.limits.entries} files at most.",
-            )
-            return
-        self.entries = entries
-        for entry in entries:
+        if end is None:
+            self._say_what_it_is(file)
+        elif self._is_bearable(end):
+            entries = read_directory(file, end)
+            if len(entries) > self.limits.entries:
+                mending = f"Keep to {self.limits.entries} files at most."
+                self._fault("too-many-entries", "", f"it has {len(entries)} entries", mending)
+            else:
+                self.entries = entries
+                self._check_entries(file)
+
+    def _check_entries(self, file: IO[bytes]) -> None:
+        for entry in self.entries:
             self._check_name(entry)
             self._check_kind(entry)
             self._check_size(entry)
@@ -220,7 +218,7 @@ class SafeZip:
     def _check_overlap(self, file: IO[bytes]) -> None:
         """Refuse entries whose bytes are shared: the trick of bombs that quote one another."""
         end, previous = 0, ""
-        for number in np.argsort(np.array([entry.offset for entry in self.entries], np.uint64), kind="stable"):
+        for number in np.argsort(np.fromiter((entry.offset for entry in self.entries), np.uint64), kind="stable"):
             entry = self.entries[int(number)]
             if entry.offset < end:
                 self._fault(
