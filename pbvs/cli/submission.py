@@ -120,9 +120,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
 @click.option(
     "--evaluation-size",
     type=EVALUATION,
-    default="challenge",
-    show_default=True,
-    help="256 and 1024 pixels, or each input's own size.",
+    help="256 and 1024 pixels, or each input's own size; else as the run beside it wrote it, or challenge.",
 )
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
@@ -134,7 +132,7 @@ def check(
     context: click.Context,
     archive: Path,
     data: Path | None,
-    evaluation_size: str,
+    evaluation_size: str | None,
     split: str,
     as_json: bool,
     strict: bool,
@@ -146,11 +144,11 @@ def check(
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
+    from pbvs.submission.log import size_of
 
     inputs = None if data is None else from_data(data, split)
-    findings = checking.check(
-        archive, inputs=inputs, evaluation_size="native" if evaluation_size == "native" else "challenge"
-    )
+    native = (evaluation_size or size_of(archive)) == "native"
+    findings = checking.check(archive, inputs=inputs, evaluation_size="native" if native else "challenge")
     failed = found.rejected(findings, strict)
     if as_json:
         import json

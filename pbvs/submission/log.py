@@ -18,7 +18,7 @@ from typing import Any
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, read_text, sha256, sweep, write_text
 from pbvs.locks import locked
-from pbvs.runs import all_runs
+from pbvs.runs import Run, all_runs
 
 NAME = "log.csv"
 A_DAY = 10
@@ -82,7 +82,8 @@ def add(
     if not archive.is_file():
         raise PbvsError(f"There is no archive {archive}; write it with `pbvs package`.")
     digest = sha256(archive)
-    run, local = _origin(digest, submissions)
+    origin = _origin(digest, submissions)
+    run, local = (origin[0].name, local_score(origin[0].scores / "summary.json")) if origin else ("", "")
     moment = (when or datetime.datetime.now(datetime.timezone.utc)).astimezone(datetime.timezone.utc)
     with locked(submissions):
         uploads = read_log(submissions)
@@ -131,16 +132,24 @@ def _score(board: float | None) -> str:
 
 def run_of(archive: Path, submissions: Path) -> str:
     """Return the name of the run that wrote an archive, found by its digest; '' when none of them did."""
-    return _origin(sha256(archive), submissions)[0]
+    found = _origin(sha256(archive), submissions)
+    return found[0].name if found else ""
 
 
-def _origin(digest: str, submissions: Path) -> tuple[str, str]:
-    """Return the run of which an archive has this digest, and its local score in words."""
+def size_of(archive: Path) -> str:
+    """Return the evaluation size that an archive was written at, where a run in its folder wrote it, else ''."""
+    found = _origin(sha256(archive), archive.parent) if archive.is_file() else None
+    return str(found[1].get("evaluation_size", "")) if found else ""
+
+
+def _origin(digest: str, submissions: Path) -> tuple[Run, dict[str, Any]] | None:
+    """Return the run of which an archive has this digest, and what it wrote down of it."""
     for run in all_runs(submissions):
-        for record in run.folder.glob("package*.json"):
-            if read_json(record).get("sha256") == digest:
-                return run.name, local_score(run.scores / "summary.json")
-    return "", ""
+        for path in run.folder.glob("package*.json"):
+            record = read_json(path)
+            if isinstance(record, dict) and record.get("sha256") == digest:
+                return run, record
+    return None
 
 
 def local_score(summary: Path) -> str:

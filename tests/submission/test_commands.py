@@ -70,7 +70,12 @@ def test_check_of_anybodys_zip(place: Place, capsys: pytest.CaptureFixture[str])
     status, out, _ = call(capsys, "check", path, *options)
     assert status == 0
     assert "No rule is broken: 0 errors" in out
-    status, out, _ = call(capsys, "check", path, "--data", place.root)
+    status, out, _ = call(capsys, "check", path, "--data", place.root)  # as the run that wrote it
+    assert status == 0
+    assert "own sizes are taken as meant, where the rules ask for 256 x 256" in out
+    foreign = place.submissions.parent / "foreign.zip"
+    foreign.write_bytes(path.read_bytes())
+    status, out, _ = call(capsys, "check", foreign, "--data", place.root)
     assert status == 1
     assert "would be rejected" in out
     assert "... and 15 more of this kind" in out

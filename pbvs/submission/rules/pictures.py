@@ -36,7 +36,16 @@ def sizes(archive: Examined) -> Iterator[Finding]:
             continue
         if wanted is not None and (seen.facts.width, seen.facts.height) != wanted:
             yield _wrong_size(seen.item, seen.facts, *wanted, native=archive.evaluation_size == "native")
-    if archive.evaluation_size == "native" and archive.inputs is None:
+    if archive.evaluation_size == "native":
+        yield from _native(archive.inputs is not None)
+
+
+def _native(checked: bool) -> Iterator[Finding]:
+    message = (
+        "pictures of their inputs' own sizes are taken as meant, where the rules ask for 256 x 256 and 1024 x 1024"
+    )
+    yield Finding("note", "native-sizes", "", message, 'For an upload predict with evaluation_size = "challenge".')
+    if not checked:
         message, mending = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
         yield Finding("note", "size-unchecked", "", message, mending)
 
