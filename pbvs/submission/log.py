@@ -6,6 +6,7 @@ submission that did not fail, so an upload that failed can be marked and is not 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
@@ -138,8 +139,10 @@ def run_of(archive: Path, submissions: Path) -> str:
 
 def size_of(archive: Path) -> str:
     """Return the evaluation size that an archive was written at, where a run in its folder wrote it, else ''."""
-    found = _origin(sha256(archive), archive.parent) if archive.is_file() else None
-    return str(found[1].get("evaluation_size", "")) if found else ""
+    with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
+        if found := _origin(sha256(archive), archive.parent):
+            return str(found[1].get("evaluation_size", ""))
+    return ""
 
 
 def _origin(digest: str, submissions: Path) -> tuple[Run, dict[str, Any]] | None:

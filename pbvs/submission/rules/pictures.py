@@ -41,9 +41,7 @@ def sizes(archive: Examined) -> Iterator[Finding]:
 
 
 def _native(checked: bool) -> Iterator[Finding]:
-    message = (
-        "pictures of their inputs' own sizes are taken as meant, where the rules ask for 256 x 256 and 1024 x 1024"
-    )
+    message = "the inputs' own sizes are taken as meant, where the rules ask for 256 x 256 and 1024 x 1024"
     yield Finding("note", "native-sizes", "", message, 'For an upload predict with evaluation_size = "challenge".')
     if not checked:
         message, mending = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
