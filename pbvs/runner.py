@@ -243,7 +243,9 @@ class Job:
         made_from = digest(
             [self.made_from[task], self._manifest_digest(task, split), self.recipe.evaluation_size, str(self.root)]
         )
-        if is_done(record, made_from) and not self.retrain:
+        done = is_done(record, made_from) and not self.retrain
+        barrier()  # every process looks before the first one writes, or they would take different ways
+        if done:
             facts: dict[str, Any] = read_json(record)
             return facts if devices.rank() == 0 else {**facts, "images": 0, "seconds": 0.0}
         facts = {

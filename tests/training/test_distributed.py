@@ -78,3 +78,40 @@ def test_the_same_command_under_torchrun_predicts_the_same_pictures(tmp_path: Pa
         for file in names[0]:
             a, b = (read_image(folder / file).astype(int) for folder in folders)
             assert abs(a - b).max() <= 2
+
+
+LATE = """
+import sys, time
+from pbvs import devices, runner
+from pbvs.cli import main
+
+look = runner.is_done
+
+def late(record, made_from):
+    if devices.rank() == 1 and record.parent.name in ("val", "test"):
+        time.sleep(1.5)
+    return look(record, made_from)
+
+runner.is_done = late
+main(sys.argv[1:])
+"""
+
+
+def test_a_process_that_is_late_takes_the_same_way(tmp_path: Path) -> None:
+    """The second looks for predictions when the first has long begun: both must still wait for each other."""
+    root = tmp_path / "data"
+    for split in ("train", "val", "test"):
+        write_manifest(tmp_path / f"m/rgb2ir_{split}.csv", write_pairs(root, "rgb2ir", 3, split=split))
+    (tmp_path / "r.toml").write_text('name = "r"\n[stages.rgb2ir]\nmethod = "grayscale"\nintensity = 1.2\n')
+    (tmp_path / "late.py").write_text(LATE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "late.py"]
+    command = [*launch, "predict", "--all", "--recipe", "r.toml", "--data", str(root), "--manifests", "m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    for _ in range(2):  # anew, and when all is there
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr[-2000:]
+        for split in ("val", "test"):
+            folder = tmp_path / "submissions/r/predictions" / split
+            assert len(list((folder / "rgb2ir").glob("*.png"))) == 3
+            assert json.loads((folder / "rgb2ir.json").read_text())["images"] == 3
+            assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
