@@ -9,6 +9,8 @@ import re
 import struct
 from typing import Any
 
+NUMBER = rb"-?\d+\.\d+(?:e[-+]?\d+)?"
+FAR = 2e-6  # 1e-6, and as much again for what `normal` rounds off
 CLOCK = frozenset({"seconds", "when", "time", "date", "started", "finished", "packaged", "sources", "git", "seen"})
 
 
@@ -31,6 +33,19 @@ def normal(name: str, data: bytes) -> bytes:
     except (ValueError, KeyError, struct.error):
         pass
     return data
+
+
+def alike(name: str, one: bytes, other: bytes) -> bool:
+    """Return whether two tables agree but for the clock and numbers that differ by at most 1e-6.
+
+    A score is that far off where a target's features came from the cache; rounding it, as `normal` does, hides most of
+    that, but not where the digit turns.
+    """
+    texts = [normal(name, data) for data in (one, other)]
+    if re.sub(NUMBER, b"#", texts[0]) != re.sub(NUMBER, b"#", texts[1]):
+        return False
+    numbers = [[float(found) for found in re.findall(NUMBER, text)] for text in texts]
+    return all(abs(a - b) <= FAR for a, b in zip(*numbers, strict=True))
 
 
 def without_clock(value: Any) -> Any:

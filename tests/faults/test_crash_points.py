@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.normal import alike
 from tests.faults.points import Scenario, run_points
 from tests.faults.scenarios import SCENARIOS
 
@@ -65,3 +66,12 @@ def test_a_writer_without_care_is_found() -> None:
 def test_a_writer_that_does_not_sync_is_found() -> None:
     count = run_points(Scenario("half careful", _half_careful), None)
     assert any("power" in lost for lost in count.lost)
+
+
+def test_results_agree_to_a_millionth_and_no_further() -> None:
+    table = b"row,score,seconds\none,0.1234567,0.2\n"
+    assert alike("ablation-a.csv", table, b"row,score,seconds\none,0.1234574,9.5\n")  # the clock may differ
+    assert not alike("ablation-a.csv", table, b"row,score,seconds\none,0.1234597,0.2\n")
+    assert not alike("ablation-a.csv", table, b"row,score,seconds\ntwo,0.1234567,0.2\n")
+    assert not alike("ablation-a.csv", table, table + b"two,0.1,0.2\n")
+    assert alike("rgb2ir.csv", b"a,0.1683076\n", b"a,0.1683071\n")
