@@ -210,6 +210,12 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def visible_names(folder: Path) -> Iterator[str]:
+    """Yield the names of a folder's files that are not hidden, in any order; none where there is no folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if not entry.name.startswith("."))
+
+
 def sweep(folder: Path, deep: bool = True) -> int:
     """Remove the temporary files that dead processes left in `folder` and, if `deep`, below it; return how many."""
     count = 0

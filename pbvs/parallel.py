@@ -1,9 +1,11 @@
-"""Many small pieces of work over processes or machines, by joblib and whichever backend it has."""
+"""Many small pieces of work: over threads, a few ahead, or over processes and machines, by joblib's backends."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pbvs.errors import UsageError
@@ -58,3 +60,14 @@ def _connect_dask() -> None:
         distributed.get_client()
     except ValueError:
         distributed.Client(processes=True)
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

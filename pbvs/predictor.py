@@ -13,11 +13,11 @@ from typing import TypeVar
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
+from pbvs.parallel import ahead
 from pbvs.progress import track
 from pbvs.translators.base import Picture, Translator
 
 A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass
@@ -50,7 +50,7 @@ def predict_pairs(
     start = time.perf_counter()
     with ThreadPoolExecutor(jobs) as readers, ThreadPoolExecutor(jobs) as writers:
         pending: deque[Future[None]] = deque()
-        stream = _ahead(readers, lambda pair: _try_read(read, pair), pairs, ahead=2 * batch)
+        stream = ahead(readers, lambda pair: _try_read(read, pair), pairs, 2 * batch)
         for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch):
             outcome.failures += [result for _, result in group if isinstance(result, str)]
             good = [(pair, result) for pair, result in group if not isinstance(result, str)]
@@ -74,17 +74,6 @@ def _try_read(read: Callable[[Pair], Picture], pair: Pair) -> tuple[Pair, Pictur
 
 def _write(path: Path, picture: Picture, size: int | None) -> None:
     write_png(path, to_uint8(picture if size is None else resize(picture, size, size)))
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Sequence[A], ahead: int) -> Iterator[B]:
-    """Yield `work(item)` in order, with at most `ahead` results waiting."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairs import check_files, open_source
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, read_json, remove_all, sha256, sweep, write_error, write_json, write_text
+from pbvs.files import digest, read_json, remove_all, sha256, sweep, visible_names, write_error, write_json, write_text
 from pbvs.locks import locked
 from pbvs.predictor import Outcome, predict_pairs
 from pbvs.progress import say
@@ -235,7 +234,8 @@ class Job:
         write_part(record, facts, devices.rank())
         barrier()
         if devices.rank() == 0:
-            merge_parts(record, devices.world_size(), facts, written=_count_pictures(folder))
+            written = sum(name.endswith(".png") for name in visible_names(folder))
+            merge_parts(record, devices.world_size(), facts, written)
         return outcome.failures
 
     def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: Rows[Pair]) -> dict[str, Any]:
@@ -319,12 +319,6 @@ def _single_writer(folder: Path) -> Iterator[None]:
         return
     with locked(folder):
         yield
-
-
-def _count_pictures(folder: Path) -> int:
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        return sum(entry.name.endswith(".png") for entry in entries)
-    return 0
 
 
 def _free(stage: Stage) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from torch import Tensor
 from pbvs.data.manifest import Pair
 from pbvs.networks.inception import LAYERS, Inception, load_inception
 from pbvs.networks.lpips import Lpips
+from pbvs.parallel import ahead
 from pbvs.progress import track
 from pbvs.scoring.material import Loaded, Task, load
 from pbvs.scoring.perceptual import Perceptual, Taps, as_tensor, full_precision
@@ -36,8 +35,6 @@ BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so 
 CORES_BATCH = 8  # pictures of one batch where each core has its own: more are no quicker
 MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
 
-T = TypeVar("T")
-R = TypeVar("R")
 Layers = list[Tensor]  # one picture's Inception features
 
 
@@ -256,14 +253,3 @@ def cores_of_their_own(count: int) -> Iterator[None]:
     finally:
         if count > 1:
             torch.set_num_threads(before)
-
-
-def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

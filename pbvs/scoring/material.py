@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
+from pbvs.files import visible_names
 from pbvs.scoring.protocol import Protocol
 from pbvs.tasks import get_task
 
@@ -56,21 +56,15 @@ class Unexpected:
 
 def unexpected_predictions(task: Task) -> Unexpected:
     """Compare a folder with the expected names."""
-    unknown = sorted(name for name in _visible(task.predictions) if not _is_expected(task, name))
+    unknown = sorted(name for name in visible_names(task.predictions) if not _is_expected(task, name))
     stems = dict.fromkeys((_stem(name) for name in unknown), 0)
-    for name in _visible(task.predictions) if stems else ():
+    for name in visible_names(task.predictions) if stems else ():
         if (stem := _stem(name)) in stems:
             stems[stem] += 1
     return Unexpected(
         extra=[name for name in unknown if stems[_stem(name)] == 1],
         duplicate=[name for name in unknown if stems[_stem(name)] > 1],
     )
-
-
-def _visible(folder: Path) -> Iterator[str]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if not entry.name.startswith("."))
 
 
 def _is_expected(task: Task, name: str) -> bool:

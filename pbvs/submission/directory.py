@@ -16,6 +16,7 @@ from pbvs.lazy import Lazy
 
 UTF8 = 0x800  # flag: the name is UTF-8, else it is code page 437
 NEWEST = 63  # version of the format that zipfile still reads, times ten
+LOCAL = struct.Struct("<4s5H3L2H")  # what stands before an entry's bytes
 RECORD = struct.Struct("<4s4B4HL2L5H2L")
 END = struct.Struct("<4s4H2LH")
 END64 = struct.Struct("<4sQ2H2L4Q")

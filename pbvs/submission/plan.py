@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pbvs.data.layout import natural_key
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json
+from pbvs.files import read_json, visible_names
 from pbvs.recipe import Recipe
 from pbvs.runs import Run
 from pbvs.submission.describe import describe
@@ -119,15 +118,9 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
     again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
     if not record.is_file():
         raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
-    names = sorted(_pictures(folder), key=natural_key)
+    names = sorted((name for name in visible_names(folder) if name.endswith(".png")), key=natural_key)
     _compare(inputs.names.get(task, {}), names, folder, again)
     return Part(task, run, predictions_record(run, split, task), folder, tuple(names), mode, form)
-
-
-def _pictures(folder: Path) -> Iterator[str]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if entry.name.endswith(".png") and entry.name[0] != ".")
 
 
 def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:

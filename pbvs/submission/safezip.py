@@ -22,7 +22,7 @@ import numpy as np
 
 from pbvs.errors import PbvsError
 from pbvs.lookup import repeated
-from pbvs.submission.directory import UTF8, Directory, End, Entry, find_end, read_directory
+from pbvs.submission.directory import LOCAL, UTF8, Directory, End, Entry, find_end, read_directory
 from pbvs.submission.findings import Finding, printable
 
 BLOCK = 1 << 20
@@ -33,7 +33,6 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar",
 ARCHIVE_HEADS = (LOCAL_HEAD, b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 FAILURES = (BadZipFile, ValueError, ArithmeticError, LookupError, EOFError, OSError, struct.error, zlib.error)
 _DRIVE = re.compile(r"^[A-Za-z]:")
-_LOCAL = struct.Struct("<4s5H3I2H")
 
 
 @dataclass(frozen=True)
@@ -232,11 +231,11 @@ class SafeZip:
 def _begin_of(file: IO[bytes], entry: Entry) -> tuple[int, bytes, int]:
     """Return where an entry's bytes begin, and its name and flags as the local header has them."""
     file.seek(entry.offset)
-    head = file.read(_LOCAL.size)
-    if len(head) < _LOCAL.size or head[:4] != LOCAL_HEAD:
+    head = file.read(LOCAL.size)
+    if len(head) < LOCAL.size or head[:4] != LOCAL_HEAD:
         raise BadZipFile(f"there is no entry where {printable(entry.name)} should begin")
-    flags, name_length, extra_length = (_LOCAL.unpack(head)[field] for field in (2, 9, 10))
-    return entry.offset + _LOCAL.size + name_length + extra_length, file.read(name_length), flags
+    flags, name_length, extra_length = (LOCAL.unpack(head)[field] for field in (2, 9, 10))
+    return entry.offset + LOCAL.size + name_length + extra_length, file.read(name_length), flags
 
 
 def _unpack(file: IO[bytes], entry: Entry) -> Iterator[bytes]:

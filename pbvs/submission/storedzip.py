@@ -5,15 +5,13 @@ The format is PKWARE's APPNOTE 6.3.10, sections 4.3.7, 4.3.12 and 4.3.14 to 4.3.
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from pbvs.errors import PbvsError
-from pbvs.submission.directory import END, END64, LOCATOR64, RECORD, UTF8
+from pbvs.submission.directory import END, END64, LOCAL, LOCATOR64, RECORD, UTF8
 
-LOCAL = struct.Struct("<4s2B4H3L2H")
 VERSION, VERSION64 = 20, 45  # of the format that a reader needs, times ten
 UNIX = 3
 MODE = 0o100644 << 16  # a plain file, readable by all
@@ -36,7 +34,7 @@ def write_zip(path: Path, items: Iterable[tuple[str, bytes]]) -> None:
             if offset + LOCAL.size + len(stored) + len(data) > LARGEST:
                 raise PbvsError(f"The archive would be larger than 4 GiB, at {name}; no platform takes that.")
             offset_here, count = offset, count + 1
-            offset += file.write(LOCAL.pack(b"PK\x03\x04", VERSION, 0, *known))
+            offset += file.write(LOCAL.pack(b"PK\x03\x04", VERSION, *known))
             offset += file.write(stored)
             offset += file.write(data)
             directory += RECORD.pack(b"PK\x01\x02", VERSION, UNIX, VERSION, 0, *known, 0, 0, 0, MODE, offset_here)
