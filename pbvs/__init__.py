@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 # Loaded when first used, so that `import pbvs` costs nothing.
 _PUBLIC = {
     "build_pairs": "pbvs.data.build",
-    "predict": "pbvs.runner",
-    "score": "pbvs.scoring.scorer",
-    "package": "pbvs.submission.archive",
+    "predict": "pbvs.pipeline",
+    "score": "pbvs.evaluation.evaluate",
+    "package": "pbvs.submission.package",
     "load_recipe": "pbvs.recipe",
     "PbvsError": "pbvs.errors",
     "UsageError": "pbvs.errors",

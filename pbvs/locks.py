@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pbvs import journal
+from pbvs import logs
 from pbvs.errors import PbvsError
 from pbvs.files import make_folder, write_error
-from pbvs.progress import say
+from pbvs.logs import say
 
 _held: set[int] = set()
 
@@ -42,7 +42,7 @@ def locked(folder: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         _take(handle, folder)
-        journal.bind(folder)
+        logs.bind(folder)
         yield
     finally:
         if handle in _held:  # a forked child has closed it already

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pbvs.ablation import table as tables
-from pbvs.ablation.plan import Plan, Row, built_in_plans, load_plan, merged, row_recipe
-from pbvs.ablation.work import Made, ablate, copy_model
 from pbvs.cli import cli
 from pbvs.errors import PbvsError, UsageError
+from pbvs.experiments import ablation_table as tables
+from pbvs.experiments.ablation import Made, Plan, Row, ablate, built_in_plans, copy_model, load_plan, merged, row_recipe
+from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
 from pbvs.report.ablation import render_ablation
-from pbvs.runner import predict
 from tests.report.world import HOSTILE, World
 
 ROWS = """

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from pbvs import memory
+from pbvs import devices as memory
 
 STEP = """
 import hashlib, sys
@@ -15,7 +15,7 @@ from pbvs.devices import resolve_device
 resolve_device("cpu")
 import torch
 torch.set_num_threads(1)
-from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 network = build_generator(GeneratorConfig(width=16, blocks=2), torch.Generator().manual_seed(0))
 x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
 digest = hashlib.sha256()

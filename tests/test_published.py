@@ -10,14 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbvs.checkpoint import make_network, read_model
-from pbvs.conversion import describe_file, export_checkpoint, import_checkpoint
 from pbvs.errors import PbvsError, UsageError
-from pbvs.networks.discriminator import DiscriminatorConfig
-from pbvs.networks.generator import GeneratorConfig
-from pbvs.networks.layers import build
-from pbvs.published import Published, read_published
+from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build
+from pbvs.published import Published, describe_file, export_checkpoint, import_checkpoint, read_published
 from pbvs.seeds import torch_generator
+from pbvs.training.checkpoint import make_network, read_model
 
 CONFIGS = [
     GeneratorConfig(3, 3, 4, 4, 2),

@@ -13,11 +13,10 @@ from typing import NoReturn, TextIO
 
 import click
 
-from pbvs import __version__, journal, stopping
-from pbvs.devices import world_size
+from pbvs import __version__, logs
+from pbvs.devices import prefer_huge_pages, world_size
 from pbvs.errors import PbvsError, UsageError
-from pbvs.memory import prefer_huge_pages
-from pbvs.progress import say
+from pbvs.logs import say
 
 # name -> (module below pbvs.cli, function, one line of help), in the order of the work
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -88,18 +87,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if arguments is None else arguments
     prefer_huge_pages()
     try:
-        with journal.opened(arguments) as log, stopping.stoppable(), _plain_warnings():
+        with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
             status = _run(arguments, log)
-            status = 128 + stopping.received if stopping.received else status
+            status = 128 + logs.received if logs.received else status
             log.end(status)
-            if stopping.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
-                stopping.leave(stopping.received)
+            if logs.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
+                logs.leave(logs.received)
     except KeyboardInterrupt:  # before the command began, or after it ended
-        stopping.leave(stopping.received or signal.SIGINT)
+        logs.leave(logs.received or signal.SIGINT)
     sys.exit(status)
 
 
-def _run(arguments: list[str], log: journal.Journal) -> int:
+def _run(arguments: list[str], log: logs.Journal) -> int:
     """Run a command and return its exit status; every error is told here."""
     try:
         result = cli.main(args=arguments, prog_name="pbvs", standalone_mode=False)
@@ -112,8 +111,8 @@ def _run(arguments: list[str], log: journal.Journal) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        if not stopping.received:  # else it is said when the process ends
-            click.echo(stopping.SENTENCE, err=True)
+        if not logs.received:  # else it is said when the process ends
+            click.echo(logs.SENTENCE, err=True)
         return 130
     except Exception as error:
         log.fail(error)
@@ -169,7 +168,7 @@ def _plain_warnings() -> Iterator[None]:
     ) -> None:
         """Stand in for warnings.showwarning."""
         say(f"Warning: {' '.join(str(message).split())}")
-        journal.note(f"({category.__name__} at {filename}:{lineno})")
+        logs.note(f"({category.__name__} at {filename}:{lineno})")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -10,8 +10,7 @@ import click
 from pbvs.cli import options
 
 if TYPE_CHECKING:
-    from pbvs.ablation.plan import Plan
-    from pbvs.ablation.work import Made
+    from pbvs.experiments.ablation import Made, Plan
 
 
 @click.command()
@@ -56,8 +55,8 @@ def ablate(
     Started again, it goes on with the rows that are not done. The table is printed and written as CSV, JSON and a page
     with pictures. "/" stands where a row has nothing to say of a task.
     """
-    from pbvs.ablation.plan import load_plan, row_recipe
-    from pbvs.ablation.work import ablate as make_rows
+    from pbvs.experiments.ablation import ablate as make_rows
+    from pbvs.experiments.ablation import load_plan, row_recipe
     from pbvs.recipe import load_recipe
 
     plan, base = load_plan(rows), load_recipe(recipe)
@@ -97,15 +96,15 @@ def _check_names(only: tuple[str, ...], names: list[str]) -> None:
 
 def _check_runs(names: tuple[str, ...], submissions: Path) -> None:
     from pbvs.errors import UsageError
-    from pbvs.runs import Run
+    from pbvs.run import Run
 
     if unknown := [name for name in names if not Run(name, submissions).exists()]:
         raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
 
 
 def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
-    from pbvs.ablation import table as tables
     from pbvs.data.build import find_root
+    from pbvs.experiments import ablation_table as tables
     from pbvs.files import sweep, write_json, write_text
     from pbvs.report.ablation import render_ablation
 

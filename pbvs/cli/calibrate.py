@@ -10,8 +10,8 @@ import click
 from pbvs.cli import options
 
 if TYPE_CHECKING:
-    from pbvs.runs import Run
-    from pbvs.scoring.calibrate import Calibration
+    from pbvs.experiments.calibrate import Calibration
+    from pbvs.run import Run
 
 
 @click.command()
@@ -58,7 +58,7 @@ def calibrate(
     First the closed form for L2, then a search on the protocol's score. The gain is also shown on held-out pairs,
     which had no say. Predictions made with the old factor are made again by the next `pbvs predict`.
     """
-    from pbvs.scoring.calibrate import calibrate as run_calibrate
+    from pbvs.experiments.calibrate import calibrate as run_calibrate
 
     place = _run(run, recipe, submissions)
     found = run_calibrate(
@@ -84,7 +84,7 @@ def calibrate(
 def _run(name: str | None, recipe: str | None, submissions: Path) -> Run:
     from pbvs.files import write_text
     from pbvs.recipe import dump_recipe, load_recipe
-    from pbvs.runs import Run, choose_run
+    from pbvs.run import Run, choose_run
 
     if recipe is None:
         return choose_run(name, submissions)

@@ -36,9 +36,9 @@ def compare(
     """
     if len(runs) < 2 or len(set(runs)) != len(runs):
         raise UsageError("Name at least two different runs; the first is the one to compare with.")
-    from pbvs.runs import Run
-    from pbvs.scoring.compare import compare as compare_runs
-    from pbvs.scoring.compare import comparison_table
+    from pbvs.evaluation.compare import compare as compare_runs
+    from pbvs.evaluation.compare import comparison_table
+    from pbvs.run import Run
 
     first, *others = (Run(name, submissions) for name in runs)
     found = [compare_runs(first, other, anyway=anyway) for other in others]
@@ -75,7 +75,7 @@ def leaderboard(submissions: Path, as_csv: bool, as_json: bool) -> None:
     """Show your scored runs beside the published tables of 2024 and 2026, which are of other data."""
     if as_csv and as_json:
         raise UsageError("Take --csv or --json, not both.")
-    from pbvs.scoring import leaderboard as boards
+    from pbvs.evaluation import leaderboard as boards
 
     found = boards.leaderboard(submissions)
     if as_json:

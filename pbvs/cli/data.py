@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbvs.challenge import SPLITS
 from pbvs.cli import options
-from pbvs.tasks import SPLITS
 
 if TYPE_CHECKING:
-    from pbvs.data.survey import Survey
+    from pbvs.data.inspection import Survey
 
 
 @click.command("demo-data")
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
 def demo_data(folder: Path, seed: int) -> None:
     """Write a small SYNTHETIC data set in the archives' layout into FOLDER."""
-    from pbvs.data.demo import write_demo
+    from pbvs.data.synthetic import write_demo
 
     count = write_demo(folder, seed=seed)
     click.echo(f"{folder}: {count} synthetic pictures in the archives' layout. Next: pbvs build-pairs --data {folder}")
@@ -97,7 +97,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
 @options.backend
 def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool, jobs: int, backend: str) -> None:
     """Show what is below ROOT, what is missing and what is wrong, as a table and as a page."""
-    from pbvs.data.survey import survey
+    from pbvs.data.inspection import survey
     from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
@@ -111,7 +111,7 @@ def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool,
 
 
 def _survey_lines(found: Survey) -> Iterator[str]:
-    from pbvs.data.survey import group_reasons
+    from pbvs.data.inspection import group_reasons
 
     width = max(len(archive.name) for archive in found.archives)
     heads = ("locations", "SAR", "EO", "RGB", "IR", "mosaics")

@@ -20,7 +20,7 @@ def doctor(data: Path | None, manifests: Path, submissions: Path, weights: Path 
 
     Exit status 1 when something is BAD, that is, when a command will fail over it.
     """
-    from pbvs.doctor import examine, is_bad, text
+    from pbvs.experiments.doctor import examine, is_bad, text
 
     findings = examine(data, manifests, submissions, weights, verify)
     click.echo(text(findings))

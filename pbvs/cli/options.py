@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pbvs.runs import MANIFESTS, SUBMISSIONS
-from pbvs.tasks import SPLITS, TASKS
+from pbvs.challenge import SPLITS, TASKS
+from pbvs.run import MANIFESTS, SUBMISSIONS
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from pbvs.challenge import SPLITS
 from pbvs.cli import options
 from pbvs.errors import UsageError
-from pbvs.tasks import SPLITS
 
 
 @click.command()
@@ -49,9 +49,9 @@ def predict(
     """
     if every == bool(tasks):
         raise UsageError("Say which tasks: --all, or --task NAME (repeatable).")
-    from pbvs import runner
+    from pbvs import pipeline
 
-    made = runner.predict(
+    made = pipeline.predict(
         recipe,
         run=run,
         tasks=tasks or None,

@@ -21,7 +21,7 @@ def report(run: str | None, data: Path | None, manifests: Path, submissions: Pat
     """
     from pbvs.cli.compare import root_or_none
     from pbvs.report import write_report
-    from pbvs.runs import choose_run
+    from pbvs.run import choose_run
 
     place = choose_run(run, submissions)
     click.echo(f"Report: {write_report(place, root=root_or_none(data, manifests), manifests=manifests)}")

@@ -19,8 +19,8 @@ def runs(context: click.Context, submissions: Path) -> None:
     context.obj = submissions
     if context.invoked_subcommand is not None:
         return
-    from pbvs.runs import all_runs
-    from pbvs.submission.overview import differences, overview
+    from pbvs.experiments.runs import differences, overview
+    from pbvs.run import all_runs
 
     rows = overview(submissions)
     if not rows:
@@ -61,8 +61,8 @@ def runs(context: click.Context, submissions: Path) -> None:
 @click.pass_obj
 def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: bool) -> None:
     """Remove runs with their models, predictions and zips; what was uploaded stays in the submission log."""
-    from pbvs.runs import Run
-    from pbvs.submission.overview import remove as remove_run
+    from pbvs.experiments.runs import remove as remove_run
+    from pbvs.run import Run
 
     found = [Run(name, submissions) for name in names]
     if not yes:
@@ -83,7 +83,7 @@ def submissions(context: click.Context, submissions: Path) -> None:
 
 
 def _say_log(folder: Path) -> None:
-    from pbvs.submission import log
+    from pbvs.submission import uploads as log
 
     uploads = log.read_log(folder)
     if uploads:
@@ -115,7 +115,7 @@ def _say_log(folder: Path) -> None:
 @click.pass_obj
 def log_upload(folder: Path, archive: Path, note: str, board: float | None) -> None:
     """Write down that ARCHIVE was uploaded now."""
-    from pbvs.submission import log
+    from pbvs.submission import uploads as log
 
     upload = log.add(archive, folder, note=note, board=board)
     click.echo(
@@ -130,7 +130,7 @@ def log_upload(folder: Path, archive: Path, note: str, board: float | None) -> N
 @click.pass_obj
 def board(folder: Path, number: int, score: float) -> None:
     """Write the board's combined SCORE beside upload NUMBER."""
-    from pbvs.submission import log
+    from pbvs.submission import uploads as log
 
     log.amend(number, folder, board=score)
     _say_log(folder)
@@ -142,7 +142,7 @@ def board(folder: Path, number: int, score: float) -> None:
 @click.pass_obj
 def failed(folder: Path, number: int, note: str | None) -> None:
     """Mark upload NUMBER as failed: the platform does not count it."""
-    from pbvs.submission import log
+    from pbvs.submission import uploads as log
 
     log.amend(number, folder, status="failed", **({} if note is None else {"note": note}))
     _say_log(folder)
@@ -173,9 +173,9 @@ def reproduce(
 
     Exit status 1 when something that can change the result differs (--check-only), or predictions do.
     """
-    from pbvs.runs import Run
-    from pbvs.submission import reproduce as making
-    from pbvs.submission.overview import remove as remove_run
+    from pbvs.experiments import reproduce as making
+    from pbvs.experiments.runs import remove as remove_run
+    from pbvs.run import Run
 
     first = Run(run, submissions)
     found = making.compare_circumstances(first, manifests, data, weights)
@@ -203,8 +203,8 @@ def reproduce(
 @click.option("--out", type=options.FILE, help="What to write [submissions/RUN.pbvs.zip].")
 def export(run: str, submissions: Path, out: Path | None) -> None:
     """Put RUN's models and recipe into one file, for another team to install and predict with."""
-    from pbvs.runs import Run
-    from pbvs.submission.bundle import export as export_run
+    from pbvs.experiments.bundle import export as export_run
+    from pbvs.run import Run
 
     path = export_run(Run(run, submissions), out)
     click.echo(f"Bundle: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
@@ -216,7 +216,7 @@ def export(run: str, submissions: Path, out: Path | None) -> None:
 @click.option("--run", help="Name of the run; without it the one it was exported with.")
 def install(file: Path, submissions: Path, run: str | None) -> None:
     """Install a bundle's models and recipe as a run; opening it runs none of its contents."""
-    from pbvs.submission.bundle import install as install_run
+    from pbvs.experiments.bundle import install as install_run
 
     made = install_run(file, submissions, run)
     click.echo(f"Installed: {made.folder}")

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from pbvs.challenge import Split
 from pbvs.cli import options
 from pbvs.errors import UsageError
-from pbvs.tasks import Split
 
 
 @click.command()
@@ -55,22 +55,22 @@ def score(
     """
     if targets is not None and archive is None:
         raise UsageError("--targets is for scoring an ARCHIVE; a run is scored against its manifests.")
-    from pbvs.scoring.table import table
+    from pbvs.evaluation.results import score_table
 
     rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
     settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
     settings["fid"] = fid
     if archive is not None:
-        from pbvs.submission.scored import score_archive, summary_path
+        from pbvs.evaluation.archive import score_archive, summary_path
 
-        click.echo(table(score_archive(archive, split, submissions=submissions, targets=targets, **settings)))
+        click.echo(score_table(score_archive(archive, split, submissions=submissions, targets=targets, **settings)))
         click.echo(f"Written: {summary_path(archive)}")
         return
-    from pbvs.runs import choose_run
-    from pbvs.scoring.scorer import score as run_score
+    from pbvs.evaluation.evaluate import score as run_score
+    from pbvs.run import choose_run
 
     place = choose_run(run, submissions)
-    click.echo(table(run_score(place, split, **settings)))
+    click.echo(score_table(run_score(place, split, **settings)))
     click.echo(f"Written: {place.scores / 'summary.json'}")
     if place.report.is_file():
         click.echo(f"Report:  {place.report}")

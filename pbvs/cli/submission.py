@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pbvs.challenge import SPLITS, TASKS
 from pbvs.cli import options
-from pbvs.tasks import SPLITS, TASKS
 
 if TYPE_CHECKING:
-    from pbvs.submission.plan import Plan
+    from pbvs.submission.package import Plan
 
 EVALUATION = click.Choice(["challenge", "native"])
 MEGABYTE = 1e6
@@ -65,8 +65,9 @@ def package(
 
     The same content gives the same bytes. An archive that would be rejected is not kept, and the earlier one stays.
     """
-    from pbvs.runs import choose_run
-    from pbvs.submission import archive, plan
+    from pbvs.run import choose_run
+    from pbvs.submission import package as archive
+    from pbvs.submission import package as plan
     from pbvs.submission.findings import as_text, verdict
 
     inputs = archive.inputs_of(manifests, data, split)
@@ -144,7 +145,7 @@ def check(
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
-    from pbvs.submission.log import size_of
+    from pbvs.submission.uploads import size_of
 
     inputs = None if data is None else from_data(data, split)
     native = (evaluation_size or size_of(archive)) == "native"

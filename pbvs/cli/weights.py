@@ -32,7 +32,7 @@ def weights() -> None:
 @options.weights
 def list_weights(weights: Path | None) -> None:
     """Say which weights there are, what for, and where they were found."""
-    from pbvs.weights import SOURCES, folders, look
+    from pbvs.metrics.weights import SOURCES, folders, look
 
     for net, source in SOURCES.items():
         path = look(net, weights)
@@ -46,7 +46,7 @@ def list_weights(weights: Path | None) -> None:
 @options.weights
 def fetch(nets: tuple[str, ...], weights: Path | None) -> None:
     """Download weights that are not there yet (without NETS: alex), and check their digests."""
-    from pbvs.weights import fetch as run_fetch
+    from pbvs.metrics.weights import fetch as run_fetch
 
     for net in nets or ("alex",):
         click.echo(f"{net}: {run_fetch(net, weights)}")
@@ -57,8 +57,8 @@ def fetch(nets: tuple[str, ...], weights: Path | None) -> None:
 @options.weights
 def verify(nets: tuple[str, ...], weights: Path | None) -> None:
     """Check the digests of the weights that are there (or of NETS)."""
-    from pbvs.weights import find, look
-    from pbvs.weights import verify as run_verify
+    from pbvs.metrics.weights import find, look
+    from pbvs.metrics.weights import verify as run_verify
 
     failures = []
     for net in nets or [net for net in NETS if look(net, weights)]:
@@ -77,7 +77,7 @@ def verify(nets: tuple[str, ...], weights: Path | None) -> None:
 @click.option("--to", "target", type=options.FOLDER, help="Folder to write into; else beside the full file.")
 def slim(nets: tuple[str, ...], weights: Path | None, target: Path | None) -> None:
     """Write the part that is used as .safetensors: 9 to 25 times smaller than the published files."""
-    from pbvs.weights import slim as run_slim
+    from pbvs.metrics.weights import slim as run_slim
 
     for net in nets:
         path = run_slim(net, weights, target)

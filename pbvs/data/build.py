@@ -12,25 +12,23 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from pbvs.data.brightness import as_json, measure, warnings_of
+from pbvs.challenge import SPLITS, TASKS
+from pbvs.data.cache import as_text
 from pbvs.data.catalog import Catalog, Entry, catalog_texts, scan
 from pbvs.data.geometry import Footprints
-from pbvs.data.holdout import SHARE, hold_out, hold_out_scenes, scene_of
+from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import COLUMNS, Pair, manifest_path
-from pbvs.data.misregistration import Group, correct, find_shifts, group_name
-from pbvs.data.names import pair_name, unique_names
+from pbvs.data.manifest import COLUMNS, Pair, manifest_path, pair_name, unique_names
 from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
-from pbvs.data.rules import RuleBook, find_rules
-from pbvs.data.settings import Radiometry
-from pbvs.data.shift import Shift
-from pbvs.data.tables import as_text
+from pbvs.data.registration import Group, Shift, correct, find_shifts, group_name
+from pbvs.data.split import SHARE, hold_out, hold_out_scenes, scene_of
+from pbvs.data.statistics import as_json, measure, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
 from pbvs.locks import locked
-from pbvs.progress import track
-from pbvs.runs import MANIFESTS
-from pbvs.tasks import SPLITS, TASKS
+from pbvs.logs import track
+from pbvs.recipe import Radiometry
+from pbvs.run import MANIFESTS
 
 HEADERS, MEASURED = ".headers.csv", ".brightness.csv"  # beside the manifests: what need not be read again
 

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pbvs.data.cache import HeaderCache, as_text
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.images import SUFFIXES
 from pbvs.data.layout import Place, file_key, place_of
-from pbvs.data.tables import HeaderCache, as_text
 from pbvs.errors import PbvsError, UsageError
+from pbvs.logs import track
 from pbvs.parallel import in_chunks
-from pbvs.progress import track
 
 CATALOG_COLUMNS = (
     "path", "modality", "source", "location", "role", "split", "task", "base", "date",

@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.data.digests import Digests, content_digest
+from pbvs.challenge import get_task
+from pbvs.data.align import Opened, open_pair
+from pbvs.data.cache import Digests, content_digest
 from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair
-from pbvs.data.pairs import Opened, open_pair
-from pbvs.data.settings import Chips, Radiometry
 from pbvs.errors import PbvsError, WriteError
 from pbvs.files import atomic_path, digest, inside, read_json, sweep, write_json
+from pbvs.logs import track
 from pbvs.parallel import in_chunks
-from pbvs.progress import track
-from pbvs.tasks import get_task
+from pbvs.recipe import Chips, Radiometry
 
 VERSION = 2  # of what this module and those below it make of a pair; raise it when the pixels change
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pbvs.challenge import get_task
 from pbvs.data.chips import Array, Prepared, prepare, write_bad_chips
 from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.data.pairing import days_between
-from pbvs.data.settings import Augmentation, Chips, Radiometry, Sampling
 from pbvs.errors import PbvsError
-from pbvs.progress import say
+from pbvs.logs import say
+from pbvs.recipe import Augmentation, Chips, Radiometry, Sampling
 from pbvs.seeds import generator
-from pbvs.tasks import get_task
 
 
 class Sample(NamedTuple):

@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from pbvs.tasks import TASKS, Modality
+from pbvs.challenge import TASKS, Modality
 
 Role = Literal["image", "mosaic", "input"]
 

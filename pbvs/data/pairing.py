@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pbvs.data.catalog import Entry
 from pbvs.data.geometry import Footprints
 from pbvs.data.layout import natural_key
-from pbvs.data.settings import Policy
+from pbvs.recipe import Policy
 from pbvs.seeds import generator
 
 ASPECT_TOLERANCE = 0.05  # pictures of one footprint may differ so much in the ratio of their sides

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pbvs.networks.generator import GeneratorConfig
+from pbvs.networks.pix2pixhd import GeneratorConfig
 
 
 def adapt_inputs(weight: Tensor, channels: int) -> Tensor:

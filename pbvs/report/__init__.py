@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pbvs.runs import MANIFESTS, Run
+from pbvs.run import MANIFESTS, Run
 
 
 def write_report(run: Run, *, root: Path | None = None, manifests: Path = MANIFESTS) -> Path:

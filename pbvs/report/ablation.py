@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pbvs.ablation.table import COLUMNS, Ablation
-from pbvs.ablation.work import SPLIT, Made
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.evaluation.leaderboard import ORDER
+from pbvs.evaluation.results import Results, read_results
+from pbvs.experiments.ablation import SPLIT, Made
+from pbvs.experiments.ablation_table import COLUMNS, Ablation
 from pbvs.report import pictures
 from pbvs.report.page import render
-from pbvs.scoring.leaderboard import ORDER
-from pbvs.scoring.results import Results, read_results
 
 SIDE = 176
 PICTURES = 3  # of a task, spread from the reference's best to its worst

@@ -8,10 +8,10 @@ from typing import Any
 
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
+from pbvs.evaluation.compare import Change, Comparison, Difference, largest
 from pbvs.report import charts, pictures
 from pbvs.report.page import render
 from pbvs.report.sections import find_pairs
-from pbvs.scoring.compare import Change, Comparison, Difference, largest
 
 SIDE = 224
 EXAMPLES = 2  # images a task and direction

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from pbvs.data.align import read_raster
-from pbvs.data.brightness import Brightness
 from pbvs.data.catalog import Entry
+from pbvs.data.inspection import COLUMNS, Archive, Survey, group_reasons
 from pbvs.data.layout import natural_key
-from pbvs.data.survey import COLUMNS, Archive, Survey, group_reasons
+from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.report.page import render

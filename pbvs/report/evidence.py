@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
+from pbvs.evaluation.results import Results, is_scored, number, read_csv, read_results, table
 from pbvs.files import read_json
 from pbvs.recipe import Recipe
 from pbvs.rows import Rows
-from pbvs.runs import Run
-from pbvs.scoring.results import Results, is_scored, number, read_csv, read_results, table
-from pbvs.tasks import TASKS
+from pbvs.run import Run
 
 T = TypeVar("T")
 AXES = ("epoch", "step", "seconds")  # columns of a training log that count, and say nothing of how well it goes

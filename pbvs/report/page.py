@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 
 from pbvs import __version__
+from pbvs.challenge import TASKS
+from pbvs.evaluation.results import number, table
 from pbvs.report.evidence import Evidence, gather
 from pbvs.report.sections import headline, provenance, score_chart, task_section, test_section
-from pbvs.runs import Run
-from pbvs.scoring.results import number, table
-from pbvs.tasks import TASKS
+from pbvs.run import Run
 
 DIGEST = re.compile("[0-9a-f]{40,64}")
 

@@ -15,7 +15,7 @@ from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.recipe import Recipe
-from pbvs.runs import Run
+from pbvs.run import Run
 
 SIDE = 288  # pixels of a thumbnail's longer side
 QUALITY = 86
@@ -67,7 +67,7 @@ def open_pictures(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Op
 
 
 def _open_data(pair: Pair, root: Path, recipe: Recipe) -> tuple[Picture, Picture | None]:
-    from pbvs.data.pairs import open_pair, open_source
+    from pbvs.data.align import open_pair, open_source
 
     if not pair.target:
         return open_source(pair, root, recipe.radiometry), None

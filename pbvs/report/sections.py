@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
+from pbvs.evaluation.results import ImageScore, Results, number, table
 from pbvs.files import sha256
 from pbvs.report import charts, pictures
 from pbvs.report.evidence import AXES, Evidence
-from pbvs.scoring.results import ImageScore, Results, number, table
-from pbvs.tasks import TASKS
 
 HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
 TEST_PICTURES = 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pbvs.errors import PbvsError
-from pbvs.submission.examined import EvaluationSize, examine_archive
 from pbvs.submission.findings import Finding
 from pbvs.submission.inputs import Inputs
+from pbvs.submission.inspection import EvaluationSize, examine_archive
 from pbvs.submission.rules import RULES
-from pbvs.submission.safezip import SafeZip, room_for
+from pbvs.submission.zips import SafeZip, room_for
 
 
 def check(

@@ -7,10 +7,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pbvs.challenge import TASKS
 from pbvs.lazy import Lazy
 from pbvs.submission.directory import Entry
 from pbvs.submission.readme import NAME
-from pbvs.tasks import TASKS
 
 FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
 LITTER_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import TASKS
 from pbvs.data.headers import read_header
 from pbvs.data.images import SUFFIXES, read_image
 from pbvs.data.layout import Place, place_of
@@ -18,7 +19,6 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
 from pbvs.rows import Rows
 from pbvs.submission.contents import is_litter
-from pbvs.tasks import TASKS
 
 SAMPLE = 48  # training targets that are read for a task's brightness
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from pbvs import __version__
+from pbvs.recipe import Recipe
 
 NAME = "readme.txt"
 LABELS = (
@@ -82,3 +86,28 @@ def order_faults(text: str) -> list[str]:
         if keyword not in label.lower():
             faults.append(f"line {number} is {label!r} where {LABELS[number - 1]!r} is expected")
     return faults
+
+
+# --- A recipe in one line, for the readme's description.
+
+
+def describe(recipe: Recipe) -> str:
+    """Return what the recipe does, in one line: its name and description, then a clause for each stage."""
+    stages = ", ".join(f"{task}: {_stage(stage.model_dump())}" for task, stage in recipe.stages.items())
+    said = f" ({recipe.description})" if recipe.description else ""
+    return f"pbvs {__version__}, recipe {recipe.name}{said}; {stages}"
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    words = [str(stage["method"])]
+    if "size" in stage:
+        words.append(f"{stage['size']} px")
+    if "epochs" in stage:
+        words.append(f"{stage['epochs'] + stage.get('half_rate_epochs', 0)} epochs")
+    if stage.get("init_from"):
+        words.append(f"from {stage['init_from']}")
+    if stage.get("first"):
+        words.append(f"on {stage['first']}")
+    if "intensity" in stage:
+        words.append(f"x {stage['intensity']:g}")
+    return " ".join(words)

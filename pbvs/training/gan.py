@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pbvs.devices import world_size
-from pbvs.networks.discriminator import Features, MultiscaleDiscriminator
-from pbvs.networks.generator import GlobalGenerator, LocalEnhancer
+from pbvs.networks.pix2pixhd import Features, GlobalGenerator, LocalEnhancer, MultiscaleDiscriminator
 from pbvs.training import losses
 from pbvs.training.method import Batch, Method, adam
 

@@ -141,3 +141,21 @@ def replicated(x: Tensor, channels: int | None) -> Tensor:
 def make_plan(chips: Chips, batch_size: int, accumulate: int) -> Plan:
     """Return the plan for this data set and the processes that there are."""
     return Plan(len(chips), batch_size, accumulate, world_size())
+
+
+# --- Small data sets seen several times in one epoch, so that what is done once an epoch stays cheap.
+
+
+class Rounds:
+    """`chips` seen `rounds` times an epoch; each round has the order and augmentation of an epoch of its own."""
+
+    def __init__(self, chips: Chips, rounds: int):
+        self.chips, self.rounds = chips, rounds
+
+    def __len__(self) -> int:
+        return len(self.chips) * self.rounds
+
+    def __getitem__(self, key: Key) -> Any:
+        epoch, position = key
+        done, within = divmod(position, len(self.chips))
+        return self.chips[epoch * self.rounds + done, within]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pbvs.networks.discriminator import Features
+from pbvs.networks.pix2pixhd import Features
 
 VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # relu1_1 .. relu5_1, published pix2pixHD
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

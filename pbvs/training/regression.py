@@ -14,8 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pbvs.devices import world_size
 from pbvs.training import losses
-from pbvs.training.method import Batch, Method
-from pbvs.training.schedule import Schedule
+from pbvs.training.method import Batch, Method, Schedule
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 BETAS = (0.9, 0.99)  # a short memory of the squares: trainings here last a few thousand steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,11 @@ from torch import Tensor, nn
 
 from pbvs.errors import PbvsError
 from pbvs.files import sweep
-from pbvs.progress import meter, say
+from pbvs.logs import meter, say
 from pbvs.training import distributed, state
-from pbvs.training.average import Average
 from pbvs.training.loader import Chips, Feed, Plan, batches, make_plan
-from pbvs.training.log import Log
-from pbvs.training.method import Batch, Method
-from pbvs.training.pictures import write_curves
-from pbvs.training.schedule import Schedule
+from pbvs.training.log import Log, write_curves
+from pbvs.training.method import Batch, Method, Schedule
 
 STATE = "state.safetensors"
 DIVERGED = 20.0  # times the lowest epoch's loss
@@ -257,3 +255,28 @@ class Trainer:
             path.replace(aside)
             say(f"{self.what}: the state found was trained from other data or settings; it is now {aside.name}")
         distributed.barrier()
+
+
+# --- The moving average of a network's weights, which validates and translates better than the last step's.
+
+
+class Average:
+    """average <- decay * average + (1 - decay) * weights after every step.
+
+    The decay rises to its value as (1 + step) / (10 + step), so that early weights are soon forgotten. With decay 0
+    the network itself is used.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.source = network
+        self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step` steps."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.network.parameters(), self.source.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pbvs.data.manifest import Pair
 from pbvs.devices import rank, world_size
 from pbvs.training import distributed
+from pbvs.training.log import write_strip
 from pbvs.training.losses import three_channels
-from pbvs.training.pictures import write_strip
 from pbvs.translators.base import Picture
 
 STRIPS = 4  # pictures shown of each validation

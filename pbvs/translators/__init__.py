@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pbvs.challenge import Task
     from pbvs.stages import Stage
-    from pbvs.tasks import Task
     from pbvs.translators.base import Translator
 
 # method -> module and class; a module is imported when its method is used, so grayscale never waits for torch
 METHODS: dict[str, tuple[str, str]] = {
     "grayscale": ("pbvs.translators.grayscale", "Grayscale"),
-    "cascade": ("pbvs.translators.cascade", "Cascade"),
+    "cascade": ("pbvs.translators.grayscale", "Cascade"),
     "pix2pixhd": ("pbvs.translators.pix2pixhd", "Pix2PixHD"),
     "regression": ("pbvs.translators.regression", "Regression"),
 }

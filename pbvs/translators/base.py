@@ -11,10 +11,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import Task
 from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe
 from pbvs.stages import Stage
-from pbvs.tasks import Task
 
 Picture = NDArray[np.float32]
 

@@ -88,3 +88,18 @@ class Grayscale(Translator):
                     f"{folder / 'model.json'} has the {name} {saved.get(name)}, the recipe {wanted}; "
                     "predict again with --retrain."
                 )
+
+
+# --- A chain of two models: the first stage's translator, then grayscale (the paper's SAR2IR).
+
+
+class Cascade(Grayscale):
+    """Translates with the model of the stage's `first` task, then makes grayscale of what that gives."""
+
+    method: ClassVar[str] = "cascade"
+    uses_device: ClassVar[bool] = True
+    stage: CascadeStage
+
+    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Return (H, W, 1) in [0, 1] for each picture (paper, section 3.6)."""
+        return super().translate(self.parts[self.stage.first].translate(pictures))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pbvs.networks.layers import reflected
+from pbvs.networks.pix2pixhd import reflected
 
 Picture = NDArray[np.float32]
 Forward = Callable[[Tensor], Tensor]

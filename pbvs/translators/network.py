@@ -13,20 +13,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pbvs import checkpoint
-from pbvs.checkpoint import TranslatorConfig
+from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
-from pbvs.data.pairs import open_pair
-from pbvs.data.settings import Augmentation
 from pbvs.errors import PbvsError
 from pbvs.files import digest
-from pbvs.networks.lpips import Lpips
+from pbvs.metrics.lpips import Lpips
+from pbvs.recipe import Augmentation
 from pbvs.stages import NetworkStage
-from pbvs.training import distributed
+from pbvs.training import checkpoint, distributed
+from pbvs.training.checkpoint import TranslatorConfig
+from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
-from pbvs.training.method import Method
-from pbvs.training.numerics import numerics
-from pbvs.training.schedule import Schedule
+from pbvs.training.method import Method, Schedule
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, spread
 from pbvs.translators.base import Material, Picture, Translator

@@ -9,16 +9,23 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pbvs import checkpoint
 from pbvs.errors import PbvsError
+from pbvs.metrics.backbones import load_trunk
+from pbvs.metrics.frozen import Net, quicken_frozen
 from pbvs.networks.adapt import adapt_discriminator, adapt_generator
-from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator
-from pbvs.networks.frozen import Net, quicken_frozen
-from pbvs.networks.generator import GeneratorConfig, GlobalGenerator, LocalEnhancer, build_generator
-from pbvs.networks.layers import set_deterministic
-from pbvs.networks.trunks import load_trunk
+from pbvs.networks.pix2pixhd import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    GlobalGenerator,
+    LocalEnhancer,
+    MultiscaleDiscriminator,
+    build_discriminator,
+    build_generator,
+    set_deterministic,
+)
 from pbvs.seeds import torch_generator
 from pbvs.stages import Pix2PixHDStage
+from pbvs.training import checkpoint
 from pbvs.training.gan import GanMethod, Weights
 from pbvs.training.losses import vgg_distance
 from pbvs.training.method import Method

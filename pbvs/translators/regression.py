@@ -7,17 +7,16 @@ from typing import ClassVar, cast
 
 from torch import Tensor
 
-from pbvs import checkpoint
-from pbvs.data.settings import Augmentation
 from pbvs.errors import PbvsError
 from pbvs.networks.adapt import adapt_inputs, adapt_outputs
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
+from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
 from pbvs.stages import RegressionStage
-from pbvs.training.loader import Chips
+from pbvs.training import checkpoint
+from pbvs.training.loader import Chips, Rounds
+from pbvs.training.method import Schedule
 from pbvs.training.regression import Cosine, RegressionMethod, Weights
-from pbvs.training.rounds import Rounds
-from pbvs.training.schedule import Schedule
 from pbvs.translators.base import Material
 from pbvs.translators.network import MODEL, Distance, NetworkTranslator
 from pbvs.translators.pix2pixhd import use_bf16

@@ -14,7 +14,7 @@ PART = "check_data"
 
 
 def run(quick: bool) -> list[Row]:
-    from pbvs.data.survey import survey
+    from pbvs.data.inspection import survey
 
     with tempfile.TemporaryDirectory() as name:
         root, manifests = Path(name) / "root", Path(name) / "manifests"

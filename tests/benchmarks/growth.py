@@ -59,7 +59,7 @@ def catalogue(folder: Path, rounds: int) -> Row:
 
 
 def checking(folder: Path, rounds: int) -> Row:
-    from pbvs.data.survey import survey
+    from pbvs.data.inspection import survey
 
     def make(place: Path, thousandths: int) -> Callable[[], Any]:
         write_full_size(place / "root", thousandths / 1000)
@@ -98,7 +98,7 @@ def grayscale(folder: Path, rounds: int) -> Row:
 
 
 def scores(folder: Path, rounds: int) -> Row:
-    from pbvs.networks.lpips import Lpips
+    from pbvs.metrics.lpips import Lpips
     from tests.benchmarks import scoring
 
     engine = scoring.make_engine(Lpips("random"))
@@ -111,8 +111,7 @@ def scores(folder: Path, rounds: int) -> Row:
 
 
 def zipping(folder: Path, rounds: int) -> Row:
-    from pbvs.submission.archive import inputs_of, write_package
-    from pbvs.submission.plan import make_plan
+    from pbvs.submission.package import inputs_of, make_plan, write_package
 
     def make(place: Path, thousandths: int) -> Callable[[], Any]:
         run, manifests = finished_run(place, thousandths / 1000)

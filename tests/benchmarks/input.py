@@ -19,7 +19,7 @@ def chips(folder: Path, count: int) -> Any:
     """Return a data set of RGB to IR pairs, prepared in a cache as training does it."""
     from pbvs.data.dataset import ChipDataset
     from pbvs.data.manifest import Pair
-    from pbvs.data.settings import Augmentation, Radiometry
+    from pbvs.recipe import Augmentation, Radiometry
 
     pictures(folder / "rgb", count, SIDE + 64, 3, different=count)
     pictures(folder / "ir", count, SIDE + 64, 1, different=count)
@@ -36,8 +36,7 @@ def method() -> Any:
     """Return a small GAN without trunks: the quicker the step, the more loading counts."""
     import torch
 
-    from pbvs.networks.discriminator import DiscriminatorConfig, build_discriminator
-    from pbvs.networks.generator import GeneratorConfig, build_generator
+    from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
     from pbvs.training.gan import GanMethod, Weights
 
     rng = torch.Generator().manual_seed(0)

@@ -41,8 +41,7 @@ def zip_and_look(folder: Path, target: Path) -> None:
 
 def prepared(folder: Path, scale: float) -> tuple[Any, Any, Path]:
     """Return a plan, its inputs, and the folder of the predictions."""
-    from pbvs.submission.archive import inputs_of
-    from pbvs.submission.plan import make_plan
+    from pbvs.submission.package import inputs_of, make_plan
 
     run, manifests = finished_run(folder, scale)
     inputs = inputs_of(manifests, None)
@@ -51,7 +50,7 @@ def prepared(folder: Path, scale: float) -> tuple[Any, Any, Path]:
 
 def run(quick: bool) -> list[Row]:
     from pbvs.files import atomic_path
-    from pbvs.submission.archive import entries, write_package, write_zip
+    from pbvs.submission.package import entries, write_package, write_zip
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -21,13 +21,13 @@ JOBS = 2
 
 def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
     """Return our prediction of `count` pictures below `root`."""
-    from pbvs.data.pairs import open_source
-    from pbvs.data.settings import Radiometry
+    from pbvs.challenge import TASKS
+    from pbvs.data.align import open_source
     from pbvs.devices import resolve_device
-    from pbvs.predictor import predict_pairs
+    from pbvs.recipe import Radiometry
     from pbvs.stages import GrayscaleStage
-    from pbvs.tasks import TASKS
     from pbvs.translators.grayscale import Grayscale
+    from pbvs.translators.prediction import predict_pairs
 
     resolve_device("cpu")  # as the runner does: freed memory is kept
     translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale", intensity=1.3))
@@ -79,13 +79,13 @@ def network(folder: Path, quick: bool) -> Row:
     resolve_device("cpu")
     import torch
 
-    from pbvs.data.pairs import open_source
-    from pbvs.data.settings import Radiometry
-    from pbvs.networks.generator import build_generator
-    from pbvs.predictor import predict_pairs
+    from pbvs.challenge import TASKS
+    from pbvs.data.align import open_source
+    from pbvs.networks.pix2pixhd import build_generator
+    from pbvs.recipe import Radiometry
     from pbvs.stages import Pix2PixHDStage
-    from pbvs.tasks import TASKS
     from pbvs.translators.pix2pixhd import Pix2PixHD
+    from pbvs.translators.prediction import predict_pairs
 
     width, count = (32, 4) if quick else (64, 6)
     translator = Pix2PixHD(TASKS["sar2eo"], Pix2PixHDStage(method="pix2pixhd", generator_width=width))

@@ -21,9 +21,9 @@ from tests.benchmarks.harness import Cost, Row, row_of
 from tests.benchmarks.worker import Worker
 
 if TYPE_CHECKING:
-    from pbvs.networks.lpips import Lpips
-    from pbvs.scoring.engine import Engine
-    from pbvs.scoring.material import Task
+    from pbvs.evaluation.engine import Engine
+    from pbvs.evaluation.material import Task
+    from pbvs.metrics.lpips import Lpips
 
 PART = "scoring"
 SIDE = 256
@@ -43,7 +43,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 def task_of(folder: Path, count: int) -> Task:
     """Return the task that `make_pictures` has written."""
-    from pbvs.scoring.material import Task
+    from pbvs.evaluation.material import Task
 
     pairs = [Pair(f"{n}", "sar2eo", "val", "", f"out/{n}.png", f"out/{n}.png") for n in range(count)]
     return Task("sar2eo", pairs, folder / "predicted", None)
@@ -88,7 +88,7 @@ def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[flo
     import torch
     from PIL import Image
 
-    from pbvs.networks.lpips import Lpips
+    from pbvs.metrics.lpips import Lpips
 
     module, what = plain_lpips(Lpips(net))
     task = task_of(Path(folder), count)
@@ -113,8 +113,8 @@ def ours(folder: str, count: int, net: str, cache: str) -> Callable[[], tuple[st
     from pbvs.devices import resolve_device
 
     resolve_device("cpu")
-    from pbvs.networks.lpips import Lpips
-    from pbvs.scoring.targets import TargetStore
+    from pbvs.evaluation.targets import TargetStore
+    from pbvs.metrics.lpips import Lpips
 
     engine, task = make_engine(Lpips(net)), task_of(Path(folder), count)
 
@@ -129,16 +129,16 @@ def make_engine(metric: Lpips) -> Engine:
     """Return an engine with its network laid out; without a cache."""
     import torch
 
-    from pbvs.scoring.engine import Engine
-    from pbvs.scoring.protocol import load_protocol
+    from pbvs.evaluation.engine import Engine
+    from pbvs.evaluation.protocol import load_protocol
 
     return Engine(load_protocol(lpips_net=metric.net), metric, jobs=torch.get_num_threads())
 
 
 def score_once(engine: Engine, task: Task, root: Path) -> list[float]:
     """Score a task and wait until the cache is written; return each pair's RMSE and LPIPS."""
-    from pbvs.data.settings import Radiometry
-    from pbvs.scoring.targets import Targets
+    from pbvs.evaluation.targets import Targets
+    from pbvs.recipe import Radiometry
 
     scores = engine.score(task, Targets(root, Radiometry(), None, engine.store))
     engine.store.close()
@@ -146,7 +146,7 @@ def score_once(engine: Engine, task: Task, root: Path) -> list[float]:
 
 
 def run(quick: bool) -> list[Row]:
-    from pbvs.weights import look
+    from pbvs.metrics.weights import look
 
     count, repeats = (24, 3) if quick else (96, 7)
     net = next((net for net in ("alex", "squeeze") if look(net)), "random")

@@ -1,6 +1,6 @@
 """One step of training, ours beside the textbook's, from the same weights on the same pictures.
 
-Each way runs in a process of its own, since how memory is kept (pbvs.memory) belongs to the process. The trunks have
+Each way runs in a process of its own, since how memory is kept (pbvs.devices) belongs to the process. The trunks have
 VGG's shapes and random weights: the time does not depend on the weights, and nobody has to fetch half a gigabyte.
 """
 
@@ -22,8 +22,7 @@ def materials(width: int, side: int) -> tuple[Any, ...]:
     """Return generator, discriminator, VGG-19, LPIPS and a pair, the same in every process."""
     import torch
 
-    from pbvs.networks.discriminator import DiscriminatorConfig, build_discriminator
-    from pbvs.networks.generator import GeneratorConfig, build_generator
+    from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
 
     rng = torch.Generator().manual_seed(0)
     generator = build_generator(GeneratorConfig(width=width), rng)
@@ -34,7 +33,7 @@ def materials(width: int, side: int) -> tuple[Any, ...]:
 
 def trunk(net: str, rng: Any) -> Any:
     """Return a trunk with random weights that keep activations in bounds (He et al. 2015)."""
-    from pbvs.networks.trunks import Trunk
+    from pbvs.metrics.backbones import Trunk
 
     made = Trunk(net)
     for parameter in made.parameters():
@@ -56,7 +55,7 @@ def ours(width: int, side: int, device: str = "cpu", half: bool = False) -> Call
     resolve_device(device)
     import torch
 
-    from pbvs.networks.frozen import quicken_frozen
+    from pbvs.metrics.frozen import quicken_frozen
     from pbvs.training.gan import GanMethod, Weights
     from pbvs.training.losses import vgg_distance
     from pbvs.training.method import Batch
@@ -82,7 +81,7 @@ def ours(width: int, side: int, device: str = "cpu", half: bool = False) -> Call
 
 def metric(vgg16: Any) -> Any:
     """Return our LPIPS module around a trunk that was made here, with equal heads."""
-    from pbvs.networks.lpips import Lpips
+    from pbvs.metrics.lpips import Lpips
 
     made = Lpips("random")
     made.trunk = vgg16

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pbvs.cli import COMMANDS
-from pbvs.data.demo import Amounts, write_demo
+from pbvs.data.synthetic import Amounts, write_demo
 
 HEAVY = (
     "torch",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pbvs.data.build import build_pairs
-from pbvs.data.demo import Amounts, write_demo
 from pbvs.data.images import write_png, write_tiff
+from pbvs.data.synthetic import Amounts, write_demo
 
 SMALL = Amounts(scenes=4, validation_scenes=1, test_scenes=1, locations=3, inputs=1)
 

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pbvs.data.align import Raster, move, read_raster, resample
+from pbvs.data.align import Raster, move, open_pair, open_source, open_target, read_raster, resample
 from pbvs.data.build import build_pairs
 from pbvs.data.geometry import Footprints, clip, overlap, overlap_window
 from pbvs.data.headers import Header, read_header
 from pbvs.data.images import resize, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
-from pbvs.data.pairs import open_pair, open_source, open_target
 from tests.data.conftest import Tree
 
 UTM = "EPSG:32612"

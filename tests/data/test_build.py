@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pbvs.challenge import SPLITS, TASKS
 from pbvs.data.build import build_pairs, find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import UNFINISHED, is_unfinished
-from pbvs.tasks import SPLITS, TASKS
 from tests.data.conftest import Tree
 
 

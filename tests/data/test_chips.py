@@ -15,8 +15,8 @@ from pbvs.data.build import build_pairs
 from pbvs.data.chips import Prepared, bad_chip, prepare
 from pbvs.data.dataset import ChipDataset
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.data.settings import Augmentation, Chips, Radiometry, Sampling
 from pbvs.errors import PbvsError
+from pbvs.recipe import Augmentation, Chips, Radiometry, Sampling
 from tests.data.conftest import Tree
 
 

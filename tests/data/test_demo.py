@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from pbvs.cli import cli
 from pbvs.data.catalog import scan
-from pbvs.data.demo import write_demo
-from pbvs.data.scene import FIELD, FOREST, ROOF, WATER, make_scene
+from pbvs.data.synthetic import FIELD, FOREST, ROOF, WATER, make_scene, write_demo
 from pbvs.errors import UsageError
 from tests.data.conftest import SMALL
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from pbvs.data.align import check_files, open_pair
 from pbvs.data.build import build_pairs
 from pbvs.data.chips import prepare
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
-from pbvs.data.pairs import check_files, open_pair
-from pbvs.data.settings import Chips, Radiometry
 from pbvs.errors import PbvsError
+from pbvs.recipe import Chips, Radiometry
 from tests.data.conftest import Tree
 from tests.data.test_build import unused
 

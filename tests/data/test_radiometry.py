@@ -11,10 +11,9 @@ from pydantic import ValidationError
 from pbvs.data.align import read_raster
 from pbvs.data.build import build_pairs
 from pbvs.data.images import read_image, to_uint8, write_tiff
+from pbvs.data.intensity import rule_for, select_bands, to_unit
 from pbvs.data.manifest import manifest_path, read_manifest
-from pbvs.data.radiometry import select_bands, to_unit
-from pbvs.data.rules import rule_for
-from pbvs.data.settings import Radiometry
+from pbvs.recipe import Radiometry
 from tests.data.conftest import Tree
 
 EIGHT = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pbvs.data.align import known
 from pbvs.data.images import equal_bands, png_options, read_image, to_uint8, write_png
-from pbvs.data.radiometry import select_bands, to_unit
+from pbvs.data.intensity import select_bands, to_unit
 from pbvs.translators.grayscale import grayscale
 
 RNG = np.random.default_rng(8)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from pbvs.data.align import Opened, open_pair
 from pbvs.data.build import build_pairs
 from pbvs.data.images import to_uint8, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.data.misregistration import correct, find_shifts
-from pbvs.data.pairs import Opened, open_pair
-from pbvs.data.shift import FEWEST, Surface, estimate, information_surface
+from pbvs.data.registration import FEWEST, Surface, correct, estimate, find_shifts, information_surface
 
 
 def picture(seed: int, shift: tuple[int, int], side: int = 96) -> tuple[np.ndarray, np.ndarray]:

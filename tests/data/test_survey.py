@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from pbvs.cli import cli
-from pbvs.data.brightness import Brightness, warnings_of
 from pbvs.data.build import build_pairs
 from pbvs.data.images import write_png
-from pbvs.data.survey import group_reasons, survey
+from pbvs.data.inspection import group_reasons, survey
+from pbvs.data.statistics import Brightness, warnings_of
 from pbvs.files import read_json
 from pbvs.report.data_page import clusters, map_of, render_data
 from tests.data.conftest import Tree

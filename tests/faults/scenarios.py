@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from pbvs import provenance
 from pbvs.cli import main
-from pbvs.data import demo
+from pbvs.data import synthetic as demo
+from pbvs.experiments import provenance
 from pbvs.files import is_unfinished
 from tests.faults.points import Scenario
 
@@ -204,7 +204,7 @@ def _remove_once() -> None:
 
 def _checkpoint() -> None:
     """Write a checkpoint as the published code does."""
-    from pbvs.networks.generator import GeneratorConfig, make_generator
+    from pbvs.networks.pix2pixhd import GeneratorConfig, make_generator
     from pbvs.published import write_published
 
     config = GeneratorConfig(source_channels=1, target_channels=1, width=2, downsamplings=1, blocks=1)

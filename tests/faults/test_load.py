@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbvs import provenance
 from pbvs.data.manifest import ByName, Pair, read_manifest, write_manifest
-from pbvs.predictor import predict_pairs
-from pbvs.scoring.engine import Row, TaskScores
-from pbvs.scoring.protocol import load_protocol
-from pbvs.scoring.summary import task_summary, write_scores
-from pbvs.submission import safezip
+from pbvs.evaluation.engine import Row, TaskScores
+from pbvs.evaluation.protocol import load_protocol
+from pbvs.evaluation.summary import task_summary, write_scores
+from pbvs.experiments import provenance
+from pbvs.submission import zips as safezip
 from pbvs.submission.check import check
-from pbvs.submission.examined import examine_archive
+from pbvs.submission.inspection import examine_archive
 from pbvs.submission.pictures import encode
-from pbvs.submission.safezip import SafeZip
 from pbvs.submission.storedzip import write_zip
+from pbvs.submission.zips import SafeZip
+from pbvs.translators.prediction import predict_pairs
 from tests.faults.scenarios import PACKAGE, PREDICT, _gray, pbvs
 
 ROWS = 4000

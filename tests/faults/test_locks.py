@@ -12,19 +12,21 @@ from typing import Any
 
 import pytest
 
-from pbvs import runner
+from pbvs import pipeline
 from pbvs.errors import PbvsError
+from pbvs.evaluation import evaluate as scorer
+from pbvs.experiments import bundle, calibrate
 from pbvs.files import read_json, write_json
 from pbvs.locks import locked
 from pbvs.recipe import dump_recipe
-from pbvs.runs import Run
-from pbvs.scoring import calibrate, scorer
-from pbvs.submission import archive, bundle, plan
+from pbvs.run import Run
+from pbvs.submission import package as archive
+from pbvs.submission import package as plan
 from tests.faults.points import tree
 from tests.faults.scenarios import CALIBRATE, GRAY, PACKAGE, PREDICT, SCORE, _gray, pbvs
 
 COMMANDS = {
-    "predict": (PREDICT, runner, "predict_pairs"),
+    "predict": (PREDICT, pipeline, "predict_pairs"),
     "score": (SCORE, scorer, "summarise"),
     "package": (PACKAGE, archive, "check"),
     "calibrate": (CALIBRATE, calibrate, "fit"),

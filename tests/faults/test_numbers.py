@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from pbvs.data.images import to_uint8
-from pbvs.data.radiometry import to_unit
+from pbvs.data.intensity import to_unit
 from pbvs.errors import PbvsError
+from pbvs.evaluation.bootstrap import interval
+from pbvs.evaluation.protocol import load_protocol
 from pbvs.files import write_json
-from pbvs.networks.lpips import Lpips
-from pbvs.scoring.bootstrap import interval
-from pbvs.scoring.frechet import fid, kid
-from pbvs.scoring.pixel import pixel_errors
-from pbvs.scoring.protocol import load_protocol
+from pbvs.metrics.fid import fid, kid
+from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.pixel import pixel_errors
 from pbvs.training import losses
 
 NAN, INF = math.nan, math.inf

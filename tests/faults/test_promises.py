@@ -13,8 +13,8 @@ from typing import NoReturn
 import pytest
 
 import pbvs as package
-from pbvs import runner
-from pbvs.tasks import TASKS
+from pbvs import pipeline
+from pbvs.challenge import TASKS
 from tests.faults.points import tree
 from tests.faults.scenarios import GRAY, PREDICT, SCORE, TINY, _pairs, pbvs
 
@@ -93,16 +93,8 @@ def test_without_a_recipe_the_machine_decides(
     gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    assert runner.default_recipe() == name
+    assert pipeline.default_recipe() == name
     assert ("the recipe is demo" in capsys.readouterr().err) is not gpu
-
-
-def test_no_module_needs_torchvision() -> None:
-    for path in (REPOSITORY / "pbvs").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not [name for name in names if name.split(".")[0] == "torchvision"], path
 
 
 def test_the_map_of_the_code_is_true() -> None:

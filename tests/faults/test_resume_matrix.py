@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pbvs.stopping import children
+from pbvs.logs import children
 from tests.faults.injector import digest_of
 
 # what is called -> at which of its calls, before or after it, the training ends
@@ -58,10 +58,9 @@ def train(folder: Path, workers: int, point: str = "", how: str = "") -> None:
     import torch
 
     import pbvs.files
-    from pbvs.training.average import Average
     from pbvs.training.loader import Feed
-    from pbvs.training.schedule import Schedule
-    from pbvs.training.trainer import Trainer
+    from pbvs.training.method import Schedule
+    from pbvs.training.trainer import Average, Trainer
     from tests.training.little import LittleChips, little_method, little_trainer
 
     torch.set_num_threads(1)

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 import pytest
 
-from pbvs import cli, journal
+from pbvs import cli, logs
 from pbvs.cli import main
 from pbvs.data.manifest import manifest_path, write_manifest
-from pbvs.doctor import examine, is_bad, text
 from pbvs.errors import PbvsError, UsageError
+from pbvs.experiments.doctor import examine, is_bad, text
 from pbvs.files import UNFINISHED, make_folder
 from pbvs.locks import locked
 
@@ -107,7 +107,7 @@ def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeyp
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    with journal.opened(["work"]) as log:
+    with logs.opened(["work"]) as log:
         log.bind(tmp_path / "absent")
         log.note("said")
         make_folder(tmp_path / "absent")

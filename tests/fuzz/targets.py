@@ -112,8 +112,8 @@ def _recipe_seeds() -> list[bytes]:
 
 
 def _read_recipe(path: Path) -> None:
+    from pbvs.files import read_toml
     from pbvs.recipe import dump_recipe, load_recipe, parse_recipe
-    from pbvs.toml import read_toml
 
     recipe = load_recipe(path)
     recipe.order()
@@ -122,20 +122,20 @@ def _read_recipe(path: Path) -> None:
 
 
 def _protocol_seeds() -> list[bytes]:
-    from pbvs.scoring.protocol import BUILT_IN
+    from pbvs.evaluation.protocol import BUILT_IN
 
     return [path.read_bytes() for path in sorted(BUILT_IN.glob("*.toml"))]
 
 
 def _read_protocol(path: Path) -> None:
-    from pbvs.scoring.protocol import load_protocol
+    from pbvs.evaluation.protocol import load_protocol
 
     protocol = load_protocol(path)
     protocol.combined({"sar2eo": protocol.task_score({"l1": 0.1, "rmse": 0.1, "mse": 0.01, "lpips": 0.2, "fid": 30.0})})
 
 
 def _generator() -> Any:
-    from pbvs.networks.generator import GeneratorConfig, make_generator
+    from pbvs.networks.pix2pixhd import GeneratorConfig, make_generator
 
     config = GeneratorConfig(source_channels=1, target_channels=1, width=2, downsamplings=1, blocks=1)
     return make_generator(config), config
@@ -144,7 +144,7 @@ def _generator() -> Any:
 def _safetensors_seeds() -> list[bytes]:
     import tempfile
 
-    from pbvs.checkpoint import write_model
+    from pbvs.training.checkpoint import write_model
     from pbvs.training.state import write_tensors
 
     network, config = _generator()
@@ -178,14 +178,14 @@ def _safetensors_config(rng: random.Random, data: bytes) -> bytes:
 
 
 def _read_checkpoint(path: Path) -> None:
-    from pbvs.conversion import describe_file, export_checkpoint
+    from pbvs.published import describe_file, export_checkpoint
 
     describe_file(path)
     export_checkpoint(path, path.with_name("out.safetensors"))
 
 
 def _read_trunk(path: Path) -> None:
-    from pbvs.weights import read_tensors
+    from pbvs.metrics.weights import read_tensors
 
     read_tensors(path)
 
@@ -205,7 +205,7 @@ def _pth_seeds() -> list[bytes]:
 
 
 def _import_pth(path: Path) -> None:
-    from pbvs.conversion import import_checkpoint
+    from pbvs.published import import_checkpoint
 
     import_checkpoint(path, path.with_name("out.safetensors"))
 
@@ -273,7 +273,7 @@ def _bundle_seeds() -> list[bytes]:
 
 
 def _install(path: Path) -> None:
-    from pbvs.submission.bundle import install
+    from pbvs.experiments.bundle import install
 
     runs = path.parent / "runs"
     shutil.rmtree(runs, ignore_errors=True)
@@ -297,9 +297,9 @@ def _json_seeds() -> list[bytes]:
 
 
 def _read_results(path: Path) -> None:
+    from pbvs.evaluation.results import read_results
     from pbvs.report import write_report
-    from pbvs.runs import Run
-    from pbvs.scoring.results import read_results
+    from pbvs.run import Run
 
     folder = path.parent / "runs" / "r"
     (folder / "scores").mkdir(parents=True, exist_ok=True)

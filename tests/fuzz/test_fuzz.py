@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from pbvs.data.manifest import COLUMNS, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import inside
-from pbvs.scoring.results import number
-from pbvs.toml import dump_toml, read_toml
+from pbvs.evaluation.results import number
+from pbvs.files import dump_toml, inside, read_toml
 from tests.fuzz.run import attempt, case, run
 from tests.fuzz.targets import TARGETS, Target
 
@@ -126,8 +125,8 @@ class _Evil:
 def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pbvs.conversion import import_checkpoint
-    from pbvs.weights import read_tensors
+    from pbvs.metrics.weights import read_tensors
+    from pbvs.published import import_checkpoint
 
     monkeypatch.chdir(tmp_path)
     for new in (True, False):

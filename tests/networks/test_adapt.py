@@ -6,8 +6,13 @@ import torch
 from torch.nn import functional
 
 from pbvs.networks.adapt import adapt_discriminator, adapt_generator, adapt_inputs, adapt_outputs
-from pbvs.networks.discriminator import DiscriminatorConfig, build_discriminator
-from pbvs.networks.generator import GeneratorConfig, build_generator, make_generator
+from pbvs.networks.pix2pixhd import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    build_discriminator,
+    build_generator,
+    make_generator,
+)
 from pbvs.seeds import torch_generator
 
 

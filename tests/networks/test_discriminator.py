@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pbvs.networks.discriminator import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator
-from pbvs.networks.layers import count_parameters
+from pbvs.networks.pix2pixhd import DiscriminatorConfig, MultiscaleDiscriminator, build_discriminator, count_parameters
 from pbvs.seeds import torch_generator
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pbvs.networks.frozen import FrozenConv, quicken_frozen
-from pbvs.networks.layers import build
-from pbvs.networks.trunks import Trunk
+from pbvs.metrics.backbones import Trunk
+from pbvs.metrics.frozen import FrozenConv, quicken_frozen
+from pbvs.networks.pix2pixhd import build
 from pbvs.seeds import torch_generator
 
 

@@ -6,8 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from pbvs.networks.generator import GeneratorConfig, LocalEnhancer, build_generator, make_generator, stages_of
-from pbvs.networks.layers import ReflectionPad, count_parameters, reflected, set_deterministic
+from pbvs.networks.pix2pixhd import (
+    GeneratorConfig,
+    LocalEnhancer,
+    ReflectionPad,
+    build_generator,
+    count_parameters,
+    make_generator,
+    reflected,
+    set_deterministic,
+    stages_of,
+)
 from pbvs.seeds import torch_generator
 
 SMALL = GeneratorConfig(3, 3, width=4, downsamplings=2, blocks=4)

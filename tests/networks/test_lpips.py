@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.networks import lpips as module
-from pbvs.networks.lpips import NETS, Lpips, heads_file, load_heads, unit
-from pbvs.weights import look
+from pbvs.metrics import lpips as module
+from pbvs.metrics.lpips import NETS, Lpips, heads_file, load_heads, unit
+from pbvs.metrics.weights import look
 
 # lpips 0.1.4 with torch 2.15 and torchvision 0.29 on the two pictures below: in colour, and the red channel alone.
 GOLDEN = {"alex": (0.6236490607, 0.5062939525), "squeeze": (0.6463491321, 0.3619024754)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from pbvs.networks.lpips import Lpips
-from pbvs.networks.quick import WinogradConv, quicken, transforms
+from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.quick import WinogradConv, quicken, transforms
 
 
 @pytest.mark.parametrize("side", [3, 5])
@@ -45,8 +45,8 @@ def test_distances_are_the_plain_ones(net: str, channels: int, monkeypatch) -> N
 
 def trunk_of_noise(monkeypatch, net: str) -> None:
     """Let the metric have random weights of the full width, where the real ones may not be at hand."""
-    from pbvs.networks import lpips
-    from pbvs.networks.trunks import Trunk, load_trunk
+    from pbvs.metrics import lpips
+    from pbvs.metrics.backbones import Trunk, load_trunk
 
     def load(name: str, weights=None) -> Trunk:
         if name == "random":

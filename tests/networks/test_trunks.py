@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.networks.trunks import Trunk, load_trunk
+from pbvs.metrics.backbones import Trunk, load_trunk
 
 # (layer index in torchvision's `features`, channels out) of every convolution
 CONVOLUTIONS = {

@@ -20,7 +20,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.report import charts, pictures, write_report
 from pbvs.report.evidence import read_log
-from pbvs.runs import Run
+from pbvs.run import Run
 from tests.report.world import HOSTILE, World
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.submission.archive import write_zip
 from pbvs.submission.inputs import Inputs, from_data
+from pbvs.submission.package import write_zip
 from tests.submission.place import Place, entries, write_data, write_manifests
 
 

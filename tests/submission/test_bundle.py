@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
+from pbvs.experiments import bundle
 from pbvs.files import read_json, write_json
-from pbvs.runs import Run
-from pbvs.submission import bundle
-from pbvs.submission.archive import write_zip
-from pbvs.tasks import TASKS
+from pbvs.run import Run
+from pbvs.submission.package import write_zip
 from tests.submission.place import Place
 
 Entries = dict[str, bytes]

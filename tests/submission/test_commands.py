@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pbvs.cli import main
-from pbvs.runs import Run
+from pbvs.run import Run
 from tests.submission.place import Place, noise, picture
 
 
@@ -133,8 +133,8 @@ def test_runs_can_be_removed(place: Place, capsys: pytest.CaptureFixture[str]) -
 
 def test_none_of_it_imports_torch() -> None:
     script = (
-        "import sys; import pbvs.cli.submission, pbvs.cli.runs, pbvs.submission.archive, pbvs.submission.check,"
-        " pbvs.submission.bundle, pbvs.submission.log, pbvs.submission.overview, pbvs.submission.reproduce;"
+        "import sys; import pbvs.cli.submission, pbvs.cli.runs, pbvs.submission.package, pbvs.submission.check,"
+        " pbvs.experiments.bundle, pbvs.submission.uploads, pbvs.experiments.runs, pbvs.experiments.reproduce;"
         " print([name for name in ('torch', 'pandas', 'rasterio', 'scipy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pbvs.challenge import TASKS
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.rules import structure
-from pbvs.tasks import TASKS
 from tests.submission.place import README, SIDE, noise, picture
 
 Entries = dict[str, bytes]

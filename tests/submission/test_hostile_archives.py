@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pbvs.errors import PbvsError
-from pbvs.submission.archive import extract
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text
-from pbvs.submission.safezip import Limits, SafeZip
+from pbvs.submission.package import extract
+from pbvs.submission.zips import Limits, SafeZip
 from tests.submission.place import README, noise, picture
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sha256, write_json
-from pbvs.submission import log
-from pbvs.submission.archive import package
+from pbvs.submission import uploads as log
+from pbvs.submission.package import package
 from tests.submission.place import Place
 
 NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)

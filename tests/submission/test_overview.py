@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pbvs.errors import PbvsError, UsageError
+from pbvs.experiments.runs import differences, overview, remove
 from pbvs.locks import locked
-from pbvs.runs import Run, all_runs
-from pbvs.submission import log
-from pbvs.submission.archive import package
-from pbvs.submission.overview import differences, overview, remove
+from pbvs.run import Run, all_runs
+from pbvs.submission import uploads as log
+from pbvs.submission.package import package
 from tests.submission.place import RECIPE, Place
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, write_json
-from pbvs.runs import Run
-from pbvs.submission.archive import PackageRefused, package
-from pbvs.submission.plan import parse_modes
+from pbvs.run import Run
+from pbvs.submission.package import PackageRefused, package, parse_modes
 from pbvs.submission.readme import parse_readme
-from pbvs.tasks import TASKS
 from tests.submission.place import COUNT, Place, noise, picture
 
 
@@ -192,8 +191,8 @@ def test_different_evaluation_sizes_do_not_mix(place: Place) -> None:
 KILLED = """
     import json, os, signal, sys
     from pathlib import Path
-    from pbvs.runs import Run
-    from pbvs.submission import archive
+    from pbvs.run import Run
+    from pbvs.submission import package as archive
     place = Path(sys.argv[1])
     zipped, old = place / "submissions" / "hand.zip", (place / "old.zip").read_bytes()
     state = {"left": 0}

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pbvs import provenance, runner
+from pbvs import pipeline
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
+from pbvs.experiments import provenance, reproduce
+from pbvs.experiments.bundle import export, install
 from pbvs.files import read_json, write_json
 from pbvs.recipe import parse_recipe
-from pbvs.runs import Run
-from pbvs.submission import reproduce
-from pbvs.submission.bundle import export, install
+from pbvs.run import Run
 from tests.submission.place import RECIPE, Place, noise
 
 GREY = {"name": "grey", "evaluation_size": "native", "stages": {"rgb2ir": {"method": "grayscale", "intensity": 1.3}}}
@@ -26,7 +26,7 @@ def run(place: Place) -> Run:
 
 
 def predicted(place: Place, name: str) -> Run:
-    return runner.predict(
+    return pipeline.predict(
         parse_recipe(GREY, "test"),
         run=name,
         splits=["test"],

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
+from pbvs.evaluation.archive import score_archive
 from pbvs.files import read_json
-from pbvs.submission.archive import package, write_zip
-from pbvs.submission.scored import score_archive
-from pbvs.tasks import TASKS
+from pbvs.submission.package import package, write_zip
 from tests.submission.place import COUNT, Place, entries, noise, picture
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pbvs.errors import PbvsError
 from pbvs.submission import storedzip
 from pbvs.submission.directory import find_end, read_directory
-from pbvs.submission.safezip import SafeZip, room_for
 from pbvs.submission.storedzip import write_zip
+from pbvs.submission.zips import SafeZip, room_for
 
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=20)
 

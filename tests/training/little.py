@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbvs.networks.discriminator import DiscriminatorConfig, build_discriminator
-from pbvs.networks.generator import GeneratorConfig, build_generator
-from pbvs.networks.lpips import Lpips
+from pbvs.metrics.lpips import Lpips
+from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
 from pbvs.seeds import generator, torch_generator
 from pbvs.training.gan import GanMethod, Weights
-from pbvs.training.schedule import Schedule
+from pbvs.training.method import Schedule
 from pbvs.training.trainer import Settings, Trainer
 
 GENERATOR = GeneratorConfig(1, 1, width=4, downsamplings=1, blocks=1)

@@ -82,17 +82,18 @@ def test_the_same_command_under_torchrun_predicts_the_same_pictures(tmp_path: Pa
 
 LATE = """
 import sys, time
-from pbvs import devices, runner
+from pbvs import devices
+from pbvs import pipeline
 from pbvs.cli import main
 
-look = runner.is_done
+look = pipeline.is_done
 
 def late(record, made_from):
     if devices.rank() == 1 and record.parent.name in ("val", "test"):
         time.sleep(1.5)
     return look(record, made_from)
 
-runner.is_done = late
+pipeline.is_done = late
 main(sys.argv[1:])
 """
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from pbvs.networks.generator import GeneratorConfig
+from pbvs.networks.pix2pixhd import GeneratorConfig
 from pbvs.training import losses
 from pbvs.training.gan import GanMethod
 from pbvs.training.method import Batch

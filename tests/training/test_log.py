@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pbvs.data.images import read_image
-from pbvs.training.log import Log, read_log
-from pbvs.training.pictures import PANEL, STRIP_SIDE, write_curves, write_strip
+from pbvs.training.log import PANEL, STRIP_SIDE, Log, read_log, write_curves, write_strip
 
 LOSSES = ("generator", "l2")
 

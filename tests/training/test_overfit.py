@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbvs.networks.generator import GeneratorConfig
-from pbvs.training.schedule import Schedule
+from pbvs.networks.pix2pixhd import GeneratorConfig
+from pbvs.training.method import Schedule
 from tests.training.little import little_method, little_trainer
 
 

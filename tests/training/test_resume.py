@@ -13,8 +13,7 @@ import pytest
 from pbvs.errors import PbvsError
 from pbvs.training import state
 from pbvs.training.log import read_log
-from pbvs.training.method import Batch
-from pbvs.training.schedule import Schedule
+from pbvs.training.method import Batch, Schedule
 from tests.training.little import LittleChips, equal, little_method, little_trainer, random_lpips, weights_of
 from tests.training.process import main as train
 
@@ -56,7 +55,7 @@ def test_going_on_gives_the_same_bits(tmp_path: Path, stop: int) -> None:
 
 
 def test_going_on_inside_the_fixed_phase_and_over_its_end(tmp_path: Path) -> None:
-    from pbvs.networks.generator import GeneratorConfig
+    from pbvs.networks.pix2pixhd import GeneratorConfig
 
     options = {"config": GeneratorConfig(1, 1, 4, 1, 1, 1, 1), "fix_global_epochs": 2}
     whole = little_trainer(tmp_path / "whole", little_method(**options))

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from pbvs.challenge import TASKS, get_task
 from pbvs.data.images import write_png
 from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.seeds import generator
-from pbvs.tasks import TASKS, get_task
 from pbvs.translators import make_translator
 from pbvs.translators.base import Material, Translator
 

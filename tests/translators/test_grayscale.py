@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.stages import CascadeStage, GrayscaleStage
-from pbvs.tasks import TASKS
 from pbvs.translators import METHODS, make_translator, translator_class
 from pbvs.translators.base import Picture
 from pbvs.translators.grayscale import Grayscale, grayscale

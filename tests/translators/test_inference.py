@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 from pbvs.seeds import generator, torch_generator
 from pbvs.translators import inference
 from pbvs.translators.inference import Inference, forward_padded, forward_symmetric, forward_tiled, translate
@@ -126,7 +126,7 @@ def test_a_network_in_training_goes_on_training() -> None:
 MEASURE = """
 import resource, sys
 import numpy as np, torch
-from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 from pbvs.seeds import torch_generator
 from pbvs.translators.inference import Inference, pixel_budget, translate
 torch.set_num_threads(1)

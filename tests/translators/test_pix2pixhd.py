@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pbvs.checkpoint import read_model, write_weights
-from pbvs.conversion import export_checkpoint
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
-from pbvs.networks.generator import GeneratorConfig, build_generator
+from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
+from pbvs.published import export_checkpoint
 from pbvs.seeds import generator, torch_generator
-from pbvs.tasks import TASKS
+from pbvs.training.checkpoint import read_model, write_weights
 from pbvs.training.log import read_log
 from pbvs.translators import make_translator
 from pbvs.translators.pix2pixhd import use_bf16

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pbvs.challenge import TASKS
 from pbvs.data.dataset import _brightened, _sharpened, _zoomed
 from pbvs.errors import PbvsError
-from pbvs.networks.lpips import Lpips
+from pbvs.metrics.lpips import Lpips
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.seeds import torch_generator
 from pbvs.stages import RegressionStage
-from pbvs.tasks import TASKS
+from pbvs.training.loader import Rounds
 from pbvs.training.method import Batch
 from pbvs.training.regression import LARGEST_GRADIENT, Cosine, RegressionMethod, Weights
-from pbvs.training.rounds import Rounds
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.translators.base import Material
 from pbvs.translators.regression import Regression, adapt_unet

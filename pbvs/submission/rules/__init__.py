@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from pbvs.submission.examined import Examined
 from pbvs.submission.findings import Finding
+from pbvs.submission.inspection import Examined
 from pbvs.submission.rules import names, pictures, quality, readme, structure
 
 Rule = Callable[[Examined], Iterable[Finding]]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from pbvs.challenge import TASKS
 from pbvs.lookup import Lookup, count_different, repeated
 from pbvs.submission.contents import Items
-from pbvs.submission.examined import Examined
 from pbvs.submission.findings import Finding, printable
-from pbvs.tasks import TASKS
+from pbvs.submission.inspection import Examined
 
 OFFICIAL = {"sar2eo": 3586, "sar2rgb": 60, "sar2ir": 60, "rgb2ir": 60}  # the 2025 and 2026 test inputs
 SHIFT = "scorers pair by sorted position, so all later pictures would be compared with the wrong ones"

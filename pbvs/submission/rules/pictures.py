@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.submission.contents import Item
-from pbvs.submission.examined import Examined, Seen
 from pbvs.submission.findings import Finding, printable
+from pbvs.submission.inspection import Examined, Seen
 from pbvs.submission.pictures import Facts
-from pbvs.tasks import TASKS
 
 # The page says that other sizes are resampled; one entry that was scored so is known, and what it cost.
 RESAMPLED = "at best it is resampled, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"

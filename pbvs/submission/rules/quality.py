@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pbvs.lookup import hashes_of
-from pbvs.submission.examined import Examined, Seen
 from pbvs.submission.findings import Finding, printable
+from pbvs.submission.inspection import Examined, Seen
 from pbvs.submission.pictures import Facts
 
 COPY = 0.5  # grey levels of mean difference below which a prediction is its input

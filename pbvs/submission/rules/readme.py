@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pbvs.submission.examined import Examined
 from pbvs.submission.findings import Finding
+from pbvs.submission.inspection import Examined
 from pbvs.submission.readme import LABELS, LIMIT, NAME, ReadmeError, order_faults, parse_readme
 
 MENDING = "Write the four lines as `pbvs package` does: " + "; ".join(f"{label} : ..." for label in LABELS)

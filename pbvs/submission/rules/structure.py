@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from pbvs.submission.examined import Examined
+from pbvs.challenge import TASKS
 from pbvs.submission.findings import Finding, printable
+from pbvs.submission.inspection import Examined
 from pbvs.submission.readme import NAME
-from pbvs.submission.safezip import is_archive
-from pbvs.tasks import TASKS
+from pbvs.submission.zips import is_archive
 
 MEGABYTE = 1_000_000
 UNSTABLE = 150 * MEGABYTE  # uploads above this were seen to fail

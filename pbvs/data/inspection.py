@@ -1,0 +1,246 @@
+"""What a data root holds, what it lacks and what is wrong with it: the facts that `pbvs check-data` shows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbvs.challenge import SPLITS, TASKS
+from pbvs.data.build import HEADERS, MEASURED, Builder, Pairs, no_collection
+from pbvs.data.catalog import Catalog, Entry, scan
+from pbvs.data.geometry import Footprints, Point
+from pbvs.data.headers import Header
+from pbvs.data.intensity import RuleBook, find_rules
+from pbvs.data.layout import natural_key
+from pbvs.data.pairing import Rules
+from pbvs.data.registration import Shift, find_shifts, group_name
+from pbvs.data.statistics import Table, measure, warnings_of
+from pbvs.files import sha256
+from pbvs.recipe import Radiometry
+
+COLUMNS = ("sar", "eo", "rgb", "ir")
+END = 4096  # bytes of a file's end that are compared before whole files are
+_COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # folders are named latitude_longitude
+
+
+@dataclass
+class Archive:
+    """One archive's pictures in figures."""
+
+    name: str
+    pictures: dict[str, int]  # by modality
+    mosaics: int = 0
+    locations: int = 0
+    incomplete: dict[str, int] = field(default_factory=dict)  # modality -> locations without it
+    sizes: str = ""
+    types: str = ""
+    systems: str = ""
+    places: list[tuple[str, float, float, bool]] = field(default_factory=list)  # name, longitude, latitude, held out
+
+
+@dataclass
+class Survey:
+    """Everything that was found."""
+
+    catalog: Catalog
+    book: RuleBook
+    pairs: Pairs
+    archives: list[Archive]
+    inputs: Table
+    modalities: Table
+    shifts: dict[str, Shift]
+    missing: list[str]
+    wrong: list[tuple[str, str]]  # path, reason
+    warnings: list[str]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of pairs by task and split."""
+        return {task: {split: len(self.pairs[task, split]) for split in SPLITS} for task in TASKS}
+
+
+def survey(
+    root: Path,
+    manifests: Path | None = None,
+    *,
+    rules: Rules | None = None,
+    shifts: bool = True,
+    jobs: int = 1,
+    backend: str = "loky",
+) -> Survey:
+    """Look at everything below `root`; nothing is written but the memory of headers beside the manifests.
+
+    `shifts=False` leaves out the misregistration, which takes the longest. Raises as `build_pairs` does.
+    """
+    with no_collection():
+        catalog = scan(root, manifests and manifests / HEADERS, jobs, backend)
+        book = find_rules(catalog, Radiometry())
+        builder = Builder(catalog, rules or Rules(), book)
+        pairs = builder.collect()
+    inputs, modalities = measure(root, pairs, manifests and manifests / MEASURED, jobs, backend)
+    found = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend) if shifts else {}
+    archives = _archives(catalog.entries, builder.held_out)
+    leaks = find_leaks(catalog)
+    return Survey(
+        catalog=catalog,
+        book=book,
+        pairs=pairs,
+        archives=archives,
+        inputs=inputs,
+        modalities=modalities,
+        shifts={group_name(group): shift for group, shift in found.items()},
+        missing=_missing(archives, pairs, catalog),
+        wrong=sorted(set(catalog.unused)) + leaks,
+        warnings=warnings_of(inputs) + _leak_warning(leaks),
+    )
+
+
+def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
+    """Return the official inputs that are byte for byte a training picture; training on those is against the rules.
+
+    Whole files are read only where size, header and end are the same.
+    """
+    inputs: dict[tuple[int, Header], list[str]] = defaultdict(list)
+    training: dict[tuple[int, Header], list[str]] = defaultdict(list)
+    for entry in catalog.entries:
+        group = inputs if entry.place.role == "input" else training
+        group[entry.size, entry.header].append(entry.path)
+    leaks = []
+    for size, header in inputs.keys() & training.keys():
+        twins = _twins(catalog.root, size, inputs[size, header], training[size, header])
+        leaks += [(path, f"byte for byte the training picture {twin}") for path, twin in twins]
+    return sorted(leaks)
+
+
+def _twins(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the inputs that are a training picture, each with the last such one; all files have one size."""
+    ends = [{path: _end(f"{root}/{path}", size) for path in paths} for paths in (inputs, training)]
+    shared = set(ends[0].values()) & set(ends[1].values())
+    alike, known = (
+        {path: end if size <= END else sha256(root / path) for path, end in group.items() if end in shared}
+        for group in ends
+    )
+    twins = {content: path for path, content in known.items()}
+    return [(path, twins[content]) for path, content in alike.items() if content in twins]
+
+
+def _end(path: str, size: int) -> str:
+    """Return the digest of a file's last bytes, where it is small of all; of one that is gone its path."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return path
+    try:
+        return hashlib.sha256(os.pread(handle, END, max(0, size - END))).hexdigest()
+    finally:
+        os.close(handle)
+
+
+def _leak_warning(leaks: Sequence[tuple[str, str]]) -> list[str]:
+    if not leaks:
+        return []
+    return [f"{len(leaks)} official inputs are among the training pictures too; scores on them say nothing."]
+
+
+def _archives(entries: Iterable[Entry], held_out: set[str]) -> list[Archive]:
+    by_source: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_source[entry.place.source].append(entry)
+    return [_archive(name, members, held_out) for name, members in sorted(by_source.items())]
+
+
+def _archive(name: str, members: list[Entry], held_out: set[str]) -> Archive:
+    images = [entry for entry in members if entry.place.role != "mosaic"]
+    counted: Counter[str] = Counter(entry.place.modality for entry in images)
+    archive = Archive(name, {modality: counted.get(modality, 0) for modality in COLUMNS}, len(members) - len(images))
+    archive.sizes = _range([max(entry.header.width, entry.header.height) for entry in members])
+    archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
+    archive.systems = _few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
+    stacks: dict[str, list[Entry]] = defaultdict(list)
+    for entry in members:
+        if entry.place.location:
+            stacks[entry.place.location].append(entry)
+    archive.locations = len(stacks)
+    for modality in ("sar", "rgb", "ir"):
+        without = sum(all(entry.place.modality != modality for entry in stack) for stack in stacks.values())
+        if without:
+            archive.incomplete[modality] = without
+    archive.places = _places(stacks, held_out)
+    return archive
+
+
+def _places(stacks: dict[str, list[Entry]], held_out: set[str]) -> list[tuple[str, float, float, bool]]:
+    footprints = Footprints(entry.header for stack in stacks.values() for entry in stack)
+    places = []
+    for name, stack in sorted(stacks.items(), key=lambda item: natural_key(item[0])):
+        known = [entry.header for entry in stack if entry.header.georeferenced]
+        point = _middle(footprints.place(known[0])) if known else _named(name)
+        if point is not None:
+            places.append((name, *point, name in held_out))
+    return places
+
+
+def _middle(corners: Sequence[Point]) -> Point:
+    return sum(x for x, _ in corners) / len(corners), sum(y for _, y in corners) / len(corners)
+
+
+def _named(folder: str) -> Point | None:
+    match = _COORDINATE.match(folder)
+    return (float(match.group(2)), float(match.group(1))) if match else None
+
+
+def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> list[str]:
+    lines = []
+    for task, splits in ((task, SPLITS) for task in TASKS):
+        absent = [split for split in splits if not pairs[task, split]]
+        if absent:
+            lines.append(f"{task}: nothing for {', '.join(absent)}.")
+        if not any(pair.target for pair in pairs[task, "val"]):
+            lines.append(f"{task}: no validation pair has a target, so nothing can be scored.")
+    for archive in archives:
+        for modality, count in archive.incomplete.items():
+            lines.append(f"{archive.name}: {count} of {archive.locations} locations have no {modality.upper()}.")
+    loose = Counter(
+        entry.place.source for entry in catalog.entries if entry.place.location and not entry.header.georeferenced
+    )
+    lines += [
+        f"{name}: {count} pictures have no georeference; equal footprints are assumed." for name, count in loose.items()
+    ]
+    return lines
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the unusable files by the kind of reason, most frequent first."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path, reason in wrong:
+        groups[_kind(reason)].append((path, reason))
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [{"kind": kind, "count": len(rows), "rows": rows} for kind, rows in ordered]
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without the names and numbers that differ from file to file."""
+    kinds = {
+        "cannot be read": "cannot be read",
+        "says it is": "too large",
+        "it covers": "covers too little of its target",
+        "cannot be the footprint": "another footprint",
+        "byte for byte": "an official input among the training pictures",
+        "the same name": "the same name as another file",
+        "differ": "sizes of a pair differ",
+    }
+    return next((kind for mark, kind in kinds.items() if mark in reason), reason)

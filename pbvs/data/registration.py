@@ -1,0 +1,276 @@
+"""How far SAR lies off its targets, from many pairs together; never from one, which does more harm than good.
+
+For every whole-pixel shift the joint histogram of source and target is counted exactly, as correlations of the
+histogram bins' masks in the Fourier domain. Every pair's surface of mutual information is brought to mean 0 and
+deviation 1 and they are averaged, so that no single pair decides. The peak is trusted only when it is sharp, when it
+stays where it is without any quarter of the pairs, and when most pairs gain by it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.align import open_pair
+from pbvs.data.layout import place_of
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.logs import track
+from pbvs.parallel import in_chunks
+
+Surface = NDArray[np.float64]  # (2 R + 1, 2 R + 1): mutual information in nats by shift down and across
+
+REACH = 12  # pixels each way that are looked at
+BINS = 8
+FOLDS = 4  # parts of the pairs, each left out in turn
+FEWEST = 8  # pairs below which nothing is said
+AGREEMENT = 1.25  # pixels that the answer may move when a quarter of the pairs is left out
+SHARP = 3.2  # deviations that a peak must rise above the surface away from it; unrelated pictures reach about 3
+GAIN = 0.01  # relative growth of mutual information below which a correction is not worth it
+SMOOTHING = 1.5  # pixels: standard deviation of the Gaussian that calms speckle
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What many pairs say of the source's place: it shows at (row + down, column + across) what the target shows.
+
+    Pixels are the target's.
+    """
+
+    down: float
+    across: float
+    pairs: int
+    information: float  # mean mutual information at the peak, nats
+    unshifted: float  # the same without a shift
+    sharpness: float  # deviations that the peak rises above the surface away from it
+    spread: float  # largest move of the answer when a quarter of the pairs is left out, pixels
+    gaining: float  # share of pairs whose own mutual information is higher at the peak than without a shift
+
+    @property
+    def length(self) -> float:
+        """Return the distance in pixels."""
+        return float(np.hypot(self.down, self.across))
+
+    @property
+    def trusted(self) -> bool:
+        """Return whether the pairs agree on it well enough to move pictures by it."""
+        found = self.sharpness >= SHARP and self.spread <= AGREEMENT
+        better = self.information > self.unshifted * (1 + GAIN) and self.gaining > 0.6
+        inside = max(abs(self.down), abs(self.across)) < REACH - 1
+        return found and better and inside and self.length >= 0.5
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures, rounded, and whether they are trusted."""
+        return {**{key: round(value, 4) for key, value in asdict(self).items()}, "trusted": self.trusted}
+
+
+def information_surface(
+    source: NDArray[np.float32], target: NDArray[np.float32], valid: NDArray[np.bool_], reach: int = REACH
+) -> Surface | None:
+    """Return the mutual information (nats) of source and target (H, W, C) in [0, 1] for every shift up to `reach`.
+
+    Both are made one band, smoothed and cut into eight bins of equal counts; the source's values are taken as
+    logarithms. None when the picture is too small or one of them is flat.
+    """
+    height, width = valid.shape
+    if min(height, width) < 4 * reach:
+        return None
+    inner = np.zeros_like(valid)
+    inner[reach:-reach, reach:-reach] = valid[reach:-reach, reach:-reach]
+    moving = _bins(_smooth(np.log(source.mean(axis=2) + 1 / 255)), valid)
+    fixed = _bins(_smooth(target.mean(axis=2)), inner)
+    if moving is None or fixed is None:
+        return None
+    return _information(_joint_counts(moving, fixed, reach))
+
+
+def estimate(surfaces: Sequence[Surface]) -> Shift | None:
+    """Return the shift that the mean of many pairs' surfaces peaks at; None for fewer than eight pairs."""
+    if len(surfaces) < FEWEST:
+        return None
+    stack = np.stack(surfaces)
+    equal = stack - stack.mean(axis=(1, 2), keepdims=True)
+    equal /= np.maximum(equal.std(axis=(1, 2), keepdims=True), 1e-9)
+    mean = equal.mean(axis=0)
+    reach = mean.shape[0] // 2
+    row, column = np.unravel_index(int(mean.argmax()), mean.shape)
+    down, across = _peak(mean)
+    without = [_peak(np.delete(equal, np.s_[start::FOLDS], axis=0).mean(axis=0)) for start in range(FOLDS)]
+    return Shift(
+        down=down,
+        across=across,
+        pairs=len(surfaces),
+        information=float(stack[:, row, column].mean()),
+        unshifted=float(stack[:, reach, reach].mean()),
+        sharpness=_sharpness(mean, int(row), int(column)),
+        spread=max(float(np.hypot(y - down, x - across)) for y, x in without),
+        gaining=float((stack[:, row, column] > stack[:, reach, reach]).mean()),
+    )
+
+
+def _smooth(band: NDArray[np.float32]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    smooth: NDArray[np.float32] = gaussian_filter(band.astype(np.float32), SMOOTHING)
+    return smooth
+
+
+def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Return (BINS, H, W) masks of the bins of equal counts, zero where not valid; None when they cannot be told."""
+    if valid.sum() < 64 * BINS:
+        return None
+    edges = np.quantile(band[valid], np.linspace(0, 1, BINS + 1)[1:-1])
+    if edges[0] == edges[-1]:
+        return None
+    index = np.searchsorted(edges, band, side="right")
+    masks: NDArray[np.float32] = ((index[None] == np.arange(BINS)[:, None, None]) & valid).astype(np.float32)
+    return masks
+
+
+def _joint_counts(moving: NDArray[np.float32], fixed: NDArray[np.float32], reach: int) -> NDArray[np.float64]:
+    """Return (BINS, BINS, 2 R + 1, 2 R + 1): how often bins of both meet at each shift, by correlation."""
+    from scipy.fft import irfft2, rfft2
+
+    shape = moving.shape[1:]
+    spectrum, other = rfft2(moving, axes=(1, 2)), np.conj(rfft2(fixed, axes=(1, 2)))
+    rows, columns = (np.arange(-reach, reach + 1) % length for length in shape)
+    near = np.ix_(rows, columns)
+    counts = np.empty((BINS, BINS, len(rows), len(columns)))
+    for i in range(BINS):
+        for j in range(BINS):
+            counts[i, j] = irfft2(spectrum[i] * other[j], s=shape)[near]
+    return np.maximum(counts, 0)
+
+
+def _information(counts: NDArray[np.float64]) -> Surface:
+    joint = counts / np.maximum(counts.sum(axis=(0, 1)), 1)
+    independent = joint.sum(axis=0)[None] * joint.sum(axis=1)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(joint > 1e-9, joint * np.log(joint / independent), 0.0)
+    surface: Surface = terms.sum(axis=(0, 1))
+    return surface
+
+
+def _peak(surface: Surface) -> tuple[float, float]:
+    """Return the shift at the highest point, between pixels by a parabola through its neighbours."""
+    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+    reach = surface.shape[0] // 2
+    return (
+        float(row - reach + _vertex(surface[:, column], int(row))),
+        float(column - reach + _vertex(surface[row, :], int(column))),
+    )
+
+
+def _vertex(line: NDArray[np.float64], at: int) -> float:
+    if not 0 < at < len(line) - 1:
+        return 0.0
+    before, here, after = line[at - 1 : at + 2]
+    bend = before - 2 * here + after
+    return 0.0 if bend >= 0 else float(0.5 * (before - after) / bend)
+
+
+def _sharpness(surface: Surface, row: int, column: int) -> float:
+    """Return how many deviations the peak rises above the surface more than four pixels away from it."""
+    rows, columns = np.indices(surface.shape)
+    away = surface[np.hypot(rows - row, columns - column) > 4]
+    return float((surface[row, column] - away.mean()) / max(float(away.std()), 1e-9))
+
+
+# --- Which shift each archive or location has left between SAR and its targets, and the pairs that are corrected by it.
+
+SAMPLED = 40  # pairs of a group that are looked at
+OF_A_LOCATION = 24  # different SAR pictures from which a location gets a shift of its own
+SIDE = 512  # pixels of a picture's middle that are looked at
+
+Group = tuple[str, str, str]  # task, archive, location (empty for the archive as a whole)
+
+
+def find_shifts(pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str = "loky") -> dict[Group, Shift]:
+    """Return the shift of each group of SAR pairs with targets that is large enough to tell one.
+
+    A location with many SAR pictures is a group of its own; all others are taken together by archive.
+    """
+    groups = _groups(pairs)
+    chosen = [(group, pair) for group, members in groups.items() for pair in _spread(members)]
+    work = partial(_surfaces, root)
+    found = in_chunks(work, [pair for _, pair in chosen], jobs, backend, few=16, chunk=4)
+    surfaces: dict[Group, list[Surface]] = defaultdict(list)
+    progress = track(found, "measuring misregistration", len(chosen), unit="pair")
+    for (group, _), surface in zip(chosen, progress, strict=True):
+        if surface is not None:
+            surfaces[group].append(surface)
+    shifts = {group: estimate(members) for group, members in surfaces.items()}
+    return {group: shift for group, shift in sorted(shifts.items()) if shift is not None}
+
+
+def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift]) -> list[Pair]:
+    """Return the pairs, those of groups whose shift is trusted with it written into them."""
+    result = []
+    for pair in pairs:
+        shift = _shift_for(pair, shifts) if pair.target else None
+        text = f"{shift.down:.2f} {shift.across:.2f}" if shift is not None and shift.trusted else ""
+        result.append(replace(pair, shift=text) if text else pair)
+    return result
+
+
+def group_name(group: Group) -> str:
+    """Return a group as people read it."""
+    task, archive, location = group
+    return " ".join(filter(None, (task, archive, location)))
+
+
+def _shift_for(pair: Pair, shifts: dict[Group, Shift]) -> Shift | None:
+    own, whole = _group(pair), _archive(pair)
+    return shifts.get(own) or shifts.get(whole)
+
+
+def _group(pair: Pair) -> Group:
+    task, archive, _ = _archive(pair)
+    return task, archive, "" if pair.task == "sar2eo" else pair.location
+
+
+def _archive(pair: Pair) -> Group:
+    place = place_of(pair.source)
+    return pair.task, "?" if isinstance(place, str) else place.source, ""
+
+
+def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
+    """Sort pairs into groups; of several pairs with one SAR picture only the first counts."""
+    by_location: dict[Group, dict[str, Pair]] = defaultdict(dict)
+    for pair in pairs:
+        if pair.target and pair.task.startswith("sar"):
+            by_location[_group(pair)].setdefault(pair.source, pair)
+    groups: dict[Group, list[Pair]] = defaultdict(list)
+    for group, members in by_location.items():
+        key = group if len(members) >= OF_A_LOCATION else (group[0], group[1], "")
+        groups[key] += members.values()
+    return {group: members for group, members in groups.items() if len(members) >= FEWEST}
+
+
+def _spread(members: Sequence[Pair]) -> list[Pair]:
+    if len(members) <= SAMPLED:
+        return list(members)
+    return [members[index * len(members) // SAMPLED] for index in range(SAMPLED)]
+
+
+def _surfaces(root: Path, pairs: Sequence[Pair]) -> list[Surface | None]:
+    return [_surface(root, pair) for pair in pairs]
+
+
+def _surface(root: Path, pair: Pair) -> Surface | None:
+    try:
+        opened = open_pair(replace(pair, shift=""), root)
+    except PbvsError:
+        return None
+    assert opened.target is not None
+    middle = tuple(
+        slice(max(0, (length - SIDE) // 2), max(0, (length - SIDE) // 2) + SIDE) for length in opened.valid.shape
+    )
+    return information_surface(opened.source[middle], opened.target[middle], opened.valid[middle], REACH)

@@ -1,0 +1,199 @@
+"""How bright the pictures are, by task and split, from a sample; and whether the test inputs are another world.
+
+A network that learnt from pictures twice as bright as the test's makes everything too bright; so it is said early.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.challenge import get_task
+from pbvs.data.align import known
+from pbvs.data.images import gdal, read_centre
+from pbvs.data.intensity import to_unit
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.files import inside, read_text
+from pbvs.logs import track
+from pbvs.parallel import in_chunks
+from pbvs.rows import write_rows
+
+BINS = 64
+SAMPLED = 24  # pictures of each task, split and role
+BRIGHTER = 1.25  # ratio of mean brightness from which a warning is given
+APART = 0.04  # and difference of the means, of 1
+VERSION = "brightness 1"
+
+
+class Want(NamedTuple):
+    """A picture to measure, and as what."""
+
+    path: str
+    modality: str
+    rule: str
+
+
+@dataclass
+class Brightness:
+    """The histogram of a group of pictures' valid pixels; every picture counts the same."""
+
+    counts: NDArray[np.float64]  # (64,) share of pixels by brightness, summed over the pictures
+    pictures: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean brightness, 0 to 1."""
+        return float(self.counts @ _centres() / max(self.counts.sum(), 1e-12))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the brightness."""
+        spread = (_centres() - self.mean) ** 2
+        return float(np.sqrt(self.counts @ spread / max(self.counts.sum(), 1e-12)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return count, mean, deviation and the histogram as shares."""
+        shares = self.counts / max(self.counts.sum(), 1e-12)
+        return {
+            "pictures": self.pictures,
+            "mean": round(self.mean, 4),
+            "deviation": round(self.deviation, 4),
+            "histogram": [round(float(share), 5) for share in shares],
+        }
+
+
+Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness
+
+
+def measure(
+    root: Path,
+    pairs: Mapping[tuple[str, str], Sequence[Pair]],
+    cache: Path | None = None,
+    jobs: int = 1,
+    backend: str = "loky",
+) -> tuple[Table, Table]:
+    """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
+
+    `cache` is a file that remembers what was measured as long as the pictures stay what they were.
+    """
+    wants = {(key, role): _sample(rows, role) for key, rows in pairs.items() for role in ("source", "target")}
+    figures = _figures(root, sorted({want for group in wants.values() for want in group}), cache, jobs, backend)
+    inputs: Table = {}
+    modalities: Table = {}
+    for ((task, split), role), group in wants.items():
+        for want in group:
+            counts = figures.get(want)
+            if counts is None:
+                continue
+            _add(modalities, want.modality, split, counts)
+            if role == "source":
+                _add(inputs, task, split, counts)
+    return inputs, modalities
+
+
+def warnings_of(inputs: Table) -> list[str]:
+    """Return a sentence for each task whose test or official inputs differ in brightness from its training inputs."""
+    sentences = []
+    for task, splits in inputs.items():
+        if "train" not in splits or "test" not in splits:
+            continue
+        train, test = splits["train"].mean, splits["test"].mean
+        ratio = test / max(train, 1e-6)
+        if abs(test - train) >= APART and not 1 / BRIGHTER < ratio < BRIGHTER:
+            sentences.append(
+                f"{task}: the test inputs are {ratio:.2f} times as bright as the training inputs "
+                f"({test:.3f} against {train:.3f}); a model may not carry over unchanged."
+            )
+    return sentences
+
+
+def _sample(pairs: Sequence[Pair], role: str) -> list[Want]:
+    usable = pairs if role == "source" else [pair for pair in pairs if pair.target]
+    chosen = [usable[index * len(usable) // SAMPLED] for index in range(SAMPLED)] if len(usable) > SAMPLED else usable
+    if role == "source":
+        return [Want(pair.source, get_task(pair.task).source, pair.source_rule) for pair in chosen]
+    return [Want(pair.target, get_task(pair.task).target, pair.target_rule) for pair in chosen]
+
+
+def _add(table: Table, what: str, split: str, counts: NDArray[np.float64]) -> None:
+    entry = table.setdefault(what, {}).setdefault(split, Brightness(np.zeros(BINS)))
+    entry.counts += counts / max(counts.sum(), 1)
+    entry.pictures += 1
+
+
+def _figures(
+    root: Path, wants: Sequence[Want], cache: Path | None, jobs: int, backend: str
+) -> dict[Want, NDArray[np.float64]]:
+    old = _load(cache)
+    stamps = {want: _stamp(root, want.path) for want in wants}
+    result = {want: old[want][1] for want in wants if want in old and old[want][0] == stamps[want]}
+    missing = [want for want in wants if want not in result]
+    found = in_chunks(partial(_histograms, root), missing, jobs, backend, few=64, chunk=16)
+    measured = zip(missing, track(found, "measuring brightness", len(missing)), strict=True)
+    result.update((want, counts) for want, counts in measured if counts is not None)
+    if cache is not None and missing:
+        rows = ((*want, stamps[want], " ".join(f"{count:.0f}" for count in result[want])) for want in sorted(result))
+        write_rows(cache, (VERSION,), rows)
+    return result
+
+
+def _histograms(root: Path, wants: Sequence[Want]) -> list[NDArray[np.float64] | None]:
+    with gdal():
+        return [_histogram(root, want) for want in wants]
+
+
+def _histogram(root: Path, want: Want) -> NDArray[np.float64] | None:
+    """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable picture."""
+    path = inside(root, want.path)
+    try:
+        pixels, nodata = read_centre(path)
+        valid = known(pixels, nodata)
+    except PbvsError:
+        return None
+    unit = to_unit(pixels, want.modality, want.rule, valid).mean(axis=2)[valid]
+    return np.histogram(unit, BINS, (0.0, 1.0))[0].astype(np.float64)
+
+
+def _stamp(root: Path, path: str) -> str:
+    try:
+        status = inside(root, path).stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _load(cache: Path | None) -> dict[Want, tuple[str, NDArray[np.float64]]]:
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        rows = csv.reader(io.StringIO(read_text(cache)))
+        if next(rows, None) != [VERSION]:
+            return {}
+        return {Want(*row[:3]): (row[3], _counts(row[4])) for row in rows}
+    except (PbvsError, csv.Error, IndexError, ValueError, TypeError):
+        return {}
+
+
+def _counts(text: str) -> NDArray[np.float64]:
+    counts = np.array(text.split(), np.float64)
+    if counts.shape != (BINS,):
+        raise ValueError(text)
+    return counts
+
+
+def _centres() -> NDArray[np.float64]:
+    return (np.arange(BINS) + 0.5) / BINS
+
+
+def as_json(table: Iterable[tuple[str, dict[str, Brightness]]]) -> dict[str, dict[str, Any]]:
+    """Return a table as a JSON value."""
+    return {what: {split: figure.as_json() for split, figure in splits.items()} for what, splits in table}

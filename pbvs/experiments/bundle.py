@@ -1,0 +1,198 @@
+"""A run's models and recipe in one file that another team installs and predicts with; opening it runs no code.
+
+A bundle is a zip of stored entries: `bundle.json` (what it is, a SHA-256 for each file), `recipe.toml`, and for each
+stage `models/<task>/` with safetensors and JSON. Nothing else is taken in, and nothing is written outside the run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pbvs import __version__
+from pbvs.challenge import TASKS
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import atomic_path, check_name, read_json, read_toml, sha256, sweep, sync_folder, write_json
+from pbvs.locks import locked
+from pbvs.recipe import Recipe, parse_recipe
+from pbvs.run import Run
+from pbvs.submission.directory import Entry
+from pbvs.submission.findings import as_text, printable
+from pbvs.submission.storedzip import MODE, UNIX
+from pbvs.submission.zips import Limits, SafeZip
+
+FORMAT = 1
+SUFFIX = ".pbvs.zip"
+LIST = "bundle.json"
+RECIPE = "recipe.toml"
+MODELS = ("model.safetensors", "model.json", "done.json")
+LIMITS = Limits(entries=64, entry_bytes=4 << 30, total_bytes=8 << 30)
+SMALL = 1 << 20  # bytes of a JSON or TOML file
+HEADER = 16 << 20  # bytes of a safetensors header
+_MODEL = rf"models/({'|'.join(TASKS)})/({'|'.join(map(re.escape, MODELS))})"
+_ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{_MODEL}")
+
+
+def export(run: Run, out: Path | None = None) -> Path:
+    """Write a run's bundle, by default `submissions/<run>.pbvs.zip`; the same models make the same bytes.
+
+    Raises PbvsError when a stage of the recipe has no finished model, or when another command works on the run.
+    """
+    path = out or run.submissions / f"{run.name}{SUFFIX}"
+    with locked(run.existing().folder):
+        _write_bundle(run, path)
+    return path
+
+
+def _write_bundle(run: Run, path: Path) -> None:
+    import zipfile
+
+    recipe = run.recipe()
+    files = [(RECIPE, run.recipe_file), *_model_files(run, recipe)]
+    listing = {
+        "format": FORMAT,
+        "run": run.name,
+        "recipe": recipe.digest(),
+        "description": recipe.description,
+        "made_by": f"pbvs {__version__}",
+        "provenance": _public_provenance(run),
+        "files": {name: sha256(file) for name, file in files},
+    }
+    sweep(path.parent, deep=False)
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_info(LIST), json.dumps(listing, indent=2, sort_keys=True) + "\n")
+        for name, file in files:
+            with archive.open(_info(name), "w", force_zip64=False) as target, file.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _info(name: str) -> Any:
+    import zipfile
+
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # nothing of the clock
+    info.create_system, info.external_attr = UNIX, MODE
+    return info
+
+
+def _model_files(run: Run, recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    for task in sorted(recipe.stages):
+        folder = run.model(task)
+        if not (folder / "done.json").is_file():
+            again = f"make it with `pbvs predict --run {run.name} --all`"
+            raise PbvsError(f"The run {run.name!r} has no finished model of {task}; {again}.")
+        for name in MODELS:
+            if (folder / name).is_file():
+                yield f"models/{task}/{name}", folder / name
+
+
+def _public_provenance(run: Run) -> dict[str, Any]:
+    """Return the provenance without what says where things lay on the machine."""
+    if not run.provenance_file.is_file():
+        return {}
+    facts = {key: value for key, value in read_json(run.provenance_file).items() if key != "earlier"}
+    facts["data"] = {key: value for key, value in (facts.get("data") or {}).items() if key not in ("root", "seen")}
+    return facts
+
+
+def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
+    """Unpack a bundle as a run, by default under the name it was exported with; return the run.
+
+    The run appears whole or not at all; one that came from the same bundle is left as it is. Raises PbvsError when
+    the bundle is unsafe, damaged or not a bundle, UsageError when there is another run of that name.
+    """
+    with SafeZip(bundle, LIMITS) as archive:
+        listing = _listing(archive)
+        run = Run(check_name(name or str(listing.get("run", ""))), submissions)
+        if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
+            return run
+        if run.folder.exists():
+            raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
+        part = run.folder.with_name(f".{run.name}.installing")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            for entry in archive.files:
+                if entry.name != LIST:
+                    _write(archive, entry, part / entry.name, listing["files"])
+            _finish(part, listing)
+            part.rename(run.folder)
+            sync_folder(submissions)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return run
+
+
+def _listing(archive: SafeZip) -> dict[str, Any]:
+    """Check the directory against the allow-list and return what `bundle.json` says."""
+    if not archive.safe:
+        raise PbvsError(f"The bundle {archive.path} is not opened:\n{as_text(archive.faults)}")
+    by_name = {entry.name: entry for entry in archive.files}
+    for entry in archive.entries:
+        if not _ALLOWED.fullmatch(entry.name):
+            raise PbvsError(f"{archive.path} holds {printable(entry.name)}, which no bundle has; it is not installed.")
+        if not entry.name.endswith(".safetensors") and entry.size > SMALL:
+            raise PbvsError(f"{entry.name} in {archive.path} has {entry.size} bytes; it is not installed.")
+    if LIST not in by_name or RECIPE not in by_name:
+        raise PbvsError(f"{archive.path} is no bundle: it has no {LIST if LIST not in by_name else RECIPE}.")
+    listing = _json(archive, by_name[LIST])
+    if not isinstance(listing, dict) or listing.get("format") != FORMAT or not isinstance(listing.get("files"), dict):
+        raise PbvsError(f"{archive.path} is no bundle of format {FORMAT}; ask for one made by this version of pbvs.")
+    if set(listing["files"]) != by_name.keys() - {LIST}:
+        raise PbvsError(f"{archive.path} does not hold the files that its {LIST} names; fetch it again.")
+    return listing
+
+
+def _json(archive: SafeZip, entry: Entry) -> Any:
+    try:
+        return json.loads(archive.read(entry))
+    except (ValueError, RecursionError) as error:
+        raise PbvsError(f"{entry.name} in {archive.path} is not JSON ({error}); fetch the bundle again.") from None
+
+
+def _write(archive: SafeZip, entry: Entry, target: Path, digests: dict[str, str]) -> None:
+    with atomic_path(target) as part, part.open("wb") as file:
+        for block in archive.stream(entry):
+            file.write(block)
+    if sha256(target) != digests[entry.name]:
+        raise PbvsError(f"{entry.name} in {archive.path} is not what its {LIST} says; fetch the bundle again.")
+    if target.suffix == ".safetensors":
+        check_safetensors(target)
+
+
+def check_safetensors(path: Path) -> None:
+    """Look at a safetensors file's header before anything loads it; raise PbvsError when it cannot be one.
+
+    The header's length, the tensors' types and their places must fit the file exactly.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(HEADER, size - 8):
+            raise PbvsError(f"{path.name} is no safetensors file: its header is damaged.")
+        text = file.read(length)
+    try:
+        tensors = {key: value for key, value in json.loads(text).items() if key != "__metadata__"}
+        spans = sorted(tuple(value["data_offsets"]) for value in tensors.values())
+        ends = [0, *(end for _, end in spans)]
+        fits = all(begin == before <= end for (begin, end), before in zip(spans, ends, strict=False))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise PbvsError(f"{path.name} is no safetensors file: its header is damaged.") from None
+    if not fits or ends[-1] != size - 8 - length:
+        raise PbvsError(f"{path.name} is no safetensors file: its tensors do not fill it.")
+
+
+def _finish(folder: Path, listing: dict[str, Any]) -> None:
+    """Check the recipe and mark its models as installed, so that they are used and not trained again."""
+    recipe = parse_recipe(read_toml(folder / RECIPE), RECIPE)
+    for task in recipe.stages:
+        record = folder / "models" / task / "done.json"
+        facts = read_json(record) if record.is_file() else None
+        if not isinstance(facts, dict) or not isinstance(facts.get("made_from"), str):
+            raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")
+        write_json(record, {**facts, "installed": True})
+    write_json(folder / LIST, listing)

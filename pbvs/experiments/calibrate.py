@@ -1,0 +1,389 @@
+"""Find the numbers of a grayscale stage on training pairs: in closed form for L2, then by search on the protocol.
+
+The paper chose its factors by hand (section 3.5: 1.3 for RGB2IR, 1.15 for SAR2IR). The closed form minimises the
+squared error of `factor * gray` before clipping, k = sum(g t) / sum(g g); with weights and offset it is ordinary
+least squares. What is searched is the protocol's own score, on 8-bit pictures, without its FID term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pbvs.challenge import get_task
+from pbvs.data.align import open_pair
+from pbvs.data.build import find_root
+from pbvs.data.images import to_uint8
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.devices import resolve_device
+from pbvs.errors import PbvsError, UsageError
+from pbvs.evaluation.protocol import DEFAULT, Protocol, load_protocol
+from pbvs.evaluation.targets import from_fixed, to_fixed
+from pbvs.files import sweep, write_json, write_text
+from pbvs.locks import locked
+from pbvs.logs import say, track
+from pbvs.metrics.perceptual import Perceptual
+from pbvs.metrics.pixel import pixel_errors
+from pbvs.recipe import Recipe, dump_recipe, parse_recipe
+from pbvs.run import MANIFESTS, Run
+from pbvs.seeds import generator
+from pbvs.stages import Stage, ToneStage
+from pbvs.translators import make_translator
+from pbvs.translators.base import Picture, Translator
+from pbvs.translators.grayscale import grayscale
+
+EXTRAS = ("channels", "offset", "gamma")
+CROP = 256  # pixels a side of the middle of each picture that is looked at
+LOW, HIGH = 0.6, 1.6  # of the closed form's factor: where the search looks
+GAMMAS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+GRID, FINER = 9, 2  # points of the first search, and how often it is narrowed
+
+
+@dataclass(frozen=True)
+class Tone:
+    """The numbers of a stage: intensity * (weighed channels)^gamma + offset."""
+
+    intensity: float
+    channel_weights: tuple[float, ...] = ()
+    offset: float = 0.0
+    gamma: float = 1.0
+
+    def apply(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return what the stage would submit, (H, W, 1) in 8 bits."""
+        return to_uint8(grayscale(picture, **asdict(self)))
+
+
+@dataclass
+class Sample:
+    """A pair as the stage sees it: its input, or what the first model made of it; the target; the target's taps."""
+
+    source: Picture
+    target: NDArray[np.uint8]
+    valid: NDArray[np.bool_]
+    taps: list[Tensor]
+
+
+@dataclass
+class Point:
+    """What one tone scores, over a set of samples."""
+
+    intensity: float
+    score: float
+    rmse: float
+    lpips: float
+
+
+@dataclass
+class Calibration:
+    """What was found for one task, and what it gains."""
+
+    task: str
+    before: Tone
+    closed: Tone
+    after: Tone
+    images: int
+    train: dict[str, float]  # score of before, closed, after on training pairs
+    held_out: dict[str, float]  # the same on held-out pairs, which had no say
+    held_out_images: int
+    curve: list[Point] = field(default_factory=list)
+
+
+class Judge:
+    """The protocol's score of a tone over samples."""
+
+    def __init__(self, protocol: Protocol, perceptual: Perceptual):
+        terms = tuple(term for term in protocol.terms if term != "fid")
+        if not terms:
+            raise PbvsError(f"The protocol {protocol.name} has no term but FID, which no single picture has.")
+        self.protocol = protocol.model_copy(update={"terms": terms})
+        self.perceptual = perceptual
+
+    def sample(self, source: Picture, target: Picture, valid: NDArray[np.bool_]) -> Sample:
+        """Return the middle of a pair with its target's features."""
+        rows, columns = (_middle(length) for length in target.shape[:2])
+        pixels = to_uint8(target[rows, columns])
+        taps = to_fixed(self.perceptual.taps([pixels])[0])
+        return Sample(source[rows, columns], pixels, valid[rows, columns], taps)
+
+    def point(self, tone: Tone, samples: Sequence[Sample]) -> Point:
+        """Return the mean score, RMSE and LPIPS of a tone."""
+        scores, errors, distances = [], [], []
+        for sample in samples:
+            made = tone.apply(sample.source)
+            found = pixel_errors(made, sample.target)
+            known = from_fixed(sample.taps, self.perceptual.device)
+            distance = self.perceptual.distance(self.perceptual.taps([made])[0], known)
+            scores.append(self.protocol.task_score({**asdict(found), "lpips": distance}) or 0.0)
+            errors.append(found.rmse)
+            distances.append(distance)
+        return Point(tone.intensity, *(float(np.mean(values)) for values in (scores, errors, distances)))
+
+
+def calibrate(
+    run: Run,
+    tasks: Sequence[str] | None = None,
+    *,
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    protocol: str | Path | Protocol = DEFAULT,
+    weights: Path | None = None,
+    lpips_net: str | None = None,
+    device: str = "cpu",
+    pairs: int = 24,
+    extras: Sequence[str] = (),
+    write: bool = True,
+) -> list[Calibration]:
+    """Calibrate the grayscale stages of a run and, unless told not to, write the result into its recipe.
+
+    `extras` are further numbers to fit: channels, offset, gamma. `pairs` training pairs are looked at, spread over
+    locations. Beside the recipe, `calibration/<task>.json` and `.svg` say what was found. Raises UsageError for a
+    stage that has nothing to calibrate, PbvsError when a first model, data or trunk is missing.
+    """
+    from pbvs.metrics.lpips import Lpips
+
+    _chosen(run.recipe(), tasks)  # what cannot be is told before the networks are loaded
+    where, place = find_root(root, manifests), resolve_device(device)
+    rule = load_protocol(protocol, lpips_net=lpips_net)
+    judge = Judge(rule, Perceptual(Lpips(rule.lpips_net, weights), place))
+    with locked(run.folder):
+        sweep(run.folder)
+        recipe = run.recipe()  # only now: another command may have written it until the lock was had
+        found = []
+        for task in _chosen(recipe, tasks):
+            first = _first_model(run, recipe, task, place)
+            read = [_samples(task, split, judge, first, recipe, where, manifests, pairs) for split in ("train", "val")]
+            stage = recipe.stages[task]
+            assert isinstance(stage, ToneStage)
+            found.append(fit(task, _tone(stage), judge, read[0], read[1], extras))
+        if write:
+            _write(run, recipe, found, rule, judge)
+    return found
+
+
+def _chosen(recipe: Recipe, tasks: Sequence[str] | None) -> list[Any]:
+    able = [task for task, stage in recipe.stages.items() if isinstance(stage, ToneStage)]
+    wrong = [task for task in tasks or () if get_task(task).name not in able]
+    if wrong or not able:
+        named = ", ".join(able) or "none"
+        raise UsageError(f"Only grayscale and cascade stages can be calibrated; in this recipe: {named}.")
+    return [task for task in able if not tasks or task in tasks]
+
+
+def _tone(stage: ToneStage) -> Tone:
+    return Tone(stage.intensity, stage.channel_weights, stage.offset, stage.gamma)
+
+
+def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator | None:
+    """Return the trained model that a cascade begins with, None for a stage that sees the input itself."""
+    stages: dict[str, Stage] = {str(name): stage for name, stage in recipe.stages.items()}
+    if not stages[task].requires:
+        return None
+    name = stages[task].requires[0]
+    translator = make_translator(get_task(name), stages[name], None, device)
+    if not (run.model(name) / "done.json").is_file():
+        raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
+    translator.load(run.model(name))
+    return translator
+
+
+def _samples(
+    task: str,
+    split: str,
+    judge: Judge,
+    first: Translator | None,
+    recipe: Recipe,
+    root: Path,
+    manifests: Path,
+    count: int,
+) -> list[Sample]:
+    known = [pair for pair in read_manifest(manifest_path(manifests, task, split)) if pair.target]
+    samples = []
+    for pair in track(_spread(known, count, recipe.seed), f"{task}: reading {split} pairs", unit="pair"):
+        try:
+            opened = open_pair(pair, root, recipe.radiometry)
+        except PbvsError as error:
+            say(f"{pair.name} was left out: {error}")
+            continue
+        source = first.translate([opened.source])[0] if first else opened.source
+        if opened.target is not None:
+            samples.append(judge.sample(source, opened.target, opened.valid))
+    if split == "train" and not samples:
+        raise PbvsError(f"There are no training pairs of {task} in {manifests}; make them with `pbvs build-pairs`.")
+    return samples
+
+
+def _spread(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """Return `count` pairs, one of each location before a second of any."""
+    order = generator(seed, "calibrate").permutation(len(pairs))
+    turns: dict[str, int] = {}
+    ranked: list[tuple[int, int, Pair]] = []
+    for index in order:
+        place = pairs[index].location
+        turns[place] = turns.get(place, 0) + 1
+        ranked.append((turns[place], len(ranked), pairs[index]))
+    return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
+
+
+def _middle(length: int) -> slice:
+    start = max(0, (length - CROP) // 2)
+    return slice(start, start + min(CROP, length))
+
+
+def fit(
+    task: str, before: Tone, judge: Judge, train: Sequence[Sample], held_out: Sequence[Sample], extras: Sequence[str]
+) -> Calibration:
+    """Return the best tone for the judge on `train`, starting from the closed form; `held_out` only looks on."""
+    closed = closed_form(train, "channels" in extras, "offset" in extras)
+    start = closed
+    if "gamma" in extras:
+        bent = [_with_gamma(train, closed, gamma) for gamma in GAMMAS]
+        start = min(bent, key=lambda tone: judge.point(tone, train).score)
+    curve, found = search(start, lambda tone: judge.point(tone, train))
+    known = {"before": before, "closed": closed, "after": found}
+    scores = {name: judge.point(tone, train).score for name, tone in known.items()}
+    best = min(known, key=lambda name: (scores[name], name != "before"))
+    tones = {**known, "after": known[best]}
+    return Calibration(
+        task,
+        before,
+        closed,
+        tones["after"],
+        len(train),
+        {**scores, "after": scores[best]},
+        {name: judge.point(tone, held_out).score for name, tone in tones.items()} if held_out else {},
+        len(held_out),
+        curve,
+    )
+
+
+def closed_form(samples: Sequence[Sample], channels: bool = False, offset: bool = False) -> Tone:
+    """Return the least squares of the target on gray (or on the channels), with or without a constant."""
+    columns = [_columns(sample, channels, offset) for sample in samples]
+    size = columns[0].shape[1]
+    products, sums = np.zeros((size, size)), np.zeros(size)
+    for sample, values in zip(samples, columns, strict=True):
+        products += values.T @ values
+        sums += values.T @ (sample.target[sample.valid][:, 0] / 255.0)
+    solution = np.linalg.lstsq(products, sums, rcond=None)[0]
+    constant = float(solution[-1]) if offset else 0.0
+    shares = solution[: size - offset]
+    total = float(shares.sum())
+    weights = tuple(float(share / total) for share in shares) if channels and total > 0 else ()
+    return _tidy(Tone(total, weights, constant))
+
+
+def _columns(sample: Sample, channels: bool, offset: bool) -> NDArray[np.float64]:
+    values = sample.source[sample.valid].astype(np.float64)
+    values = values if channels else values.mean(1, keepdims=True)
+    return np.hstack([values, np.ones((len(values), 1))]) if offset else values
+
+
+def _with_gamma(samples: Sequence[Sample], tone: Tone, gamma: float) -> Tone:
+    """Return the tone with another gamma and the factor that is best for L2 with it."""
+    above = below = 0.0
+    for sample in samples:
+        gray = grayscale(sample.source, 1.0, tone.channel_weights, gamma=gamma)[sample.valid].astype(np.float64)
+        above += float((gray * (sample.target[sample.valid] / 255.0 - tone.offset)).sum())
+        below += float((gray * gray).sum())
+    return _tidy(Tone(above / max(below, 1e-12), tone.channel_weights, tone.offset, gamma))
+
+
+def _tidy(tone: Tone) -> Tone:
+    """Return the tone within what a recipe allows, rounded to what matters in 8 bits."""
+    return Tone(
+        round(min(max(tone.intensity, 0.01), 10.0), 4),
+        tuple(round(weight, 4) for weight in tone.channel_weights),
+        round(min(max(tone.offset, -1.0), 1.0), 4),
+        round(tone.gamma, 4),
+    )
+
+
+def search(start: Tone, judge: Callable[[Tone], Point]) -> tuple[list[Point], Tone]:
+    """Return every point looked at, by factor, and the tone that scores lowest: a grid, narrowed around its best."""
+    found: dict[float, Point] = {}
+    low, high, count = start.intensity * LOW, start.intensity * HIGH, GRID
+    for _ in range(FINER + 1):
+        for intensity in np.linspace(low, high, count):
+            tone = _tidy(Tone(float(intensity), start.channel_weights, start.offset, start.gamma))
+            if tone.intensity not in found:
+                found[tone.intensity] = judge(tone)
+        best = min(found.values(), key=lambda point: point.score)
+        step = (high - low) / (count - 1)
+        low, high, count = best.intensity - step, best.intensity + step, 5
+    points = sorted(found.values(), key=lambda point: point.intensity)
+    return points, _tidy(Tone(best.intensity, start.channel_weights, start.offset, start.gamma))
+
+
+def _write(run: Run, recipe: Recipe, found: Sequence[Calibration], rule: Protocol, judge: Judge) -> None:
+    tables = recipe.model_dump(mode="json")
+    for result in found:
+        tables["stages"][result.task].update(asdict(result.after))
+        facts = {"protocol": rule.name, "lpips": judge.perceptual.net.label, **asdict(result)}
+        write_json(run.folder / "calibration" / f"{result.task}.json", facts)
+        write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
+    write_text(run.recipe_file, dump_recipe(parse_recipe(tables, str(run.recipe_file))))
+
+
+# --- The score over the intensity factor as one small SVG file, readable without anything else.
+
+WIDTH, HEIGHT, MARGIN = 560, 320, 48
+LINES = {"score": "#1b4f8a", "rmse": "#b3561d", "lpips": "#3c7a3c"}
+
+
+def draw_curve(result: Calibration) -> str:
+    """Return SVG: score, RMSE and LPIPS on training pairs over the factor, the recipe's factor and the one found."""
+    factors = [point.intensity for point in result.curve]
+    top = max(max(point.score, point.rmse, point.lpips) for point in result.curve) * 1.05 or 1.0
+    low, high = min(factors), max(factors)
+
+    def x(value: float) -> float:
+        return MARGIN + (value - low) / ((high - low) or 1.0) * (WIDTH - 2 * MARGIN)
+
+    def y(value: float) -> float:
+        return HEIGHT - MARGIN - value / top * (HEIGHT - 2 * MARGIN)
+
+    parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
+    parts += [_tick_x(x(value), f"{value:.2f}") for value in _steps(low, high)]
+    parts += [_tick_y(y(value), f"{value:.2f}") for value in _steps(0.0, top)]
+    for number, (name, colour) in enumerate(LINES.items()):
+        points = " ".join(f"{x(point.intensity):.1f},{y(getattr(point, name)):.1f}" for point in result.curve)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(
+            _text(WIDTH - MARGIN - 60, MARGIN + 16 * number, name.upper() if name != "score" else name, colour)
+        )
+    marks = (("recipe", result.before.intensity, "#888888"), ("found", result.after.intensity, "#000000"))
+    for row, (name, value, colour) in enumerate(marks):
+        if low <= value <= high:
+            parts.append(_mark(x(value), f"{name} {value:g}", colour, row))
+    title = f"{result.task}: score over the intensity factor, {result.images} training pairs"
+    parts.append(_text(MARGIN, 20, title, "#000000"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">'
+    return "\n".join([head, f"<title>{title}</title>", *parts, "</svg>", ""])
+
+
+def _steps(low: float, high: float, count: int = 5) -> Sequence[float]:
+    return [low + (high - low) * number / (count - 1) for number in range(count)]
+
+
+def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" fill="{colour}" text-anchor="{anchor}">{text}</text>'
+
+
+def _tick_x(x: float, text: str) -> str:
+    return _text(x, HEIGHT - MARGIN + 18, text, "#444444", "middle")
+
+
+def _tick_y(y: float, text: str) -> str:
+    line = f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>'
+    return line + _text(MARGIN - 6, y + 4, text, "#444444", "end")
+
+
+def _mark(x: float, text: str, colour: str, row: int) -> str:
+    line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{MARGIN}" y2="{HEIGHT - MARGIN}" stroke="{colour}" '
+    return line + 'stroke-dasharray="4 3"/>' + _text(x + 4, HEIGHT - MARGIN - 6 - 16 * row, text, colour)

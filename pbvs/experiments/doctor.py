@@ -1,0 +1,191 @@
+"""What somebody who helps would ask first, as text one can paste: versions, devices, weights, disk, permissions, data.
+
+Each finding is `ok`, `note` (works, but worth knowing) or `BAD` (a command will fail over it).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pbvs
+from pbvs.challenge import SPLITS, TASKS
+from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.errors import PbvsError
+from pbvs.experiments.provenance import package_versions
+from pbvs.files import inside, is_unfinished, read_json, sha256
+from pbvs.metrics.weights import SOURCES, look
+from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
+
+GIB = 2**30
+LITTLE_DISK = 5 * GIB  # a challenge run with its models and zip takes about 3
+SAMPLE = 20  # pictures of each manifest that are looked for
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer."""
+
+    level: str  # ok, note or BAD
+    what: str
+    said: str
+
+
+def examine(
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS,
+    weights: Path | None = None,
+    verify: bool = False,
+) -> list[Finding]:
+    """Look at all that the commands depend on; `verify` also computes the digests of the weights found."""
+    return [
+        *_software(),
+        *_devices(),
+        *_weights(weights, verify),
+        *_folders(submissions, manifests, CACHE),
+        *_data(root, manifests),
+        *_runs(submissions),
+    ]
+
+
+def text(findings: list[Finding]) -> str:
+    """Return the findings as aligned lines."""
+    return "\n".join(f"{finding.level:<5}{finding.what:<22}{finding.said}" for finding in findings)
+
+
+def is_bad(findings: list[Finding]) -> bool:
+    """Return whether a command will fail over one of them."""
+    return any(finding.level == "BAD" for finding in findings)
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("ok", "pbvs", f"{pbvs.__version__} in {Path(pbvs.__file__).parent}")
+    supported = sys.version_info >= (3, 10)
+    yield Finding("ok" if supported else "BAD", "python", f"{platform.python_version()} in {sys.prefix}")
+    yield Finding("ok", "system", f"{platform.platform()}, {os.cpu_count()} cores, {_memory()}")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield Finding("ok" if limit >= 256 else "note", "open files", f"at most {limit} (ulimit -n)")
+    versions = package_versions()
+    for name in _requirements():
+        found = versions.get(name)
+        yield Finding("ok" if found else "BAD", name, found or "is not installed; run `pip install .` again")
+
+
+def _requirements() -> list[str]:
+    try:
+        lines = importlib.metadata.requires("pbvs") or []
+    except importlib.metadata.PackageNotFoundError:
+        return sorted(package_versions())
+    names = [line.replace("(", " ").split(";")[0] for line in lines if "extra ==" not in line and ";" not in line]
+    return sorted("".join(c if c.isalnum() or c in "-_." else " " for c in name).split()[0].lower() for name in names)
+
+
+def _memory() -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return "memory unknown"
+    facts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    return f"{facts.get('MemAvailable', 0) / GIB:.1f} of {facts.get('MemTotal', 0) / GIB:.1f} GiB of memory free"
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        yield Finding("BAD", "torch", f"cannot be imported ({error}); install it as its site says, then pbvs again")
+        return
+    yield Finding("ok", "devices", f"cpu ({torch.get_num_threads()} threads), CUDA build {torch.version.cuda or 'no'}")
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        yield Finding("ok", f"cuda:{number}", f"{facts.name}, {facts.total_memory / GIB:.1f} GiB")
+    if not torch.cuda.is_available():
+        yield Finding("note", "cuda", "none: pix2pixHD at the paper's size needs a GPU to train; the demo does not")
+
+
+def _weights(folder: Path | None, verify: bool) -> Iterator[Finding]:
+    for net, source in SOURCES.items():
+        path = look(net, folder)
+        if path is None:
+            yield Finding("note", f"weights {net}", f"not found; `pbvs weights fetch {net}` ({source.megabytes} MB)")
+        elif verify:
+            yield Finding("ok", f"weights {net}", f"{path}, SHA-256 {sha256(path)}")
+        else:
+            yield Finding("ok", f"weights {net}", f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _folders(*folders: Path) -> Iterator[Finding]:
+    for folder in (*folders, Path(tempfile.gettempdir())):
+        there = folder.absolute()
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            yield Finding("BAD", str(folder), f"{there} is no folder that you may write in; change its owner or mode")
+            continue
+        free = shutil.disk_usage(there).free
+        said = f"writable, {free / GIB:.1f} GiB free" + ("" if folder.exists() else " (not there yet)")
+        yield Finding("note" if free < LITTLE_DISK else "ok", str(folder), said)
+
+
+def _data(root: Path | None, manifests: Path) -> Iterator[Finding]:
+    root = root or _known_root(manifests)
+    if root is None:
+        yield Finding("note", "data root", "not given; use --data ROOT or set PBVS_DATA")
+    elif not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+        yield Finding("BAD", "data root", f"{root} is no folder that you may read")
+    else:
+        yield Finding("ok", "data root", f"{root}: {', '.join(sorted(p.name for p in root.iterdir())[:12]) or 'empty'}")
+    if is_unfinished(manifests):
+        yield Finding("BAD", "manifests", f"{manifests} was not written to the end; run `pbvs build-pairs` again")
+        return
+    for task in TASKS:
+        yield _manifests(task, root, manifests)
+
+
+def _known_root(manifests: Path) -> Path | None:
+    try:
+        return Path(read_json(manifests / "summary.json")["root"])
+    except (PbvsError, KeyError, TypeError):
+        return None
+
+
+def _manifests(task: str, root: Path | None, manifests: Path) -> Finding:
+    counts, gone = [], []
+    for split in SPLITS:
+        path = manifest_path(manifests, task, split)
+        if not path.is_file():
+            return Finding("note", f"pairs {task}", f"there is no {path}; make it with `pbvs build-pairs`")
+        try:
+            pairs = read_manifest(path)
+            named = [name for pair in pairs[:SAMPLE] for name in (pair.source, pair.target) if name]
+            gone += [name for name in named if root is not None and not inside(root, name).is_file()]
+        except PbvsError as error:
+            return Finding("BAD", f"pairs {task}", str(error))
+        counts.append(f"{split} {len(pairs)}")
+    if gone:
+        return Finding("BAD", f"pairs {task}", f"{gone[0]} is not in {root}; run `pbvs build-pairs` again")
+    return Finding("ok", f"pairs {task}", ", ".join(counts))
+
+
+def _runs(submissions: Path) -> Iterator[Finding]:
+    runs = all_runs(submissions)
+    for run in runs:
+        try:
+            recipe = run.recipe()
+        except PbvsError as error:
+            yield Finding("BAD", f"run {run.name}", str(error))
+            continue
+        done = [task for task in recipe.stages if (run.model(task) / "done.json").is_file()]
+        said = f"models of {', '.join(done) or 'nothing'} of {len(recipe.stages)} stages"
+        yield Finding("ok", f"run {run.name}", f"{said}; {'packaged' if run.archive.is_file() else 'not packaged'}")
+    if not runs:
+        yield Finding("note", "runs", f"none in {submissions} yet")

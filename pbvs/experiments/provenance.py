@@ -1,0 +1,234 @@
+"""What a run was made with: code, recipe, data, weights, versions, machine; enough to say later what differs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pbvs
+from pbvs.challenge import SPLITS
+from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.errors import PbvsError
+from pbvs.files import inside, read_json, sha256, write_json
+from pbvs.logs import track
+from pbvs.metrics.weights import look
+from pbvs.recipe import Recipe
+
+FORMAT = 1
+KEPT = 20  # earlier circumstances that are kept
+AT_ONCE = 256  # files that wait to be read
+PACKAGE = Path(pbvs.__file__).resolve().parent
+_REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def collect(
+    recipe: Recipe,
+    manifests: Path,
+    weights: Path | None = None,
+    device: str = "cpu",
+    *,
+    root: Path | None = None,
+    previous: Path | None = None,
+) -> dict[str, Any]:
+    """Return all that the predictions depend on, as a JSON value.
+
+    `weights` is the folder of the frozen trunks; `root` adds a digest of every picture that the manifests name, which
+    reads them all unless the provenance file `previous` knows the same files with the same sizes and times.
+    """
+    return {
+        "format": FORMAT,
+        "recipe": {"name": recipe.name, "digest": recipe.digest()},
+        "seed": recipe.seed,
+        "code": code(),
+        "manifests": manifest_digests(recipe, manifests),
+        "data": None if root is None else data_facts(recipe, manifests, root, previous),
+        "weights": weight_digests(recipe, weights),
+        "packages": package_versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_facts(device, learns=any("epochs" in stage.model_dump() for stage in recipe.stages.values())),
+    }
+
+
+def update(
+    path: Path, recipe: Recipe, manifests: Path, weights: Path | None = None, device: str = "cpu", *, root: Path | None
+) -> None:
+    """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
+    facts = collect(recipe, manifests, weights, device, root=root, previous=path)
+    earlier: list[dict[str, Any]] = []
+    if path.is_file():
+        with contextlib.suppress(PbvsError):
+            before = read_provenance(path)
+            earlier = before.pop("earlier", [])
+            if before != facts:
+                earlier = [before, *earlier][:KEPT]
+    write_json(path, {**facts, "earlier": earlier} if earlier else facts)
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read a run's provenance; raise PbvsError when there is none or it is of another format."""
+    if not path.is_file():
+        raise PbvsError(f"There is no {path}; the run was not finished, make it with `pbvs predict`.")
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise PbvsError(f"{path} is not of format {FORMAT}; make it anew with `pbvs predict`.")
+    return value
+
+
+def code() -> dict[str, Any]:
+    """Return the package's version, a digest of its sources, and the git commit where there is one."""
+    return {"version": pbvs.__version__, "sources": source_digest(), "git": git_commit(PACKAGE.parent)}
+
+
+def source_digest(package: Path = PACKAGE) -> str:
+    """Return one SHA-256 over the names and bytes of the package's Python and TOML files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.suffix in {".py", ".toml"}):
+        total.update(f"{path.relative_to(package).as_posix()}\0{sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def git_commit(folder: Path) -> dict[str, Any] | None:
+    """Return the commit checked out in `folder` and whether the sources differ from it; None without git."""
+    if not (folder / ".git").exists():
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--", "pbvs"))}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def manifest_digests(recipe: Recipe, manifests: Path) -> dict[str, str]:
+    """Return the SHA-256 of each manifest of the recipe's tasks, by file name."""
+    paths = [manifest_path(manifests, task, split) for task in recipe.stages for split in SPLITS]
+    return {path.name: sha256(path) for path in sorted(paths) if path.is_file()}
+
+
+def data_facts(recipe: Recipe, manifests: Path, root: Path, previous: Path | None = None) -> dict[str, Any]:
+    """Return count, bytes and one SHA-256 of the pictures that the recipe's manifests name.
+
+    The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
+    those written there.
+    """
+    names = sorted({name for file in manifest_digests(recipe, manifests) for name in _named(manifests / file)})
+    facts = _file_facts(root, names)
+    known = _known_data(previous)
+    if known.get("seen") == facts["seen"] and "digest" in known:
+        return {**facts, "digest": known["digest"]}
+    return {**facts, "digest": _content_digest(root, names)}
+
+
+def _named(manifest: Path) -> Iterator[str]:
+    for pair in read_manifest(manifest):
+        yield from filter(None, (pair.source, pair.target))
+
+
+def _file_facts(root: Path, names: list[str]) -> dict[str, Any]:
+    seen, size = hashlib.sha256(), 0
+    for name in names:
+        with contextlib.suppress(OSError):
+            status = inside(root, name).stat()
+            size += status.st_size
+            seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"root": str(root), "files": len(names), "bytes": size, "seen": seen.hexdigest()}
+
+
+def _known_data(previous: Path | None) -> dict[str, Any]:
+    if previous is None or not previous.is_file():
+        return {}
+    with contextlib.suppress(PbvsError):
+        return dict(read_provenance(previous).get("data") or {})
+    return {}
+
+
+def _content_digest(root: Path, names: list[str]) -> str:
+    total = hashlib.sha256()
+    for name, digest in track(_hash_all(root, names), "Digest of the pictures", len(names)):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def one(name: str) -> tuple[str, str]:
+        """Hash one picture."""
+        try:
+            return name, sha256(inside(root, name))
+        except PbvsError:
+            return name, "missing"
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(names), AT_ONCE):  # a pool keeps all that it was given until it is asked for
+            yield from pool.map(one, names[start : start + AT_ONCE])
+
+
+def weight_digests(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
+    """Return file name and SHA-256 of each frozen trunk that the recipe's losses use; None where it is not found."""
+    found: dict[str, Any] = {}
+    for net in sorted({net for stage in recipe.stages.values() for net in _trunks(stage.model_dump())}):
+        path = look(net, folder)
+        found[net] = None if path is None else {"file": path.name, "sha256": sha256(path)}
+    return found
+
+
+def _trunks(stage: Mapping[str, Any]) -> Iterator[str]:
+    if stage.get("lpips_weight") and stage.get("lpips_net", "random") != "random":
+        yield stage["lpips_net"]
+    if stage.get("vgg_weight"):
+        yield "vgg19"
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed version of each package that pbvs requires."""
+    versions = {}
+    for name in _required():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _required() -> list[str]:
+    try:
+        lines = importlib.metadata.requires("pbvs") or []
+    except importlib.metadata.PackageNotFoundError:
+        lines = ["torch", "numpy", "pillow", "pydantic", "rasterio", "safetensors"]
+    found = (_REQUIREMENT.match(line) for line in lines if "extra ==" not in line)
+    return sorted(match.group(0).lower() for match in found if match)
+
+
+def device_facts(device: str, *, learns: bool = False) -> dict[str, Any]:
+    """Return the device's kind, name and threads; torch is asked when something learns, or when it is there anyway."""
+    torch: Any = importlib.import_module("torch") if learns else sys.modules.get("torch")
+    cuda = torch is not None and torch.cuda.is_available() and device.split(":")[0] in ("auto", "cuda")
+    if cuda:
+        return {"kind": "cuda", "name": torch.cuda.get_device_name(None if device == "auto" else device)}
+    facts: dict[str, Any] = {"kind": "cpu", "name": _processor()}
+    return facts if torch is None else {**facts, "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,128 @@
+"""All runs side by side: recipes' differences, scores, sizes, dates, which were packaged; and taking one away."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbvs.challenge import TASKS
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import read_json, read_toml, sync_folder
+from pbvs.locks import locked
+from pbvs.run import Run, all_runs
+from pbvs.submission.uploads import local_score, read_log
+
+FORGOTTEN = ".removed-"  # prefix of a run's folder while it is being taken away
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run in the overview."""
+
+    run: str
+    recipe: str
+    begun: str  # YYYY-MM-DD HH:MM, local time
+    models: int  # stages that are done
+    predictions: int  # pictures of the test split
+    score: str
+    megabytes: float
+    packaged: str  # first digits of the archive's SHA-256, or ''
+    uploads: tuple[int, ...]  # numbers in the submission log
+
+
+def overview(submissions: Path) -> list[Row]:
+    """Return a row for each run, by name."""
+    uploads = read_log(submissions)
+    rows = []
+    for run in all_runs(submissions):
+        record = run.folder / "package.json"
+        digest = str(read_json(record).get("sha256", "")) if record.is_file() else ""
+        rows.append(
+            Row(
+                run=run.name,
+                recipe=str(_tables(run).get("name", "?")),
+                begun=_time(run.recipe_file),
+                models=len(list(run.folder.glob("models/*/done.json"))),
+                predictions=sum(1 for task in TASKS for _ in run.predictions("test", task).glob("*.png")),
+                score=local_score(run.scores / "summary.json"),
+                megabytes=_size(run) / 1e6,
+                packaged=digest[:8] if run.archive.is_file() else "",
+                uploads=tuple(upload.number for upload in uploads if upload.run == run.name),
+            )
+        )
+    return rows
+
+
+def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Return the recipe's keys that are not the same in all runs, with each run's value (None where absent).
+
+    Of a stage whose method is not the same everywhere only the method is told; names and descriptions are not.
+    """
+    flat = {run.name: _flatten(_tables(run)) for run in runs}
+    keys = sorted({key for values in flat.values() for key in values} - {"name", "description"})
+    table = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
+    unlike = {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
+    stages = tuple(key.removesuffix("method") for key in unlike if key.endswith(".method"))
+    return {key: values for key, values in unlike.items() if key.endswith(".method") or not key.startswith(stages)}
+
+
+def remove(run: Run, *, archive: bool = True) -> list[Path]:
+    """Take a run away, its archive too unless told not to; return what was removed.
+
+    The folder is renamed first, so that a run is either there or not. Raises PbvsError when a command works on it,
+    UsageError when there is no such run.
+    """
+    gone = run.submissions / f"{FORGOTTEN}{run.name}"
+    archives = [run.archive, run.archive.with_name(f"{run.name}-val.zip")] if archive else []
+    found = [path for path in (run.folder, gone, *archives) if path.exists()]
+    if not found:
+        raise UsageError(f"There is no run {run.name!r} in {run.submissions}; `pbvs runs` lists them.")
+    if run.folder.is_symlink():
+        raise PbvsError(f"{run.folder} is a link; remove it and what it points to by hand.")
+    _delete(gone)
+    if run.folder in found:
+        with locked(run.folder):
+            run.folder.rename(gone)
+            sync_folder(run.submissions)
+    for path in archives:
+        path.unlink(missing_ok=True)
+    _delete(gone)
+    return [path for path in found if path != gone]
+
+
+def _delete(folder: Path) -> None:
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise PbvsError(f"{folder} cannot be removed: {error.strerror}; remove it by hand.") from None
+
+
+def _tables(run: Run) -> dict[str, Any]:
+    try:
+        return read_toml(run.recipe_file)
+    except PbvsError:
+        return {}
+
+
+def _flatten(value: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            found |= _flatten(item, f"{path}{key}.")
+        else:
+            found[f"{path}{key}"] = item
+    return found
+
+
+def _size(run: Run) -> int:
+    return sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _time(path: Path) -> str:
+    moment = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.timezone.utc).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M")

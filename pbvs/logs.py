@@ -1,0 +1,248 @@
+"""Progress that people see: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+QUIET_SECONDS = 30.0  # between the lines printed where there is no terminal
+
+
+def say(text: str) -> None:
+    """Print one line to standard error, where it does not mix with a command's output."""
+    note(text)
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "file") -> Iterator[T]:
+    """Yield `items`, showing how far they are: a tqdm bar on a terminal, else a line every half minute."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True, leave=False)
+    else:
+        yield from _track_in_lines(items, what, total)
+
+
+def _track_in_lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    last = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - last > QUIET_SECONDS:
+            last = time.monotonic()
+            say(f"{what}: {count}{'' if total is None else f' of {total}'}")
+
+
+class Meter:
+    """Counts steps towards a total and says now and then how fast they go and how long they will still take."""
+
+    def __init__(self, what: str, total: int, done: int, bar: Any = None):
+        self.what, self.total, self.done, self.bar = what, total, done, bar
+        self.started = self.last = time.monotonic()
+        self.first = done
+        self.images = 0
+
+    def advance(self, steps: int, images: int, describe: Callable[[], str]) -> None:
+        """Count `steps` done on `images` pictures; `describe` is asked only when something is shown."""
+        self.done += steps
+        self.images += images
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(steps)
+        if now - self.last >= (1.0 if self.bar is not None else QUIET_SECONDS):
+            self.last = now
+            text = f"{describe()} {self.images / (now - self.started):.3g} images/s"
+            if self.bar is not None:
+                self.bar.set_postfix_str(text)
+            else:
+                left = (self.total - self.done) * (now - self.started) / max(1, self.done - self.first)
+                say(f"{self.what}: step {self.done} of {self.total}, {text}, {left / 60:.0f} min left")
+
+
+@contextlib.contextmanager
+def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
+    """Yield a Meter: a tqdm bar on a terminal, else a line every half minute."""
+    if not sys.stderr.isatty():
+        yield Meter(what, total, done)
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, desc=what, unit="step", dynamic_ncols=True, leave=False) as bar:
+        yield Meter(what, total, done, bar)
+
+
+# --- What was done to a run, in its own log.txt: each command with its times, what it said, and how it ended.
+
+NAME = "log.txt"
+
+
+class Journal:
+    """One command's lines; they are kept until a folder is known, then appended as they come."""
+
+    def __init__(self, arguments: Sequence[str]):
+        self.process = os.getpid()  # workers that are forked from this one write nothing
+        self._begun = datetime.now(timezone.utc)
+        self._lines = [f"{_clock(self._begun)} process {self.process} in {Path.cwd()}: pbvs {shlex.join(arguments)}"]
+        self._folders: dict[Path, int] = {}  # -> how many of the lines it has
+
+    def bind(self, folder: Path) -> None:
+        """Write the lines, those before this call too, to `folder`/log.txt."""
+        self._folders.setdefault(Path(folder).absolute(), 0)
+        self._write()
+
+    def note(self, text: str) -> None:
+        """Add a line, or several."""
+        self._lines.extend(f"    {line}" for line in text.splitlines())
+        self._write()
+
+    def fail(self, error: BaseException) -> None:
+        """Add an error with its trace."""
+        self.note("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+    def end(self, status: int) -> None:
+        """Add how and when the command ended."""
+        now = datetime.now(timezone.utc)
+        seconds = (now - self._begun).total_seconds()
+        self._lines.append(f"{_clock(now)} process {self.process} ended with status {status} after {seconds:.1f} s")
+        self._write()
+
+    def _write(self) -> None:
+        if os.getpid() != self.process:
+            return
+        for folder, done in self._folders.items():
+            text = "".join(f"{line}\n" for line in self._lines[done:])
+            with contextlib.suppress(OSError):  # a full disk is told by what must be written; this is only a help
+                handle = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    os.write(handle, text.encode("utf-8", "backslashreplace"))
+                finally:
+                    os.close(handle)
+                self._folders[folder] = len(self._lines)
+
+
+_current: Journal | None = None
+
+
+@contextlib.contextmanager
+def opened(arguments: Sequence[str]) -> Iterator[Journal]:
+    """Make a journal the current one while the block runs."""
+    global _current
+    before, _current = _current, Journal(arguments)
+    try:
+        yield _current
+    finally:
+        _current = before
+
+
+def bind(folder: Path) -> None:
+    """Let the current command, if there is one, keep its log in `folder`."""
+    if _current is not None:
+        _current.bind(folder)
+
+
+def note(text: str) -> None:
+    """Add a line to the current command's log, if there is one."""
+    if _current is not None:
+        _current.note(text)
+
+
+def _clock(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
+# --- End within two seconds when asked to: Ctrl-C and SIGTERM become one sentence and an exit status.
+
+GRACE = 1.2  # seconds for the work to end by itself
+SENTENCE = "Stopped. What was finished is kept; the same command goes on from there."
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+received: int | None = None  # the signal that asked this process to stop
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised where Ctrl-C would be."""
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """While the block runs, SIGTERM raises as Ctrl-C does, and either ends the process within two seconds."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name="stopping")
+    watcher.start()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        # The byte is written even while Python code cannot run, as in a long call inside torch.
+        wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, _raise)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(write)
+        watcher.join()
+        os.close(read)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    global received
+    received = number
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _watch(read: int) -> None:
+    """Wait for a signal's byte; when the process is still there a moment later, or on a second one, leave."""
+    while data := os.read(read, 1):
+        if data[0] in SIGNALS:
+            select.select([read], [], [], GRACE)
+            leave(data[0])
+
+
+def leave(number: int) -> NoReturn:
+    """Say the sentence, end this process's children and this process, with the status that shells expect."""
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{SENTENCE}\n".encode())
+    for child in children(os.getpid()):
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(128 + number)
+
+
+def children(process: int) -> list[int]:
+    """Return the process ids of all that descend from `process`, where the system tells."""
+    found: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [*children(child), child]
+    return found
+
+
+def _forget_in_child() -> None:
+    """A forked worker must not wake its parent's watcher; SIGTERM ends it as it ends any process."""
+    if signal.getsignal(signal.SIGTERM) is _raise:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,282 @@
+"""Where the frozen networks' weights lie: found by name, checked by digest, downloaded only when asked to.
+
+File names, addresses and digests are torchvision's (the first digits of the SHA-256 are part of its file names) and,
+for Inception, those of pytorch-fid's release `fid_weights`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import atomic_path, sha256, write_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VARIABLE = "PBVS_WEIGHTS"
+TIMEOUT = 10.0  # seconds without an answer before a download gives up
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """One network's weights: the full file that others publish, and the slim one that holds what is used."""
+
+    net: str
+    title: str
+    slim: str  # features only, safetensors
+    full: str  # as published; the part after the last '-' begins the file's SHA-256
+    url: str
+    megabytes: int
+    prefix: str = ""  # keys that are used begin so
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """First hexadecimal digits of the full file's SHA-256, as its name states them."""
+        return Path(self.full).stem.rsplit("-", 1)[1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File names under which the weights may lie, the slim one first."""
+        return (self.slim, self.full, *self.other_names)
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+
+
+def _torchvision(net: str, title: str, full: str, megabytes: int) -> Source:
+    slim = f"{full.split('-')[0]}-features.safetensors"
+    return Source(net, title, slim, full, _TORCHVISION + full, megabytes, "features.")
+
+
+SOURCES: dict[str, Source] = {
+    source.net: source
+    for source in (
+        _torchvision("alex", "AlexNet", "alexnet-owt-7be5be79.pth", 233),
+        _torchvision("squeeze", "SqueezeNet 1.1", "squeezenet1_1-b8a52dc0.pth", 5),
+        _torchvision("vgg", "VGG-16", "vgg16-397923af.pth", 528),
+        _torchvision("vgg19", "VGG-19", "vgg19-dcbb9e9d.pth", 548),
+        Source(
+            "inception",
+            "Inception-v3 for FID",
+            "inception-fid.safetensors",
+            "pt_inception-2015-12-05-6726825d.pth",
+            _FID + "pt_inception-2015-12-05-6726825d.pth",
+            91,
+            other_names=("weights-inception-2015-12-05-6726825d.pth",),
+        ),
+    )
+}
+
+
+def get_source(net: str) -> Source:
+    """Return what is known of a network's weights; raise UsageError naming those there are."""
+    try:
+        return SOURCES[net]
+    except KeyError:
+        raise UsageError(f"There are no weights for a net {net!r}; the nets are {', '.join(SOURCES)}.") from None
+
+
+def hub_folder() -> Path:
+    """Return the folder where torch.hub keeps downloaded weights (the rule of torch.hub's documentation)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
+    return home / "hub" / "checkpoints"
+
+
+def folders(folder: Path | None) -> list[Path]:
+    """Return the folders that are searched, in order: the one given, $PBVS_WEIGHTS, torch hub's cache."""
+    named = [folder, os.environ.get(VARIABLE) or None]
+    wanted = [*(Path(item).expanduser() for item in named if item is not None), hub_folder()]
+    return list(dict.fromkeys(wanted))
+
+
+def look(net: str, folder: Path | None = None) -> Path | None:
+    """Return the path of a network's weights, or None where there are none."""
+    source = get_source(net)
+    candidates = (place / name for place in folders(folder) for name in source.names)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def find(net: str, folder: Path | None = None) -> Path:
+    """Return the path of a network's weights: slim `.safetensors` or the full `.pth` as published.
+
+    Raises PbvsError that says which file is missing, where it may lie and what else would do.
+    """
+    path = look(net, folder)
+    if path is None:
+        raise PbvsError(_missing(get_source(net), folder))
+    return path
+
+
+def _missing(source: Source, folder: Path | None) -> str:
+    places = folders(folder)
+    others = [net for net in ("alex", "squeeze", "vgg") if net != source.net and look(net, folder)]
+    choice = f"; --lpips-net {others[0]} would work now" if others and source.net in ("alex", "squeeze", "vgg") else ""
+    return (
+        f"The weights of {source.title} are not on this machine: put {source.full} ({source.url}) or {source.slim} "
+        f"into {places[0]}, name its folder with --weights or {VARIABLE}, or run `pbvs weights fetch {source.net}` "
+        f"where there is a network (searched: {', '.join(map(str, places))}{choice})."
+    )
+
+
+def find_or_fetch(net: str, folder: Path | None = None) -> Path:
+    """Return the weights' path, downloading them when they are nowhere; never called while training."""
+    return look(net, folder) or fetch(net, folder)
+
+
+def fetch(net: str, folder: Path | None = None) -> Path:
+    """Download a network's published weights into the first folder searched, unless they are somewhere already.
+
+    One process downloads, others wait for it. Raises PbvsError when there is no network or the digest is wrong.
+    """
+    source = get_source(net)
+    target = folders(folder)[0] / source.full
+    with _alone(target):
+        there = look(net, folder)
+        if there is None:
+            _download(source, target, folder)
+    return there or target
+
+
+def _download(source: Source, target: Path, folder: Path | None) -> None:
+    from urllib.error import URLError
+
+    with atomic_path(target) as part:
+        try:
+            with part.open("wb") as file:
+                for block in _blocks(source):
+                    file.write(block)
+        except (TimeoutError, ConnectionError, URLError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise PbvsError(f"{_missing(source, folder)} The download failed: {reason}.") from None
+        if not sha256(part).startswith(source.digest):
+            raise PbvsError(
+                f"What {source.url} sent is not {source.full} (its SHA-256 does not begin with {source.digest}); "
+                "nothing was kept, so try again or copy the file by hand."
+            )
+
+
+def _blocks(source: Source) -> Iterator[bytes]:
+    from urllib.request import urlopen
+
+    from pbvs.logs import track
+
+    with urlopen(source.url, timeout=TIMEOUT) as answer:
+        blocks = iter(lambda: answer.read(BLOCK), b"")
+        yield from track(blocks, f"Downloading {source.full}", source.megabytes, "MB")
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold a lock beside `target`, so that of several processes one downloads and the rest wait."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = (target.parent / f".{target.name}.lock").open("w")
+    except OSError as error:
+        raise write_error(target, error) from None
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except ImportError:  # no such locks on this system: the atomic rename still keeps the file whole
+            pass
+        yield
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read a weights file's tensors whose names begin with `prefix`; `.safetensors`, or `.pth` without running code.
+
+    Raises PbvsError when the file is damaged or holds anything but tensors.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors: dict[str, Any] = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: value for key, value in tensors.items() if key.startswith(prefix) and torch.is_tensor(value)}
+    except Exception as error:  # each format has its own errors, and all of them mean the same to the user
+        if isinstance(error, FileNotFoundError):
+            raise PbvsError(f"There is no weights file {path}; check the path.") from None
+        raise PbvsError(f"The weights file {path} cannot be read ({_short(error)}); fetch it again.") from None
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors (names, shapes, bytes): the same for a slim file and the full one."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        whole.update(tensor.numpy().tobytes())
+    return whole.hexdigest()
+
+
+# SHA-256 of the tensors (see `fingerprint`) of the slim files that LPIPS' published numbers were reproduced with.
+PINNED = {
+    "alex": "90f435b539958a4bd51ad07f121cdeffbb292a1ff3572e0940c200e7b748fb60",
+    "squeeze": "63bb4405879c789c2a9f0271b13202564b8e2ce8330d479c700623358d0d2142",
+}
+
+
+def verify(net: str, path: Path) -> str:
+    """Return what is sure of a weights file: its published or pinned digest, or only that it fits the network.
+
+    Raises PbvsError when it is damaged, another net's, or not what its name says.
+    """
+    from pbvs.metrics.backbones import load_trunk
+    from pbvs.metrics.inception import load_inception
+
+    source = get_source(net)
+    if path.suffix != ".safetensors":
+        if not sha256(path).startswith(source.digest):
+            raise PbvsError(
+                f"{path} is not {source.full}: its SHA-256 does not begin with {source.digest}; fetch it again."
+            )
+        return f"as published (SHA-256 begins with {source.digest})"
+    found = (load_inception(path) if net == "inception" else load_trunk(net, path)).digest
+    known = PINNED.get(net)
+    if known is None:
+        return f"fits the network (tensors {found[:16]}; no digest of a slim file is published to compare with)"
+    if found != known:
+        raise PbvsError(f"{path} does not hold the published tensors of {source.title}; fetch or slim it again.")
+    return f"the published tensors ({found[:16]})"
+
+
+def slim(net: str, folder: Path | None = None, target: Path | None = None) -> Path:
+    """Write the part of a network's weights that is used as `.safetensors` into `target`; return the file.
+
+    Raises PbvsError when the full file is nowhere, damaged or another net's.
+    """
+    from safetensors.torch import save_file
+
+    from pbvs.metrics.backbones import Trunk, pick
+    from pbvs.metrics.inception import Inception
+
+    source = get_source(net)
+    path = find(net, folder)
+    network = Inception() if net == "inception" else Trunk(net)
+    tensors = read_tensors(path, source.prefix)
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    used = pick(network, {**counters, **tensors}, path)
+    result = (target or path.parent) / source.slim
+    with atomic_path(result) as part:
+        save_file({name: value.contiguous() for name, value in used.items()}, part, {"made_from": path.name})
+    return result

@@ -1,0 +1,121 @@
+"""Where a run keeps what it made: the one place that knows the layout of `submissions/<run>/`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbvs import logs
+from pbvs.errors import PbvsError
+from pbvs.files import check_name, is_name, read_json, read_toml, write_json
+
+if TYPE_CHECKING:
+    from pbvs.recipe import Recipe
+
+SUBMISSIONS = Path("submissions")
+MANIFESTS = Path("data_manifests")
+CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))  # what can be made again
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run; nothing is read or made until asked for."""
+
+    name: str
+    submissions: Path = SUBMISSIONS
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.submissions / self.name
+
+    @property
+    def archive(self) -> Path:
+        """The zip that `pbvs package` writes beside the folder."""
+        return self.submissions / f"{self.name}.zip"
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.folder / "recipe.toml"
+
+    @property
+    def provenance_file(self) -> Path:
+        """Versions, digests, device and seed that the run was made with."""
+        return self.folder / "provenance.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that people look at."""
+        return self.folder / "report.html"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of `<task>.csv` and `summary.json`."""
+        return self.folder / "scores"
+
+    def model(self, task: str) -> Path:
+        """Folder of a task's weights, training state and log."""
+        return self.folder / "models" / task
+
+    def predictions(self, split: str, task: str) -> Path:
+        """Folder of a task's predicted pictures, `<name>.png`."""
+        return self.folder / "predictions" / split / task
+
+    def prediction(self, split: str, task: str, name: str) -> Path:
+        """Path of one predicted picture."""
+        return self.predictions(split, task) / f"{name}.png"
+
+    def exists(self) -> bool:
+        """Return whether the run was begun."""
+        return self.recipe_file.is_file()
+
+    def existing(self) -> Run:
+        """Return the run itself; raise PbvsError when there is none, before anything is made in its folder."""
+        if not self.exists():
+            raise PbvsError(
+                f"There is no run {self.name!r} in {self.submissions}; make it with `pbvs predict --run {self.name}`."
+            )
+        return self
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe; raise PbvsError when there is no such run."""
+        self.existing()
+        from pbvs.recipe import parse_recipe  # pydantic, which no --help should wait for
+
+        return parse_recipe(read_toml(self.recipe_file), str(self.recipe_file))
+
+
+def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
+    """Return the runs below `submissions`, by name."""
+    if not submissions.is_dir():
+        return []
+    found = (path.parent.name for path in sorted(submissions.glob("*/recipe.toml")))
+    return [Run(name, submissions) for name in found if is_name(name)]
+
+
+def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
+    """Return the run called `name`, or the one begun last; raise PbvsError when there is none."""
+    if name:
+        return Run(name, submissions)
+    runs = all_runs(submissions)
+    if not runs:
+        raise PbvsError(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
+    last = max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns)
+    logs.bind(last.folder)
+    return last
+
+
+def is_done(record: Path, made_from: str) -> bool:
+    """Return whether `record` says that its folder was made, whole, from what has the digest `made_from`."""
+    return record.is_file() and read_json(record).get("made_from") == made_from
+
+
+def mark_done(record: Path, made_from: str, **facts: Any) -> None:
+    """Write that the record's folder is whole, what it was made from, and what was measured meanwhile."""
+    write_json(record, {"made_from": made_from, **facts})

@@ -1,0 +1,376 @@
+"""The submission's zip: written whole or not at all, the same bytes for the same content, checked before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pbvs.challenge import TASKS, get_task
+from pbvs.data.build import find_root
+from pbvs.data.layout import natural_key
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import atomic_path, inside, read_json, sha256, sweep, visible_names, write_json
+from pbvs.locks import locked
+from pbvs.logs import track
+from pbvs.recipe import Recipe
+from pbvs.run import MANIFESTS, Run
+from pbvs.submission.check import check
+from pbvs.submission.findings import Finding, as_text, rejected
+from pbvs.submission.inputs import Inputs, from_manifests
+from pbvs.submission.inspection import EvaluationSize
+from pbvs.submission.pictures import recode
+from pbvs.submission.readme import NAME, Readme, describe, write_readme
+from pbvs.submission.storedzip import write_zip
+from pbvs.submission.zips import LIMITS, Limits, SafeZip
+
+
+class PackageRefused(PbvsError):
+    """The archive that was written broke a rule; it was thrown away and the earlier one kept."""
+
+    def __init__(self, findings: Sequence[Finding]):
+        self.findings = list(findings)
+        super().__init__("The archive would be rejected and was not kept; mend what is listed.\n" + as_text(findings))
+
+
+def package(
+    run: Run,
+    *,
+    manifests: Path = MANIFESTS,
+    root: Path | None = None,
+    split: str = "test",
+    tasks: Sequence[str] = (),
+    others: Mapping[str, Run] | None = None,
+    modes: Mapping[str, str] | None = None,
+    form: Form = "png",
+    extra_data: bool | None = None,
+    description: str | None = None,
+) -> Path:
+    """Write, check and record `submissions/<run>.zip`; return its path.
+
+    Killed at any moment it leaves the archive that was there before, or the new one. Raises PbvsError when
+    predictions are missing, PackageRefused with the findings when the archive would be rejected.
+    """
+    inputs = inputs_of(manifests, root, split)
+    plan = make_plan(
+        run,
+        inputs,
+        split=split,
+        tasks=tasks,
+        others=others,
+        modes=modes,
+        form=form,
+        extra_data=extra_data,
+        description=description,
+    )
+    return write_package(plan, inputs)[0]
+
+
+def inputs_of(manifests: Path, root: Path | None, split: str = "test") -> Inputs:
+    """Return the inputs that the manifests name; sizes and brightness are known where the data root is."""
+    try:
+        place: Path | None = find_root(root, manifests)
+    except UsageError:
+        if root is not None:
+            raise
+        place = None
+    return from_manifests(manifests, place, split)
+
+
+def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
+    """Write the plan's archive and its record; return its path and what the check had to say.
+
+    Raises PbvsError when another command works on one of the runs, or has predicted anew since the plan was made.
+    """
+    path = package_path(plan)
+    with contextlib.ExitStack() as stack:
+        for run in sorted({part.run.folder for part in plan.parts} | {plan.run.folder}):
+            stack.enter_context(locked(run))
+        _check_unchanged(plan)
+        sweep(plan.run.folder)
+        sweep(path.parent, deep=False)
+        with atomic_path(path) as part:
+            write_zip(part, entries(plan))
+            findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
+            if rejected(findings):
+                raise PackageRefused([finding for finding in findings if finding.level == "error"])
+        write_json(record_path(plan), record(plan, path))
+    return path, findings
+
+
+def _check_unchanged(plan: Plan) -> None:
+    for part in plan.parts:
+        if predictions_record(part.run, plan.split, part.task) != part.record:
+            raise PbvsError(
+                f"The predictions of {part.task} in the run {part.run.name!r} were made anew meanwhile; start again."
+            )
+
+
+def package_path(plan: Plan) -> Path:
+    """Return where the archive lies; a rehearsal on another split bears the split's name."""
+    archive = plan.run.archive
+    return archive if plan.split == "test" else archive.with_name(f"{plan.run.name}-{plan.split}.zip")
+
+
+def record_path(plan: Plan) -> Path:
+    """Return where it is written what the archive was made of."""
+    return plan.run.folder / ("package.json" if plan.split == "test" else f"package-{plan.split}.json")
+
+
+def record(plan: Plan, path: Path) -> dict[str, Any]:
+    """Return what the archive was made of: its digest, each task's source, and the sources' provenance."""
+    provenance = {
+        part.run.name: read_json(part.run.provenance_file) if part.run.provenance_file.is_file() else None
+        for part in plan.parts
+    }
+    return {
+        "archive": path.name,
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "split": plan.split,
+        "evaluation_size": plan.evaluation_size,
+        "readme": asdict(plan.readme),
+        "tasks": {part.task: _part_record(part) for part in plan.parts},
+        "provenance": provenance,
+    }
+
+
+def _part_record(part: Part) -> dict[str, Any]:
+    return {
+        "run": part.run.name,
+        "recipe": part.run.recipe().digest(),
+        "made_from": part.record.get("made_from"),
+        "pictures": len(part.names),
+        "mode": part.mode or "as predicted",
+        "format": part.form,
+    }
+
+
+def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    """Yield the archive's entries in their fixed order: the readme, then task by task, names in natural order."""
+    yield NAME, write_readme(plan.readme).encode("ascii")
+    total = sum(len(part.names) for part in plan.parts)
+    pictures = ((part, name) for part in plan.parts for name in part.names)
+    for part, name in track(pictures, "packing", total, unit="picture"):
+        path = part.folder / name
+        try:
+            data = part.data(path)
+        except (OSError, ValueError) as error:
+            raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
+        yield f"{part.task}/{path.stem}{part.suffix}", data
+
+
+def extract(path: Path, folder: Path, limits: Limits = LIMITS) -> list[Path]:
+    """Unpack an archive into `folder` after making sure that it is harmless; return the files written.
+
+    Raises PbvsError when the archive is made to harm or damaged; nothing is written outside `folder`, and nothing
+    at all when the directory shows a fault.
+    """
+    written = []
+    with SafeZip(path, limits) as archive:
+        if not archive.safe:
+            raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
+        for entry in archive.files:
+            target = inside(folder, entry.name)
+            if not target.parent.resolve().is_relative_to(folder.resolve()):
+                raise PbvsError(
+                    f"{entry.name} is not unpacked: a link in {folder} leads elsewhere; take an empty folder."
+                )
+            with atomic_path(target) as part, part.open("wb") as file:
+                for block in archive.stream(entry):
+                    file.write(block)
+            written.append(target)
+    return written
+
+
+# --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
+
+Form = Literal["png", "tiff"]
+FEW = 5  # names listed in a message
+SAMPLED = 6  # pictures a task that are recoded to estimate a size
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task's pictures: where they come from and the form they are written in."""
+
+    task: str
+    run: Run
+    record: Mapping[str, Any]  # predictions/<split>/<task>.json
+    folder: Path
+    names: tuple[str, ...]  # of the files in the folder, in the archive's order
+    mode: str | None = None  # L, RGB, or as they are
+    form: Form = "png"
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the pictures in the archive."""
+        return ".png" if self.form == "png" else ".tiff"
+
+    def data(self, path: Path) -> bytes:
+        """Return one picture's bytes as they go into the archive."""
+        stored = path.read_bytes()
+        return stored if self.mode is None and self.form == "png" else recode(stored, self.mode, self.form)
+
+    def estimate(self, mode: str | None) -> float:
+        """Return about how many bytes the pictures take in a mode, from a few of them."""
+        few = [self.folder / name for name in self.names[:: max(1, len(self.names) // SAMPLED)]]
+        total = sum((self.folder / name).stat().st_size for name in self.names)
+        if mode is None and self.form == "png":
+            return total
+        sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form))) for path in few]
+        return total * sum(new for _, new in sizes) / max(1, sum(old for old, _ in sizes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a submission: its parts in the archive's order, its readme and its evaluation size."""
+
+    run: Run
+    split: str
+    parts: tuple[Part, ...]
+    readme: Readme
+    evaluation_size: EvaluationSize
+    sources: dict[str, str] = field(default_factory=dict)  # task -> run
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks in the archive."""
+        return tuple(part.task for part in self.parts)
+
+
+def make_plan(
+    run: Run,
+    inputs: Inputs,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] = (),
+    others: Mapping[str, Run] | None = None,
+    modes: Mapping[str, str] | None = None,
+    form: Form = "png",
+    extra_data: bool | None = None,
+    description: str | None = None,
+) -> Plan:
+    """Gather the predictions of a run; `others` gives tasks that come from another run.
+
+    Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished.
+    """
+    others = others or {}
+    chosen = [task for task in TASKS if task in {get_task(name).name for name in tasks or TASKS}]
+    parts = tuple(
+        _part(others.get(task, run), split, task, inputs, (modes or {}).get(task), form if task != "sar2eo" else "png")
+        for task in chosen
+    )
+    recipes = {part.run.name: part.run.recipe() for part in parts}
+    return Plan(
+        run=run,
+        split=split,
+        parts=parts,
+        readme=_readme(parts, recipes, extra_data, description),
+        evaluation_size=_evaluation_size(parts, recipes),
+        sources={part.task: part.run.name for part in parts},
+    )
+
+
+def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, form: Form) -> Part:
+    recipe = run.recipe()
+    if task not in recipe.stages:
+        raise PbvsError(
+            f"The run {run.name!r} has no stage for {task}; leave the task out with --tasks, "
+            f"or take it from another run with --from RUN:{task}."
+        )
+    folder = run.predictions(split, task)
+    record = folder.with_name(f"{task}.json")
+    again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
+    if not record.is_file():
+        raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
+    names = sorted((name for name in visible_names(folder) if name.endswith(".png")), key=natural_key)
+    _compare(inputs.names.get(task, {}), names, folder, again)
+    return Part(task, run, predictions_record(run, split, task), folder, tuple(names), mode, form)
+
+
+def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
+    """Return what `pbvs predict` wrote down about a task's predictions."""
+    facts = read_json(run.predictions(split, task).with_name(f"{task}.json"))
+    return facts if isinstance(facts, dict) else {}
+
+
+def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:
+    if not files:
+        raise PbvsError(f"{folder} holds no predictions; {again}.")
+    extra = [name[:-4] for name in files if name[:-4] not in wanted]
+    if wanted and len(files) - len(extra) < len(wanted):
+        missing = sorted(wanted.keys() - {name[:-4] for name in files})
+        raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({_few(missing)}); {again}.")
+    if wanted and extra:
+        raise PbvsError(
+            f"{folder} holds {len(extra)} pictures that no input of the manifest is called ({_few(extra)}); "
+            "take them out, they would shift the scoring."
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
+
+
+def _evaluation_size(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> EvaluationSize:
+    sizes = {part.record.get("evaluation_size") or recipes[part.run.name].evaluation_size for part in parts}
+    if len(sizes) != 1 or not sizes <= {"challenge", "native"}:
+        said = ", ".join(f"{part.run.name}:{part.task} {part.record.get('evaluation_size')}" for part in parts)
+        raise UsageError(f"The tasks were predicted at different evaluation sizes ({said}); predict them at one.")
+    return "native" if sizes == {"native"} else "challenge"
+
+
+def _readme(
+    parts: Sequence[Part], recipes: Mapping[str, Recipe], extra_data: bool | None, description: str | None
+) -> Readme:
+    seconds = sum(float(part.record.get("seconds", 0.0)) for part in parts)
+    images = sum(int(part.record.get("images", 0)) for part in parts)
+    devices = {str(part.record.get("device", "cpu")) for part in parts}
+    return Readme(
+        runtime=seconds / images if images else 0.0,
+        cpu=not any(device.startswith("cuda") for device in devices),
+        extra_data=any(recipe.extra_data for recipe in recipes.values()) if extra_data is None else extra_data,
+        description=description or _description(parts, recipes),
+    )
+
+
+def _description(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> str:
+    if len(recipes) == 1:
+        return describe(next(iter(recipes.values())))
+    said = []
+    for name, recipe in recipes.items():
+        tasks = "+".join(part.task for part in parts if part.run.name == name)
+        said.append(f"{tasks} from run {name}, {describe(recipe)}")
+    return "; ".join(said)
+
+
+def parse_modes(options: Sequence[str]) -> dict[str, str]:
+    """Return the mode of each task from `TASK=L|RGB` or `all=L|RGB`; raise UsageError for anything else.
+
+    `all=L` leaves the task whose target has colour as RGB.
+    """
+    modes: dict[str, str] = {}
+    for option in options:
+        task, _, mode = option.partition("=")
+        mode = mode.upper()
+        if mode not in ("L", "RGB"):
+            raise UsageError(f"--mode {option!r} is not understood; say TASK=L or TASK=RGB, or all=L, all=RGB.")
+        if task != "all" and mode == "L" and get_task(task).target_channels == 3:
+            raise UsageError(f"--mode {option!r} would take the colour out of {task}; its target is RGB.")
+        names = [name for name in TASKS if mode == "RGB" or TASKS[name].target_channels == 1]
+        modes.update(dict.fromkeys(names if task == "all" else [get_task(task).name], mode))
+    return modes
+
+
+def parse_sources(options: Sequence[str], submissions: Path) -> dict[str, Run]:
+    """Return the run of each task from `RUN:TASK`; raise UsageError when it is not of this form."""
+    sources: dict[str, Run] = {}
+    for option in options:
+        name, colon, task = option.rpartition(":")
+        if not colon or not name:
+            raise UsageError(f"--from {option!r} is not understood; say RUN:TASK, such as night2:sar2rgb.")
+        sources[get_task(task).name] = Run(name, submissions)
+    return sources

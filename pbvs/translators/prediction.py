@@ -1,0 +1,87 @@
+"""Stream a split's pictures through a translator: decode, translate, quantise and encode, with flat memory."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pbvs.data.images import resize, to_uint8, write_png
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.logs import track
+from pbvs.parallel import ahead
+from pbvs.translators.base import Picture, Translator
+
+A = TypeVar("A")
+
+
+@dataclass
+class Outcome:
+    """What came of a stream: pictures written, the seconds that took, and the sentences of those that failed."""
+
+    images: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+def predict_pairs(
+    translator: Translator,
+    pairs: Sequence[Pair],
+    read: Callable[[Pair], Picture],
+    target: Callable[[Pair], Path],
+    *,
+    size: int | None,
+    what: str,
+    jobs: int = 1,
+    batch: int = 8,
+) -> Outcome:
+    """Translate each pair's input and write it as an 8-bit PNG at `target(pair)`.
+
+    `size` is the side of the square that the challenge evaluates, None for the input's own size. Pictures that cannot
+    be read are reported in the outcome and the rest goes on. `jobs` threads decode and encode; at most a few batches
+    are in memory at a time.
+    """
+    outcome = Outcome()
+    start = time.perf_counter()
+    with ThreadPoolExecutor(jobs) as readers, ThreadPoolExecutor(jobs) as writers:
+        pending: deque[Future[None]] = deque()
+        stream = ahead(readers, lambda pair: _try_read(read, pair), pairs, 2 * batch)
+        for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch):
+            outcome.failures += [result for _, result in group if isinstance(result, str)]
+            good = [(pair, result) for pair, result in group if not isinstance(result, str)]
+            for (pair, _), made in zip(good, translator.translate([p for _, p in good]), strict=True):
+                pending.append(writers.submit(_write, target(pair), made, size))
+            while len(pending) > 2 * batch:
+                pending.popleft().result()
+            outcome.images += len(good)
+        for future in pending:
+            future.result()
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+def _try_read(read: Callable[[Pair], Picture], pair: Pair) -> tuple[Pair, Picture | str]:
+    try:
+        return pair, read(pair)
+    except PbvsError as error:
+        return pair, str(error)
+
+
+def _write(path: Path, picture: Picture, size: int | None) -> None:
+    write_png(path, to_uint8(picture if size is None else resize(picture, size, size)))
+
+
+def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
+    group: list[A] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

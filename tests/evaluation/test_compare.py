@@ -1,0 +1,182 @@
+"""Comparison: paired, by location, refusing what cannot be compared, escaping what the data are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pbvs.cli import main
+from pbvs.errors import PbvsError
+from pbvs.evaluation.compare import compare, comparison_table, largest
+from pbvs.recipe import dump_recipe
+from pbvs.report.comparison import render_comparisons
+from pbvs.run import Run
+from tests.evaluation.scored_runs import maker
+from tests.report.world import HOSTILE, World
+
+Make = Callable[..., Run]
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Make:
+    return maker(tmp_path / "runs")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def images(count: int, start: float, step: float = 0.01, places: int = 5) -> dict[str, float | None]:
+    return {f"p{i % places}-{i}": start + step * i for i in range(count)}
+
+
+def test_the_difference_is_paired(scored: Make) -> None:
+    # Pictures differ far more from each other than the runs do, and still the sign is beyond doubt.
+    old = scored("old", {"sar2eo": images(20, 0.1, 0.04)})
+    new = scored("new", {"sar2eo": {name: value - 0.01 for name, value in images(20, 0.1, 0.04).items() if value}})
+    found = compare(old, new)
+    assert found.tasks[0].difference == pytest.approx(-0.01)
+    assert found.tasks[0].interval == pytest.approx((-0.01, -0.01))
+    assert found.tasks[0].verdict == "better"
+    assert (found.tasks[0].better, found.tasks[0].worse) == (20, 0)
+    assert compare(new, old).tasks[0].verdict == "worse"
+
+
+def test_a_run_equals_itself(scored: Make) -> None:
+    run = scored("run", {"sar2eo": images(6, 0.2), "rgb2ir": images(6, 0.3)})
+    found = compare(run, run)
+    assert found.combined.difference == 0
+    assert found.combined.verdict == "open"
+    assert found.combined.interval == (0.0, 0.0)
+
+
+def test_the_combined_difference_weighs_tasks_equally(scored: Make) -> None:
+    old = scored("old", {"sar2eo": images(30, 0.2), "rgb2ir": images(5, 0.2)})
+    shifted = {name: (value or 0) + 0.1 for name, value in images(5, 0.2).items()}
+    found = compare(old, scored("new", {"sar2eo": images(30, 0.2), "rgb2ir": shifted}))
+    assert found.combined.difference == pytest.approx(0.05)
+
+
+def test_one_bad_place_leaves_the_sign_open(scored: Make) -> None:
+    old, new = images(20, 0.3), images(20, 0.3)
+    for name in new:
+        new[name] = (new[name] or 0) + (0.2 if name.startswith("p0") else -0.03)
+    found = compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new}))
+    assert found.tasks[0].verdict == "open"
+    assert (found.tasks[0].better, found.tasks[0].worse) == (16, 4)
+
+
+def test_one_place_gives_no_interval(scored: Make) -> None:
+    found = compare(scored("old", {"sar2eo": {"p-1": 0.2}}), scored("new", {"sar2eo": {"p-1": 0.1}}))
+    assert found.tasks[0].interval is None
+    assert found.tasks[0].verdict == "open"
+    assert "one location only" in comparison_table(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "test"}, "split is val in the one and test"),
+        ({"protocol": {"name": "mavic-t-2026", "pixel": "l1"}}, "protocol's pixel is rmse in the one and l1"),
+        ({"lpips": {"net": "vgg", "version": "0.1", "is_lpips": True}}, "net is alex in the one and vgg"),
+        ({"lpips": {"net": "random", "version": "0.1", "is_lpips": False}}, "is_lpips is True in the one and False"),
+    ],
+)
+def test_other_rules_are_refused_unless_asked_for(scored: Make, changes: dict[str, Any], words: str) -> None:
+    old = scored("old", {"sar2eo": images(6, 0.2)})
+    new = scored("new", {"sar2eo": images(6, 0.1)}, **changes)
+    with pytest.raises(PbvsError, match=words):
+        compare(old, new)
+    found = compare(old, new, anyway=True)
+    assert any(words in warning for warning in found.warnings)
+    assert words.split()[0] in comparison_table(found)
+
+
+def test_targets_of_another_size_are_refused(scored: Make) -> None:
+    old, new = scored("old", {"sar2eo": images(6, 0.2)}), scored("new", {"sar2eo": images(6, 0.1)})
+    recipe = new.recipe().model_copy(update={"evaluation_size": "challenge"})
+    new.recipe_file.write_text(dump_recipe(recipe))
+    with pytest.raises(PbvsError, match="evaluation_size is native in the one and challenge"):
+        compare(old, new)
+
+
+def test_other_pictures_are_refused(scored: Make) -> None:
+    old = scored("old", {"sar2eo": images(6, 0.2)})
+    new = scored("new", {"sar2eo": images(8, 0.1)})
+    with pytest.raises(PbvsError, match="other pictures"):
+        compare(old, new)
+    assert compare(old, new, anyway=True).tasks[0].images == 6
+
+
+def test_images_without_a_score_are_named(scored: Make) -> None:
+    missing = images(6, 0.1) | {"p0-0": None}
+    found = compare(scored("old", {"sar2eo": images(6, 0.2)}), scored("new", {"sar2eo": missing}))
+    assert found.tasks[0].images == 5
+    assert found.warnings == ["sar2eo: 1 of 6 images have no score in one of the runs and are left out"]
+
+
+def test_nothing_in_common_and_nothing_scored_are_sentences(scored: Make, tmp_path: Path) -> None:
+    old = scored("old", {"sar2eo": images(6, 0.2)})
+    with pytest.raises(PbvsError, match="no scored image in common"):
+        compare(old, scored("new", {"rgb2ir": images(6, 0.2)}), anyway=True)
+    with pytest.raises(PbvsError, match="has no scores"):
+        compare(old, Run("none", tmp_path))
+
+
+def test_the_largest_changes_come_first(scored: Make) -> None:
+    old = {f"p{i}-{i}": 0.5 for i in range(6)}
+    new = dict(zip(old, (0.4, 0.1, 0.5, 0.9, 0.6, 0.5), strict=True))
+    better, worse = largest(compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new})), "sar2eo", 3)
+    assert [change.name for change in better] == ["p1-1", "p0-0"]
+    assert [change.name for change in worse] == ["p3-3", "p4-4"]
+
+
+def test_the_table_fits_a_terminal(scored: Make) -> None:
+    scores = {task: images(12, 0.2) for task in ("sar2eo", "sar2rgb", "sar2ir", "rgb2ir")}
+    long = {f"p{i}-{'x' * 120}{i}": 0.1 * i for i in range(5)}
+    old = scored("old", scores | {"rgb2ir": long})
+    new = scored("new", scores | {"rgb2ir": dict(zip(long, (0.4, 0.3, 0.2, 0.1, 0.0), strict=True))})
+    assert max(map(len, comparison_table(compare(old, new)).splitlines())) <= 80
+
+
+def test_the_page_has_pictures_of_both_runs_and_escapes_names(world: World, tmp_path: Path) -> None:
+    old, new = world.run(tmp_path / "runs", "old"), world.run(tmp_path / "runs", "new", shift=-0.02)
+    page = render_comparisons([compare(old, new)], world.root, world.manifests)
+    assert page.count("<img") == 4 * 2 * 6
+    assert "<script" not in page
+    assert HOSTILE.split(">")[1] not in page
+    assert "Error of old" in page
+    assert len(page) < 6_000_000
+
+
+def test_the_command_prints_a_table_json_and_a_page(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    world.run(folder, "old"), world.run(folder, "new", shift=0.02)
+    common = ["--submissions", str(folder), "--manifests", str(world.manifests), "--data", str(world.root)]
+    told = call("compare", "old", "new", *common)
+    assert "new against old" in told
+    assert (folder / "compare-old-new.html").is_file()
+    values = json.loads(call("compare", "old", "new", *common, "--json", "--no-page"))
+    assert values[0]["tasks"]["sar2eo"]["verdict"] == "worse"
+    assert values[0]["combined"]["difference"] == pytest.approx(0.02)
+
+
+def test_one_run_is_bad_usage(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "old", "old", "--submissions", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "two different runs" in capsys.readouterr().err
+
+
+def call(*arguments: str) -> str:
+    from pbvs.cli import cli
+
+    result = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout

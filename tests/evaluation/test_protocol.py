@@ -1,0 +1,105 @@
+"""Protocols are data: built in or a file, every mistake named, and the arithmetic that of the published text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from pbvs.challenge import TASKS
+from pbvs.errors import PbvsError, UsageError
+from pbvs.evaluation.protocol import built_in_protocols, load_protocol, sensitivity
+
+PARTS = {"l1": 0.1, "mse": 0.04, "rmse": 0.2, "lpips": 0.5, "fid": 50.0}
+
+
+def test_the_three_protocols_are_there_and_the_default_is_first() -> None:
+    assert built_in_protocols() == ["l2-lpips", "mavic-t-2024", "mavic-t-2026"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("l2-lpips", (0.2 + 0.5) / 2),
+        ("mavic-t-2024", (2 / math.pi * math.atan(50.0) + 0.5 + 0.2) / 3),
+        ("mavic-t-2026", (2 / math.pi * math.atan(50.0) + 0.5 + 0.1) / 3),
+    ],
+)
+def test_task_scores(name: str, expected: float) -> None:
+    assert load_protocol(name).task_score(PARTS) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_official_rule_gives_zero_for_a_perfect_and_five_for_an_empty_submission() -> None:
+    rule = load_protocol("mavic-t-2026")
+    assert rule.task_score(dict.fromkeys(PARTS, 0.0)) == 0.0
+    assert rule.combined({}) == 5.0
+    assert load_protocol("l2-lpips").combined({}) == 1.0
+
+
+def test_combined_scores_agree_with_the_published_table() -> None:
+    rows = {0.325: (0.08, 0.55, 0.16, 0.51), 0.4425: (0.33, 0.63, 0.16, 0.65)}
+    for expected, scores in rows.items():
+        assert load_protocol().combined(dict(zip(TASKS, scores, strict=True))) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_score_without_one_of_its_terms_is_none() -> None:
+    assert load_protocol("mavic-t-2026").task_score({**PARTS, "fid": None}) is None
+    assert load_protocol("l2-lpips").task_score({**PARTS, "fid": None}) is not None
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('name = "ours"\nterms = ["fid", "pixel"]\npixel = "mse"\nfid_layer = 64\nfid_weight = 100.0\n')
+    rule = load_protocol(path)
+    assert rule.task_score(PARTS) == pytest.approx((2 / math.pi * math.atan(0.5) + 0.04) / 2)
+    assert rule.missing_counts == 1.0
+
+
+def test_a_file_may_change_a_built_in_protocol(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('base = "mavic-t-2026"\nname = "ours"\nfid_weight = 100.0\n')
+    rule, base = load_protocol(path), load_protocol("mavic-t-2026")
+    assert (rule.name, rule.fid_weight, rule.description) == ("ours", 100.0, "")
+    assert (rule.terms, rule.pixel, rule.missing_adds) == (base.terms, base.pixel, base.missing_adds)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('name = "x"\npixle = "l1"', "pixle"),
+        ('name = "x"\npixel = "l3"', "pixel"),
+        ('name = "x"\nfid_weight = -1', "fid_weight"),
+        ('name = "x"\nfid_layer = 65', "fid_layer"),
+        ('name = "x"\nterms = []', "terms"),
+        ('name = "x"\nterms = ["lpips", "lpips"]', "terms"),
+        ('pixel = "l1"', "name"),
+        ('base = "mavic"\nname = "x"', "base"),
+        ('name = "x"\n= 3', "line 2"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_file(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(PbvsError) as caught:
+        load_protocol(path)
+    assert named in str(caught.value) and "wrong.toml" in str(caught.value)
+
+
+def test_an_unknown_protocol_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="mavic-t-2024"):
+        load_protocol("mavic-t-2025")
+
+
+def test_sensitivity_covers_every_reading_and_starts_with_the_stated_one() -> None:
+    facts = {**PARTS, "fids": {"64": 0.3, "192": 1.0, "768": 5.0, "2048": 50.0}}
+    rule = load_protocol("mavic-t-2026")
+    found = sensitivity(rule, dict.fromkeys(TASKS, facts))
+    assert found[0] == {
+        "reading": "as stated",
+        "combined": pytest.approx(rule.task_score(facts)),
+        "tasks": dict.fromkeys(TASKS, pytest.approx(rule.task_score(facts))),
+    }
+    assert len(found) == 1 + 2 + 4 * 4 - 1
+    by_name = {row["reading"]: row["combined"] for row in found}
+    assert by_name["FID layer 64, w 1"] == pytest.approx((2 / math.pi * math.atan(0.3) + 0.5 + 0.1) / 3)

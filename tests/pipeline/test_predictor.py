@@ -1,0 +1,54 @@
+"""The stream from input to PNG: right pictures under right names, failures reported, the rest written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pbvs.challenge import TASKS
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.stages import GrayscaleStage
+from pbvs.translators.base import Picture
+from pbvs.translators.grayscale import Grayscale
+from pbvs.translators.prediction import predict_pairs
+
+
+def _pairs(count: int) -> list[Pair]:
+    return [Pair(name=str(i), task="rgb2ir", split="test", location="", source=f"{i}.png") for i in range(count)]
+
+
+def _read(pair: Pair) -> Picture:
+    if pair.name == "3":
+        raise PbvsError("picture 3 is broken.")
+    return np.full((8, 6, 3), int(pair.name) / 255, np.float32)
+
+
+@pytest.mark.parametrize(("jobs", "batch"), [(1, 1), (3, 4)])
+def test_each_picture_lands_under_its_name_and_failures_are_told(tmp_path: Path, jobs: int, batch: int) -> None:
+    translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale", intensity=2.0))
+    outcome = predict_pairs(
+        translator, _pairs(10), _read, lambda p: tmp_path / f"{p.name}.png", size=None, what="x", jobs=jobs, batch=batch
+    )
+    assert (outcome.images, outcome.failures) == (9, ["picture 3 is broken."])
+    assert sorted(p.stem for p in tmp_path.iterdir()) == [str(i) for i in range(10) if i != 3]
+    for i in (0, 5, 9):
+        picture = Image.open(tmp_path / f"{i}.png")
+        assert (picture.mode, picture.size) == ("L", (6, 8))
+        assert np.asarray(picture).mean() == 2 * i
+
+
+def test_the_challenges_size_is_a_square(tmp_path: Path) -> None:
+    translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale"))
+    predict_pairs(translator, _pairs(1), _read, lambda p: tmp_path / "0.png", size=32, what="x")
+    assert Image.open(tmp_path / "0.png").size == (32, 32)
+
+
+def test_a_failed_write_stops_the_stream(tmp_path: Path) -> None:
+    translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PbvsError, match="cannot be written"):
+        predict_pairs(translator, _pairs(2), _read, lambda p: tmp_path / "file" / "0.png", size=None, what="x")

@@ -1,0 +1,176 @@
+"""The staged runner on synthetic data: what is done is kept, what changed is made anew, nothing trained is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pbvs.data.build import build_pairs
+from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.synthetic import write_demo
+from pbvs.errors import PbvsError, UsageError
+from pbvs.pipeline import predict
+from pbvs.recipe import Recipe, parse_recipe
+from pbvs.run import Run
+from pbvs.stages import Pix2PixHDStage
+
+NETWORK = {
+    "method": "pix2pixhd",
+    "size": 16,
+    "epochs": 1,
+    "half_rate_epochs": 0,
+    "batch_size": 16,
+    "generator_width": 2,
+    "discriminator_width": 2,
+    "discriminators": 1,
+    "downsamplings": 1,
+    "residual_blocks": 0,
+    "vgg_weight": 0.0,
+    "lpips_weight": 0.0,
+    "validation_images": 1,
+}
+
+
+def _recipe(**changes: Any) -> Recipe:
+    stages = {
+        "sar2eo": {**NETWORK, **changes},
+        "sar2rgb": {**NETWORK, "init_from": "sar2eo"},
+        "sar2ir": {"method": "cascade", "first": "sar2rgb", "intensity": 1.15},
+        "rgb2ir": {"method": "grayscale", "intensity": 1.3},
+    }
+    return parse_recipe({"name": "tiny", "evaluation_size": "native", "stages": stages}, "tiny")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runner")
+    write_demo(folder / "data", seed=1)
+    build_pairs(folder / "data", folder / "manifests")
+    return {"root": folder / "data", "manifests": folder / "manifests", "submissions": folder / "submissions"}
+
+
+@pytest.fixture(scope="module")
+def run(world: dict[str, Path]) -> Run:
+    return predict(_recipe(), run="whole", device="cpu", **world)
+
+
+def _state(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.png")} | {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")
+    }
+
+
+@pytest.mark.parametrize("task", ["sar2eo", "sar2rgb", "sar2ir", "rgb2ir"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_every_input_has_its_prediction(run: Run, world: dict[str, Path], task: str, split: str) -> None:
+    pairs = read_manifest(manifest_path(world["manifests"], task, split))
+    assert pairs
+    assert {p.stem for p in run.predictions(split, task).glob("*.png")} == {pair.name for pair in pairs}
+    picture = Image.open(run.prediction(split, task, pairs[0].name))
+    assert picture.mode == ("RGB" if task == "sar2rgb" else "L")
+
+
+def test_a_second_run_does_nothing_that_is_done(run: Run, world: dict[str, Path]) -> None:
+    before = _state(run.folder)
+    predict(_recipe(), run="whole", device="cpu", **world)
+    assert _state(run.folder) == before
+
+
+def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> None:
+    before = _state(run.folder)
+    lost = next(iter(sorted(run.predictions("test", "rgb2ir").glob("*.png"))))
+    lost.unlink()
+    predict(None, run="whole", device="cpu", **world)
+    after = _state(run.folder)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed == {str(lost.relative_to(run.folder))}
+
+
+def test_another_factor_makes_only_its_own_pictures_anew(run: Run, world: dict[str, Path]) -> None:
+    before = _state(run.folder)
+    recipe = _recipe()
+    brighter = recipe.stages["rgb2ir"].model_copy(update={"intensity": 1.2})
+    predict(recipe.model_copy(update={"stages": {**recipe.stages, "rgb2ir": brighter}}), run="whole", **world)
+    after = _state(run.folder)
+    assert {Path(name).parts[2] for name in before if before[name] != after[name]} == {"rgb2ir"}
+
+
+def test_a_trained_model_is_never_lost_by_a_changed_recipe(run: Run, world: dict[str, Path]) -> None:
+    before = _state(run.folder)
+    with pytest.raises(PbvsError, match="--retrain"):
+        predict(_recipe(learning_rate=1e-3), run="whole", device="cpu", **world)
+    assert _state(run.folder) == before
+
+
+def test_more_epochs_go_on_where_training_ended(world: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    predict(_recipe(), run="longer", tasks=["sar2eo"], device="cpu", **world)
+    predict(_recipe(epochs=2), run="longer", tasks=["sar2eo"], device="cpu", **world)
+    assert "going on after step" in capfd.readouterr().err
+    whole = predict(_recipe(epochs=2), run="at-once", tasks=["sar2eo"], device="cpu", **world)
+    longer = Run("longer", world["submissions"])
+    state = "models/sar2eo/state.safetensors"
+    assert (longer.folder / state).exists() and (whole.folder / state).exists()
+    log = [
+        [line.split(",")[4:9] for line in (run.model("sar2eo") / "log.csv").read_text().splitlines()]
+        for run in (longer, whole)
+    ]
+    assert log[0] == log[1]
+
+
+def test_a_task_that_the_recipe_lacks_is_refused(world: dict[str, Path]) -> None:
+    only = parse_recipe({"name": "x", "stages": {"rgb2ir": {"method": "grayscale"}}}, "x")
+    with pytest.raises(UsageError, match="no stage for sar2eo"):
+        predict(only, tasks=["sar2eo"], **world)
+
+
+def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(world["root"], root)
+    pairs = read_manifest(manifest_path(world["manifests"], "rgb2ir", "test"))
+    broken = root / pairs[0].source
+    broken.write_bytes(broken.read_bytes()[:100])
+    only = parse_recipe({"name": "gray", "stages": {"rgb2ir": {"method": "grayscale"}}}, "gray")
+    with pytest.raises(PbvsError, match="1 inputs could not be predicted"):
+        predict(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"])
+    written = list((tmp_path / "s/gray/predictions/test/rgb2ir").glob("*.png"))
+    assert len(written) == len(pairs) - 1
+
+
+def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(world["root"], root)
+    gone = read_manifest(manifest_path(world["manifests"], "sar2eo", "train"))[0].source
+    (root / gone).unlink()
+    with pytest.raises(PbvsError, match="run `pbvs build-pairs` again"):
+        predict(
+            _recipe(),
+            tasks=["sar2eo"],
+            root=root,
+            manifests=world["manifests"],
+            submissions=tmp_path / "s",
+            device="cpu",
+        )
+    assert not list((tmp_path / "s").rglob("*.safetensors"))
+
+
+def test_a_newer_version_with_more_settings_goes_on_with_the_model(run: Run, world: dict[str, Path]) -> None:
+    class Newer(Pix2PixHDStage):
+        novelty: float = 1.0
+
+    recipe = _recipe()
+    newer = Newer.model_validate(recipe.stages["sar2eo"].model_dump())
+    same = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": newer}})
+    before = _state(run.folder)
+    predict(same, run="whole", tasks=["sar2eo"], device="cpu", **world)
+    assert _state(run.folder) == before
+    other = newer.model_copy(update={"novelty": 2.0})
+    changed = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": other}})
+    with pytest.raises(PbvsError, match="another recipe"):
+        predict(changed, run="whole", tasks=["sar2eo"], device="cpu", **world)
