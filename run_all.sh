@@ -18,7 +18,7 @@ install() { # install EXTRAS: the package, editable, with the extras named
         if python3 -c 'import torch' 2>/dev/null; then share=--system-site-packages; fi
         python3 -m venv $share "$venv"
     fi
-    local lock mark="$venv/.installed$1" # made anew when the dependencies change
+    local lock mark="$venv/.installed$1" # made again when the dependencies change
     if [ ! -e "$mark" ] || [ "$here/setup.cfg" -nt "$mark" ]; then
         say "installing into $venv (several GB of torch the first time; some minutes)"
         "$venv/bin/python" -m pip install --quiet --upgrade "pip>=24"

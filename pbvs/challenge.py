@@ -28,12 +28,12 @@ class Task:
 
     @property
     def source_channels(self) -> int:
-        """Channels of an input picture."""
+        """Channels of an input image."""
         return CHANNELS[self.source]
 
     @property
     def target_channels(self) -> int:
-        """Channels of a target picture."""
+        """Channels of a target image."""
         return CHANNELS[self.target]
 
 

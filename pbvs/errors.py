@@ -13,7 +13,7 @@ class PbvsError(Exception):
 
 
 class WriteError(PbvsError):
-    """A file could not be written: no picture's fault, so that nothing goes on without it."""
+    """A file could not be written: no image's fault, so that nothing goes on without it."""
 
 
 class UsageError(PbvsError):

@@ -151,7 +151,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise PbvsError(f"{path} is not valid JSON ({error}); mend it or make it anew.") from None
+        raise PbvsError(f"{path} is not valid JSON ({error}); mend it or make it again.") from None
 
 
 def sha256(path: Path) -> str:

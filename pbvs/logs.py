@@ -58,7 +58,7 @@ class Meter:
         self.images = 0
 
     def advance(self, steps: int, images: int, describe: Callable[[], str]) -> None:
-        """Count `steps` done on `images` pictures; `describe` is asked only when something is shown."""
+        """Count `steps` done on `images` images; `describe` is asked only when something is shown."""
         self.done += steps
         self.images += images
         now = time.monotonic()

@@ -353,7 +353,7 @@ def write_part(record: Path, facts: dict[str, Any], rank: int) -> None:
 def merge_parts(record: Path, world: int, facts: dict[str, Any], written: int) -> None:
     """Add up what the processes predicted, and write the record.
 
-    A run killed in the middle leaves more pictures `written` than were timed; theirs is taken to be the same time.
+    A run killed in the middle leaves more images `written` than were timed; theirs is taken to be the same time.
     """
     parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
     counts = [read_json(part) for part in parts]

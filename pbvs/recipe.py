@@ -40,9 +40,9 @@ class Radiometry(Settings):
 class Chips(Settings):
     """How aligned pairs become training chips, and which of them are left out as bad."""
 
-    mode: Literal["crop", "whole", "windows"] = "crop"  # random crops, whole pictures resized, or a fixed grid
+    mode: Literal["crop", "whole", "windows"] = "crop"  # random crops, whole images resized, or a fixed grid
     stride: int = Field(default=0, ge=0)  # pixels between windows; 0 is half a chip
-    max_side: int = Field(default=1024, ge=32, le=8192)  # larger pictures are reduced; 1024 is the challenge's size
+    max_side: int = Field(default=1024, ge=32, le=8192)  # larger images are reduced; 1024 is the challenge's size
     max_invalid: float = Field(default=0.5, ge=0, le=1)  # share of a chip without data
     max_black: float = Field(default=0.6, ge=0, le=1)  # share of pixels that are exactly black in source or target
     max_clipped: float = Field(default=0.6, ge=0, le=1)  # share of pixels at full scale in source or target
@@ -64,7 +64,7 @@ class Augmentation(Settings):
     blur: float = Field(default=0.0, ge=0, le=1)  # inputs are made softer by up to this share of their detail,
     sharpen: float = Field(default=0.0, ge=0, le=4)  # or crisper by up to this multiple of it
     brightness: float = Field(default=0.0, ge=0, lt=1)  # inputs are made darker or brighter by up to this share
-    zoom: float = Field(default=1.0, ge=1, le=2)  # pictures are shown larger or smaller by up to this factor
+    zoom: float = Field(default=1.0, ge=1, le=2)  # images are shown larger or smaller by up to this factor
 
 
 class Recipe(Settings):

@@ -73,12 +73,12 @@ class Rows(Lazy[T]):
 
 
 def open_rows(
-    path: Path, reader: Callable[[list[str]], Make[T]], mending: str, check: Callable[[int, T], None] | None = None
+    path: Path, reader: Callable[[list[str]], Make[T]], hint: str, check: Callable[[int, T], None] | None = None
 ) -> Rows[T]:
     """Return a CSV file's rows, read by what `reader` makes of the header, after each was read once.
 
     `check` is given each item with its number, counted from 2 as a header and rows of one line are in an editor.
-    Empty lines are skipped. Raises PbvsError when the file cannot be read or is no CSV in UTF-8, with `mending`, the
+    Empty lines are skipped. Raises PbvsError when the file cannot be read or is no CSV in UTF-8, with `hint`, the
     words that say what to do; and whatever `reader` and `check` raise.
     """
     starts, ends = array("q"), array("q")
@@ -93,7 +93,7 @@ def open_rows(
             starts.append(start)
             ends.append(end)
     except csv.Error as error:
-        raise PbvsError(f"{path} is no CSV file ({error}); {mending}.") from None
+        raise PbvsError(f"{path} is no CSV file ({error}); {hint}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise read_error(path, error) from error
     return Rows(file, make, starts, ends)

@@ -64,11 +64,11 @@ class Run:
         return self.folder / "models" / task
 
     def predictions(self, split: str, task: str) -> Path:
-        """Folder of a task's predicted pictures, `<name>.png`."""
+        """Folder of a task's predicted images, `<name>.png`."""
         return self.folder / "predictions" / split / task
 
     def prediction(self, split: str, task: str, name: str) -> Path:
-        """Path of one predicted picture."""
+        """Path of one predicted image."""
         return self.predictions(split, task) / f"{name}.png"
 
     def exists(self) -> bool:

@@ -72,7 +72,7 @@ class NetworkStage(Stage):
     )
 
     init_from: TaskName | None = None
-    channels: Literal["native", "replicated"] = "native"  # replicated: grey pictures become three equal channels
+    channels: Literal["native", "replicated"] = "native"  # replicated: grey images become three equal channels
     size: int = Field(512, ge=16, le=2048)
     epochs: int = Field(30, ge=0)
     half_rate_epochs: int = Field(10, ge=0)
@@ -97,7 +97,7 @@ class NetworkStage(Stage):
 
     @property
     def multiple(self) -> int:
-        """What the sides of the network's pictures must be multiples of."""
+        """What the sides of the network's images must be multiples of."""
         return 1
 
     @property
@@ -174,16 +174,16 @@ class RegressionStage(NetworkStage):
     weight_decay: float = Field(0.01, ge=0)
     rounds: int = Field(1, ge=1)  # times that an epoch sees each chip
     dihedral: bool = True  # chips are flipped and turned
-    shift_tolerance: int = Field(0, ge=0, le=8)  # pixels by which a picture may lie beside its target
+    shift_tolerance: int = Field(0, ge=0, le=8)  # pixels by which an image may lie beside its target
     blur: float = Field(0.0, ge=0, le=1)  # inputs are made softer by up to this,
     sharpen: float = Field(0.0, ge=0, le=4)  # or crisper by up to this
     brightness: float = Field(0.0, ge=0, lt=1)  # and darker or brighter by up to this share
-    zoom: float = Field(1.0, ge=1, le=2)  # both pictures are shown larger or smaller by up to this factor
+    zoom: float = Field(1.0, ge=1, le=2)  # both images are shown larger or smaller by up to this factor
     width: int = Field(32, ge=4)
     levels: int = Field(4, ge=1, le=7)
     widest: int = Field(4, ge=1)  # channels of the coarsest levels, as a multiple of the width
     blocks: int = Field(1, ge=1)  # residual blocks of a level, each way
-    style: int = Field(64, ge=0)  # numbers that describe the whole picture to every block of the decoder
+    style: int = Field(64, ge=0)  # numbers that describe the whole image to every block of the decoder
     shuffle: Literal[1, 2, 4] = 2  # side of the squares of pixels that become channels
     residual: Literal["none", "grey"] = "none"  # grey: the network corrects the mean of its input's channels
 

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),
     "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
     "calibrate": ("calibrate", "calibrate", "Find a grayscale stage's intensity factor on training pairs."),
-    "report": ("report", "report", "Write a run's report.html anew, scored or not."),
+    "report": ("report", "report", "Write a run's report.html again, scored or not."),
     "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
     "ablate": ("ablate", "ablate", "Measure what each part of a recipe is worth: the paper's second table."),
     "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),

@@ -53,7 +53,7 @@ def ablate(
     """Measure what each part of a recipe is worth: a run for each row of a table, trained and scored alike.
 
     Started again, it goes on with the rows that are not done. The table is printed and written as CSV, JSON and a page
-    with pictures. "/" stands where a row has nothing to say of a task.
+    with images. "/" stands where a row has nothing to say of a task.
     """
     from pbvs.experiments.ablation import ablate as make_rows
     from pbvs.experiments.ablation import load_plan, row_recipe

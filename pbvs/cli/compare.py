@@ -16,7 +16,7 @@ from pbvs.errors import UsageError
 @options.data
 @options.manifests
 @options.submissions
-@click.option("--anyway", is_flag=True, help="Compare what is shared though rules, nets, splits or pictures differ.")
+@click.option("--anyway", is_flag=True, help="Compare what is shared though rules, nets, splits or images differ.")
 @click.option("--page", type=options.FILE, help="Where the page goes; else beside the runs.")
 @click.option("--no-page", is_flag=True, help="Print the table only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -30,7 +30,7 @@ def compare(
     no_page: bool,
     as_json: bool,
 ) -> None:
-    """Compare scored runs with the first one: differences with intervals, and pictures of the largest changes.
+    """Compare scored runs with the first one: differences with intervals, and images of the largest changes.
 
     Each run after the first is compared with it, image by image. An interval that holds 0 leaves open which is better.
     """

@@ -23,7 +23,7 @@ def demo_data(folder: Path, seed: int) -> None:
     from pbvs.data.synthetic import write_demo
 
     count = write_demo(folder, seed=seed)
-    click.echo(f"{folder}: {count} synthetic pictures in the archives' layout. Next: pbvs build-pairs --data {folder}")
+    click.echo(f"{folder}: {count} synthetic images in the archives' layout. Next: pbvs build-pairs --data {folder}")
 
 
 @click.command("build-pairs")
@@ -31,7 +31,7 @@ def demo_data(folder: Path, seed: int) -> None:
 @options.manifests
 @click.option(
     "--sampling", type=click.Choice(["random", "nearest-date", "all"]), default="random", show_default=True,
-    help="How a location's SAR, RGB and IR pictures are drawn into pairs.",
+    help="How a location's SAR, RGB and IR images are drawn into pairs.",
 )  # fmt: skip
 @click.option(
     "--pairs-per-location", type=click.IntRange(min=0), default=16, show_default=True,
@@ -80,7 +80,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         jobs=choices["jobs"],
         backend=choices["backend"],
     )
-    click.echo(f"{summary.pictures} pictures; {summary.unused} not used (see {manifests / 'unused.csv'}).")
+    click.echo(f"{summary.images} images; {summary.unused} not used (see {manifests / 'unused.csv'}).")
     click.echo(f"{'task':<10}{'train':>8}{'val':>8}{'test':>8}")
     for task, counts in summary.pairs.items():
         click.echo(f"{task:<10}{counts['train']:>8}{counts['val']:>8}{counts['test']:>8}")
@@ -107,7 +107,7 @@ def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool,
     page = write_data_page(found, output or manifests / "check-data.html")
     for line in _survey_lines(found):
         click.echo(line)
-    click.echo(f"The page with maps, histograms and pictures is {page}")
+    click.echo(f"The page with maps, histograms and images is {page}")
 
 
 def _survey_lines(found: Survey) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _survey_lines(found: Survey) -> Iterator[str]:
     heads = ("locations", "SAR", "EO", "RGB", "IR", "mosaics")
     yield f"{'archive':<{width}}" + "".join(f"{head:>10}" for head in heads)
     for archive in found.archives:
-        numbers = (archive.locations, *archive.pictures.values(), archive.mosaics)
+        numbers = (archive.locations, *archive.images.values(), archive.mosaics)
         yield f"{archive.name:<{width}}" + "".join(f"{number or '-':>10}" for number in numbers)
     yield f"{'pairs':<{width}}" + "".join(f"{split:>10}" for split in SPLITS)
     for task, counts in found.counts().items():
@@ -129,7 +129,7 @@ def _survey_lines(found: Survey) -> Iterator[str]:
             f"sharpness {shift.sharpness:.1f}{', would be corrected' if shift.trusted else ''}"
         )
     yield from (f"Warning: {line}" for line in found.warnings)
-    yield f"Not used: {len(found.wrong)} files; {found.catalog.litter} hidden files were skipped."
+    yield f"Not used: {len(found.wrong)} files; {found.catalog.junk} hidden files were skipped."
     for group in group_reasons(found.wrong):
         yield f"  {group['count']} x {group['kind']}"
         yield from (f"      {path}" + (f": {why}" if why != group["kind"] else "") for path, why in group["rows"][:3])

@@ -15,7 +15,7 @@ from pbvs.cli import options
 @options.manifests
 @options.submissions
 def report(run: str | None, data: Path | None, manifests: Path, submissions: Path) -> None:
-    """Write a run's report.html anew: scores where there are any, else pictures to look at.
+    """Write a run's report.html again: scores where there are any, else images to look at.
 
     `pbvs score` does this by itself; this command is for runs without scores, and after training or packaging.
     """

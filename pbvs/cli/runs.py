@@ -27,7 +27,7 @@ def runs(context: click.Context, submissions: Path) -> None:
         click.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
         return
     _table(
-        ("run", "recipe", "begun", "models", "test pictures", "score", "MB", "packaged", "uploads"),
+        ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads"),
         [
             (
                 row.run,

@@ -32,7 +32,7 @@ from pbvs.errors import UsageError
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
 @click.option("--fid", is_flag=True, help="Also FID and KID, where the protocol does without.")
-@click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Pictures at once.")
+@click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Images at once.")
 def score(
     archive: Path | None,
     split: Split,
@@ -51,7 +51,7 @@ def score(
 ) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
 
-    With ARCHIVE, a zip as it is uploaded, its own pictures are scored.
+    With ARCHIVE, a zip as it is uploaded, its own images are scored.
     """
     if targets is not None and archive is None:
         raise UsageError("--targets is for scoring an ARCHIVE; a run is scored against its manifests.")

@@ -106,7 +106,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
         if TASKS[part.task].target_channels == 1:
             sizes = (f"{part.estimate(mode) / MEGABYTE:.1f} MB as {mode}" for mode in ("L", "RGB") if mode != part.mode)
             other = f" (about {', '.join(sizes)})"
-        click.echo(f"{part.task:8}{len(part.names):6} pictures from {part.run.name}, {asked}{other}")
+        click.echo(f"{part.task:8}{len(part.names):6} images from {part.run.name}, {asked}{other}")
     if with_readme:
         click.echo(write_readme(planned.readme), nl=False)
 

@@ -22,7 +22,7 @@ which = click.argument("nets", type=click.Choice(NETS), nargs=-1)
 
 @click.group()
 def weights() -> None:
-    """The weights of the frozen networks that compare pictures.
+    """The weights of the frozen networks that compare images.
 
     They are looked for in --weights or PBVS_WEIGHTS, then in torch hub's cache.
     """

@@ -1,4 +1,4 @@
-"""Bring a picture onto another's grid: by the georeference (rasterio), or as an equal footprint."""
+"""Bring an image onto another's grid: by the georeference (rasterio), or as an equal footprint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pbvs.challenge import get_task
 from pbvs.data.geometry import Window, overlap_window
 from pbvs.data.headers import Header, header_of, read_header
-from pbvs.data.images import open_tiff, picture_errors, read_image, resize
-from pbvs.data.intensity import Picture, to_unit
+from pbvs.data.images import image_errors, open_tiff, read_image, resize
+from pbvs.data.intensity import Image, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.files import inside
@@ -22,21 +22,21 @@ from pbvs.recipe import Radiometry
 
 @dataclass(frozen=True)
 class Raster:
-    """A picture in [0, 1] with what is known of its grid and which pixels hold data."""
+    """An image in [0, 1] with what is known of its grid and which pixels hold data."""
 
-    pixels: Picture  # (H, W, C)
+    pixels: Image  # (H, W, C)
     valid: NDArray[np.bool_]  # (H, W)
     header: Header
 
     def cut(self, window: Window) -> Raster:
-        """Return a part of the picture."""
+        """Return a part of the image."""
         rows = slice(window.top, window.top + window.height)
         columns = slice(window.left, window.left + window.width)
         return Raster(self.pixels[rows, columns], self.valid[rows, columns], self.header)
 
 
 def read_raster(path: Path, modality: str, rule: str) -> Raster:
-    """Read a picture in [0, 1] by `rule`; where its mask or no-data says so, or it has no numbers, it is not valid."""
+    """Read an image in [0, 1] by `rule`; where its mask or no-data says so, or it has no numbers, it is not valid."""
     stored, header, mask = _read(path)
     valid = known(stored, header.nodata)
     if mask is not None:
@@ -60,7 +60,7 @@ def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_
 
 
 def warp(source: Raster, target: Header, window: Window, shift: tuple[float, float] = (0.0, 0.0)) -> Raster:
-    """Reproject a picture onto a part of the target's grid, bilinearly and with antialiasing where it shrinks.
+    """Reproject an image onto a part of the target's grid, bilinearly and with antialiasing where it shrinks.
 
     `shift` (down, across) says by how many of the target's pixels the source lies off; it is moved back by that.
     Pixels outside the source or touched by its no-data are not valid; their value is 0.
@@ -88,7 +88,7 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
 
 
 def resample(source: Raster, height: int, width: int) -> Raster:
-    """Resample a picture that has the same footprint to a new size with antialiasing."""
+    """Resample an image that has the same footprint to a new size with antialiasing."""
     if source.pixels.shape[:2] == (height, width):
         return source
     valid = resize(source.valid[:, :, None].astype(np.float32), height, width)[:, :, 0] > 0.99
@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[NDArray[np.generic], Header, NDArray[np.bool_] | 
     """Return stored pixels (H, W, B), the header, and the file's own mask where it has one."""
     if path.suffix.lower() == ".png":
         return read_image(path), read_header(path), None
-    with picture_errors(path), open_tiff(path) as file:
+    with image_errors(path), open_tiff(path) as file:
         header = header_of(file)
         return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header, _own_mask(file)
 
@@ -116,7 +116,7 @@ def _own_mask(file: Any) -> NDArray[np.bool_] | None:
 
 
 def move(source: Raster, down: float, across: float) -> Raster:
-    """Return a picture moved back by a shift in pixels; what comes in from outside is not valid."""
+    """Return an image moved back by a shift in pixels; what comes in from outside is not valid."""
     if not down and not across:
         return source
     from scipy.ndimage import shift
@@ -128,21 +128,21 @@ def move(source: Raster, down: float, across: float) -> Raster:
 
 
 def affine(header: Header, down: float = 0.0, across: float = 0.0) -> Any:
-    """Return rasterio's transform of a picture's grid, moved by so many of its pixels."""
+    """Return rasterio's transform of an image's grid, moved by so many of its pixels."""
     from rasterio.transform import Affine
 
     a, b, c, d, e, f = header.transform
     return Affine(a, b, c + a * across + b * down, d, e, f + d * across + e * down)
 
 
-# --- A pair as two pictures on one grid, in [0, 1], with the pixels that both of them know.
+# --- A pair as two images on one grid, in [0, 1], with the pixels that both of them know.
 
 
 class Opened(NamedTuple):
-    """A pair's pictures on the target's grid; without a target, the source on its own."""
+    """A pair's images on the target's grid; without a target, the source on its own."""
 
-    source: Picture  # (H, W, C) float32 in [0, 1]
-    target: Picture | None  # (H, W, C) float32 in [0, 1]
+    source: Image  # (H, W, C) float32 in [0, 1]
+    target: Image | None  # (H, W, C) float32 in [0, 1]
     valid: NDArray[np.bool_]  # (H, W): pixels with data in both
 
 
@@ -159,12 +159,12 @@ def open_pair(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> O
     return Opened(source.pixels, target.pixels, source.valid & target.valid)
 
 
-def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Picture:
+def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the source alone, (H, W, C) in [0, 1]: on the target's grid when the pair has one, else on its own."""
     return _source(pair, root, radiometry or Radiometry()).pixels
 
 
-def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Picture:
+def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the target alone, (H, W, C) in [0, 1], cropped as `open_pair` does; raise PbvsError when there is none."""
     if not pair.target:
         raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")

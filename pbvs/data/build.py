@@ -1,4 +1,4 @@
-"""`pbvs build-pairs`: from a data root to manifests that say which picture is paired with which, and why."""
+"""`pbvs build-pairs`: from a data root to manifests that say which image is paired with which, and why."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Summary:
     """What build-pairs made; also written as summary.json."""
 
     root: str
-    pictures: int
+    images: int
     unused: int
-    litter: int
+    junk: int
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)  # task -> split -> rows
     held_out: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def build_pairs(
     jobs: int = 1,
     backend: str = "loky",
 ) -> Summary:
-    """Scan `root`, pair its pictures and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
+    """Scan `root`, pair its images and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
     `share` of every archive's locations is held out for validation. With `correct_shift` the misregistration left
     in an archive's or location's SAR is estimated, and corrected where many pairs agree. The same data and settings
@@ -112,7 +112,7 @@ def _build(
     builder = Builder(catalog, rules, find_rules(catalog, radiometry), crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
-        raise PbvsError(f"{root} has {len(catalog.entries)} pictures, but none of them can be paired; see unused.csv.")
+        raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
     shifts = _correct_shifts(pairs, root, jobs, backend) if correct_shift else {}
     inputs, modalities = measure(root, pairs, manifests / MEASURED, jobs, backend)
     summary = _summary(builder, pairs)
@@ -286,17 +286,17 @@ class Builder:
 
 def _alone(location: Location, entry: Entry) -> str:
     if location.mosaics.get(entry.place.modality) and entry.place.role != "mosaic":
-        return "the location's mosaic is the SAR's target in its place, and no other picture has its base"
+        return "the location's mosaic is the SAR's target in its place, and no other image has its base"
     return "nothing in its location can be paired with it"
 
 
 def _summary(builder: Builder, pairs: Pairs) -> Summary:
     catalog = builder.catalog
-    summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.litter)
+    summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.junk)
     summary.held_out = sorted(builder.held_out, key=natural_key)
     summary.pairs = {task: {split: len(pairs[task, split]) for split in SPLITS} for task in TASKS}
     summary.warnings = [
-        f"{task} has no {split} pictures." for task in TASKS for split in SPLITS if not pairs[task, split]
+        f"{task} has no {split} images." for task in TASKS for split in SPLITS if not pairs[task, split]
     ]
     choices = {"crops_per_scene": builder.crops_per_scene, "validation_share": builder.share}
     summary.facts = {

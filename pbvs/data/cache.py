@@ -89,26 +89,26 @@ def _parse(row: list[str]) -> Header | str | None:
         return None
 
 
-# --- The digest of every picture that was prepared, remembered as long as its size and time stay what they were.
+# --- The digest of every image that was prepared, remembered as long as its size and time stay what they were.
 
 DIGESTS_VERSION = "digests 1"
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a picture's bytes; raise PbvsError when it is gone or cannot be read."""
+    """Return the SHA-256 of an image's bytes; raise PbvsError when it is gone or cannot be read."""
     try:
         return sha256(path)
     except FileNotFoundError:
-        raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
+        raise PbvsError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
     except OSError as error:
-        raise PbvsError(f"The picture {path} cannot be read ({error.strerror}); check its permissions.") from None
+        raise PbvsError(f"The image {path} cannot be read ({error.strerror}); check its permissions.") from None
 
 
 class Digests:
     """A table of digests by path, size and time; one that is missing or damaged is simply empty."""
 
     def __init__(self, path: Path, root: Path) -> None:
-        """Read the table at `path`; the pictures asked for lie below `root`."""
+        """Read the table at `path`; the images asked for lie below `root`."""
         self.path = path
         self.root = root.resolve()
         self._rows = _load_digests(path)
@@ -116,7 +116,7 @@ class Digests:
         self._changed = False
 
     def get(self, relative: str) -> str | None:
-        """Return a picture's digest when it is known and the picture is what it was."""
+        """Return an image's digest when it is known and the image is what it was."""
         stamp = self._stamp(relative)
         return self._rows.get(stamp[0], ("", "", ""))[2] if self._is_known(stamp) else None
 

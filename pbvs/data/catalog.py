@@ -1,4 +1,4 @@
-"""Every picture below a data root, by location, modality, date, size and georeference; what is not usable, and why."""
+"""Every image below a data root, by location, modality, date, size and georeference; what is not usable, and why."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CATALOG_COLUMNS = (
     "path", "modality", "source", "location", "role", "split", "task", "base", "date",
     "width", "height", "bands", "dtype", "crs", "transform", "nodata",
 )  # fmt: skip
-LITTER = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class Entry(NamedTuple):
-    """One picture: its path relative to the root, what the path says and what the header says."""
+    """One image: its path relative to the root, what the path says and what the header says."""
 
     path: str
     place: Place
@@ -49,8 +49,8 @@ class Catalog:
     root: Path
     entries: list[Entry] = field(default_factory=list)
     unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
-    litter: int = 0  # hidden files and what macOS and Windows leave behind
-    others: int = 0  # files that are no pictures
+    junk: int = 0  # hidden files and what macOS and Windows leave behind
+    others: int = 0  # files that are no images
 
     def leave_out(self, path: str, reason: str) -> None:
         """List a file that cannot be used."""
@@ -58,10 +58,10 @@ class Catalog:
 
 
 def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "loky") -> Catalog:
-    """Walk `root` and read every picture's header, `jobs` at a time.
+    """Walk `root` and read every image's header, `jobs` at a time.
 
-    `cache` is a file that remembers headers as long as a picture's size and time stay what they were.
-    Raises UsageError when there is no such folder, PbvsError when it holds no picture of the archives' layout.
+    `cache` is a file that remembers headers as long as an image's size and time stay what they were.
+    Raises UsageError when there is no such folder, PbvsError when it holds no image of the archives' layout.
     """
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
@@ -77,7 +77,7 @@ def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "l
             catalog.entries.append(Entry(file.path, place, header, stem, file.size))
     if not catalog.entries:
         raise PbvsError(
-            f"{root} holds no picture in the archives' layout ({len(catalog.unused)} files could not be used); "
+            f"{root} holds no image in the archives' layout ({len(catalog.unused)} files could not be used); "
             "see the README for the folders that are expected."
         )
     known.write()
@@ -108,7 +108,7 @@ def _read(root: Path, files: list[Found], known: HeaderCache, jobs: int, backend
 
 
 def walk(catalog: Catalog) -> Iterator[Found]:
-    """Yield the pictures below the catalogue's root; links are followed, but no folder is entered twice."""
+    """Yield the images below the catalogue's root; links are followed, but no folder is entered twice."""
     seen: set[tuple[int, int]] = set()
     waiting = [("", str(catalog.root))]
     while waiting:
@@ -131,11 +131,11 @@ def walk(catalog: Catalog) -> Iterator[Found]:
 
 
 def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tuple[str, str]]) -> Found | None:
-    """Return a picture; count or list what is none, and add a folder to `below`."""
+    """Return an image; count or list what is none, and add a folder to `below`."""
     name = item.name
     path = f"{prefix}/{name}" if prefix else name
-    if name.startswith(".") or name in LITTER:
-        catalog.litter += 1
+    if name.startswith(".") or name in JUNK:
+        catalog.junk += 1
     elif not _safe(name):
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
     elif item.is_dir():
@@ -156,7 +156,7 @@ def _safe(name: str) -> bool:
 
 
 def catalog_texts(folder: Path, catalog: Catalog) -> dict[Path, str]:
-    """Return catalog.csv, a row for each picture, and unused.csv, a row with a reason for each that is not used."""
+    """Return catalog.csv, a row for each image, and unused.csv, a row with a reason for each that is not used."""
     return {
         folder / "catalog.csv": as_text(CATALOG_COLUMNS, map(_row, catalog.entries)),
         folder / "unused.csv": as_text(("path", "reason"), sorted(set(catalog.unused))),

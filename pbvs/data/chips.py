@@ -1,7 +1,7 @@
 """Aligned pairs prepared once as 8-bit arrays in a cache, so that training reads at memory speed.
 
 A cached file is `<key>.npy`, (C_source + C_target + 1, H, W) uint8: source, target, validity (0 or 255). Its key is
-the digest of both files' bytes, the rules and the settings, so a changed picture or rule is prepared anew and an
+the digest of both files' bytes, the rules and the settings, so a changed image or rule is prepared again and an
 interrupted preparation goes on where it stopped. Beside it, or in its place, `<key>.json` says which windows are
 usable or why nothing of it is.
 """
@@ -111,7 +111,7 @@ def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, s
         key = _key(pair, source, target, radiometry, chips, size)
         file = cache / key[:2] / f"{key}.npy"
         prepared = _known(pair, file) or _make(pair, root, radiometry, chips, size, file)
-    except WriteError:  # a full disk must not look like a bad picture
+    except WriteError:  # a full disk must not look like a bad image
         raise
     except PbvsError as error:
         prepared = Prepared(pair, cache, reason=str(error))

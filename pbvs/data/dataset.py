@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
     source: Tensor  # (C_source, S, S)
     target: Tensor  # (C_target, S, S)
-    valid: Tensor  # (1, S, S): 255 where both pictures hold data
+    valid: Tensor  # (1, S, S): 255 where both images hold data
 
 
 class Item(NamedTuple):
@@ -120,7 +120,7 @@ class ChipDataset(Dataset[Sample]):
         side = self._side(random)
         array = _pad(array, side)
         top, left = corner or _corner(array.shape[1] - side, array.shape[2] - side, random)
-        # A window may lie at the picture's edge, where a larger side has to begin earlier.
+        # A window may lie at the image's edge, where a larger side has to begin earlier.
         top, left = min(top, array.shape[1] - side), min(left, array.shape[2] - side)
         array = array[:, top : top + side, left : left + side]
         if side != self.size:
@@ -134,7 +134,7 @@ class ChipDataset(Dataset[Sample]):
         return round(self.size * float(self.augmentation.zoom ** random.uniform(-1, 1)))
 
     def _changed(self, array: Array, random: np.random.Generator) -> Array:
-        """Turn and flip both pictures, then make the source softer or crisper, darker or brighter."""
+        """Turn and flip both images, then make the source softer or crisper, darker or brighter."""
         change = self.augmentation or Augmentation()
         if change.turns:
             array = np.rot90(array, int(random.integers(4)), axes=(1, 2))
@@ -183,7 +183,7 @@ def _load(prepared: Prepared) -> Array:
 
 
 def _pad(array: Array, size: int) -> Array:
-    """Extend a picture that is smaller than `size` by reflection, as often as it takes."""
+    """Extend an image that is smaller than `size` by reflection, as often as it takes."""
     while min(array.shape[1:]) < size:
         grow = [max(0, min(size - length, length - 1)) if length > 1 else size - 1 for length in array.shape[1:]]
         widths = ((0, 0), (0, grow[0]), (0, grow[1]))
@@ -196,7 +196,7 @@ def _pad(array: Array, size: int) -> Array:
 def _sharpened(array: Array, source_channels: int, amount: float) -> Array:
     """Add `amount` times the source's detail, what a mean over 3 x 3 pixels takes away; negative amounts soften.
 
-    Resampling has softened the pictures of some archives and not those of others.
+    Resampling has softened the images of some archives and not those of others.
     """
     source = array[:source_channels].astype(np.float32)
     edged = np.pad(source, ((0, 0), (1, 1), (1, 1)), mode="edge")

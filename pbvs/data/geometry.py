@@ -1,4 +1,4 @@
-"""Where pictures lie on Earth, and how much of one another covers: corners, overlap and the common grid."""
+"""Where images lie on Earth, and how much of one another covers: corners, overlap and the common grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Window:
 
 
 def corners(header: Header) -> list[Point]:
-    """Return the picture's corners in its own CRS, in order around it."""
+    """Return the image's corners in its own CRS, in order around it."""
     a, b, c, d, e, f = header.transform
     ends = ((0, 0), (header.width, 0), (header.width, header.height), (0, header.height))
     return [(a * x + b * y + c, d * x + e * y + f) for x, y in ends]
@@ -100,10 +100,10 @@ def overlap_window(source: Header, target: Header) -> Window:
 
 
 class Footprints:
-    """The corners of many pictures in longitude and latitude, projected once, for fast overlaps of small pictures."""
+    """The corners of many images in longitude and latitude, projected once, for fast overlaps of small images."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
-        """Project the corners of every georeferenced picture, all of one coordinate system at a time."""
+        """Project the corners of every georeferenced image, all of one coordinate system at a time."""
         by_crs: dict[str, list[Header]] = defaultdict(list)
         for header in headers:
             if header.georeferenced:
@@ -116,7 +116,7 @@ class Footprints:
                 self._corners[_key(header)] = points[4 * index : 4 * index + 4]
 
     def place(self, header: Header) -> list[Point]:
-        """Return the picture's corners as (longitude, latitude)."""
+        """Return the image's corners as (longitude, latitude)."""
         return self._corners[_key(header)]
 
     def overlap(self, source: Header, target: Header) -> float:

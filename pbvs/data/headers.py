@@ -1,4 +1,4 @@
-"""What a picture's first bytes say: size, bands, number type and georeference, without reading its pixels."""
+"""What an image's first bytes say: size, bands, number type and georeference, without reading its pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class Header(NamedTuple):
-    """Size, bands and number type of a picture, and its georeference where it has one."""
+    """Size, bands and number type of an image, and its georeference where it has one."""
 
     width: int
     height: int
@@ -30,12 +30,12 @@ class Header(NamedTuple):
 
     @property
     def georeferenced(self) -> bool:
-        """Return whether the picture knows where on Earth it is."""
+        """Return whether the image knows where on Earth it is."""
         return bool(self.crs and self.transform)
 
 
 def read_header(path: Path, size: int | None = None) -> Header:
-    """Read a picture's header; raise PbvsError when it is empty, truncated, of another format or too large.
+    """Read an image's header; raise PbvsError when it is empty, truncated, of another format or too large.
 
     `size` is the file's in bytes, when it is known already.
     """
@@ -45,7 +45,7 @@ def read_header(path: Path, size: int | None = None) -> Header:
             raise OSError("the file is empty")
         return _png_header(path, size) if path.suffix.lower() == ".png" else _tiff_header(path, size)
     except (OSError, ValueError, struct.error) as error:
-        raise PbvsError(f"The picture {path} cannot be read ({error}); fetch it again or take it out.") from None
+        raise PbvsError(f"The image {path} cannot be read ({error}); fetch it again or take it out.") from None
 
 
 def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str]:

@@ -1,4 +1,4 @@
-"""The only place that opens and writes picture files, and that knows of bit depth, bands and formats."""
+"""The only place that opens and writes image files, and that knows of bit depth, bands and formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
 
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-MAX_SIDE = 8192  # the largest picture of the archives has 3240 pixels a side
+MAX_SIDE = 8192  # the largest image of the archives has 3240 pixels a side
 MAX_PIXELS = 40_000_000
 MAX_BANDS = 16  # Sentinel-2 has 13
 _NO_SIDE_FILES = ("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
@@ -27,20 +27,20 @@ def read_image(path: Path) -> NDArray[np.generic]:
 
     Raises PbvsError when the file is missing, of another format, damaged or larger than the limits.
     """
-    with picture_errors(path):
+    with image_errors(path):
         if path.suffix.lower() == ".png":
             return _read_png(path)
         return _read_tiff(path)
 
 
 @contextlib.contextmanager
-def picture_errors(path: Path) -> Iterator[None]:
+def image_errors(path: Path) -> Iterator[None]:
     """Turn what the libraries raise while they read `path` into a PbvsError with one sentence."""
     _silence(Image.DecompressionBombWarning)  # check_size refuses sooner
     try:
         yield
     except FileNotFoundError:
-        raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
+        raise PbvsError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
     except (
         OSError,
         ValueError,
@@ -49,7 +49,7 @@ def picture_errors(path: Path) -> Iterator[None]:
         Image.DecompressionBombError,
     ) as error:
         raise PbvsError(
-            f"The picture {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
+            f"The image {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
         ) from None
 
 
@@ -74,12 +74,12 @@ def _read_tiff(path: Path) -> NDArray[np.generic]:
 
 
 def read_centre(path: Path, side: int = 1024) -> tuple[NDArray[np.generic], float | None]:
-    """Read at most `side` pixels each way from the middle of a picture, as `read_image` does, and its no-data value."""
+    """Read at most `side` pixels each way from the middle of an image, as `read_image` does, and its no-data value."""
     if path.suffix.lower() == ".png":
         return read_image(path), None
     from rasterio.windows import Window
 
-    with picture_errors(path), open_tiff(path) as file:
+    with image_errors(path), open_tiff(path) as file:
         height, width = min(file.height, side), min(file.width, side)
         window = Window((file.width - width) // 2, (file.height - height) // 2, width, height)
         pixels = np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
@@ -90,7 +90,7 @@ def read_centre(path: Path, side: int = 1024) -> tuple[NDArray[np.generic], floa
 def open_tiff(path: Path) -> Iterator[Any]:
     """Open a GeoTIFF with rasterio, and nothing that only calls itself so (a VRT could name any other file).
 
-    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the picture is too large.
+    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the image is too large.
     """
     from rasterio.errors import RasterioError
     from rasterio.io import DatasetReader
@@ -99,7 +99,7 @@ def open_tiff(path: Path) -> Iterator[Any]:
         with gdal(), DatasetReader(str(path), driver="GTiff") as file:
             check_size(path, file.width, file.height)
             if file.count > MAX_BANDS:
-                raise PbvsError(f"The picture {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
+                raise PbvsError(f"The image {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
             yield file
     except RasterioError as error:
         if not path.exists():
@@ -109,7 +109,7 @@ def open_tiff(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def gdal() -> Iterator[None]:
-    """Set GDAL to look for no side files, once around many pictures; a missing georeference is no warning."""
+    """Set GDAL to look for no side files, once around many images; a missing georeference is no warning."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
@@ -127,11 +127,9 @@ def one_line(error: BaseException) -> str:
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Raise PbvsError when a picture says it is larger than the limits."""
+    """Raise PbvsError when an image says it is larger than the limits."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise PbvsError(
-            f"The picture {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side."
-        )
+        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side.")
 
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -31,10 +31,10 @@ _COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # fo
 
 @dataclass
 class Archive:
-    """One archive's pictures in figures."""
+    """One archive's images in figures."""
 
     name: str
-    pictures: dict[str, int]  # by modality
+    images: dict[str, int]  # by modality
     mosaics: int = 0
     locations: int = 0
     incomplete: dict[str, int] = field(default_factory=dict)  # modality -> locations without it
@@ -101,7 +101,7 @@ def survey(
 
 
 def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
-    """Return the official inputs that are byte for byte a training picture; training on those is against the rules.
+    """Return the official inputs that are byte for byte a training image; training on those is against the rules.
 
     Whole files are read only where size, header and end are the same.
     """
@@ -113,12 +113,12 @@ def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
     leaks = []
     for size, header in inputs.keys() & training.keys():
         twins = _twins(catalog.root, size, inputs[size, header], training[size, header])
-        leaks += [(path, f"byte for byte the training picture {twin}") for path, twin in twins]
+        leaks += [(path, f"byte for byte the training image {twin}") for path, twin in twins]
     return sorted(leaks)
 
 
 def _twins(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the inputs that are a training picture, each with the last such one; all files have one size."""
+    """Return the inputs that are a training image, each with the last such one; all files have one size."""
     ends = [{path: _end(f"{root}/{path}", size) for path in paths} for paths in (inputs, training)]
     shared = set(ends[0].values()) & set(ends[1].values())
     alike, known = (
@@ -144,7 +144,7 @@ def _end(path: str, size: int) -> str:
 def _leak_warning(leaks: Sequence[tuple[str, str]]) -> list[str]:
     if not leaks:
         return []
-    return [f"{len(leaks)} official inputs are among the training pictures too; scores on them say nothing."]
+    return [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
 
 
 def _archives(entries: Iterable[Entry], held_out: set[str]) -> list[Archive]:
@@ -209,7 +209,7 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
         entry.place.source for entry in catalog.entries if entry.place.location and not entry.header.georeferenced
     )
     lines += [
-        f"{name}: {count} pictures have no georeference; equal footprints are assumed." for name, count in loose.items()
+        f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()
     ]
     return lines
 
@@ -239,7 +239,7 @@ def _kind(reason: str) -> str:
         "says it is": "too large",
         "it covers": "covers too little of its target",
         "cannot be the footprint": "another footprint",
-        "byte for byte": "an official input among the training pictures",
+        "byte for byte": "an official input among the training images",
         "the same name": "the same name as another file",
         "differ": "sizes of a pair differ",
     }

@@ -1,7 +1,7 @@
 """From the numbers in a file to [0, 1] in the bands a modality has: the one place that knows how.
 
 Rules: `full` divides by the type's largest value, `full:N` by N; `window:LOW:HIGH` maps LOW..HIGH to 0..1 (SAR in dB,
-reflectance in floats); `percentile:LOW:HIGH` takes LOW and HIGH from the picture itself; `power-db:LOW:HIGH` and
+reflectance in floats); `percentile:LOW:HIGH` takes LOW and HIGH from the image itself; `power-db:LOW:HIGH` and
 `amplitude-db:LOW:HIGH` take 10 or 20 times the logarithm to base 10 first.
 """
 
@@ -19,10 +19,10 @@ from pbvs.data.images import read_centre
 from pbvs.errors import PbvsError
 from pbvs.recipe import Radiometry
 
-Picture = NDArray[np.float32]
+Image = NDArray[np.float32]
 
 
-def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArray[np.bool_] | None = None) -> Picture:
+def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArray[np.bool_] | None = None) -> Image:
     """Return (H, W, C) float32 in [0, 1] of a file's (H, W, B) pixels by `rule`; what is no number becomes 0.
 
     `valid` (H, W) says which pixels a percentile may look at.
@@ -41,14 +41,14 @@ def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArra
     with np.errstate(invalid="ignore", over="ignore"):
         unit = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
     np.fmax(unit, np.float32(0), out=unit)  # of a number and NaN, fmax takes the number
-    clipped: Picture = np.minimum(unit, np.float32(1), out=unit)
+    clipped: Image = np.minimum(unit, np.float32(1), out=unit)
     return clipped
 
 
-def _shares(values: Picture, high: float) -> Picture:
+def _shares(values: Image, high: float) -> Image:
     """Return what the general way gives for whole numbers from 0 on, in place: nothing to subtract, no NaN."""
     values /= np.float32(max(high, 1e-12))
-    shares: Picture = np.minimum(values, np.float32(1), out=values)
+    shares: Image = np.minimum(values, np.float32(1), out=values)
     return shares
 
 
@@ -77,16 +77,16 @@ def select_bands(pixels: NDArray[np.generic], modality: str) -> NDArray[np.gener
     return pixels[:, :, chosen]
 
 
-def _logarithm(values: Picture, kind: str) -> Picture:
+def _logarithm(values: Image, kind: str) -> Image:
     if kind not in ("power-db", "amplitude-db"):
         return values
     factor = np.float32(10.0 if kind == "power-db" else 20.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        decibels: Picture = factor * np.log10(values)
+        decibels: Image = factor * np.log10(values)
     return decibels
 
 
-def _percentiles(values: Picture, valid: NDArray[np.bool_] | None, low: float, high: float) -> tuple[float, float]:
+def _percentiles(values: Image, valid: NDArray[np.bool_] | None, low: float, high: float) -> tuple[float, float]:
     seen = values[np.isfinite(values)] if valid is None else values[valid & np.isfinite(values).all(axis=2)]
     if seen.size == 0:
         return 0.0, 1.0
@@ -104,12 +104,12 @@ Group = tuple[str, str, str]  # archive, modality, number type
 
 @dataclass
 class RuleBook:
-    """The rule of every picture, by its group."""
+    """The rule of every image, by its group."""
 
     rules: dict[Group, str] = field(default_factory=dict)
 
     def rule(self, entry: Entry) -> str:
-        """Return the rule of a picture."""
+        """Return the rule of an image."""
         return self.rules[_group(entry)]
 
     def as_json(self) -> dict[str, str]:
@@ -118,7 +118,7 @@ class RuleBook:
 
 
 def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
-    """Return the rule of every picture: the recipe's for its modality, else what its group's numbers say."""
+    """Return the rule of every image: the recipe's for its modality, else what its group's numbers say."""
     members: dict[Group, list[Entry]] = defaultdict(list)
     for entry in catalog.entries:
         members[_group(entry)].append(entry)

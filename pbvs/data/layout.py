@@ -26,7 +26,7 @@ _SPLITS = {"train": "train", "validation": "val", "val": "val"}
 
 
 class Place(NamedTuple):
-    """What a picture is, by its path alone."""
+    """What an image is, by its path alone."""
 
     modality: Modality
     source: str  # the archive: the folder that holds SAR and EO, or the locations
@@ -34,7 +34,7 @@ class Place(NamedTuple):
     role: Role
     split: str  # train, val or test; for images of locations train, until some are held out
     task: str = ""  # for chips and for the challenge's own inputs
-    base: str = ""  # what an RGB and an IR picture of one moment have in common
+    base: str = ""  # what an RGB and an IR image of one moment have in common
     date: str = ""  # YYYY-MM-DD
 
 
@@ -86,7 +86,7 @@ def file_key(path: str) -> tuple[str, int, str]:
 
 @lru_cache(maxsize=65536)
 def _known_folder(folder: str) -> Place | None:
-    """Return what every picture of a folder is, where the folder alone says so: inputs and SAR2EO chips."""
+    """Return what every image of a folder is, where the folder alone says so: inputs and SAR2EO chips."""
     folders = folder.split("/") if folder else []
     low = [part.lower() for part in folders]
     return _inputs(folders, low) or _chips(folders, low)

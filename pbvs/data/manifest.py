@@ -20,7 +20,7 @@ from pbvs.rows import Rows, open_rows, write_rows
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input picture and, where it is known, its target; paths are relative to the data root, with '/'."""
+    """An input image and, where it is known, its target; paths are relative to the data root, with '/'."""
 
     name: str  # unique within its task and split; the prediction is <name>.png
     task: str
@@ -71,9 +71,9 @@ def read_manifest(path: Path) -> Rows[Pair]:
         _check(path, line, pair)
         hashes.append(hash(pair.name))
 
-    pairs = open_rows(path, partial(_maker, path), "make it anew with `pbvs build-pairs`", check)
+    pairs = open_rows(path, partial(_maker, path), "make it again with `pbvs build-pairs`", check)
     if some_equal(hashes) and len({pair.name for pair in pairs}) < len(pairs):
-        raise PbvsError(f"{path} has two rows of the same name; make it anew with `pbvs build-pairs`.")
+        raise PbvsError(f"{path} has two rows of the same name; make it again with `pbvs build-pairs`.")
     return pairs
 
 
@@ -105,7 +105,7 @@ def _maker(path: Path, header: list[str]) -> Callable[[list[str]], Pair]:
     places = {column: place for place, column in enumerate(header)}
     missing = [column for column in COLUMNS if column not in places]
     if missing:
-        raise PbvsError(f"{path} has no column {missing[0]!r}; make it anew with `pbvs build-pairs`.")
+        raise PbvsError(f"{path} has no column {missing[0]!r}; make it again with `pbvs build-pairs`.")
     order = [(places[column], column not in UNLIKE) for column in COLUMNS]
     short = [""] * (1 + max(place for place, _ in order))
 
@@ -120,14 +120,14 @@ def _check(path: Path, line: int, pair: Pair) -> None:
     for column in ("name", "task", "split", "source"):
         if not getattr(pair, column):
             raise PbvsError(
-                f"{path}, line {line}: the column {column!r} is empty; make the manifest anew with `pbvs build-pairs`."
+                f"{path}, line {line}: the column {column!r} is empty; make the manifest again with `pbvs build-pairs`."
             )
     name = pair.name
     if name.startswith(".") or len(name) > 200 or any(mark in name for mark in "/\\\0\n\r"):
-        raise PbvsError(f"{path}, line {line}: {name[:80]!r} cannot be a file's name; make the manifest anew.")
+        raise PbvsError(f"{path}, line {line}: {name[:80]!r} cannot be a file's name; make the manifest again.")
     for rule in (pair.source_rule, pair.target_rule):
         if rule and not _RULE.match(rule):
-            raise PbvsError(f"{path}, line {line}: there is no radiometry rule {rule[:80]!r}; make the manifest anew.")
+            raise PbvsError(f"{path}, line {line}: there is no radiometry rule {rule[:80]!r}; make the manifest again.")
 
 
 # --- Names of pairs that are safe as file names on every system, and unique.
@@ -144,7 +144,7 @@ def pair_name(location: str, source_stem: str, target_stem: str) -> str:
 def unique_names(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs with names that are safe as file names and differ in more than case.
 
-    An official input keeps its stem; a name that had to be changed ends in a digest of its pictures' paths.
+    An official input keeps its stem; a name that had to be changed ends in a digest of its images' paths.
     """
     taken = {pair.name.lower() for pair in pairs if pair.origin == "official"}
     return [pair if pair.origin == "official" else _named(pair, taken) for pair in pairs]

@@ -1,4 +1,4 @@
-"""Which picture is paired with which: by base, by name, or by sampling a location's pictures; and why some are not."""
+"""Which image is paired with which: by base, by name, or by sampling a location's images; and why some are not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pbvs.data.layout import natural_key
 from pbvs.recipe import Policy
 from pbvs.seeds import generator
 
-ASPECT_TOLERANCE = 0.05  # pictures of one footprint may differ so much in the ratio of their sides
-FAR = 10**6  # days between pictures of which one has no date
+ASPECT_TOLERANCE = 0.05  # images of one footprint may differ so much in the ratio of their sides
+FAR = 10**6  # days between images of which one has no date
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Match(NamedTuple):
 
 @dataclass
 class Location:
-    """A location's pictures by modality; mosaics apart."""
+    """A location's images by modality; mosaics apart."""
 
     name: str
     images: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
@@ -187,6 +187,6 @@ def days_between(first: str, second: str) -> int:
 
 
 def _comparable(source: Entry, target: Entry) -> bool:
-    """Only a georeference can say that pictures of two archives show the same ground."""
+    """Only a georeference can say that images of two archives show the same ground."""
     both = source.header.georeferenced and target.header.georeferenced
     return both or source.place.source == target.place.source

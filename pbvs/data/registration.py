@@ -32,7 +32,7 @@ BINS = 8
 FOLDS = 4  # parts of the pairs, each left out in turn
 FEWEST = 8  # pairs below which nothing is said
 AGREEMENT = 1.25  # pixels that the answer may move when a quarter of the pairs is left out
-SHARP = 3.2  # deviations that a peak must rise above the surface away from it; unrelated pictures reach about 3
+SHARP = 3.2  # deviations that a peak must rise above the surface away from it; unrelated images reach about 3
 GAIN = 0.01  # relative growth of mutual information below which a correction is not worth it
 SMOOTHING = 1.5  # pixels: standard deviation of the Gaussian that calms speckle
 
@@ -60,7 +60,7 @@ class Shift:
 
     @property
     def trusted(self) -> bool:
-        """Return whether the pairs agree on it well enough to move pictures by it."""
+        """Return whether the pairs agree on it well enough to move images by it."""
         found = self.sharpness >= SHARP and self.spread <= AGREEMENT
         better = self.information > self.unshifted * (1 + GAIN) and self.gaining > 0.6
         inside = max(abs(self.down), abs(self.across)) < REACH - 1
@@ -77,7 +77,7 @@ def information_surface(
     """Return the mutual information (nats) of source and target (H, W, C) in [0, 1] for every shift up to `reach`.
 
     Both are made one band, smoothed and cut into eight bins of equal counts; the source's values are taken as
-    logarithms. None when the picture is too small or one of them is flat.
+    logarithms. None when the image is too small or one of them is flat.
     """
     height, width = valid.shape
     if min(height, width) < 4 * reach:
@@ -186,8 +186,8 @@ def _sharpness(surface: Surface, row: int, column: int) -> float:
 # --- Which shift each archive or location has left between SAR and its targets, and the pairs that are corrected by it.
 
 SAMPLED = 40  # pairs of a group that are looked at
-OF_A_LOCATION = 24  # different SAR pictures from which a location gets a shift of its own
-SIDE = 512  # pixels of a picture's middle that are looked at
+OF_A_LOCATION = 24  # different SAR images from which a location gets a shift of its own
+SIDE = 512  # pixels of an image's middle that are looked at
 
 Group = tuple[str, str, str]  # task, archive, location (empty for the archive as a whole)
 
@@ -195,7 +195,7 @@ Group = tuple[str, str, str]  # task, archive, location (empty for the archive a
 def find_shifts(pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str = "loky") -> dict[Group, Shift]:
     """Return the shift of each group of SAR pairs with targets that is large enough to tell one.
 
-    A location with many SAR pictures is a group of its own; all others are taken together by archive.
+    A location with many SAR images is a group of its own; all others are taken together by archive.
     """
     groups = _groups(pairs)
     chosen = [(group, pair) for group, members in groups.items() for pair in _spread(members)]
@@ -242,7 +242,7 @@ def _archive(pair: Pair) -> Group:
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
-    """Sort pairs into groups; of several pairs with one SAR picture only the first counts."""
+    """Sort pairs into groups; of several pairs with one SAR image only the first counts."""
     by_location: dict[Group, dict[str, Pair]] = defaultdict(dict)
     for pair in pairs:
         if pair.target and pair.task.startswith("sar"):

@@ -1,6 +1,6 @@
-"""How bright the pictures are, by task and split, from a sample; and whether the test inputs are another world.
+"""How bright the images are, by task and split, from a sample; and whether the test inputs are another world.
 
-A network that learnt from pictures twice as bright as the test's makes everything too bright; so it is said early.
+A network that learnt from images twice as bright as the test's makes everything too bright; so it is said early.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pbvs.parallel import in_chunks
 from pbvs.rows import write_rows
 
 BINS = 64
-SAMPLED = 24  # pictures of each task, split and role
+SAMPLED = 24  # images of each task, split and role
 BRIGHTER = 1.25  # ratio of mean brightness from which a warning is given
 APART = 0.04  # and difference of the means, of 1
 VERSION = "brightness 1"
 
 
 class Want(NamedTuple):
-    """A picture to measure, and as what."""
+    """An image to measure, and as what."""
 
     path: str
     modality: str
@@ -44,10 +44,10 @@ class Want(NamedTuple):
 
 @dataclass
 class Brightness:
-    """The histogram of a group of pictures' valid pixels; every picture counts the same."""
+    """The histogram of a group of images' valid pixels; every image counts the same."""
 
-    counts: NDArray[np.float64]  # (64,) share of pixels by brightness, summed over the pictures
-    pictures: int = 0
+    counts: NDArray[np.float64]  # (64,) share of pixels by brightness, summed over the images
+    images: int = 0
 
     @property
     def mean(self) -> float:
@@ -64,7 +64,7 @@ class Brightness:
         """Return count, mean, deviation and the histogram as shares."""
         shares = self.counts / max(self.counts.sum(), 1e-12)
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "mean": round(self.mean, 4),
             "deviation": round(self.deviation, 4),
             "histogram": [round(float(share), 5) for share in shares],
@@ -83,7 +83,7 @@ def measure(
 ) -> tuple[Table, Table]:
     """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
 
-    `cache` is a file that remembers what was measured as long as the pictures stay what they were.
+    `cache` is a file that remembers what was measured as long as the images stay what they were.
     """
     wants = {(key, role): _sample(rows, role) for key, rows in pairs.items() for role in ("source", "target")}
     figures = _figures(root, sorted({want for group in wants.values() for want in group}), cache, jobs, backend)
@@ -127,7 +127,7 @@ def _sample(pairs: Sequence[Pair], role: str) -> list[Want]:
 def _add(table: Table, what: str, split: str, counts: NDArray[np.float64]) -> None:
     entry = table.setdefault(what, {}).setdefault(split, Brightness(np.zeros(BINS)))
     entry.counts += counts / max(counts.sum(), 1)
-    entry.pictures += 1
+    entry.images += 1
 
 
 def _figures(
@@ -152,7 +152,7 @@ def _histograms(root: Path, wants: Sequence[Want]) -> list[NDArray[np.float64] |
 
 
 def _histogram(root: Path, want: Want) -> NDArray[np.float64] | None:
-    """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable picture."""
+    """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable image."""
     path = inside(root, want.path)
     try:
         pixels, nodata = read_centre(path)

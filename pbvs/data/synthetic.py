@@ -19,7 +19,7 @@ README = """\
 SYNTHETIC DATA. None of these places exists.
 
 Written by `pbvs demo-data` (seed {seed}) to try the tool out: fields, forest, water, roads and buildings are drawn by
-a random generator and rendered as RGB, near infrared and SAR. Scores reached on these pictures say nothing about the
+a random generator and rendered as RGB, near infrared and SAR. Scores reached on these images say nothing about the
 challenge. The folders are those of the MAVIC-T archives, in both spellings that are in use.
 """
 
@@ -45,16 +45,16 @@ class Amounts:
 
 
 def write_demo(folder: Path, seed: int = 2024, amounts: Amounts | None = None) -> int:
-    """Write the data set into `folder`, which must be new or empty; return the number of pictures.
+    """Write the data set into `folder`, which must be new or empty; return the number of images.
 
-    About 10 MB. The same seed gives the same pictures. Raises UsageError when `folder` holds something already.
+    About 10 MB. The same seed gives the same images. Raises UsageError when `folder` holds something already.
     """
     folder = Path(folder)
     if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or _holds_something(folder)):
         raise UsageError(f"{folder} exists and is not empty; give a new folder for the synthetic data.")
     count = 0
     with unfinished(folder):
-        for path, pixels, grid in track(_pictures(seed, amounts or Amounts()), "drawing", unit="picture"):
+        for path, pixels, grid in track(_images(seed, amounts or Amounts()), "drawing", unit="image"):
             if path.endswith(".png"):
                 write_png(folder / path, to_uint8(pixels.astype(np.float32)))
             else:
@@ -69,7 +69,7 @@ def _holds_something(folder: Path) -> bool:
     return any(not path.name.startswith(UNFINISHED, 1) and path.name != UNFINISHED for path in folder.iterdir())
 
 
-def _pictures(seed: int, amounts: Amounts) -> Iterator[Step]:
+def _images(seed: int, amounts: Amounts) -> Iterator[Step]:
     yield from _chips(seed, amounts)
     for town in range(2):
         for number in range(amounts.locations):
@@ -124,7 +124,7 @@ def _optical(
         bands = scene.optical(rng, season, light=float(rng.uniform(0.9, 1.1)))
         views.append(bands)
         where = grid if town == 0 else None
-        deep = town == 1 and number % 4 == 0  # some of the archives' pictures have 16 bits
+        deep = town == 1 and number % 4 == 0  # some of the archives' images have 16 bits
         rgb = np.rint(bands[:, :, :3] * 65535).astype(np.uint16) if deep else bands[:, :, :3]
         yield f"{folder}/{date}_SYNTH_rgb.tiff", rgb, where
         yield f"{folder}/{date}_SYNTH_ir.tiff", bands[:, :, 3:], where
@@ -164,7 +164,7 @@ def _coordinate(east: float, north: float) -> str:
 
 # --- A synthetic piece of land: what grows and stands where, and how RGB, near infrared and SAR would see it.
 
-Picture = NDArray[np.float32]
+Image = NDArray[np.float32]
 
 FIELD, FOREST, WATER, ROAD, ROOF, SOIL = range(6)
 # Reflectance in red, green, blue and near infrared (vegetation is dark in red and bright in near infrared, water dark
@@ -189,11 +189,11 @@ class Scene:
     """A square of land: the kind of ground, how lush it is, and where walls face the radar or the sun's shadow lies."""
 
     ground: NDArray[np.uint8]  # (H, W), one of the kinds above
-    lush: Picture  # (H, W), about 1
+    lush: Image  # (H, W), about 1
     walls: NDArray[np.bool_]  # (H, W)
     shadow: NDArray[np.bool_]  # (H, W)
 
-    def optical(self, rng: np.random.Generator, season: float = 1.0, light: float = 1.0) -> Picture:
+    def optical(self, rng: np.random.Generator, season: float = 1.0, light: float = 1.0) -> Image:
         """Return (H, W, 4) red, green, blue and near infrared in [0, 1]; `season` scales how green plants are."""
         bands = REFLECTANCE[self.ground]
         plants = ((self.ground == FIELD) | (self.ground == FOREST))[:, :, None]
@@ -203,14 +203,14 @@ class Scene:
         noisy = bands * (1 + 0.04 * rng.standard_normal(bands.shape)) + 0.005 * rng.standard_normal(bands.shape)
         return noisy.clip(0, 1).astype(np.float32)
 
-    def radar(self, rng: np.random.Generator) -> Picture:
+    def radar(self, rng: np.random.Generator) -> Image:
         """Return (H, W, 1) amplitude on a logarithmic scale in [0, 1]: multiplicative speckle, bright corners."""
         amplitude = BACKSCATTER[self.ground] * np.where(self.ground == FIELD, self.lush, 1.0)
         amplitude = np.where(self.shadow, 0.04, amplitude)
         amplitude = np.where(self.walls, 2.5, amplitude)
         speckle = np.sqrt(rng.gamma(LOOKS, 1 / LOOKS, amplitude.shape))
         decibels = 20 * np.log10(amplitude * speckle + 1e-3)
-        scaled: Picture = ((decibels + 32) / 40).clip(0, 1).astype(np.float32)[:, :, None]
+        scaled: Image = ((decibels + 32) / 40).clip(0, 1).astype(np.float32)[:, :, None]
         return scaled
 
     def cut(self, top: int, left: int, height: int, width: int) -> Scene:
@@ -236,7 +236,7 @@ def make_scene(size: int, rng: np.random.Generator) -> Scene:
 
 
 def _parcels(
-    size: int, rng: np.random.Generator, row: Picture, column: Picture
+    size: int, rng: np.random.Generator, row: Image, column: Image
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Fields as the cells nearest to random centres, each as lush as it is."""
     centres = rng.uniform(0, size, (14, 2)).astype(np.float32)
@@ -246,14 +246,14 @@ def _parcels(
     return nearest, lush
 
 
-def _smooth_noise(size: int, rng: np.random.Generator, cells: int) -> Picture:
+def _smooth_noise(size: int, rng: np.random.Generator, cells: int) -> Image:
     """Noise of unit deviation whose details are size / cells wide."""
     noise = resize_freely(rng.standard_normal((cells, cells)).astype(np.float32), size, size)
-    smooth: Picture = noise / noise.std()
+    smooth: Image = noise / noise.std()
     return smooth
 
 
-def _river(size: int, rng: np.random.Generator, row: Picture, column: Picture) -> NDArray[np.bool_]:
+def _river(size: int, rng: np.random.Generator, row: Image, column: Image) -> NDArray[np.bool_]:
     if rng.random() < 0.35:
         return np.zeros((size, size), np.bool_)
     phase, middle, width = rng.uniform(0, 6.3), rng.uniform(0.2, 0.8) * size, rng.uniform(5, 14)
@@ -262,7 +262,7 @@ def _river(size: int, rng: np.random.Generator, row: Picture, column: Picture) -
     return river.T if rng.random() < 0.5 else river
 
 
-def _band(rng: np.random.Generator, size: int, row: Picture, column: Picture, half_width: float) -> NDArray[np.bool_]:
+def _band(rng: np.random.Generator, size: int, row: Image, column: Image, half_width: float) -> NDArray[np.bool_]:
     angle, offset = rng.choice([0.1, 1.67, 0.8, 2.4]) + rng.normal(0, 0.05), rng.uniform(0.15, 0.85) * size
     across = (column - size / 2) * np.cos(angle) + (row - size / 2) * np.sin(angle)
     band: NDArray[np.bool_] = np.abs(across - (offset - size / 2)) < half_width

@@ -15,9 +15,9 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sweep, write_bytes, write_json, write_text
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, all_runs
-from pbvs.submission.contents import is_litter, sort_entries
+from pbvs.submission.contents import is_junk, sort_entries
 from pbvs.submission.findings import as_text
-from pbvs.submission.pictures import PictureError, examine, recode_any
+from pbvs.submission.images import ImageError, examine, recode_any
 from pbvs.submission.uploads import run_of
 from pbvs.submission.zips import SafeZip
 
@@ -34,7 +34,7 @@ def score_archive(
     targets: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Unpack an archive safely, score its pictures, and write the summary beside it as `<name>-scores.json`.
+    """Unpack an archive safely, score its images, and write the summary beside it as `<name>-scores.json`.
 
     `targets` is a folder of `<task>/<name>.png` or `.tiff` to compare with; without it the targets are those of the
     manifests' split. `options` go to `pbvs.evaluation.evaluate.score`. Returns the summary. Raises PbvsError when the
@@ -64,7 +64,7 @@ def summary_path(archive: Path) -> Path:
 
 
 def _unpack(path: Path, run: Run, split: str) -> dict[str, set[tuple[int, int]]]:
-    """Write the archive's pictures as a run's predictions, TIFF as PNG; return the sizes of each task's pictures."""
+    """Write the archive's images as a run's predictions, TIFF as PNG; return the sizes of each task's images."""
     sizes: dict[str, set[tuple[int, int]]] = {}
     with SafeZip(path) as archive:
         if not archive.safe:
@@ -74,7 +74,7 @@ def _unpack(path: Path, run: Run, split: str) -> dict[str, set[tuple[int, int]]]
             try:
                 facts, _ = examine(data, item.expected)
                 data = recode_any(data, item.expected)
-            except PictureError:
+            except ImageError:
                 pass  # the scorer names what cannot be read
             else:
                 sizes.setdefault(item.task, set()).add((facts.width, facts.height))
@@ -113,7 +113,7 @@ def _manifests(targets: Path, split: Split, folder: Path) -> Path:
     found = 0
     for task in TASKS:
         files = sorted((targets / task).glob("*"), key=lambda file: natural_key(file.name))
-        usable = [file for file in files if file.suffix.lower() in SUFFIXES and not is_litter(file.name)]
+        usable = [file for file in files if file.suffix.lower() in SUFFIXES and not is_junk(file.name)]
         names = [f"{task}/{file.name}" for file in usable]
         pairs = [Pair(file.stem, task, split, "", name, name) for file, name in zip(usable, names, strict=True)]
         if pairs:

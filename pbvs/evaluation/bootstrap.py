@@ -1,7 +1,7 @@
-"""How far a mean can be trusted: resample whole locations, because pictures of one place are not independent.
+"""How far a mean can be trusted: resample whole locations, because images of one place are not independent.
 
 The percentile bootstrap of Efron (1979) over clusters: a draw takes as many locations as there are, with replacement,
-and all pictures of each; the interval lies between percentiles of the draws' means.
+and all images of each; the interval lies between percentiles of the draws' means.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pbvs.seeds import generator
 
 DRAWS = 1000
 LEVEL = 0.95
-Values = Mapping[str, Sequence[float]]  # location -> one value a picture
+Values = Mapping[str, Sequence[float]]  # location -> one value an image
 
 
 def interval(values_by_location: Values, seed: int, n: int = DRAWS, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of the mean over all pictures; None with fewer than two locations, which say nothing of it.
+    """Return the interval of the mean over all images; None with fewer than two locations, which say nothing of it.
 
     The same values and seed give the same interval, whatever the order of the locations.
     """
@@ -29,10 +29,10 @@ def interval(values_by_location: Values, seed: int, n: int = DRAWS, level: float
 def combined_interval(
     tasks: Mapping[str, Values], seed: int, n: int = DRAWS, level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """Return the interval of the mean over the tasks of each task's mean over its pictures.
+    """Return the interval of the mean over the tasks of each task's mean over its images.
 
-    A location is drawn for all tasks at once, since its pictures serve several of them; a draw that leaves a task
-    without a picture is put back. None where a task has fewer than two locations.
+    A location is drawn for all tasks at once, since its images serve several of them; a draw that leaves a task
+    without an image is put back. None where a task has fewer than two locations.
     """
     used = {task: {place: values for place, values in found.items() if values} for task, found in tasks.items()}
     if not used or min(len(found) for found in used.values()) < 2:

@@ -1,6 +1,6 @@
-"""Two runs on the same pictures: the difference of each image, of each task and combined, and how sure it is.
+"""Two runs on the same images: the difference of each image, of each task and combined, and how sure it is.
 
-The difference is paired: an image's score in one run minus its score in the other, so that what makes a picture hard
+The difference is paired: an image's score in one run minus its score in the other, so that what makes an image hard
 for both drops out. Its interval comes from resampling locations (pbvs.evaluation.bootstrap).
 """
 
@@ -102,7 +102,7 @@ def _as_json(difference: Difference) -> dict[str, Any]:
 def compare(before: Run, after: Run, *, anyway: bool = False, seed: int = SEED) -> Comparison:
     """Compare two scored runs image by image; lower scores are better.
 
-    Raises PbvsError when a run has no scores, when they were scored by different rules, nets, splits or pictures
+    Raises PbvsError when a run has no scores, when they were scored by different rules, nets, splits or images
     (unless `anyway`, which turns that into warnings), or when no image is scored in both.
     """
     old, new = read_results(before), read_results(after)
@@ -136,7 +136,7 @@ def mismatches(old: Results, new: Results) -> list[str]:
     for task in TASKS:
         names = [{image.name for image in results.images.get(task, ())} for results in (old, new)]
         if all(names) and names[0] != names[1]:
-            found.append(f"{task} was scored on other pictures ({len(names[0] & names[1])} of them the same)")
+            found.append(f"{task} was scored on other images ({len(names[0] & names[1])} of them the same)")
     return [clause for clause in found if clause]
 
 

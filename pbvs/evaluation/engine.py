@@ -1,4 +1,4 @@
-"""The loop over pictures: threads read, others judge batches of one size, every picture keeps its own numbers.
+"""The loop over images: threads read, others judge batches of one size, every image keeps its own numbers.
 
 On a CPU each core judges a batch of its own: two cores that share every convolution wait for each other at its end.
 """
@@ -31,11 +31,11 @@ from pbvs.metrics.weights import find_or_fetch
 from pbvs.parallel import ahead
 
 COMPONENTS = ("l1", "mse", "rmse", "lpips")
-BATCH_PIXELS = 16 * 256 * 256  # pictures of one batch have together at most so many, or there is one picture
-CORES_BATCH = 8  # pictures of one batch where each core has its own: more are no quicker
+BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
+CORES_BATCH = 8  # images of one batch where each core has its own: more are no quicker
 MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
 
-Layers = list[Tensor]  # one picture's Inception features
+Layers = list[Tensor]  # one image's Inception features
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class TaskScores:
         return np.flatnonzero(places)
 
     def sets(self, layer: int) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return (N, layer) features of predictions and of targets, by name; None with fewer than two pictures."""
+        """Return (N, layer) features of predictions and of targets, by name; None with fewer than two images."""
         if len(self.features) < 2:
             return None
         place = LAYERS.index(layer)
@@ -131,7 +131,7 @@ class Engine:
         return rows, self._gather(self.inception, whole) if self.inception else {}
 
     def _size(self, count: int) -> int:
-        """Return how many pictures a batch has: a multiple of `judges` batches, so that none is left to one core."""
+        """Return how many images a batch has: a multiple of `judges` batches, so that none is left to one core."""
         if self.judges == 1:
             return self.batch
         rounds = -(-count // (self.judges * min(self.batch, CORES_BATCH)))
@@ -160,7 +160,7 @@ class Engine:
         return f"{what}-{network[:16]}"
 
     def _groups(self, stream: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-        """Gather pictures of one shape into batches; what could not be read goes through alone."""
+        """Gather images of one shape into batches; what could not be read goes through alone."""
         waiting: dict[tuple[int, ...], list[Loaded]] = {}
         for item in stream:
             if item.target is None:
@@ -174,12 +174,12 @@ class Engine:
         yield from waiting.values()
 
     def _distances(self, group: list[Loaded]) -> dict[str, float]:
-        """Return LPIPS by name: 0 for equal pictures, one pass of the network for all others and new targets."""
+        """Return LPIPS by name: 0 for equal images, one pass of the network for all others and new targets."""
         values = {item.pair.name: 0.0 for item in group if item.equal}
         others = [item for item in group if not item.equal]
         new = {item.key or item.pair.name: item for item in others if item.taps is None}
-        pictures = [item.prediction for item in others] + [item.target for item in new.values()]
-        taps = self.perceptual.taps([picture for picture in pictures if picture is not None])
+        images = [item.prediction for item in others] + [item.target for item in new.values()]
+        taps = self.perceptual.taps([image for image in images if image is not None])
         made: dict[str, Taps] = dict(zip(new, taps[len(others) :], strict=True))
         for key, found in made.items():
             self.store.put(self._kind("lpips"), key, partial(to_fixed, found))
@@ -191,11 +191,11 @@ class Engine:
 
     @torch.inference_mode()
     def _gather(self, inception: Inception, group: list[Loaded]) -> dict[str, tuple[Layers, Layers]]:
-        """Return Inception's features of a group by name; an equal picture has its target's, to the bit."""
+        """Return Inception's features of a group by name; an equal image has its target's, to the bit."""
         new = {item.key or item.pair.name: item for item in group if item.layers is None}
         others = [item for item in group if not item.equal]
-        pictures = [item.prediction for item in others] + [item.target for item in new.values()]
-        found = self._layers(inception, [picture for picture in pictures if picture is not None])
+        images = [item.prediction for item in others] + [item.target for item in new.values()]
+        found = self._layers(inception, [image for image in images if image is not None])
         made = dict(zip(new, found[len(others) :], strict=True))
         for key, layers in made.items():
             self.store.put(self._kind("fid"), key, partial(list, layers))
@@ -203,13 +203,13 @@ class Engine:
         targets = {item.pair.name: item.layers or made[item.key or item.pair.name] for item in group}
         return {name: (predicted.get(name, target), target) for name, target in targets.items()}
 
-    def _layers(self, inception: Inception, pictures: list[NDArray[np.uint8]]) -> list[Layers]:
-        if not pictures:
+    def _layers(self, inception: Inception, images: list[NDArray[np.uint8]]) -> list[Layers]:
+        if not images:
             return []
-        values = (as_tensor(pictures, self.device) + 1.0).mul_(127.5).round_()
+        values = (as_tensor(images, self.device) + 1.0).mul_(127.5).round_()
         with full_precision(self.device):
             layers = inception(values)
-        return [[layers[layer][n].cpu() for layer in LAYERS] for n in range(len(pictures))]
+        return [[layers[layer][n].cpu() for layer in LAYERS] for n in range(len(images))]
 
 
 def _row(item: Loaded, distance: float | None) -> Row:

@@ -1,4 +1,4 @@
-"""Score a run's predictions: per picture, per location, per task and combined, and write it all down."""
+"""Score a run's predictions: per image, per location, per task and combined, and write it all down."""
 
 from __future__ import annotations
 

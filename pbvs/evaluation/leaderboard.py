@@ -1,6 +1,6 @@
 """This team's runs beside the tables that others have published, each table by itself.
 
-The challenge scores pictures that nobody else has, by a rule with FID in it; a score measured here is another number.
+The challenge scores images that nobody else has, by a rule with FID in it; a score measured here is another number.
 So the tables stand one below the other and are never sorted into one.
 """
 
@@ -131,9 +131,7 @@ def board_text(boards: Sequence[Board]) -> str:
         mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
         heading = wrapped(f"{board.title}{mark}") + wrapped(f"Source: {board.source}; lower is better.")
         lines = [_line(entry, board.ours) for entry in board.entries]
-        partial = ["  * partial: a picture or a task is missing"] * any(
-            line.note == "partial" for line in board.entries
-        )
+        partial = ["  * partial: an image or a task is missing"] * any(line.note == "partial" for line in board.entries)
         blocks.append("\n".join([*heading, head, *lines, *partial]))
     return "\n\n".join(blocks)
 

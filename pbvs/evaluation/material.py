@@ -42,7 +42,7 @@ class Task:
     known: Container[str] = frozenset()  # every name of the split, also those without a target
 
     def prediction(self, pair: Pair) -> Path:
-        """Path of the submitted picture."""
+        """Path of the submitted image."""
         return self.predictions / f"{pair.name}.png"
 
 
@@ -75,15 +75,15 @@ def _stem(name: str) -> str:
     return Path(name).stem.lower()
 
 
-def target_pixels(picture: NDArray[np.float32], size: int | None) -> Pixels:
+def target_pixels(image: NDArray[np.float32], size: int | None) -> Pixels:
     """Bring a target in [0, 1] to the evaluation size and to 8 bits, as predictions are when they are submitted."""
-    return to_uint8(picture if size is None else resize(picture, size, size))
+    return to_uint8(image if size is None else resize(image, size, size))
 
 
 def read_prediction(path: Path, shape: tuple[int, int, int], protocol: Protocol, task: str) -> Pixels:
-    """Read a submitted picture for a target of `shape` (H, W, C).
+    """Read a submitted image for a target of `shape` (H, W, C).
 
-    Raises Refused (missing, unreadable, wrong-mode, wrong-size) with a sentence; where the protocol says so, a picture
+    Raises Refused (missing, unreadable, wrong-mode, wrong-size) with a sentence; where the protocol says so, an image
     of another size is resampled instead.
     """
     check_there(path, task)
@@ -105,7 +105,7 @@ def read_prediction(path: Path, shape: tuple[int, int, int], protocol: Protocol,
 
 
 def _channels(path: Path, pixels: Pixels, channels: int) -> Pixels:
-    """Return `pixels` with the target's channels: a grey picture may be stored as RGB with three equal channels."""
+    """Return `pixels` with the target's channels: a grey image may be stored as RGB with three equal channels."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 1 and pixels.shape[2] == 3 and bool((pixels == pixels[:, :, :1]).all()):
@@ -136,7 +136,7 @@ class Loaded:
 
 
 def load(task: Task, pair: Pair, protocol: Protocol, read_target: Callable[[Pair], Pixels]) -> Loaded:
-    """Read both pictures of a pair; what a file got wrong is in the status and reason, never raised."""
+    """Read both images of a pair; what a file got wrong is in the status and reason, never raised."""
     path = task.prediction(pair)
     try:
         check_there(path, task.name)

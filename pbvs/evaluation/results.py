@@ -121,7 +121,7 @@ def read_results(run: Run) -> Results:
         raise PbvsError(f"The run {run.name!r} has no scores; make them with `pbvs score --run {run.name}`.")
     summary = read_json(path)
     if not isinstance(summary, dict):
-        raise PbvsError(f"{path} holds no summary; make it anew with `pbvs score --run {run.name}`.")
+        raise PbvsError(f"{path} holds no summary; make it again with `pbvs score --run {run.name}`.")
     return Results(run, summary, {task: read_images(run, task) for task in TASKS})
 
 
@@ -133,10 +133,10 @@ def read_images(run: Run, task: str) -> Sequence[ImageScore]:
 
     def reader(header: list[str]) -> Callable[[list[str]], ImageScore]:
         if "name" not in header:
-            raise PbvsError(f"{path} has no column 'name'; make it anew with `pbvs score --run {run.name}`.")
+            raise PbvsError(f"{path} has no column 'name'; make it again with `pbvs score --run {run.name}`.")
         return lambda fields: _image(dict(zip(header, fields, strict=False)))
 
-    return open_rows(path, reader, f"make it anew with `pbvs score --run {run.name}`")
+    return open_rows(path, reader, f"make it again with `pbvs score --run {run.name}`")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
@@ -146,7 +146,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
             rows = csv.DictReader(file)
             return list(rows.fieldnames or ()), list(rows)
     except csv.Error as error:
-        raise PbvsError(f"{path} is not valid CSV ({error}); make it anew.") from None
+        raise PbvsError(f"{path} is not valid CSV ({error}); make it again.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise read_error(path, error) from error
 

@@ -21,7 +21,7 @@ from pbvs.metrics.inception import LAYERS
 from pbvs.metrics.lpips import VERSION
 from pbvs.rows import write_rows
 
-SEED = 2024  # of the bootstrap: the same pictures have the same interval in every run
+SEED = 2024  # of the bootstrap: the same images have the same interval in every run
 COLUMNS = ("name", "location", "source", "target", "prediction", "status", *COMPONENTS, "reason")
 Numbers = NDArray[np.float64]
 
@@ -32,12 +32,12 @@ def mean(values: Numbers) -> float | None:
 
 
 def components(numbers: Numbers) -> dict[str, float | None]:
-    """Return the means of (N, 4) raw components, a row for each of some pictures."""
+    """Return the means of (N, 4) raw components, a row for each of some images."""
     return {name: mean(numbers[:, column]) for column, name in enumerate(COMPONENTS)}
 
 
 def write_scores(path: Path, scores: TaskScores) -> None:
-    """Write a task's pictures as CSV; numbers are empty unless the status is ok."""
+    """Write a task's images as CSV; numbers are empty unless the status is ok."""
     write_rows(path, COLUMNS, _rows(scores))
 
 
@@ -84,11 +84,11 @@ def task_summary(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any
     found |= {"score": None, "interval": None, **components(numbers), **_set_distances(protocol, scores)}
     found["locations"] = {}
     if scores is None or not good:
-        found["reason"] = _reason(scores) if expected and scores else "the split has no target pictures for this task"
+        found["reason"] = _reason(scores) if expected and scores else "the split has no target images for this task"
         return found
     found["score"] = protocol.task_score(found)
     if found["score"] is None:
-        found["reason"] = f"FID needs two pictures or more, and there is {good}"
+        found["reason"] = f"FID needs two images or more, and there is {good}"
         return found
     found["interval"] = _pair(interval(_values(protocol, scores), SEED))
     found["locations"] = _locations(protocol, scores)
@@ -98,7 +98,7 @@ def task_summary(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any
 
 
 def _set_distances(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any]:
-    """Return FID at each layer, and FID and KID at the protocol's layer; None without features of two pictures."""
+    """Return FID at each layer, and FID and KID at the protocol's layer; None without features of two images."""
     fids: dict[str, float] = {}
     kids: dict[int, float] = {}
     for layer in LAYERS:
@@ -111,7 +111,7 @@ def _set_distances(protocol: Protocol, scores: TaskScores | None) -> dict[str, A
 
 
 def _values(protocol: Protocol, scores: TaskScores) -> dict[str, Sequence[float]]:
-    """Return each picture's score by location; nothing where the score is of sets of pictures."""
+    """Return each image's score by location; nothing where the score is of sets of images."""
     values: dict[str, array[float]] = {}
     for place in scores.scored:
         numbers = dict(zip(COMPONENTS, scores.numbers[place].tolist(), strict=True))
@@ -150,7 +150,7 @@ def _locations(protocol: Protocol, scores: TaskScores) -> dict[str, dict[str, An
 
 
 def _reason(scores: TaskScores) -> str:
-    """Say what went wrong with how many pictures, and name the first of each kind."""
+    """Say what went wrong with how many images, and name the first of each kind."""
     counts = Counter(status for status, _ in scores.faults.values())
     first: dict[str, str] = {}
     for place in sorted(scores.faults):
@@ -165,7 +165,7 @@ def _shortfalls(protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]]) -> l
             adds = f" and adds {protocol.missing_adds:g}" if protocol.missing_adds else ""
             notes.append(f"{name} is missing ({facts['reason']}): it counts {protocol.missing_counts:g}{adds}.")
         elif facts["status"] == "partial":
-            share = f"{facts['images']} of {facts['expected']} pictures"
+            share = f"{facts['images']} of {facts['expected']} images"
             notes.append(f"{name} is partial: its score is of {share} ({facts['reason']}).")
     return notes
 
@@ -179,9 +179,9 @@ def _caveats(protocol: Protocol, engine: Engine, tasks: Mapping[str, Mapping[str
     if few:
         counts = ", ".join(f"{name} {count}" for name, count in few.items())
         notes.append(
-            f"FID is of few pictures ({counts}; under {ENOUGH:,} it is singular at 2048 dimensions and too high): "
+            f"FID is of few images ({counts}; under {ENOUGH:,} it is singular at 2048 dimensions and too high): "
             "compare it only at equal counts, and look at KID, which has no such bias."
         )
     if protocol.needs_fid:
-        notes.append("There is no interval, because FID belongs to a set of pictures and not to one.")
+        notes.append("There is no interval, because FID belongs to a set of images and not to one.")
     return notes

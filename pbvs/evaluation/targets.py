@@ -150,7 +150,7 @@ def _state(path: Path) -> list[Any]:
     try:
         state = path.stat()
     except OSError:
-        raise PbvsError(f"There is no picture {path}; run `pbvs build-pairs` again if the data have moved.") from None
+        raise PbvsError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
     return [os.fspath(path.resolve()), state.st_size, state.st_mtime_ns]
 
 

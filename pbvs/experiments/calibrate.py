@@ -2,7 +2,7 @@
 
 The paper chose its factors by hand (section 3.5: 1.3 for RGB2IR, 1.15 for SAR2IR). The closed form minimises the
 squared error of `factor * gray` before clipping, k = sum(g t) / sum(g g); with weights and offset it is ordinary
-least squares. What is searched is the protocol's own score, on 8-bit pictures, without its FID term.
+least squares. What is searched is the protocol's own score, on 8-bit images, without its FID term.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
 from pbvs.stages import Stage, ToneStage
 from pbvs.translators import make_translator
-from pbvs.translators.base import Picture, Translator
+from pbvs.translators.base import ImageArray, Translator
 from pbvs.translators.grayscale import grayscale
 
 EXTRAS = ("channels", "offset", "gamma")
-CROP = 256  # pixels a side of the middle of each picture that is looked at
+CROP = 256  # pixels a side of the middle of each image that is looked at
 LOW, HIGH = 0.6, 1.6  # of the closed form's factor: where the search looks
 GAMMAS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
 GRID, FINER = 9, 2  # points of the first search, and how often it is narrowed
@@ -54,16 +54,16 @@ class Tone:
     offset: float = 0.0
     gamma: float = 1.0
 
-    def apply(self, picture: Picture) -> NDArray[np.uint8]:
+    def apply(self, image: ImageArray) -> NDArray[np.uint8]:
         """Return what the stage would submit, (H, W, 1) in 8 bits."""
-        return to_uint8(grayscale(picture, **asdict(self)))
+        return to_uint8(grayscale(image, **asdict(self)))
 
 
 @dataclass
 class Sample:
     """A pair as the stage sees it: its input, or what the first model made of it; the target; the target's taps."""
 
-    source: Picture
+    source: ImageArray
     target: NDArray[np.uint8]
     valid: NDArray[np.bool_]
     taps: list[Tensor]
@@ -100,11 +100,11 @@ class Judge:
     def __init__(self, protocol: Protocol, perceptual: Perceptual):
         terms = tuple(term for term in protocol.terms if term != "fid")
         if not terms:
-            raise PbvsError(f"The protocol {protocol.name} has no term but FID, which no single picture has.")
+            raise PbvsError(f"The protocol {protocol.name} has no term but FID, which no single image has.")
         self.protocol = protocol.model_copy(update={"terms": terms})
         self.perceptual = perceptual
 
-    def sample(self, source: Picture, target: Picture, valid: NDArray[np.bool_]) -> Sample:
+    def sample(self, source: ImageArray, target: ImageArray, valid: NDArray[np.bool_]) -> Sample:
         """Return the middle of a pair with its target's features."""
         rows, columns = (_middle(length) for length in target.shape[:2])
         pixels = to_uint8(target[rows, columns])

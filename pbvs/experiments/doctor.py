@@ -27,7 +27,7 @@ from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
 
 GIB = 2**30
 LITTLE_DISK = 5 * GIB  # a challenge run with its models and zip takes about 3
-SAMPLE = 20  # pictures of each manifest that are looked for
+SAMPLE = 20  # images of each manifest that are looked for
 
 
 @dataclass(frozen=True)

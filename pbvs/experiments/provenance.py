@@ -43,7 +43,7 @@ def collect(
 ) -> dict[str, Any]:
     """Return all that the predictions depend on, as a JSON value.
 
-    `weights` is the folder of the frozen trunks; `root` adds a digest of every picture that the manifests name, which
+    `weights` is the folder of the frozen trunks; `root` adds a digest of every image that the manifests name, which
     reads them all unless the provenance file `previous` knows the same files with the same sizes and times.
     """
     return {
@@ -82,7 +82,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
         raise PbvsError(f"There is no {path}; the run was not finished, make it with `pbvs predict`.")
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise PbvsError(f"{path} is not of format {FORMAT}; make it anew with `pbvs predict`.")
+        raise PbvsError(f"{path} is not of format {FORMAT}; make it again with `pbvs predict`.")
     return value
 
 
@@ -126,7 +126,7 @@ def manifest_digests(recipe: Recipe, manifests: Path) -> dict[str, str]:
 
 
 def data_facts(recipe: Recipe, manifests: Path, root: Path, previous: Path | None = None) -> dict[str, Any]:
-    """Return count, bytes and one SHA-256 of the pictures that the recipe's manifests name.
+    """Return count, bytes and one SHA-256 of the images that the recipe's manifests name.
 
     The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
     those written there.
@@ -164,14 +164,14 @@ def _known_data(previous: Path | None) -> dict[str, Any]:
 
 def _content_digest(root: Path, names: list[str]) -> str:
     total = hashlib.sha256()
-    for name, digest in track(_hash_all(root, names), "Digest of the pictures", len(names)):
+    for name, digest in track(_hash_all(root, names), "Digest of the images", len(names)):
         total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()
 
 
 def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     def one(name: str) -> tuple[str, str]:
-        """Hash one picture."""
+        """Hash one image."""
         try:
             return name, sha256(inside(root, name))
         except PbvsError:

@@ -44,7 +44,7 @@ class Unequal:
 
     split: str
     task: str
-    pictures: int
+    images: int
     different: int
     missing: int
     largest: int  # grey levels
@@ -52,7 +52,7 @@ class Unequal:
     def __str__(self) -> str:
         missing = f", {self.missing} missing" if self.missing else ""
         return (
-            f"{self.task} {self.split}: {self.different} of {self.pictures} pictures differ, "
+            f"{self.task} {self.split}: {self.different} of {self.images} images differ, "
             f"by at most {self.largest} grey levels{missing}"
         )
 
@@ -96,7 +96,7 @@ def again(run: Run) -> Run:
 def reproduce(
     run: Run, *, manifests: Path = MANIFESTS, root: Path | None = None, weights: Path | None = None, jobs: int = 1
 ) -> list[Unequal]:
-    """Train and predict the run's recipe anew in `<run>-again`; return what is unequal, nothing when all is equal.
+    """Train and predict the run's recipe again in `<run>-again`; return what is unequal, nothing when all is equal.
 
     On a CPU equal is expected to the last bit, with the number of threads of then. A reproduction that was stopped is
     gone on with. Raises PbvsError when the run's data cannot be found or it was installed from a bundle.
@@ -130,7 +130,7 @@ def reproduce(
 
 
 def _begin(run: Run, second: Run) -> None:
-    """Make room for a reproduction; one that was stopped is gone on with, one that is finished is made anew."""
+    """Make room for a reproduction; one that was stopped is gone on with, one that is finished is made again."""
     mark = second.folder / MARK
     if second.exists() and not mark.is_file():
         raise PbvsError(
@@ -166,10 +166,10 @@ def predictions_there(run: Run) -> list[tuple[str, str]]:
 
 
 def compare_predictions(first: Run, second: Run, split: str, task: str) -> Unequal | None:
-    """Compare two runs' predictions picture by picture; None when all are equal in every pixel."""
+    """Compare two runs' predictions image by image; None when all are equal in every pixel."""
     paths = sorted(first.predictions(split, task).glob("*.png"))
     different = missing = largest = 0
-    for path in track(paths, f"comparing {task} {split}", unit="picture"):
+    for path in track(paths, f"comparing {task} {split}", unit="image"):
         other = second.prediction(split, task, path.stem)
         if not other.is_file():
             missing += 1

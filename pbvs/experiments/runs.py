@@ -27,7 +27,7 @@ class Row:
     recipe: str
     begun: str  # YYYY-MM-DD HH:MM, local time
     models: int  # stages that are done
-    predictions: int  # pictures of the test split
+    predictions: int  # images of the test split
     score: str
     megabytes: float
     packaged: str  # first digits of the archive's SHA-256, or ''

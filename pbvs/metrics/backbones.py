@@ -1,4 +1,4 @@
-"""The frozen ImageNet networks whose activations compare pictures, in plain torch with torchvision's names.
+"""The frozen ImageNet networks whose activations compare images, in plain torch with torchvision's names.
 
 Layer tables: Krizhevsky 2014 ("One weird trick", AlexNet), Simonyan and Zisserman 2015 (VGG-16 and VGG-19),
 Iandola et al. 2016 (SqueezeNet 1.1). Taps: those of LPIPS v0.1, and for VGG-19 relu1_1 to relu5_1 as pix2pixHD takes.
@@ -126,7 +126,7 @@ class Trunk(nn.Module):
         """
         if start == 0 and min(x.shape[-2:]) < self.smallest:
             raise PbvsError(
-                f"A picture of {x.shape[-1]} x {x.shape[-2]} pixels is too small for the trunk {self.net}; "
+                f"An image of {x.shape[-1]} x {x.shape[-2]} pixels is too small for the trunk {self.net}; "
                 f"it needs {self.smallest} a side."
             )
         found = []

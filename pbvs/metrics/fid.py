@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pbvs.errors import PbvsError
 
-ENOUGH = 2048  # pictures below which FID at 2048 dimensions is singular and biased upward
+ENOUGH = 2048  # images below which FID at 2048 dimensions is singular and biased upward
 BLOCK = 2048  # rows of a kernel matrix that are in memory at a time
 
 Features = NDArray[np.floating]
@@ -20,7 +20,7 @@ Features = NDArray[np.floating]
 def fid(first: Features, second: Features) -> float:
     """Return the Frechet distance of two sets of features (N, D) and (M, D), 0 for equal sets; needs N, M >= 2.
 
-    With fewer pictures than dimensions the trace is the sum of singular values of the centred features' product,
+    With fewer images than dimensions the trace is the sum of singular values of the centred features' product,
     which is the same number without a D x D matrix.
     """
     first, second = _checked(first), _checked(second)
@@ -66,8 +66,8 @@ def _diagonal(features: NDArray[np.float64]) -> float:
 
 def _checked(features: Features) -> NDArray[np.float64]:
     if features.ndim != 2 or len(features) < 2:
-        raise PbvsError(f"A distance of two sets needs at least 2 pictures in each, not {len(features)}.")
+        raise PbvsError(f"A distance of two sets needs at least 2 images in each, not {len(features)}.")
     checked = np.asarray(features, np.float64)
     if not np.isfinite(checked).all():
-        raise PbvsError("Features of a picture are not finite, so the sets have no distance; check the weights.")
+        raise PbvsError("Features of an image are not finite, so the sets have no distance; check the weights.")
     return checked

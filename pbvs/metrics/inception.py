@@ -189,9 +189,9 @@ class Inception(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
-        """Return {64, 192, 768, 2048: (N, layer)} for pictures (N, 3 or 1, H, W) with values 0..255."""
+        """Return {64, 192, 768, 2048: (N, layer)} for images (N, 3 or 1, H, W) with values 0..255."""
         if x.dim() != 4 or x.shape[1] not in (1, 3):
-            raise PbvsError(f"Inception takes pictures of shape (N, 3 or 1, H, W), not {tuple(x.shape)}.")
+            raise PbvsError(f"Inception takes images of shape (N, 3 or 1, H, W), not {tuple(x.shape)}.")
         x = resize_like_tensorflow(x.float().expand(-1, 3, -1, -1), SIDE)
         x = (x - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))

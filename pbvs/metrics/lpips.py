@@ -20,7 +20,7 @@ from pbvs.metrics.weights import read_tensors
 NETS = ("alex", "squeeze", "vgg")
 VERSION = "0.1"
 EPSILON = 1e-10
-# ImageNet's mean and deviation, rewritten for pictures in [-1, 1] (the package's scaling layer).
+# ImageNet's mean and deviation, rewritten for images in [-1, 1] (the package's scaling layer).
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
@@ -65,9 +65,9 @@ def unit(features: Tensor) -> Tensor:
 
 
 class Lpips(nn.Module):
-    """The distance of pictures that people see: 0 for equal ones, about 1 for the most different.
+    """The distance of images that people see: 0 for equal ones, about 1 for the most different.
 
-    `weights` is a trunk's file or a folder to look in. Pictures are (N, 3, H, W) or (N, 1, H, W) in [-1, 1]; one
+    `weights` is a trunk's file or a folder to look in. Images are (N, 3, H, W) or (N, 1, H, W) in [-1, 1]; one
     channel is repeated. Raises PbvsError when the trunk or the heads cannot be had.
     """
 
@@ -102,14 +102,14 @@ class Lpips(nn.Module):
         return [self.get_buffer(f"head{tap}") for tap in range(len(self.trunk.taps))]
 
     def activations(self, x: Tensor) -> list[Tensor]:
-        """Return the trunk's taps of pictures in [-1, 1]; one channel becomes three."""
+        """Return the trunk's taps of images in [-1, 1]; one channel becomes three."""
         taps: list[Tensor] = self.trunk((x - self.get_buffer("shift")) / self.get_buffer("scale"))
         return taps
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the taps' activations with norm 1 over channels, one (N, C_k, H_k, W_k) each."""
         if x.dim() != 4 or x.shape[1] not in (1, 3):
-            raise PbvsError(f"LPIPS takes pictures of shape (N, 3 or 1, H, W), not {tuple(x.shape)}.")
+            raise PbvsError(f"LPIPS takes images of shape (N, 3 or 1, H, W), not {tuple(x.shape)}.")
         return [unit(tap) for tap in self.activations(x)]
 
     def distance(self, first: list[Tensor], second: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""LPIPS of many pairs of 8-bit pictures: the network sees batches of one size, each picture keeps its own number."""
+"""LPIPS of many pairs of 8-bit images: the network sees batches of one size, each image keeps its own number."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pbvs.metrics.quick import quicken
 from pbvs.metrics.weights import fingerprint
 
 Pixels = NDArray[np.uint8]
-Taps = list[Tensor]  # one picture's activations with norm 1, (C_k, H_k, W_k) each
+Taps = list[Tensor]  # one image's activations with norm 1, (C_k, H_k, W_k) each
 
 
-def as_tensor(pictures: Sequence[Pixels], device: str = "cpu") -> Tensor:
-    """Stack (H, W, C) 8-bit pictures of one size as (N, C, H, W) float32 in [-1, 1], channels last in memory."""
-    stacked = torch.from_numpy(np.stack(pictures)).to(device)
+def as_tensor(images: Sequence[Pixels], device: str = "cpu") -> Tensor:
+    """Stack (H, W, C) 8-bit images of one size as (N, C, H, W) float32 in [-1, 1], channels last in memory."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
     return stacked.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -34,17 +34,17 @@ class Perceptual:
         self.digest = digest([net.net, net.trunk.digest, fingerprint(dict(enumerate_heads(net)))])
 
     @torch.inference_mode()
-    def taps(self, pictures: Sequence[Pixels]) -> list[Taps]:
-        """Return each picture's features; pictures have one size."""
-        if not pictures:
+    def taps(self, images: Sequence[Pixels]) -> list[Taps]:
+        """Return each image's features; images have one size."""
+        if not images:
             return []
         with full_precision(self.device):
-            found = self.net.features(as_tensor(pictures, self.device))
-        return [[tap[n] for tap in found] for n in range(len(pictures))]
+            found = self.net.features(as_tensor(images, self.device))
+        return [[tap[n] for tap in found] for n in range(len(images))]
 
     @torch.inference_mode()
     def distance(self, first: Taps, second: Taps) -> float:
-        """Return the distance of two pictures from their features, without regard to any other picture."""
+        """Return the distance of two images from their features, without regard to any other image."""
         return float(self.net.distance([tap[None] for tap in first], [tap[None] for tap in second]))
 
 

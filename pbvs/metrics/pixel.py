@@ -1,4 +1,4 @@
-"""Pixel errors of 8-bit pictures, from whole-number sums: the same bits in any order, and exactly 0 for equal ones."""
+"""Pixel errors of 8-bit images, from whole-number sums: the same bits in any order, and exactly 0 for equal ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class PixelErrors:
 
 
 def pixel_errors(prediction: NDArray[np.uint8], target: NDArray[np.uint8]) -> PixelErrors:
-    """Compare two (H, W, C) 8-bit pictures as values / 255; raises PbvsError when their shapes differ."""
+    """Compare two (H, W, C) 8-bit images as values / 255; raises PbvsError when their shapes differ."""
     if prediction.shape != target.shape:
-        raise PbvsError(f"Pictures of shapes {prediction.shape} and {target.shape} cannot be compared.")
+        raise PbvsError(f"Images of shapes {prediction.shape} and {target.shape} cannot be compared.")
     if not prediction.size:
-        raise PbvsError(f"Pictures of shape {prediction.shape} are empty and cannot be compared.")
+        raise PbvsError(f"Images of shape {prediction.shape} are empty and cannot be compared.")
     difference = np.subtract(prediction, target, dtype=np.int16).astype(np.int32)
     count = difference.size
     absolute = int(np.abs(difference).sum(dtype=np.int64))

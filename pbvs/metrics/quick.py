@@ -21,7 +21,7 @@ from pbvs.metrics.lpips import Lpips
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # of the interpolation; the last one is infinity
 STEP = 4  # pixels a side that a tile gives
-ALEXNETS_STEP = 5  # its 3x3 layers see 15 pixels a side of a picture of 256, which is three tiles
+ALEXNETS_STEP = 5  # its 3x3 layers see 15 pixels a side of an image of 256, which is three tiles
 LEAST_CHANNELS = 128  # with fewer, moving the data costs more than the products of a 3x3 kernel that are saved
 LEAST = {3: LEAST_CHANNELS, 5: 64}  # the same by the kernel's side
 TOGETHER = 128  # tiles at once, so that they stay in the processor's cache
@@ -104,7 +104,7 @@ class QuickLpips(Lpips):
         if x.shape[1] != 1:
             return super().activations(x)
         stem = self.trunk.stem
-        # What the shift and the bias add: the same for every picture of a size, but not at the border.
+        # What the shift and the bias add: the same for every image of a size, but not at the border.
         flat = (-self.get_buffer("shift") / self.get_buffer("scale")).expand(1, 3, *x.shape[2:])
         seen = functional.conv2d(x, self.grey_kernel, None, stem.stride, stem.padding)
         taps: list[Tensor] = self.trunk(seen.add_(stem(flat)), start=1)

@@ -49,7 +49,7 @@ def adapt_generator(tensors: Mapping[str, Tensor], old: GeneratorConfig, new: Ge
 
 
 def stem_keys(config: GeneratorConfig) -> list[str]:
-    """Return the names of the convolutions that see the picture itself."""
+    """Return the names of the convolutions that see the image itself."""
     return ["model.1", *(f"model{number}_1.1" for number in range(1, config.enhancers + 1))]
 
 

@@ -142,7 +142,7 @@ class GlobalGenerator(Staged):
 class LocalEnhancer(Staged):
     """A global generator at reduced resolution, refined by one enhancer for each doubling up to the full one.
 
-    `model{n}_1` brings the picture to the resolution before, where the coarser features are added; `model{n}_2`
+    `model{n}_1` brings the image to the resolution before, where the coarser features are added; `model{n}_2`
     refines and enlarges the sum.
     """
 
@@ -205,7 +205,7 @@ Net = TypeVar("Net", bound=nn.Module)
 def reflected(size: int, before: int, after: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the indices which extend 0..size-1 by reflection, the edge itself not repeated.
 
-    Works for any widths: where they reach beyond the picture the reflection goes back and forth.
+    Works for any widths: where they reach beyond the image the reflection goes back and forth.
     """
     positions = torch.arange(-before, size + after, device=device)
     if size == 1:
@@ -326,7 +326,7 @@ def patch_layers(config: DiscriminatorConfig) -> list[nn.Sequential]:
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """Patch classifiers on the picture and its halvings.
+    """Patch classifiers on the image and its halvings.
 
     Parameters are called `scale{s}_layer{j}`; s counts from the coarsest, so the full resolution is judged by the
     highest s, as in published checkpoints.

@@ -1,8 +1,8 @@
-"""A light U-Net that works at half resolution and knows the whole picture's mood: fast on CPUs, sharp at full size.
+"""A light U-Net that works at half resolution and knows the whole image's mood: fast on CPUs, sharp at full size.
 
 Pixels go into channels by space-to-depth, so no convolution runs at full resolution; residual blocks with group norm
 at each level; the mean and deviation of the deepest features, through a small perceptron, scale and shift every block
-of the decoder, so that brightness and contrast are decided for the picture as a whole.
+of the decoder, so that brightness and contrast are decided for the image as a whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class UNetConfig:
     levels: int = 4
     widest: int = 4
     blocks: int = 1  # residual blocks of each level, on the way down and on the way up
-    style: int = 64  # numbers that describe the whole picture; 0: none
+    style: int = 64  # numbers that describe the whole image; 0: none
     shuffle: int = 2  # side of the squares of pixels that become channels
     residual: Residual = "none"  # grey: the network corrects the mean of its input's channels
 
@@ -122,7 +122,7 @@ class Stack(nn.Module):
 
 
 class Describe(nn.Module):
-    """The whole picture in a few numbers: from its features' means and deviations, (N, C, H, W) to (N, S)."""
+    """The whole image in a few numbers: from its features' means and deviations, (N, C, H, W) to (N, S)."""
 
     def __init__(self, channels: int, style: int):
         super().__init__()

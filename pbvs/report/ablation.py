@@ -1,4 +1,4 @@
-"""The page of an ablation: its table, then the same pictures as each row makes them."""
+"""The page of an ablation: its table, then the same images as each row makes them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pbvs.evaluation.leaderboard import ORDER
 from pbvs.evaluation.results import Results, read_results
 from pbvs.experiments.ablation import SPLIT, Made
 from pbvs.experiments.ablation_table import COLUMNS, Ablation
-from pbvs.report import pictures
+from pbvs.report import images
 from pbvs.report.page import render
 
 SIDE = 176
-PICTURES = 3  # of a task, spread from the reference's best to its worst
+IMAGES = 3  # of a task, spread from the reference's best to its worst
 
 
 def render_ablation(table: Ablation, rows: Sequence[Made], root: Path | None, manifests: Path) -> str:
@@ -36,21 +36,21 @@ def _task_view(
     if not common:
         return None
     ranked = sorted(common, key=lambda name: (scores[taking[0].run.name][name], name))
-    places = sorted({round(i * (len(ranked) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
+    places = sorted({round(i * (len(ranked) - 1) / (IMAGES - 1)) for i in range(IMAGES)})
     return {"task": task, "strips": [_strip(pairs[ranked[place]], taking, scores, root) for place in places]}
 
 
 def _strip(
     pair: Pair, taking: Sequence[Made], scores: dict[str, dict[str, float]], root: Path | None
 ) -> dict[str, Any]:
-    first = pictures.open_pictures(taking[0].run, taking[0].recipe, pair, root)
-    tiles = [pictures.tile("Input", first.source, "no data folder given", SIDE)]
+    first = images.open_images(taking[0].run, taking[0].recipe, pair, root)
+    tiles = [images.tile("Input", first.source, "no data folder given", SIDE)]
     for made in taking:
-        opened = pictures.open_pictures(made.run, made.recipe, pair, None)
+        opened = images.open_images(made.run, made.recipe, pair, None)
         tiles.append(
-            pictures.tile(f"{made.row.name} {scores[made.run.name][pair.name]:.3f}", opened.prediction, side=SIDE)
+            images.tile(f"{made.row.name} {scores[made.run.name][pair.name]:.3f}", opened.prediction, side=SIDE)
         )
-    tiles.append(pictures.tile("Target", first.target, "no data folder given", SIDE))
+    tiles.append(images.tile("Target", first.target, "no data folder given", SIDE))
     return {
         "heading": "",
         "note": "",

@@ -48,13 +48,13 @@ Axis = list[tuple[float, str]]  # (percent, text)
 
 
 def score_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
-    """Draw the rows on one scale that starts at 0; return (row, picture) and the axis."""
+    """Draw the rows on one scale that starts at 0; return (row, image) and the axis."""
     top = upper_end(_numbers(rows))
     return [(row, _score_row(row, 0.0, top)) for row in rows], [(25.0 * i, f"{top * i / 4:.3g}") for i in range(5)]
 
 
 def difference_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
-    """Draw differences on one scale with 0 in its middle; return (row, picture) and the axis."""
+    """Draw differences on one scale with 0 in its middle; return (row, image) and the axis."""
     top = upper_end(10 * abs(value) for value in _numbers(rows)) / 10
     drawn = [(row, _score_row(row, -top, top)) for row in rows]
     return drawn, [(50.0 + 25.0 * i, f"{top * i / 2:+.3g}" if i else "0") for i in range(-2, 3)]
@@ -101,7 +101,7 @@ def _thinned(count: int, limit: int) -> Sequence[int]:
 
 def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
     """Draw two densities over the same bins from 0 to 1: the target filled, the prediction as a line."""
-    # Clipped black and white make peaks that would flatten all the rest; they may leave the picture.
+    # Clipped black and white make peaks that would flatten all the rest; they may leave the image.
     inner = [*prediction[1:-1], *target[1:-1]]
     top = 1.05 * max([*inner, 0.02 * sum(target), 1e-12])
     filled = Markup('<path class="target" d="M0,100 {} L100,100 Z"/>').format(_steps(target, top))

@@ -1,4 +1,4 @@
-"""The page of a comparison: the differences with their intervals, then pictures of the largest changes."""
+"""The page of a comparison: the differences with their intervals, then images of the largest changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Change, Comparison, Difference, largest
-from pbvs.report import charts, pictures
+from pbvs.report import charts, images
 from pbvs.report.page import render
 from pbvs.report.sections import find_pairs
 
@@ -67,15 +67,15 @@ def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
 
 def _strip(comparison: Comparison, change: Change, pair: Pair, heading: str, root: Path | None) -> dict[str, Any]:
     old_run, new_run = comparison.before.run, comparison.after.run
-    old = pictures.open_pictures(old_run, old_run.recipe(), pair, root)
-    new = pictures.open_pictures(new_run, new_run.recipe(), pair, root)
+    old = images.open_images(old_run, old_run.recipe(), pair, root)
+    new = images.open_images(new_run, new_run.recipe(), pair, root)
     tiles = [
-        pictures.tile("Input", old.source, "no data folder given", SIDE),
-        pictures.tile(old_run.name, old.prediction, side=SIDE),
-        pictures.tile(new_run.name, new.prediction, side=SIDE),
-        pictures.tile("Target", old.target, "no data folder given", SIDE),
-        pictures.tile(f"Error of {old_run.name}", _error(old), side=SIDE),
-        pictures.tile(f"Error of {new_run.name}", _error(new), side=SIDE),
+        images.tile("Input", old.source, "no data folder given", SIDE),
+        images.tile(old_run.name, old.prediction, side=SIDE),
+        images.tile(new_run.name, new.prediction, side=SIDE),
+        images.tile("Target", old.target, "no data folder given", SIDE),
+        images.tile(f"Error of {old_run.name}", _error(old), side=SIDE),
+        images.tile(f"Error of {new_run.name}", _error(new), side=SIDE),
     ]
     return {
         "heading": f"{heading} by {abs(change.difference):.3f}",
@@ -87,10 +87,10 @@ def _strip(comparison: Comparison, change: Change, pair: Pair, heading: str, roo
     }
 
 
-def _error(opened: pictures.Opened) -> pictures.Picture | None:
+def _error(opened: images.Opened) -> images.ImageArray | None:
     if opened.prediction is None or opened.target is None:
         return None
-    return pictures.error_map(pictures.error_of(opened.prediction, opened.target))
+    return images.error_map(images.error_of(opened.prediction, opened.target))
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> None:

@@ -17,8 +17,8 @@ from pbvs.data.layout import natural_key
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
+from pbvs.report.images import Tile, tile
 from pbvs.report.page import render
-from pbvs.report.pictures import Tile, tile
 
 THUMBNAIL = 128  # pixels
 SHOWN = 24  # locations with thumbnails
@@ -119,7 +119,7 @@ def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
         for split, row in shares.items()
     }
     means = {split: figure.mean for split, figure in splits.items()}
-    return {"title": title, "lines": lines, "means": means, "pictures": {s: f.pictures for s, f in splits.items()}}
+    return {"title": title, "lines": lines, "means": means, "images": {s: f.images for s, f in splits.items()}}
 
 
 def thumbnails(survey: Survey) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def _spread(groups: list[tuple[str, list[Entry]]], count: int) -> list[tuple[str
 
 
 def _tiles(survey: Survey, members: Sequence[Entry]) -> list[Tile]:
-    """Return the first picture of each modality of a location, and how many more there are."""
+    """Return the first image of each modality of a location, and how many more there are."""
     by_modality: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(members, key=lambda entry: entry.place.role == "mosaic"):
         by_modality[entry.place.modality].append(entry)

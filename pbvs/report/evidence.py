@@ -37,7 +37,7 @@ class Evidence:
 
 
 def gather(run: Run, manifests: Path) -> Evidence:
-    """Read everything but the pictures; raise PbvsError only when there is no such run."""
+    """Read everything but the images; raise PbvsError only when there is no such run."""
     recipe = run.recipe()
     problems: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Put a run's evidence on one page: what was measured and how far to trust it first, then the pictures."""
+"""Put a run's evidence on one page: what was measured and how far to trust it first, then the images."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import ImageScore, Results, number, table
 from pbvs.files import sha256
-from pbvs.report import charts, pictures
+from pbvs.report import charts, images
 from pbvs.report.evidence import AXES, Evidence
 
-HISTOGRAM_PICTURES = 24  # pictures of a task whose levels are counted
-TEST_PICTURES = 4
+HISTOGRAM_IMAGES = 24  # images of a task whose levels are counted
+TEST_IMAGES = 4
 SHEET_SIDE = 600  # pixels of a training sheet's longer side
-UNSCORED_PICTURES = 3
+UNSCORED_IMAGES = 3
 FEW_LOCATIONS = 10  # with fewer, a percentile bootstrap is known to be too narrow
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
 CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
@@ -72,7 +72,7 @@ def caveats(results: Results, counts: Mapping[str, Counter[str]]) -> list[str]:
     """Return what a reader must know before comparing the number with any other; `counts` as above."""
     said = [
         f"Measured here, on the 8-bit files of the split {results.split!r}; it is no score of the challenge's server, "
-        "whose pictures and exact rule are not public."
+        "whose images and exact rule are not public."
     ]
     net = results.lpips.get("net")
     if net and results.is_lpips:
@@ -121,7 +121,7 @@ def score_chart(results: Results) -> dict[str, Any]:
 
 
 def task_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
-    """Return a task's pictures, histograms, locations and training curves; None when there is nothing of it."""
+    """Return a task's images, histograms, locations and training curves; None when there is nothing of it."""
     examples = chosen(evidence, task)
     strips = [_strip(evidence, pair, heading, note, root) for heading, pair, note in examples]
     curves = training_curves(evidence, task)
@@ -151,7 +151,7 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
         if found:
             return [(heading, known[image.name], _measured(results, image)) for heading, image in found]
     made = predicted(evidence, "val", task, with_target=True) or predicted(evidence, "val", task)
-    return [(f"Picture {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, UNSCORED_PICTURES))]
+    return [(f"Image {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, UNSCORED_IMAGES))]
 
 
 def ranks(results: Results, task: str) -> dict[str, ImageScore]:
@@ -200,24 +200,24 @@ def spread(items: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path | None) -> dict[str, Any]:
-    opened = pictures.open_pictures(evidence.run, evidence.recipe, pair, root)
+    opened = images.open_images(evidence.run, evidence.recipe, pair, root)
     return {
         "heading": heading,
         "note": note,
         "location": pair.location,
         "name": pair.name,
         "problem": opened.problem,
-        "tiles": pictures.strip(opened, bool(pair.target)),
+        "tiles": images.strip(opened, bool(pair.target)),
     }
 
 
 def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
-    """Return a histogram for each channel of predictions against targets over a spread of the val pictures."""
+    """Return a histogram for each channel of predictions against targets over a spread of the val images."""
     made = predicted(evidence, "val", task, with_target=True)
     counts: dict[int, NDArray[np.float64]] = {}
     used = 0
-    for pair in spread(made, HISTOGRAM_PICTURES) if root is not None else []:
-        opened = pictures.open_pictures(evidence.run, evidence.recipe, pair, root)
+    for pair in spread(made, HISTOGRAM_IMAGES) if root is not None else []:
+        opened = images.open_images(evidence.run, evidence.recipe, pair, root)
         if opened.prediction is None or opened.target is None or opened.prediction.shape[2] != opened.target.shape[2]:
             continue
         both = np.stack([_shares(opened.prediction), _shares(opened.target)])
@@ -230,12 +230,12 @@ def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, An
     drawn = [
         (names[i], charts.histogram(totals[0, i].tolist(), totals[1, i].tolist(), names[i])) for i in range(channels)
     ]
-    return {"charts": drawn, "pictures": used, "of": len(made)}
+    return {"charts": drawn, "images": used, "of": len(made)}
 
 
-def _shares(picture: pictures.Picture) -> NDArray[np.float64]:
-    # Every picture counts the same, however large it is.
-    shares: NDArray[np.float64] = pictures.level_counts(picture) / max(picture.shape[0] * picture.shape[1], 1)
+def _shares(image: images.ImageArray) -> NDArray[np.float64]:
+    # Every image counts the same, however large it is.
+    shares: NDArray[np.float64] = images.level_counts(image) / max(image.shape[0] * image.shape[1], 1)
     return shares
 
 
@@ -259,16 +259,16 @@ def training_curves(evidence: Evidence, task: str) -> list[dict[str, Any]]:
     return [item for item in drawn if item]
 
 
-def training_samples(evidence: Evidence, task: str) -> list[pictures.Tile]:
-    """Return the first and the last sheet of validation pictures that training left, smaller."""
+def training_samples(evidence: Evidence, task: str) -> list[images.Tile]:
+    """Return the first and the last sheet of validation images that training left, smaller."""
     sheets = sorted((evidence.run.model(task) / "samples").glob("*.png"))
     tiles = []
     for path in dict.fromkeys(sheets[:1] + sheets[-1:]):
         caption = f"Epoch {path.stem.lstrip('0') or 0}"
         try:
-            tiles.append(pictures.tile(caption, pictures.read_prediction(path), side=SHEET_SIDE))
+            tiles.append(images.tile(caption, images.read_prediction(path), side=SHEET_SIDE))
         except PbvsError as error:
-            tiles.append(pictures.Tile(caption, absent=str(error)))
+            tiles.append(images.Tile(caption, absent=str(error)))
     return tiles
 
 
@@ -296,11 +296,11 @@ def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | Non
 
 
 def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
-    """Return a few test inputs with their predictions; None when no test picture of the task was predicted."""
+    """Return a few test inputs with their predictions; None when no test image of the task was predicted."""
     made = predicted(evidence, "test", task)
     if not made:
         return None
-    strips = [_strip(evidence, pair, "", "", root) for pair in spread(made, TEST_PICTURES)]
+    strips = [_strip(evidence, pair, "", "", root) for pair in spread(made, TEST_IMAGES)]
     return {"task": task, "strips": strips, "count": len(made)}
 
 

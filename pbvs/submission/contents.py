@@ -13,12 +13,12 @@ from pbvs.submission.directory import Entry
 from pbvs.submission.readme import NAME
 
 FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
-LITTER_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
+JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture in a task's folder."""
+    """An image in a task's folder."""
 
     entry: Entry
     task: str
@@ -45,7 +45,7 @@ class Item:
 
 
 class Items(Lazy[Item]):
-    """A task's pictures in the archive's order, made when they are asked for: 8 bytes of memory a picture."""
+    """A task's images in the archive's order, made when they are asked for: 8 bytes of memory an image."""
 
     def __init__(self, entries: Sequence[Entry], task: str):
         self.task = task
@@ -57,15 +57,15 @@ class Items(Lazy[Item]):
         self._numbers.append(number)
 
     def __len__(self) -> int:
-        """Return how many pictures there are."""
+        """Return how many images there are."""
         return len(self._numbers)
 
     def item(self, number: int) -> Item:
-        """Return a picture."""
+        """Return an image."""
         return Item(self._entries[self._numbers[number]], self.task)
 
     def stem(self, number: int) -> str:
-        """Return a picture's name without folder and suffix."""
+        """Return an image's name without folder and suffix."""
         return self.item(number).stem
 
 
@@ -74,18 +74,18 @@ class Contents:
     """The sorted entries; `wrapper` is the folder around everything, when there is one ('' otherwise)."""
 
     wrapper: str = ""
-    pictures: dict[str, Items] = field(default_factory=dict)
+    images: dict[str, Items] = field(default_factory=dict)
     readmes: list[Entry] = field(default_factory=list)  # in the root, whatever their case
-    litter: list[Entry] = field(default_factory=list)
-    other_files: list[Entry] = field(default_factory=list)  # in a task's folder, but no picture
-    nested: list[Entry] = field(default_factory=list)  # pictures deeper than <task>/<name>
+    junk: list[Entry] = field(default_factory=list)
+    other_files: list[Entry] = field(default_factory=list)  # in a task's folder, but no image
+    nested: list[Entry] = field(default_factory=list)  # images deeper than <task>/<name>
     strays: list[Entry] = field(default_factory=list)  # anything else
     folders: set[str] = field(default_factory=set)  # first parts of all paths but the root's files
 
     @property
     def items(self) -> Iterator[Item]:
-        """All pictures, task by task."""
-        return itertools.chain.from_iterable(self.pictures.values())
+        """All images, task by task."""
+        return itertools.chain.from_iterable(self.images.values())
 
 
 def sort_entries(entries: Sequence[Entry]) -> Contents:
@@ -94,7 +94,7 @@ def sort_entries(entries: Sequence[Entry]) -> Contents:
     for number, entry in enumerate(entries):
         task = _sort(contents, entry, entry.name[len(contents.wrapper) :])
         if task:
-            contents.pictures.setdefault(task, Items(entries, task)).append(number)
+            contents.images.setdefault(task, Items(entries, task)).append(number)
     return contents
 
 
@@ -113,7 +113,7 @@ def enclosing_folder(entries: Sequence[Entry]) -> str:
 
 
 def _names(entries: Sequence[Entry]) -> Iterator[str]:
-    return (entry.name for entry in entries if not entry.is_folder and not is_litter(entry.name))
+    return (entry.name for entry in entries if not entry.is_folder and not is_junk(entry.name))
 
 
 def _only_folder(names: Iterable[str]) -> str:
@@ -127,12 +127,12 @@ def _only_folder(names: Iterable[str]) -> str:
     return first
 
 
-def is_litter(name: str) -> bool:
+def is_junk(name: str) -> bool:
     """Return whether a path is what macOS, Windows or an editor leaves behind."""
     parts = name.rstrip("/").split("/")
     if "__MACOSX" in parts:
         return True
-    return parts[-1].startswith(".") or parts[-1].lower() in LITTER_NAMES or parts[-1].endswith("~")
+    return parts[-1].startswith(".") or parts[-1].lower() in JUNK_NAMES or parts[-1].endswith("~")
 
 
 def _is_readme(name: str) -> bool:
@@ -140,10 +140,10 @@ def _is_readme(name: str) -> bool:
 
 
 def _sort(contents: Contents, entry: Entry, name: str) -> str:
-    """Sort one entry; return the task when it is a picture of one, which is left to the caller."""
+    """Sort one entry; return the task when it is an image of one, which is left to the caller."""
     parts = name.rstrip("/").split("/")
-    if is_litter(entry.name):
-        contents.litter.append(entry)
+    if is_junk(entry.name):
+        contents.junk.append(entry)
     elif entry.is_folder:
         if (name and parts[0] not in TASKS) or len(parts) > 1:
             contents.folders.add(name.rstrip("/"))
@@ -154,13 +154,13 @@ def _sort(contents: Contents, entry: Entry, name: str) -> str:
         contents.strays.append(entry)
     elif len(parts) > 2:
         contents.nested.append(entry)
-    elif not _is_picture(parts[1]):
+    elif not _is_image(parts[1]):
         contents.other_files.append(entry)
     else:
         return parts[0]
     return ""
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     stem, dot, suffix = name.rpartition(".")
     return bool(stem) and f"{dot}{suffix}".lower() in FORMATS

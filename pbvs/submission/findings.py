@@ -21,7 +21,7 @@ class Finding:
     rule: str  # stable identifier, for scripts
     file: str  # name inside the archive, or a task, or "" for the archive itself
     message: str
-    mending: str
+    hint: str
 
 
 def printable(name: str) -> str:
@@ -55,8 +55,8 @@ def _group(group: list[Finding]) -> list[str]:
         lines.append(f"{finding.level.upper():8}{where}{finding.message}")
     if len(group) > SHOWN:
         lines.append(f"{'':8}... and {len(group) - SHOWN} more of this kind ({group[0].rule})")
-    mendings = dict.fromkeys(finding.mending for finding in group[:SHOWN] if finding.mending)
-    return [*lines, *(f"{'':8}-> {mending}" for mending in mendings)]
+    hints = dict.fromkeys(finding.hint for finding in group[:SHOWN] if finding.hint)
+    return [*lines, *(f"{'':8}-> {hint}" for hint in hints)]
 
 
 def verdict(findings: Iterable[Finding]) -> str:

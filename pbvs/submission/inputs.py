@@ -18,7 +18,7 @@ from pbvs.data.manifest import ByName, Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
 from pbvs.rows import Rows
-from pbvs.submission.contents import is_litter
+from pbvs.submission.contents import is_junk
 
 SAMPLE = 48  # training targets that are read for a task's brightness
 
@@ -44,7 +44,7 @@ class Inputs:
         relative = self.names.get(task, {}).get(stem, "")
         return inside(self.root, relative) if relative and self.root is not None else None
 
-    def picture(self, task: str, stem: str) -> NDArray[np.generic] | None:
+    def image(self, task: str, stem: str) -> NDArray[np.generic] | None:
         """Return an input's pixels (H, W, C), or None when they cannot be had."""
         path = self.path(task, stem)
         try:
@@ -108,7 +108,7 @@ def from_data(root: Path, split: str = "test") -> Inputs:
     inputs = Inputs(root)
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
-    for relative, place in _pictures(root):
+    for relative, place in _images(root):
         if place.role == "input" and place.split == split:
             names.setdefault(place.task, {})[Path(relative).stem] = relative
         elif place.split == "train" and place.role != "input":
@@ -122,14 +122,14 @@ def from_data(root: Path, split: str = "test") -> Inputs:
     return inputs
 
 
-def _pictures(root: Path) -> Iterator[tuple[str, Place]]:
+def _images(root: Path) -> Iterator[tuple[str, Place]]:
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for name in sorted(files):
             relative = (Path(folder) / name).relative_to(root).as_posix()
-            place = place_of(relative) if Path(name).suffix.lower() in SUFFIXES and not is_litter(relative) else ""
+            place = place_of(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
             if isinstance(place, Place):
                 yield relative, place
 

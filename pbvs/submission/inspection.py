@@ -1,4 +1,4 @@
-"""An archive after its entries were read once: what the rules look at, a few numbers a picture."""
+"""An archive after its entries were read once: what the rules look at, a few numbers an image."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pbvs.lazy import Lazy
 from pbvs.logs import track
 from pbvs.submission.contents import Contents, Item, Items, sort_entries
 from pbvs.submission.directory import Entry
+from pbvs.submission.images import MODES, Facts, ImageError, examine
 from pbvs.submission.inputs import Inputs
-from pbvs.submission.pictures import MODES, Facts, PictureError, examine
 from pbvs.submission.readme import LIMIT
 from pbvs.submission.zips import ARCHIVE_HEADS, ArchiveError, SafeZip
 
 EvaluationSize = Literal["challenge", "native"]
-COMPARED = 24  # pictures a task that are compared with their inputs
+COMPARED = 24  # images a task that are compared with their inputs
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One picture of the archive: its facts, or what is wrong with it."""
+    """One image of the archive: its facts, or what is wrong with it."""
 
     item: Item
     facts: Facts | None = None
-    fault: PictureError | None = None
+    fault: ImageError | None = None
     input_difference: float | None = None  # mean absolute difference from its input, in grey levels, where compared
 
 
 class SeenItems(Lazy[Seen]):
-    """What was seen of a task's pictures, in their order: 90 bytes of memory a picture."""
+    """What was seen of a task's images, in their order: 90 bytes of memory an image."""
 
     FIELDS = np.dtype(
         [("width", "u4"), ("height", "u4"), ("mode", "u1"), ("low", "u1"), ("high", "u1"), ("grey", "?"),
@@ -45,11 +45,11 @@ class SeenItems(Lazy[Seen]):
     def __init__(self, items: Items):
         self._items = items
         self._facts = np.zeros(len(items), self.FIELDS)
-        self._faults: dict[int, PictureError] = {}
+        self._faults: dict[int, ImageError] = {}
         self._count = 0
 
-    def append(self, facts: Facts | PictureError, input_difference: float | None = None) -> None:
-        """Add the next picture: its facts, or what is wrong with it."""
+    def append(self, facts: Facts | ImageError, input_difference: float | None = None) -> None:
+        """Add the next image: its facts, or what is wrong with it."""
         if isinstance(facts, Facts):
             self._facts[self._count] = _packed(facts, input_difference)
         else:
@@ -57,11 +57,11 @@ class SeenItems(Lazy[Seen]):
         self._count += 1
 
     def __len__(self) -> int:
-        """Return how many pictures were seen."""
+        """Return how many images were seen."""
         return self._count
 
     def item(self, number: int) -> Seen:
-        """Return what was seen of a picture."""
+        """Return what was seen of an image."""
         item = self._items[number]
         if number in self._faults:
             return Seen(item, fault=self._faults[number])
@@ -111,10 +111,10 @@ def examine_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluati
     for entry in [*contents.strays, *contents.other_files]:
         if _head(archive, entry).startswith(ARCHIVE_HEADS):
             examined.archives.append(entry.name)
-    compared = {item.name for items in contents.pictures.values() for item in _spread(items, COMPARED)}
-    examined.seen = {task: SeenItems(items) for task, items in contents.pictures.items()}
-    total = sum(map(len, contents.pictures.values()))
-    for item in track(contents.items, "checking pictures", total, unit="picture"):
+    compared = {item.name for items in contents.images.values() for item in _spread(items, COMPARED)}
+    examined.seen = {task: SeenItems(items) for task, items in contents.images.items()}
+    total = sum(map(len, contents.images.values()))
+    for item in track(contents.items, "checking images", total, unit="image"):
         examined.seen[item.task].append(*_see(archive, item, inputs if item.name in compared else None))
     return examined
 
@@ -140,19 +140,19 @@ def _head(archive: SafeZip, entry: Entry) -> bytes:
         return b""
 
 
-def _see(archive: SafeZip, item: Item, inputs: Inputs | None) -> tuple[Facts | PictureError, float | None]:
+def _see(archive: SafeZip, item: Item, inputs: Inputs | None) -> tuple[Facts | ImageError, float | None]:
     try:
         facts, pixels = examine(archive.read(item.entry), item.expected)
     except ArchiveError as error:
-        return PictureError("damaged", f"cannot be read: {error}", "Write the archive again."), None
-    except PictureError as error:
+        return ImageError("damaged", f"cannot be read: {error}", "Write the archive again."), None
+    except ImageError as error:
         return error.with_traceback(None), None
     return facts, _difference(pixels, item, inputs)
 
 
 def _difference(pixels: NDArray[np.uint8], item: Item, inputs: Inputs | None) -> float | None:
     """Return how far a prediction is from its own input brought to its size, where bands and depth agree."""
-    source = None if inputs is None else inputs.picture(item.task, item.stem)
+    source = None if inputs is None else inputs.image(item.task, item.stem)
     if source is None or source.dtype != np.uint8:
         return None
     bands = pixels if pixels.ndim == 3 else pixels[:, :, None]

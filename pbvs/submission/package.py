@@ -19,9 +19,9 @@ from pbvs.recipe import Recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
+from pbvs.submission.images import recode
 from pbvs.submission.inputs import Inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
-from pbvs.submission.pictures import recode
 from pbvs.submission.readme import NAME, Readme, describe, write_readme
 from pbvs.submission.storedzip import write_zip
 from pbvs.submission.zips import LIMITS, Limits, SafeZip
@@ -82,7 +82,7 @@ def inputs_of(manifests: Path, root: Path | None, split: str = "test") -> Inputs
 def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
     """Write the plan's archive and its record; return its path and what the check had to say.
 
-    Raises PbvsError when another command works on one of the runs, or has predicted anew since the plan was made.
+    Raises PbvsError when another command works on one of the runs, or has predicted again since the plan was made.
     """
     path = package_path(plan)
     with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ def _check_unchanged(plan: Plan) -> None:
     for part in plan.parts:
         if predictions_record(part.run, plan.split, part.task) != part.record:
             raise PbvsError(
-                f"The predictions of {part.task} in the run {part.run.name!r} were made anew meanwhile; start again."
+                f"The predictions of {part.task} in the run {part.run.name!r} were made again meanwhile; start again."
             )
 
 
@@ -142,7 +142,7 @@ def _part_record(part: Part) -> dict[str, Any]:
         "run": part.run.name,
         "recipe": part.run.recipe().digest(),
         "made_from": part.record.get("made_from"),
-        "pictures": len(part.names),
+        "images": len(part.names),
         "mode": part.mode or "as predicted",
         "format": part.form,
     }
@@ -152,8 +152,8 @@ def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
     """Yield the archive's entries in their fixed order: the readme, then task by task, names in natural order."""
     yield NAME, write_readme(plan.readme).encode("ascii")
     total = sum(len(part.names) for part in plan.parts)
-    pictures = ((part, name) for part in plan.parts for name in part.names)
-    for part, name in track(pictures, "packing", total, unit="picture"):
+    images = ((part, name) for part in plan.parts for name in part.names)
+    for part, name in track(images, "packing", total, unit="image"):
         path = part.folder / name
         try:
             data = part.data(path)
@@ -189,12 +189,12 @@ def extract(path: Path, folder: Path, limits: Limits = LIMITS) -> list[Path]:
 
 Form = Literal["png", "tiff"]
 FEW = 5  # names listed in a message
-SAMPLED = 6  # pictures a task that are recoded to estimate a size
+SAMPLED = 6  # images a task that are recoded to estimate a size
 
 
 @dataclass(frozen=True)
 class Part:
-    """One task's pictures: where they come from and the form they are written in."""
+    """One task's images: where they come from and the form they are written in."""
 
     task: str
     run: Run
@@ -206,16 +206,16 @@ class Part:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the pictures in the archive."""
+        """The suffix of the images in the archive."""
         return ".png" if self.form == "png" else ".tiff"
 
     def data(self, path: Path) -> bytes:
-        """Return one picture's bytes as they go into the archive."""
+        """Return one image's bytes as they go into the archive."""
         stored = path.read_bytes()
         return stored if self.mode is None and self.form == "png" else recode(stored, self.mode, self.form)
 
     def estimate(self, mode: str | None) -> float:
-        """Return about how many bytes the pictures take in a mode, from a few of them."""
+        """Return about how many bytes the images take in a mode, from a few of them."""
         few = [self.folder / name for name in self.names[:: max(1, len(self.names) // SAMPLED)]]
         total = sum((self.folder / name).stat().st_size for name in self.names)
         if mode is None and self.form == "png":
@@ -306,7 +306,7 @@ def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, agai
         raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({_few(missing)}); {again}.")
     if wanted and extra:
         raise PbvsError(
-            f"{folder} holds {len(extra)} pictures that no input of the manifest is called ({_few(extra)}); "
+            f"{folder} holds {len(extra)} images that no input of the manifest is called ({_few(extra)}); "
             "take them out, they would shift the scoring."
         )
 

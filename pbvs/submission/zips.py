@@ -124,8 +124,8 @@ class SafeZip:
         if count != entry.size:
             raise ArchiveError(f"{printable(entry.name)} in {self.path.name} holds {count} of {entry.size} bytes.")
 
-    def _fault(self, rule: str, file: str, message: str, mending: str) -> None:
-        self.faults.append(Finding("error", rule, printable(file), message, mending))
+    def _fault(self, rule: str, file: str, message: str, hint: str) -> None:
+        self.faults.append(Finding("error", rule, printable(file), message, hint))
 
     def _open(self, file: IO[bytes]) -> None:
         end = find_end(file)
@@ -134,8 +134,8 @@ class SafeZip:
         elif self._is_bearable(end):
             entries = read_directory(file, end)
             if len(entries) > self.limits.entries:
-                mending = f"Keep to {self.limits.entries} files at most."
-                self._fault("too-many-entries", "", f"it has {len(entries)} entries", mending)
+                hint = f"Keep to {self.limits.entries} files at most."
+                self._fault("too-many-entries", "", f"it has {len(entries)} entries", hint)
             else:
                 self.entries = entries
                 self._check_entries(file)
@@ -191,10 +191,10 @@ class SafeZip:
     def _check_size(self, entry: Entry) -> None:
         limits = self.limits
         if entry.size > limits.entry_bytes:
-            self._fault("bomb", entry.name, f"it unpacks to {entry.size} bytes", "No picture is that big.")
+            self._fault("bomb", entry.name, f"it unpacks to {entry.size} bytes", "No image is that big.")
         elif entry.size > limits.ratio_from and entry.size > limits.ratio * max(1, entry.packed):
             times = entry.size // max(1, entry.packed)
-            self._fault("bomb", entry.name, f"it unpacks to {times} times its size", "Store pictures, don't compress.")
+            self._fault("bomb", entry.name, f"it unpacks to {times} times its size", "Store images, don't compress.")
         if entry.is_folder and entry.size:
             self._fault("bad-name", entry.name, "it is a folder that holds bytes", "Write the archive again.")
 

@@ -1,4 +1,4 @@
-"""One training step of the conditional GAN: each picture goes through each network once."""
+"""One training step of the conditional GAN: each image goes through each network once."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class GanMethod(Method):
         return {name: loss.detach() for name, loss in found.items()}
 
     def judge(self, batch: Batch, fake: Tensor) -> tuple[Features, Features]:
-        """Return the discriminator's features of fake and real, from one run on both: its norm keeps pictures apart."""
+        """Return the discriminator's features of fake and real, from one run on both: its norm keeps images apart."""
         features = self._forward("discriminator")(
             torch.cat((batch.source, batch.source)), torch.cat((fake, batch.target.to(fake.dtype)))
         )

@@ -38,7 +38,7 @@ class Plan:
         if self.samples == 0:
             raise PbvsError(
                 "There is nothing to learn from: the training manifest has no usable pair; "
-                "make it anew with `pbvs build-pairs` and read its summary."
+                "make it again with `pbvs build-pairs` and read its summary."
             )
         if self.per_step > self.samples:
             raise PbvsError(
@@ -127,13 +127,12 @@ def symmetric(pixels: Tensor) -> Tensor:
 
 
 def replicated(x: Tensor, channels: int | None) -> Tensor:
-    """Return grey as so many equal channels; raise PbvsError when the pictures have another number than asked for."""
+    """Return grey as so many equal channels; raise PbvsError when the images have another number than asked for."""
     if channels is None or x.shape[1] == channels:
         return x
     if x.shape[1] != 1:
         raise PbvsError(
-            f"The network takes {channels} channels but the pictures have {x.shape[1]}; "
-            "change `channels` in the recipe."
+            f"The network takes {channels} channels but the images have {x.shape[1]}; change `channels` in the recipe."
         )
     return x.repeat(1, channels, 1, 1)
 

@@ -1,4 +1,4 @@
-"""The log of a training: a CSV file with a row an epoch, TensorBoard events, and curves as a picture."""
+"""The log of a training: a CSV file with a row an epoch, TensorBoard events, and curves as an image."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ def _panel(name: str, points: Points, colour: str) -> Image.Image:
 
 
 def write_strip(path: Path, rows: Sequence[Sequence[NDArray[np.float32]]]) -> None:
-    """Write a row of equally large pictures for each of `rows`: input, prediction, target; (H, W, 1 or 3) in [0, 1]."""
+    """Write a row of equally large images for each of `rows`: input, prediction, target; (H, W, 1 or 3) in [0, 1]."""
     if not rows:
         return
     write_png(path, np.concatenate([np.concatenate([_thumbnail(p) for p in row], axis=1) for row in rows], axis=0))
 
 
-def _thumbnail(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
-    three = picture if picture.shape[2] == 3 else np.repeat(picture[:, :, :1], 3, axis=2)
+def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    three = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
     return to_uint8(resize(np.ascontiguousarray(three), STRIP_SIDE, STRIP_SIDE))

@@ -68,18 +68,18 @@ def vgg_distance(
 
 
 def l2(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the challenge's L2: the root mean square error of each picture on the scale [0, 1], then their mean.
+    """Return the challenge's L2: the root mean square error of each image on the scale [0, 1], then their mean.
 
-    The tiny constant keeps the root's slope finite where the pictures are equal.
+    The tiny constant keeps the root's slope finite where the images are equal.
     """
     squares = ((fake - real).float() / 2).square().mean(dim=(1, 2, 3))
     return (squares + 1e-12).sqrt().mean()
 
 
 def shifted_l2(fake: Tensor, real: Tensor, reach: int) -> Tensor:
-    """Return `l2` where each picture may lie up to `reach` pixels beside its target: the least of all whole shifts.
+    """Return `l2` where each image may lie up to `reach` pixels beside its target: the least of all whole shifts.
 
-    A radar picture and its optical partner are often a pixel or two apart; an error that a shift explains teaches the
+    A radar image and its optical partner are often a pixel or two apart; an error that a shift explains teaches the
     network only to blur. All shifts are measured on the same pixels, those that stay inside for every one of them.
     """
     if not reach:

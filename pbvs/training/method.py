@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures in [-1, 1], (N, C, H, W), and where the target is known, (N, 1, H, W) bool."""
+    """Images in [-1, 1], (N, C, H, W), and where the target is known, (N, 1, H, W) bool."""
 
     source: Tensor
     target: Tensor

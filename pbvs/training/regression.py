@@ -27,7 +27,7 @@ class Weights:
 
     lpips: float = 1.0
     l2: float = 1.0
-    shift_tolerance: int = 0  # pixels by which a picture may lie beside its target before L2 counts it
+    shift_tolerance: int = 0  # pixels by which an image may lie beside its target before L2 counts it
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Cosine(Schedule):
 
 
 class RegressionMethod(Method):
-    """Root mean square error and LPIPS of each picture, added; AdamW with the gradient's norm held to one.
+    """Root mean square error and LPIPS of each image, added; AdamW with the gradient's norm held to one.
 
     Pixels without data count as right.
     """

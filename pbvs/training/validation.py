@@ -16,22 +16,22 @@ from pbvs.devices import rank, world_size
 from pbvs.training import distributed
 from pbvs.training.log import write_strip
 from pbvs.training.losses import three_channels
-from pbvs.translators.base import Picture
+from pbvs.translators.base import ImageArray
 
-STRIPS = 4  # pictures shown of each validation
-Translate = Callable[[nn.Module, Sequence[Picture]], list[Picture]]
+STRIPS = 4  # images shown of each validation
+Translate = Callable[[nn.Module, Sequence[ImageArray]], list[ImageArray]]
 
 
 class Opened(Protocol):
-    """A pair's pictures on one grid, (H, W, C) float32 in [0, 1]."""
+    """A pair's images on one grid, (H, W, C) float32 in [0, 1]."""
 
     @property
-    def source(self) -> Picture:
+    def source(self) -> ImageArray:
         """The input."""
         ...
 
     @property
-    def target(self) -> Picture | None:
+    def target(self) -> ImageArray | None:
         """What it should become."""
         ...
 
@@ -46,7 +46,7 @@ class Validator:
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None
     device: str = "cpu"
     samples: Path | None = None  # folder of the strips
-    strips: list[tuple[Picture, Picture, Picture]] = field(default_factory=list)
+    strips: list[tuple[ImageArray, ImageArray, ImageArray]] = field(default_factory=list)
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, float | None]:
         """Return rmse, lpips (None without a trunk) and score, the mean of both, over all pairs."""
@@ -71,7 +71,7 @@ class Validator:
         rmse = float(np.sqrt(np.mean((prediction - opened.target) ** 2, dtype=np.float64)))
         return torch.tensor([rmse, self._lpips(prediction, opened.target)], dtype=torch.float64)
 
-    def _lpips(self, prediction: Picture, target: Picture) -> float:
+    def _lpips(self, prediction: ImageArray, target: ImageArray) -> float:
         if self.lpips is None:
             return 0.0
         with torch.inference_mode():
@@ -88,6 +88,6 @@ def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
-def _tensor(picture: Picture) -> torch.Tensor:
-    """Return a picture as a tensor; one that came out of a decoder may not be written, which torch warns of."""
-    return torch.from_numpy(np.require(picture, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
+def _tensor(image: ImageArray) -> torch.Tensor:
+    """Return an image as a tensor; one that came out of a decoder may not be written, which torch warns of."""
+    return torch.from_numpy(np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"]))

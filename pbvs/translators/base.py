@@ -16,7 +16,7 @@ from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe
 from pbvs.stages import Stage
 
-Picture = NDArray[np.float32]
+ImageArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Translator(ABC):
         """Learn from pairs; called again after an interruption it goes on where it stopped."""
 
     @abstractmethod
-    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Translate (H, W, C_source) float32 pictures in [0, 1] to (H, W, C_target) of the same height and width."""
+    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Translate (H, W, C_source) float32 images in [0, 1] to (H, W, C_target) of the same height and width."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:

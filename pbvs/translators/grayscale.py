@@ -11,16 +11,16 @@ import numpy as np
 from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
 from pbvs.stages import CascadeStage, GrayscaleStage, ToneStage
-from pbvs.translators.base import Material, Picture, Translator
+from pbvs.translators.base import ImageArray, Material, Translator
 
 
 def grayscale(
-    picture: Picture,
+    image: ImageArray,
     intensity: float,
     channel_weights: Sequence[float] = (),
     offset: float = 0.0,
     gamma: float = 1.0,
-) -> Picture:
+) -> ImageArray:
     """Return (H, W, 1): the mean of the channels' distance from black, times `intensity`, clipped to [0, 1].
 
     Source: paper, sections 3.4 (mean distance from black over the three channels) and 3.5 (intensity factor, clipped
@@ -28,7 +28,7 @@ def grayscale(
     weight for each channel instead of the mean, a gamma before the factor, an offset after it. Raises PbvsError when
     there are not as many weights as channels.
     """
-    gray = _weighed(picture, channel_weights) if channel_weights else _mean(picture)
+    gray = _weighed(image, channel_weights) if channel_weights else _mean(image)
     if gamma != 1.0:
         np.power(np.maximum(gray, 0.0, out=gray), np.float32(gamma), out=gray)
     gray *= np.float32(intensity)
@@ -37,21 +37,21 @@ def grayscale(
     return np.clip(gray, 0.0, 1.0, out=gray)
 
 
-def _mean(picture: Picture) -> Picture:
-    gray: Picture = picture[:, :, :1].copy()
-    for band in range(1, picture.shape[2]):  # the bits of mean(axis=2) in a third of its time
-        gray += picture[:, :, band : band + 1]
-    gray /= np.float32(picture.shape[2])
+def _mean(image: ImageArray) -> ImageArray:
+    gray: ImageArray = image[:, :, :1].copy()
+    for band in range(1, image.shape[2]):  # the bits of mean(axis=2) in a third of its time
+        gray += image[:, :, band : band + 1]
+    gray /= np.float32(image.shape[2])
     return gray
 
 
-def _weighed(picture: Picture, weights: Sequence[float]) -> Picture:
-    if len(weights) != picture.shape[2]:
+def _weighed(image: ImageArray, weights: Sequence[float]) -> ImageArray:
+    if len(weights) != image.shape[2]:
         raise PbvsError(
-            f"The recipe has {len(weights)} channel_weights for a picture of {picture.shape[2]} channels; "
+            f"The recipe has {len(weights)} channel_weights for an image of {image.shape[2]} channels; "
             "give one for each, or none."
         )
-    return (picture @ np.asarray(weights, np.float32))[:, :, None]
+    return (image @ np.asarray(weights, np.float32))[:, :, None]
 
 
 class Grayscale(Translator):
@@ -70,9 +70,9 @@ class Grayscale(Translator):
     def fit(self, material: Material) -> None:
         """Nothing is learnt."""
 
-    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Return each picture's grayscale, (H, W, 1) in [0, 1]."""
-        return [grayscale(picture, **self.tone) for picture in pictures]
+    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Return each image's grayscale, (H, W, 1) in [0, 1]."""
+        return [grayscale(image, **self.tone) for image in images]
 
     def save(self, folder: Path) -> None:
         """Write the factor and what else the recipe says."""
@@ -100,6 +100,6 @@ class Cascade(Grayscale):
     uses_device: ClassVar[bool] = True
     stage: CascadeStage
 
-    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Return (H, W, 1) in [0, 1] for each picture (paper, section 3.6)."""
-        return super().translate(self.parts[self.stage.first].translate(pictures))
+    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Return (H, W, 1) in [0, 1] for each image (paper, section 3.6)."""
+        return super().translate(self.parts[self.stage.first].translate(images))

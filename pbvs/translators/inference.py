@@ -1,4 +1,4 @@
-"""How a network translates a picture of any size: padded, never resized; in tiles only where memory asks for it."""
+"""How a network translates an image of any size: padded, never resized; in tiles only where memory asks for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pbvs.networks.pix2pixhd import reflected
 
-Picture = NDArray[np.float32]
+Image = NDArray[np.float32]
 Forward = Callable[[Tensor], Tensor]
 TILE_STEP = 0.5  # of a tile's side between neighbours at most, as nnU-Net does
 LEAST_WEIGHT = 1e-3  # of a tile's corner, so that no pixel is without weight
@@ -41,32 +41,32 @@ def pixel_budget(gibibytes: float, width: int) -> int:
     return max(1, int(gibibytes * 2**30 / (8 * 4 * width)))
 
 
-def translate(network: nn.Module, pictures: Sequence[Picture], how: Inference, device: str = "cpu") -> list[Picture]:
-    """Translate (H, W, C_source) pictures in [0, 1] to (H, W, C_target) of the same sizes, in the same order.
+def translate(network: nn.Module, images: Sequence[Image], how: Inference, device: str = "cpu") -> list[Image]:
+    """Translate (H, W, C_source) images in [0, 1] to (H, W, C_target) of the same sizes, in the same order.
 
-    Pictures of one size go through together as far as `how.pixels` allows.
+    Images of one size go through together as far as `how.pixels` allows.
     """
     training = network.training
     network.eval()
-    results: list[Picture | None] = [None] * len(pictures)
+    results: list[Image | None] = [None] * len(images)
     try:
         with torch.inference_mode():
-            for indices in batches_of_equal_size(pictures, how):
-                batch = np.stack([pictures[index] for index in indices])
+            for indices in batches_of_equal_size(images, how):
+                batch = np.stack([images[index] for index in indices])
                 x = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous() * 2 - 1
                 y = forward_symmetric(network, x, how, device)
-                for index, picture in zip(indices, (y + 1) / 2, strict=True):
-                    results[index] = picture.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
+                for index, image in zip(indices, (y + 1) / 2, strict=True):
+                    results[index] = image.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
     finally:
         network.train(training)
     return [result for result in results if result is not None]
 
 
-def batches_of_equal_size(pictures: Sequence[Picture], how: Inference) -> Iterator[list[int]]:
-    """Yield indices of pictures with one shape, as many as the pixel budget lets through together."""
+def batches_of_equal_size(images: Sequence[Image], how: Inference) -> Iterator[list[int]]:
+    """Yield indices of images with one shape, as many as the pixel budget lets through together."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, picture in enumerate(pictures):
-        by_shape.setdefault(picture.shape, []).append(index)
+    for index, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(index)
     for shape, indices in by_shape.items():
         height, width = (padded_side(side, how) for side in shape[:2])
         count = max(1, how.pixels // (height * width))

@@ -27,7 +27,7 @@ from pbvs.training.loader import Chips, Feed
 from pbvs.training.method import Method, Schedule
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, spread
-from pbvs.translators.base import Material, Picture, Translator
+from pbvs.translators.base import ImageArray, Material, Translator
 from pbvs.translators.inference import Inference, pixel_budget, translate
 
 MODEL = "model.safetensors"
@@ -77,8 +77,8 @@ class NetworkTranslator(Translator):
         """
         if not material.train:
             raise PbvsError(
-                f"The training manifest of {self.task.name} is empty; make it anew with `pbvs build-pairs` and read "
-                "which pictures could not be used."
+                f"The training manifest of {self.task.name} is empty; make it again with `pbvs build-pairs` and read "
+                "which images could not be used."
             )
         distributed.join()
         lpips = self._lpips(material)
@@ -100,17 +100,17 @@ class NetworkTranslator(Translator):
         self.load(material.folder)
         self._choose_flips(material, validator)
 
-    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
-        """Translate (H, W, C_source) pictures in [0, 1] to (H, W, C_target), whole where memory allows."""
-        return self.run(self._loaded(), pictures, dihedral=bool(self.facts.get("flips")))
+    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Translate (H, W, C_source) images in [0, 1] to (H, W, C_target), whole where memory allows."""
+        return self.run(self._loaded(), images, dihedral=bool(self.facts.get("flips")))
 
-    def run(self, network: nn.Module, pictures: Sequence[Picture], *, dihedral: bool = False) -> list[Picture]:
-        """Translate pictures with any network of this configuration."""
+    def run(self, network: nn.Module, images: Sequence[ImageArray], *, dihedral: bool = False) -> list[ImageArray]:
+        """Translate images with any network of this configuration."""
         config = self.config
         how = Inference(config.multiple, pixel_budget(self.stage.inference_memory, config.width), dihedral)
-        inputs = [with_channels(picture, config.source_channels) for picture in pictures]
+        inputs = [with_channels(image, config.source_channels) for image in images]
         outputs = translate(network, inputs, how, self.device)
-        return [with_channels(picture, self.task.target_channels) for picture in outputs]
+        return [with_channels(image, self.task.target_channels) for image in outputs]
 
     def save(self, folder: Path) -> None:
         """Write the network with its configuration and how it was trained."""
@@ -131,7 +131,7 @@ class NetworkTranslator(Translator):
         self.facts = {key: value for key, value in facts.items() if key not in ("kind", "config")}
 
     def channels(self, channels: int) -> int:
-        """Return the network's channels for pictures of so many."""
+        """Return the network's channels for images of so many."""
         return 3 if self.stage.channels == "replicated" else channels
 
     def describe(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,9 +239,9 @@ class NetworkTranslator(Translator):
             self.save(material.folder)
 
 
-def with_channels(picture: Picture, channels: int) -> Picture:
+def with_channels(image: ImageArray, channels: int) -> ImageArray:
     """Return (H, W, channels): grey replicated, or the mean of the channels as grey."""
-    if picture.shape[2] == channels:
-        return picture
-    grey = picture.mean(axis=2, keepdims=True, dtype=np.float32)
+    if image.shape[2] == channels:
+        return image
+    grey = image.mean(axis=2, keepdims=True, dtype=np.float32)
     return np.repeat(grey, channels, axis=2)

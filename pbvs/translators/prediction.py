@@ -1,4 +1,4 @@
-"""Stream a split's pictures through a translator: decode, translate, quantise and encode, with flat memory."""
+"""Stream a split's images through a translator: decode, translate, quantise and encode, with flat memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.logs import track
 from pbvs.parallel import ahead
-from pbvs.translators.base import Picture, Translator
+from pbvs.translators.base import ImageArray, Translator
 
 A = TypeVar("A")
 
 
 @dataclass
 class Outcome:
-    """What came of a stream: pictures written, the seconds that took, and the sentences of those that failed."""
+    """What came of a stream: images written, the seconds that took, and the sentences of those that failed."""
 
     images: int = 0
     seconds: float = 0.0
@@ -32,7 +32,7 @@ class Outcome:
 def predict_pairs(
     translator: Translator,
     pairs: Sequence[Pair],
-    read: Callable[[Pair], Picture],
+    read: Callable[[Pair], ImageArray],
     target: Callable[[Pair], Path],
     *,
     size: int | None,
@@ -42,7 +42,7 @@ def predict_pairs(
 ) -> Outcome:
     """Translate each pair's input and write it as an 8-bit PNG at `target(pair)`.
 
-    `size` is the side of the square that the challenge evaluates, None for the input's own size. Pictures that cannot
+    `size` is the side of the square that the challenge evaluates, None for the input's own size. Images that cannot
     be read are reported in the outcome and the rest goes on. `jobs` threads decode and encode; at most a few batches
     are in memory at a time.
     """
@@ -65,15 +65,15 @@ def predict_pairs(
     return outcome
 
 
-def _try_read(read: Callable[[Pair], Picture], pair: Pair) -> tuple[Pair, Picture | str]:
+def _try_read(read: Callable[[Pair], ImageArray], pair: Pair) -> tuple[Pair, ImageArray | str]:
     try:
         return pair, read(pair)
     except PbvsError as error:
         return pair, str(error)
 
 
-def _write(path: Path, picture: Picture, size: int | None) -> None:
-    write_png(path, to_uint8(picture if size is None else resize(picture, size, size)))
+def _write(path: Path, image: ImageArray, size: int | None) -> None:
+    write_png(path, to_uint8(image if size is None else resize(image, size, size)))
 
 
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:

@@ -92,7 +92,7 @@ class Regression(NetworkTranslator):
 def adapt_unet(tensors: dict[str, Tensor], old: UNetConfig, new: UNetConfig) -> dict[str, Tensor]:
     """Return U-Net weights with stem and head changed from `old` to the channels of `new`.
 
-    Channels move in blocks of shuffle^2: one picture channel's square of pixels. Raises PbvsError when the squares
+    Channels move in blocks of shuffle^2: one image channel's square of pixels. Raises PbvsError when the squares
     differ in size.
     """
     if old.shuffle != new.shuffle:

@@ -91,10 +91,10 @@ def steps(folder: Path, rounds: int) -> Row:
 
 def grayscale(folder: Path, rounds: int) -> Row:
     def make(place: Path, count: int) -> Callable[[], Any]:
-        prediction.pictures(place / "in", count, 512)
+        prediction.images(place / "in", count, 512)
         return prediction.grayscale_stream(str(place / "in"), str(place / "out"), count)
 
-    return fitted("grayscale prediction", prepared(folder, sized(4), make), "pictures", rounds)
+    return fitted("grayscale prediction", prepared(folder, sized(4), make), "images", rounds)
 
 
 def scores(folder: Path, rounds: int) -> Row:
@@ -104,7 +104,7 @@ def scores(folder: Path, rounds: int) -> Row:
     engine = scoring.make_engine(Lpips("random"))
 
     def make(place: Path, count: int) -> Callable[[], Any]:
-        scoring.make_pictures(place, count)
+        scoring.make_images(place, count)
         return partial(scoring.score_once, engine, scoring.task_of(place, count), place)
 
     return fitted("scoring", prepared(folder, sized(4), make), "pairs of 256 px", rounds)

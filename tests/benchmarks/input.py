@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.harness import Row, compare, cost
-from tests.benchmarks.trees import pictures
+from tests.benchmarks.trees import images
 
 PART = "input"
 SIDE, WIDTH = 256, 16
@@ -21,8 +21,8 @@ def chips(folder: Path, count: int) -> Any:
     from pbvs.data.manifest import Pair
     from pbvs.recipe import Augmentation, Radiometry
 
-    pictures(folder / "rgb", count, SIDE + 64, 3, different=count)
-    pictures(folder / "ir", count, SIDE + 64, 1, different=count)
+    images(folder / "rgb", count, SIDE + 64, 3, different=count)
+    images(folder / "ir", count, SIDE + 64, 1, different=count)
     pairs = [
         Pair(str(n), "rgb2ir", "train", str(n), f"rgb/{n}.png", f"ir/{n}.png", alignment="footprint")
         for n in range(count)

@@ -28,7 +28,7 @@ def zip_stored(folder: Path, target: Path) -> None:
 
 
 def zip_and_look(folder: Path, target: Path) -> None:
-    """Do by hand what `package` promises: zip, then open every picture of the archive to its last byte."""
+    """Do by hand what `package` promises: zip, then open every image of the archive to its last byte."""
     from PIL import Image
 
     zip_stored(folder, target)
@@ -67,5 +67,5 @@ def run(quick: bool) -> list[Row]:
                     repeats=5 if quick else 9, bound="<= 1.3"),
             compare(PART, "written and checked / zip -0 and opened", lambda: write_package(plan, inputs),
                     lambda: zip_and_look(predictions, target), repeats=2 if quick else 4,
-                    note="the check reads every picture to its last byte, which zip does not: the fair baseline does"),
+                    note="the check reads every image to its last byte, which zip does not: the fair baseline does"),
         ]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.harness import Row, compare, cost
-from tests.benchmarks.trees import input_pairs, pictures, scene
+from tests.benchmarks.trees import images, input_pairs, scene
 from tests.benchmarks.worker import Worker
 
 PART = "prediction"
@@ -20,7 +20,7 @@ JOBS = 2
 
 
 def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
-    """Return our prediction of `count` pictures below `root`."""
+    """Return our prediction of `count` images below `root`."""
     from pbvs.challenge import TASKS
     from pbvs.data.align import open_source
     from pbvs.devices import resolve_device
@@ -59,7 +59,7 @@ def bare(paths: list[Path], target: Path) -> None:
 def run(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = pictures(folder / "in", 24, 1024)
+        paths = images(folder / "in", 24, 1024)
         for target in ("ours", "plain"):
             (folder / target).mkdir()
         ours = grayscale_stream(str(folder / "in"), str(folder / "ours"), 24)
@@ -92,7 +92,7 @@ def network(folder: Path, quick: bool) -> Row:
     generator = build_generator(translator.config, torch.Generator().manual_seed(0)).eval()
     translator.network = generator
     root = folder / "sar"
-    pairs = input_pairs("sar2eo", root, pictures(root, count, 256, 1))
+    pairs = input_pairs("sar2eo", root, images(root, count, 256, 1))
     batch = torch.rand(count, 1, 256, 256)
 
     def ours() -> None:
@@ -112,7 +112,7 @@ def network(folder: Path, quick: bool) -> Row:
 def memory(folder: Path, count: int) -> Row:
     """Return the ratio of the peaks of memory after four times the files and after enough to fill all buffers."""
     root = folder / "many"
-    pictures(root, count, 1024)
+    images(root, count, 1024)
     peaks = []
     with Worker(f"{__name__}:grayscale_stream", root=str(root), target=str(folder / "ours"), count=count) as one:
         for _ in range(4):
@@ -120,26 +120,26 @@ def memory(folder: Path, count: int) -> Row:
             peaks.append(one.peak)
     shutil.rmtree(root)
     ratio = peaks[-1] / peaks[0]
-    note = f"peak after each {count} pictures of 1024 px: {', '.join(f'{peak:.0f}' for peak in peaks)} MiB"
+    note = f"peak after each {count} images of 1024 px: {', '.join(f'{peak:.0f}' for peak in peaks)} MiB"
     return Row(PART, f"memory, {4 * count} files / {count}", ratio, ratio, ratio, "<= 1.1", note=note)
 
 
 def codecs(quick: bool) -> list[Row]:
-    """Return how long our PNG takes and how large it is, beside Pillow's default, by kind of picture."""
+    """Return how long our PNG takes and how large it is, beside Pillow's default, by kind of image."""
     grey = scene(1, 1024, 1)
     kinds = {"RGB": scene(0, 1024, 3), "grey": grey[:, :, 0], "R=G=B": grey.repeat(3, axis=2)}
-    return [codec(kind, picture, 2 if quick else 5) for kind, picture in kinds.items()]
+    return [codec(kind, image, 2 if quick else 5) for kind, image in kinds.items()]
 
 
-def codec(kind: str, picture: Any, repeats: int) -> Row:
+def codec(kind: str, image: Any, repeats: int) -> Row:
     """Return the row of one kind: our way and others of Pillow, seconds and bytes."""
     from PIL import Image
 
     from pbvs.data.images import png_options
 
-    image = Image.fromarray(picture)
+    image = Image.fromarray(image)
     ways: dict[str, dict[str, int]] = {
-        "ours": png_options(picture), "default": {}, "level 1": {"compress_level": 1},
+        "ours": png_options(image), "default": {}, "level 1": {"compress_level": 1},
         "level 1 RLE": {"compress_level": 1, "compress_type": 3},
     }  # fmt: skip
     taken: dict[str, list[float]] = {way: [] for way in ways}

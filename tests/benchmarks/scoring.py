@@ -30,19 +30,19 @@ SIDE = 256
 WAYS = {"first time": ">= 1.5", "targets seen before": ">= 3"}
 
 
-def make_pictures(folder: Path, count: int) -> None:
+def make_images(folder: Path, count: int) -> None:
     """Write pairs of one-channel PNG with structure at several scales, as SAR2EO has them."""
     for n in range(count):
         rng = np.random.default_rng(n)
         layers = [np.kron(rng.random((SIDE // s, SIDE // s)), np.ones((s, s))) for s in (1, 4, 16, 64)]
-        picture = np.mean(layers, axis=0)
+        image = np.mean(layers, axis=0)
         for kind, noise in (("out", 0.0), ("predicted", 0.1)):
-            values = (picture + noise * rng.standard_normal(picture.shape)).clip(0, 1) * 255
+            values = (image + noise * rng.standard_normal(image.shape)).clip(0, 1) * 255
             write_png(folder / kind / f"{n}.png", values.round().astype(np.uint8)[:, :, None])
 
 
 def task_of(folder: Path, count: int) -> Task:
-    """Return the task that `make_pictures` has written."""
+    """Return the task that `make_images` has written."""
     from pbvs.evaluation.material import Task
 
     pairs = [Pair(f"{n}", "sar2eo", "val", "", f"out/{n}.png", f"out/{n}.png") for n in range(count)]
@@ -73,7 +73,7 @@ def steps_of_the_package(metric: Lpips) -> Callable[..., Any]:
     def forward(x: Any, y: Any) -> Any:
         shift, scale = metric.get_buffer("shift"), metric.get_buffer("scale")
         total = torch.zeros(1)
-        taps = [metric.trunk((picture - shift) / scale) for picture in (x, y)]
+        taps = [metric.trunk((image - shift) / scale) for image in (x, y)]
         for first, second, head in zip(*taps, metric.heads, strict=True):
             first, second = (tap / (torch.sqrt(torch.sum(tap**2, 1, keepdim=True)) + 1e-10) for tap in (first, second))
             weighed = conv2d(dropout((first - second) ** 2, 0.5, False), head)
@@ -96,10 +96,10 @@ def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[flo
     def once() -> tuple[str, list[float]]:
         found = []
         for pair in task.pairs:
-            pictures = [np.asarray(Image.open(path)) for path in (task.prediction(pair), Path(folder) / pair.target)]
-            l2 = float(np.sqrt(np.mean((pictures[0] / 255.0 - pictures[1] / 255.0) ** 2)))
+            images = [np.asarray(Image.open(path)) for path in (task.prediction(pair), Path(folder) / pair.target)]
+            l2 = float(np.sqrt(np.mean((images[0] / 255.0 - images[1] / 255.0) ** 2)))
             tensors = [
-                torch.from_numpy(p.copy()).float().div(127.5).sub(1)[None, None].repeat(1, 3, 1, 1) for p in pictures
+                torch.from_numpy(p.copy()).float().div(127.5).sub(1)[None, None].repeat(1, 3, 1, 1) for p in images
             ]
             with torch.no_grad():
                 found += [l2, float(module(*tensors))]
@@ -151,9 +151,9 @@ def run(quick: bool) -> list[Row]:
     count, repeats = (24, 3) if quick else (96, 7)
     net = next((net for net in ("alex", "squeeze") if look(net)), "random")
     with tempfile.TemporaryDirectory() as folder:
-        make_pictures(Path(folder), count)
+        make_images(Path(folder), count)
         costs, what = measure(Path(folder), repeats, count=count, net=net)
-    note = f"{what}, {net}, {count} pictures of {SIDE} px"
+    note = f"{what}, {net}, {count} images of {SIDE} px"
     own = [costs[way] for way in WAYS]
     return [
         row_of(PART, f"score, {way}", taken, costs["plain"], bound=bound, note=note)

@@ -1,4 +1,4 @@
-"""One step of training, ours beside the textbook's, from the same weights on the same pictures.
+"""One step of training, ours beside the textbook's, from the same weights on the same images.
 
 Each way runs in a process of its own, since how memory is kept (pbvs.devices) belongs to the process. The trunks have
 VGG's shapes and random weights: the time does not depend on the weights, and nobody has to fetch half a gigabyte.

@@ -1,4 +1,4 @@
-"""What the parts work on, made once in a folder: pictures, trees in the archives' layout, a finished run."""
+"""What the parts work on, made once in a folder: images, trees in the archives' layout, a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pbvs.data.manifest import Pair, manifest_path, write_manifest
 
 
 def scene(seed: int, side: int, bands: int) -> NDArray[np.uint8]:
-    """Return a picture whose detail is that of aerial imagery: smooth areas, edges and some noise."""
+    """Return an image whose detail is that of aerial imagery: smooth areas, edges and some noise."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:side, :side].astype(np.float32) / side
     layers = []
@@ -27,8 +27,8 @@ def scene(seed: int, side: int, bands: int) -> NDArray[np.uint8]:
     return np.clip(np.stack(layers, axis=2), 0, 255).astype(np.uint8)
 
 
-def pictures(folder: Path, count: int, side: int, bands: int = 3, different: int = 4) -> list[Path]:
-    """Write `count` pictures, of which only a few differ, and return their paths."""
+def images(folder: Path, count: int, side: int, bands: int = 3, different: int = 4) -> list[Path]:
+    """Write `count` images, of which only a few differ, and return their paths."""
     paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
         if number < different:
@@ -55,7 +55,7 @@ def finished_run(folder: Path, scale: float) -> tuple[Any, Path]:
     write_text(run.recipe_file, dump_recipe(parse_recipe({"name": "bench", "stages": stages}, "the benchmark")))
     for name, task in TASKS.items():
         count = max(1, round((3586 if name == "sar2eo" else 60) * scale))
-        paths = pictures(run.predictions("test", name), count, task.challenge_size, task.target_channels)
+        paths = images(run.predictions("test", name), count, task.challenge_size, task.target_channels)
         facts = {"made_from": "", "images": count, "seconds": 1.0, "device": "cpu", "evaluation_size": "challenge"}
         write_json(run.predictions("test", name).with_name(f"{name}.json"), {**facts, "expected": count})
         write_manifest(manifest_path(manifests, name, "test"), input_pairs(name, run.predictions("test", name), paths))

@@ -1,4 +1,4 @@
-"""What the tests of the data share: a small synthetic tree, and pictures made on the spot."""
+"""What the tests of the data share: a small synthetic tree, and images made on the spot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def standin_manifests(standin: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Tree:
-    """Makes pictures below a root, for tests that need a tree of their own."""
+    """Makes images below a root, for tests that need a tree of their own."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

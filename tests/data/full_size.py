@@ -1,4 +1,4 @@
-"""A tree of the size of the official archives, of tiny pictures: 90,000 PNG and 16,000 GeoTIFF, for measuring.
+"""A tree of the size of the official archives, of tiny images: 90,000 PNG and 16,000 GeoTIFF, for measuring.
 
 Counts from the challenge's description: 3,586 SAR2EO test chips, 60 inputs for each other task in val and test, and
 the stacks of four cities.
@@ -24,7 +24,7 @@ EAST, NORTH = 424_000.0, 4_270_000.0
 
 
 def write_full_size(root: Path, scale: float = 1.0) -> int:
-    """Write the tree, or about `scale` of it; return the number of pictures."""
+    """Write the tree, or about `scale` of it; return the number of images."""
     count = _chips(root, round(CHIP_PAIRS * scale), round(CHIP_TESTS * scale))
     for number, (city, amounts) in enumerate(CITIES.items()):
         count += _city(root, city, number, [max(1, round(amount * scale)) for amount in amounts])
@@ -44,10 +44,10 @@ def _chips(root: Path, pairs: int, tests: int) -> int:
 
 
 def _city(root: Path, city: str, number: int, amounts: list[int]) -> int:
-    locations, *pictures = amounts
+    locations, *images = amounts
     count = 0
     for kind, crs, bands, amount in zip(
-        ("rgb", "ir", "GEC"), ("EPSG:26912", "EPSG:26912", "EPSG:32612"), (3, 1, 1), pictures, strict=True
+        ("rgb", "ir", "GEC"), ("EPSG:26912", "EPSG:26912", "EPSG:32612"), (3, 1, 1), images, strict=True
     ):
         template = _template(root, bands, crs)
         for item in range(amount):

@@ -1,4 +1,4 @@
-"""Pictures brought onto one grid: exactly where grids are equal, by the georeference where they are not."""
+"""Images brought onto one grid: exactly where grids are equal, by the georeference where they are not."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_overlap_is_the_share_of_the_target(left: float, top: float, share: floa
     assert Footprints([source, target]).overlap(source, target) == pytest.approx(share, abs=2e-3)
 
 
-def test_the_fast_overlap_is_the_exact_one_for_turned_pictures_in_other_systems() -> None:
+def test_the_fast_overlap_is_the_exact_one_for_turned_images_in_other_systems() -> None:
     target = header(4e5, 4e6, 2.0)
     for turn in (0.0, 0.3, 1.2):
         c, s = 3 * np.cos(turn), 3 * np.sin(turn)
@@ -123,7 +123,7 @@ def test_the_fast_overlap_is_the_exact_one_for_turned_pictures_in_other_systems(
         assert Footprints([source, target]).overlap(source, target) == pytest.approx(overlap(source, target), abs=2e-3)
 
 
-def test_pictures_around_the_globe_do_not_overlap_and_do_not_fail() -> None:
+def test_images_around_the_globe_do_not_overlap_and_do_not_fail() -> None:
     world = Header(360, 180, 1, "uint8", "EPSG:4326", (1.0, 0.0, -180.0, 0.0, -1.0, 90.0))
     small = header(4e5, 4e6)
     footprints = Footprints([world, small])

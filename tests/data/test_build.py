@@ -138,7 +138,7 @@ def test_names_are_safe_and_unique_whatever_the_files_are_called(tree: Tree, tmp
         assert len({pair.name.lower() for pair in pairs}) == len(pairs)
 
 
-def test_pictures_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree, tmp_path: Path) -> None:
+def test_images_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree, tmp_path: Path) -> None:
     tree.location("A", "one")
     tree.location("A", "two")
     for number in range(3):
@@ -149,8 +149,8 @@ def test_pictures_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree
     (tree.root / "A/one/empty_GEC.tiff").write_bytes(b"")
     whole = (tree.root / "A/one/a_rgb.tiff").read_bytes()
     (tree.root / "A/one/cut_rgb.tiff").write_bytes(whole[: len(whole) // 2])
-    (tree.root / "A/one/text_GEC.tiff").write_text("no picture")
-    (tree.root / "A/one/._a_rgb.tiff").write_bytes(b"litter")
+    (tree.root / "A/one/text_GEC.tiff").write_text("no image")
+    (tree.root / "A/one/._a_rgb.tiff").write_bytes(b"junk")
     tree.tiff("A/one/wide_GEC.tiff", size=(8, 32))
     summary = build_pairs(tree.root, tmp_path / "m", rules=Rules(sampling="all"))
     reasons = unused(tmp_path / "m")
@@ -160,7 +160,7 @@ def test_pictures_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree
     assert "A/one/cut_rgb.tiff" in reasons
     assert "A/one/text_GEC.tiff" in reasons
     assert "footprint" in reasons["A/one/wide_GEC.tiff"]
-    assert summary.litter == 1
+    assert summary.junk == 1
     assert summary.pairs["sar2rgb"]["train"] == 2
 
 
@@ -171,7 +171,7 @@ def test_no_root_and_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="--data"):
         find_root(None, tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PbvsError, match="no picture"):
+    with pytest.raises(PbvsError, match="no image"):
         build_pairs(tmp_path / "empty", tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
@@ -203,4 +203,4 @@ def test_the_stand_in_has_pairs_for_every_task(standin: Path, tmp_path: Path) ->
     }  # fmt: skip
     assert summary.pairs["sar2eo"] == {"train": 320, "val": 40, "test": 40}
     assert all(counts["train"] > 0 and counts["val"] > 4 for counts in summary.pairs.values())
-    assert summary.litter == 2
+    assert summary.junk == 2

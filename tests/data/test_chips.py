@@ -61,7 +61,7 @@ def test_an_interrupted_preparation_goes_on(
         assert one.file.read_bytes() == other.file.read_bytes()
 
 
-def test_a_changed_picture_or_rule_is_prepared_anew(pairs: list[Pair], tree: Tree, tmp_path: Path) -> None:
+def test_a_changed_image_or_rule_is_prepared_anew(pairs: list[Pair], tree: Tree, tmp_path: Path) -> None:
     tree.tiff("A/one/s_GEC.tiff", size=(64, 64))
     path = tree.tiff("A/one/a_rgb.tiff", 3, size=(64, 64))
     pair = Pair("x", "sar2rgb", "train", "one", "A/one/s_GEC.tiff", "A/one/a_rgb.tiff", alignment="footprint")
@@ -84,7 +84,7 @@ def test_jobs_and_backends_change_nothing(pairs: list[Pair], demo: Path, tmp_pat
     assert one[0].file.read_bytes() == two[0].file.read_bytes()
 
 
-def test_large_pictures_are_reduced_and_windows_cover_everything(pairs: list[Pair], demo: Path, tmp_path: Path) -> None:
+def test_large_images_are_reduced_and_windows_cover_everything(pairs: list[Pair], demo: Path, tmp_path: Path) -> None:
     reduced = ready(pairs[:1], demo, tmp_path, max_side=80)[0]
     assert max(reduced.height, reduced.width) == 80
     assert (ready(pairs[:1], demo, tmp_path, mode="whole")[0].height) == 64
@@ -149,7 +149,7 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(pairs: list[Pair], de
     assert any(bool((one[2, i].source != one[3, i].source).any()) for i in range(len(one)))
 
 
-def test_shapes_types_and_small_pictures(pairs: list[Pair], demo: Path, tmp_path: Path) -> None:
+def test_shapes_types_and_small_images(pairs: list[Pair], demo: Path, tmp_path: Path) -> None:
     sample = dataset(pairs, demo, tmp_path, size=256)[0, 0]
     assert [tuple(part.shape) for part in sample] == [(1, 256, 256), (3, 256, 256), (1, 256, 256)]
     assert {str(part.dtype) for part in sample} == {"torch.uint8"}

@@ -15,7 +15,7 @@ from pbvs.errors import UsageError
 from tests.data.conftest import SMALL
 
 
-def test_the_same_seed_gives_the_same_pictures(demo: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_images(demo: Path, tmp_path: Path) -> None:
     write_demo(tmp_path / "again", seed=5, amounts=SMALL)
     write_demo(tmp_path / "other", seed=6, amounts=SMALL)
     files, again = (

@@ -143,7 +143,7 @@ def test_a_manifest_naming_a_gone_file_is_one_sentence(tree: Tree, tmp_path: Pat
     (tree.root / pairs[0].source).unlink()
     with pytest.raises(PbvsError, match="build-pairs"):
         check_files(pairs, tree.root)
-    with pytest.raises(PbvsError, match="There is no picture"):
+    with pytest.raises(PbvsError, match="There is no image"):
         open_pair(pairs[0], tree.root)
 
 
@@ -154,7 +154,7 @@ def test_a_pair_that_leaves_the_root_is_refused(tree: Tree) -> None:
         open_pair(pair, tree.root)
 
 
-def test_a_picture_damaged_after_pairing_is_a_bad_chip_and_no_crash(tree: Tree, tmp_path: Path) -> None:
+def test_a_image_damaged_after_pairing_is_a_bad_chip_and_no_crash(tree: Tree, tmp_path: Path) -> None:
     tree.location("A", "one", sar=3)
     tree.location("A", "two", sar=3)
     build_pairs(tree.root, tmp_path / "m")

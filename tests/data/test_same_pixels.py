@@ -69,18 +69,18 @@ def test_known_pixels(kind: type, nodata: float | None) -> None:
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 def test_grayscale_is_the_mean(bands: int) -> None:
-    picture = RNG.random((64, 48, bands), dtype=np.float32)
-    kept = picture.copy()
-    expected = (picture.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(1.3)).clip(0, 1)
-    np.testing.assert_array_equal(grayscale(picture, 1.3), expected)
-    np.testing.assert_array_equal(picture, kept)
+    image = RNG.random((64, 48, bands), dtype=np.float32)
+    kept = image.copy()
+    expected = (image.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(1.3)).clip(0, 1)
+    np.testing.assert_array_equal(grayscale(image, 1.3), expected)
+    np.testing.assert_array_equal(image, kept)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_quantised_by_rounding(kind: type) -> None:
-    picture = np.concatenate([ODD.ravel(), RNG.normal(0.5, 0.4, 5000)]).astype(kind).reshape(-1, 1, 1)
-    scaled = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0) * 255.0
-    np.testing.assert_array_equal(to_uint8(picture), np.rint(scaled).astype(np.uint8))
+    image = np.concatenate([ODD.ravel(), RNG.normal(0.5, 0.4, 5000)]).astype(kind).reshape(-1, 1, 1)
+    scaled = np.nan_to_num(image, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0) * 255.0
+    np.testing.assert_array_equal(to_uint8(image), np.rint(scaled).astype(np.uint8))
 
 
 @pytest.mark.parametrize("shape", [(40, 30, 1), (40, 30, 3), (1, 1, 3), (3, 2, 1)])

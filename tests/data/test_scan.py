@@ -113,7 +113,7 @@ def test_dask_that_is_not_installed_is_one_sentence() -> None:
 def test_headers_of_the_stand_in_agree_with_its_description(standin: Path) -> None:
     catalog = scan(standin)
     assert len(catalog.entries) == 1149
-    assert catalog.litter == 2
+    assert catalog.junk == 2
     crs = {entry.place.source.split("_")[2]: entry.header.crs for entry in catalog.entries if "Train" in entry.path}
     assert crs["NAIP"] == "EPSG:26914"
     sentinel = [entry.header for entry in catalog.entries if "Sentinel_" in entry.path]

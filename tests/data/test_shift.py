@@ -16,7 +16,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.registration import FEWEST, Surface, correct, estimate, find_shifts, information_surface
 
 
-def picture(seed: int, shift: tuple[int, int], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
+def image(seed: int, shift: tuple[int, int], side: int = 96) -> tuple[np.ndarray, np.ndarray]:
     """SAR that shows (row + down, column + across) what the target shows, of another kind of brightness."""
     rng = np.random.default_rng(seed)
     ground = gaussian_filter(rng.standard_normal((side, side)), 3)
@@ -26,7 +26,7 @@ def picture(seed: int, shift: tuple[int, int], side: int = 96) -> tuple[np.ndarr
 
 
 def surfaces(shift: tuple[int, int], count: int = 12) -> list[Surface]:
-    made = [information_surface(*picture(seed, shift), np.ones((96, 96), np.bool_)) for seed in range(count)]
+    made = [information_surface(*image(seed, shift), np.ones((96, 96), np.bool_)) for seed in range(count)]
     return [surface for surface in made if surface is not None]
 
 
@@ -42,9 +42,9 @@ def test_few_pairs_say_nothing() -> None:
     assert estimate(surfaces((3, 3), FEWEST - 1)) is None
 
 
-def test_pictures_of_different_places_are_not_trusted() -> None:
+def test_images_of_different_places_are_not_trusted() -> None:
     made = [
-        information_surface(picture(seed, (0, 0))[0], picture(seed + 100, (0, 0))[1], np.ones((96, 96), np.bool_))
+        information_surface(image(seed, (0, 0))[0], image(seed + 100, (0, 0))[1], np.ones((96, 96), np.bool_))
         for seed in range(16)
     ]
     found = estimate([surface for surface in made if surface is not None])
@@ -52,8 +52,8 @@ def test_pictures_of_different_places_are_not_trusted() -> None:
     assert not found.trusted
 
 
-def test_small_flat_and_empty_pictures_have_no_surface() -> None:
-    sar, target = picture(0, (0, 0))
+def test_small_flat_and_empty_images_have_no_surface() -> None:
+    sar, target = image(0, (0, 0))
     everywhere = np.ones((96, 96), np.bool_)
     assert information_surface(sar[:40, :40], target[:40, :40], everywhere[:40, :40]) is None
     assert information_surface(np.zeros_like(sar), target, everywhere) is None
@@ -63,7 +63,7 @@ def test_small_flat_and_empty_pictures_have_no_surface() -> None:
 def test_a_quarter_without_data_changes_little() -> None:
     valid = np.ones((96, 96), np.bool_)
     valid[:48, :48] = False
-    made = [information_surface(*picture(seed, (3, -5)), valid) for seed in range(12)]
+    made = [information_surface(*image(seed, (3, -5)), valid) for seed in range(12)]
     found = estimate([surface for surface in made if surface is not None])
     assert found is not None
     assert np.hypot(found.down - 3, found.across + 5) < 0.7
@@ -107,7 +107,7 @@ def test_pairs_are_corrected_only_by_what_is_trusted(standin: Path, sentinel: tu
 
 def test_build_pairs_corrects_on_request_only(tmp_path: Path) -> None:
     for seed in range(12):
-        sar, target = picture(seed, (3, -4))
+        sar, target = image(seed, (3, -4))
         folder = tmp_path / f"root/A/loc{seed}"
         write_tiff(folder / "s_GEC.tiff", to_uint8(sar))
         write_tiff(folder / "a_rgb.tiff", to_uint8(np.repeat(target, 3, axis=2)))

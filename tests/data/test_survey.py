@@ -57,7 +57,7 @@ def test_a_page_escapes_names(tree: Tree) -> None:
     assert "&lt;script&gt;&amp; &#39;x&#39;" in page
 
 
-def test_official_inputs_among_the_training_pictures_are_named(tree: Tree, tmp_path: Path) -> None:
+def test_official_inputs_among_the_training_images_are_named(tree: Tree, tmp_path: Path) -> None:
     for number in range(8):
         for modality in ("SAR", "EO"):
             tree.png(f"design_data/{modality}/train/{number}.png")
@@ -65,11 +65,11 @@ def test_official_inputs_among_the_training_pictures_are_named(tree: Tree, tmp_p
     shutil.copy(tree.root / "design_data/SAR/train/3.png", tree.root / "test/sar2eo/900.png")
     tree.png("test/sar2eo/901.png")
     found = survey(tree.root, shifts=False)
-    assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training picture design_data/SAR/train/3.png")]
-    assert any("among the training pictures" in warning for warning in found.warnings)
+    assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training image design_data/SAR/train/3.png")]
+    assert any("among the training images" in warning for warning in found.warnings)
 
 
-def test_inputs_that_only_end_like_a_training_picture_are_none(tree: Tree, tmp_path: Path) -> None:
+def test_inputs_that_only_end_like_a_training_image_are_none(tree: Tree, tmp_path: Path) -> None:
     for number in range(8):
         for modality in ("SAR", "EO"):
             tree.png(f"design_data/{modality}/train/{number}.png")
@@ -82,7 +82,7 @@ def test_inputs_that_only_end_like_a_training_picture_are_none(tree: Tree, tmp_p
         (tree.root / name).parent.mkdir(parents=True, exist_ok=True)
         (tree.root / name).write_bytes(data[:33] + chunk + data[33:])
     found = survey(tree.root, tmp_path / "manifests", shifts=False)
-    assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training picture design_data/SAR/train/3.png")]
+    assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training image design_data/SAR/train/3.png")]
 
 
 def test_a_darker_test_set_is_warned_of(tree: Tree, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_places_far_apart_get_maps_of_their_own() -> None:
 
 
 def test_reasons_are_grouped_by_kind() -> None:
-    rows = [("a", "The picture a cannot be read (x)"), ("b", "The picture b cannot be read (y)"), ("c", "it is odd")]
+    rows = [("a", "The image a cannot be read (x)"), ("b", "The image b cannot be read (y)"), ("c", "it is odd")]
     assert [(group["kind"], group["count"]) for group in group_reasons(rows)] == [
         ("cannot be read", 2),
         ("it is odd", 1),

@@ -1,4 +1,4 @@
-"""A run with its targets, made by hand: pictures of noise, so that every number is known or can be worked out."""
+"""A run with its targets, made by hand: images of noise, so that every number is known or can be worked out."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Place:
         for number, task in enumerate(TASKS.values()):
             write_manifest(manifest_path(self.manifests, task.name, "val"), self.pairs(task.name))
             for n in range(self.count):
-                picture = noise(100 * number + n, task.target_channels, side)
-                write_png(self.target(task.name, n), picture)
-                write_png(self.prediction(task.name, n), picture)
+                image = noise(100 * number + n, task.target_channels, side)
+                write_png(self.target(task.name, n), image)
+                write_png(self.prediction(task.name, n), image)
                 write_png(self.folder / "data" / "in" / task.name / f"{n}.png", noise(n, task.source_channels, side))
         return self
 

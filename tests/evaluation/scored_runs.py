@@ -1,4 +1,4 @@
-"""Scored runs without pictures: only what `pbvs score` would have written."""
+"""Scored runs without images: only what `pbvs score` would have written."""
 
 from __future__ import annotations
 

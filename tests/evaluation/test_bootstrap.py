@@ -1,4 +1,4 @@
-"""The bootstrap resamples places, not pictures, and does not depend on their order."""
+"""The bootstrap resamples places, not images, and does not depend on their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_it_holds_the_mean_and_has_the_width_of_theory() -> None:
     assert high - low == pytest.approx(2 * 1.96 * means.std() / 10, rel=0.1)
 
 
-def test_more_pictures_of_the_same_places_prove_nothing_more() -> None:
+def test_more_images_of_the_same_places_prove_nothing_more() -> None:
     assert interval(places(20, 1, 0.1), 1) == pytest.approx(interval(places(20, 50, 0.1), 1))
 
 

@@ -111,13 +111,13 @@ def test_a_stage_that_learns_a_missing_first_model_and_no_pairs_get_a_sentence(t
         calibrate(place.run, ["unknown"], **settings)
 
 
-def test_the_l2_optimum_on_real_aerial_pictures_lies_near_the_papers_factor(standin: Path) -> None:
+def test_the_l2_optimum_on_real_aerial_images_lies_near_the_papers_factor(standin: Path) -> None:
     from pbvs.data.manifest import Pair
 
     folder = standin / "Train_Data_NAIP_SAR_IR_RGB"
-    pictures = sorted(folder.glob("*/*_rgb.tiff"))
+    images = sorted(folder.glob("*/*_rgb.tiff"))
     samples = []
-    for path in pictures:
+    for path in images:
         names = [str(p.relative_to(standin)) for p in (path, path.with_name(path.name.replace("_rgb", "_ir")))]
         opened = open_pair(Pair("x", "rgb2ir", "train", "naip", *names), standin)
         samples.append(Sample(opened.source, to_uint8(opened.target), opened.valid, NO_TAPS))

@@ -37,7 +37,7 @@ def images(count: int, start: float, step: float = 0.01, places: int = 5) -> dic
 
 
 def test_the_difference_is_paired(scored: Make) -> None:
-    # Pictures differ far more from each other than the runs do, and still the sign is beyond doubt.
+    # Images differ far more from each other than the runs do, and still the sign is beyond doubt.
     old = scored("old", {"sar2eo": images(20, 0.1, 0.04)})
     new = scored("new", {"sar2eo": {name: value - 0.01 for name, value in images(20, 0.1, 0.04).items() if value}})
     found = compare(old, new)
@@ -106,10 +106,10 @@ def test_targets_of_another_size_are_refused(scored: Make) -> None:
         compare(old, new)
 
 
-def test_other_pictures_are_refused(scored: Make) -> None:
+def test_other_images_are_refused(scored: Make) -> None:
     old = scored("old", {"sar2eo": images(6, 0.2)})
     new = scored("new", {"sar2eo": images(8, 0.1)})
-    with pytest.raises(PbvsError, match="other pictures"):
+    with pytest.raises(PbvsError, match="other images"):
         compare(old, new)
     assert compare(old, new, anyway=True).tasks[0].images == 6
 
@@ -145,7 +145,7 @@ def test_the_table_fits_a_terminal(scored: Make) -> None:
     assert max(map(len, comparison_table(compare(old, new)).splitlines())) <= 80
 
 
-def test_the_page_has_pictures_of_both_runs_and_escapes_names(world: World, tmp_path: Path) -> None:
+def test_the_page_has_images_of_both_runs_and_escapes_names(world: World, tmp_path: Path) -> None:
     old, new = world.run(tmp_path / "runs", "old"), world.run(tmp_path / "runs", "new", shift=-0.02)
     page = render_comparisons([compare(old, new)], world.root, world.manifests)
     assert page.count("<img") == 4 * 2 * 6

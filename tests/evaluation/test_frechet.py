@@ -12,9 +12,9 @@ from pbvs.errors import PbvsError
 from pbvs.metrics.fid import fid, kid, trace_of_root
 from pbvs.metrics.inception import LAYERS, Inception, load_inception, resize_like_tensorflow
 
-# torch-fidelity 0.4.0 on the features that the tests below compare: pictures in each set, distance.
+# torch-fidelity 0.4.0 on the features that the tests below compare: images in each set, distance.
 GOLDEN_FID = [((60, 70), 31.658076445945667), ((300, 260), 14.488561903435055)]
-GOLDEN_KID = 0.5913650931589114  # its mmd2 and kernel_poly on 60 pictures each
+GOLDEN_KID = 0.5913650931589114  # its mmd2 and kernel_poly on 60 images each
 
 
 def features(count: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -50,7 +50,7 @@ def test_diagonal_gaussians_have_the_distance_of_the_formula() -> None:
     assert fid(first, second) == pytest.approx(2 * 2.0**2 + 2 * (3.0 - 1.0) ** 2, rel=0.02)
 
 
-def test_few_pictures_and_many_take_different_ways_to_one_number() -> None:
+def test_few_images_and_many_take_different_ways_to_one_number() -> None:
     first, second = features(40, 64, 1), features(50, 64, 2, 0.3)
     mean = np.square(first.mean(0) - second.mean(0)).sum()
     s1, s2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
@@ -58,7 +58,7 @@ def test_few_pictures_and_many_take_different_ways_to_one_number() -> None:
     assert fid(first, second) == pytest.approx(expected, rel=1e-5)
 
 
-def test_order_of_pictures_changes_nothing() -> None:
+def test_order_of_images_changes_nothing() -> None:
     first, second = features(80, 64, 1), features(90, 64, 2, 0.2)
     assert fid(first[::-1], second[::-1]) == pytest.approx(fid(first, second), abs=1e-6)
     assert kid(first[::-1], second[::-1]) == pytest.approx(kid(first, second), abs=1e-6)
@@ -75,7 +75,7 @@ def test_kid_is_the_unbiased_estimate() -> None:
     assert kid(first, second) == pytest.approx(expected - 2 * kernel(first, second).mean(), rel=1e-9)
 
 
-def test_one_picture_is_no_set() -> None:
+def test_one_image_is_no_set() -> None:
     with pytest.raises(PbvsError, match="at least 2"):
         fid(features(1, 8, 0), features(5, 8, 1))
 
@@ -110,9 +110,9 @@ def test_inceptions_features_equal_torch_fidelitys(tmp_path: Path) -> None:
     torch.save(state, path)
     names = [str(layer) for layer in LAYERS]
     reference = other.FeatureExtractorInceptionV3("x", names, feature_extractor_weights_path=str(path))
-    pictures = torch.randint(0, 256, (2, 3, 97, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    found = load_inception(path)(pictures)
-    for name, expected in zip(names, reference(pictures), strict=True):
+    images = torch.randint(0, 256, (2, 3, 97, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = load_inception(path)(images)
+    for name, expected in zip(names, reference(images), strict=True):
         assert torch.allclose(found[int(name)], expected, atol=1e-5, rtol=1e-6)
 
 

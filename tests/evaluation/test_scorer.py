@@ -139,7 +139,7 @@ def test_the_official_protocols_add_one_for_a_missing_task(place: Place, tmp_pat
     [
         ("missing", lambda path: path.unlink()),
         ("unreadable", lambda path: path.write_bytes(path.read_bytes()[:200])),
-        ("unreadable", lambda path: path.write_bytes(b"not a picture")),
+        ("unreadable", lambda path: path.write_bytes(b"not an image")),
         ("wrong-size", lambda path: write_png(path, noise(1, 1, SIDE * 2))),
         ("wrong-mode", lambda path: write_png(path, noise(1, 3))),
     ],
@@ -237,12 +237,12 @@ def test_fid_and_kid_are_exactly_zero_for_ground_truth_and_the_same_in_any_batch
     assert "FID" in score_table(first) and max(map(len, score_table(first).splitlines())) <= 80
 
 
-def test_one_picture_has_no_fid_and_its_task_is_named(inception: Path, tmp_path: Path) -> None:
+def test_one_image_has_no_fid_and_its_task_is_named(inception: Path, tmp_path: Path) -> None:
     rule = tmp_path / "rule.toml"
     rule.write_text('name = "rule"\nterms = ["fid"]\n')
     summary = Place(tmp_path, count=1).make().score(protocol=rule, weights=inception)
     assert summary["combined"] == 1.0
-    assert "FID needs two pictures" in summary["notes"][0]
+    assert "FID needs two images" in summary["notes"][0]
 
 
 def test_a_protocol_with_fid_names_the_weights_that_are_missing(place: Place, tmp_path: Path, monkeypatch) -> None:

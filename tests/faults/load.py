@@ -1,4 +1,4 @@
-"""`python -m tests.faults.load --images 100000`: predict, score and package many small pictures, and their memory."""
+"""`python -m tests.faults.load --images 100000`: predict, score and package many small images, and their memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMANDS = (
 
 
 def main() -> int:
-    """Run the three commands on a tenth of the pictures and on all, and print time and memory of each."""
+    """Run the three commands on a tenth of the images and on all, and print time and memory of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where; else a temporary folder")
@@ -36,12 +36,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
             prepare(Path(folder), count)
             for line in COMMANDS:
-                print(f"{count:>7} pictures  {measure(line, Path(folder))}  {line}", flush=True)
+                print(f"{count:>7} images  {measure(line, Path(folder))}  {line}", flush=True)
     return 0
 
 
 def prepare(folder: Path, count: int) -> None:
-    """Make `count` inputs (links to a few pictures) and the manifests that name them, for test and for val."""
+    """Make `count` inputs (links to a few images) and the manifests that name them, for test and for val."""
     os.chdir(folder)
     rng = np.random.default_rng(0)
     for number in range(16):

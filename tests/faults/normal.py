@@ -27,7 +27,7 @@ def normal(name: str, data: bytes) -> bytes:
         if name.endswith(".csv"):  # scores agree to 1e-6 whether targets were seen before or not
             return re.sub(rb"\d+\.\d{6,}", lambda found: b"%.6f" % float(found.group()), data)
         if name.endswith(".html"):
-            data = re.sub(rb"(<td class=\"text\">\w+</td><td>\d+</td><td>)[\d.]+", rb"\1-", data)  # seconds a picture
+            data = re.sub(rb"(<td class=\"text\">\w+</td><td>\d+</td><td>)[\d.]+", rb"\1-", data)  # seconds an image
             data = re.sub(rb"(<td class=\"extra\">|<dt>seconds</dt><dd>)[\d.]+", rb"\1-", data)
             return re.sub(rb"\d[\d.,]* ?(s|ms|min|h)\b|\d\d:\d\d(:\d\d)?", b"-", data)
     except (ValueError, KeyError, struct.error):

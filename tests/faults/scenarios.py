@@ -74,8 +74,8 @@ def _run(line: str) -> Callable[[], None]:
 
 @functools.cache
 def _drawn() -> list[demo.Step]:
-    """Return the demo's pictures, drawn once and a fourth as wide: what is under test is how they are written."""
-    return [(path, pixels[::4, ::4], _coarser(grid)) for path, pixels, grid in demo._pictures(2024, AMOUNTS)]
+    """Return the demo's images, drawn once and a fourth as wide: what is under test is how they are written."""
+    return [(path, pixels[::4, ::4], _coarser(grid)) for path, pixels, grid in demo._images(2024, AMOUNTS)]
 
 
 def _coarser(grid: demo.Grid | None) -> demo.Grid | None:
@@ -86,8 +86,8 @@ def _coarser(grid: demo.Grid | None) -> demo.Grid | None:
 
 
 def _data() -> None:
-    pictures = _drawn()
-    with mock.patch.object(demo, "_pictures", lambda seed, amounts: iter(pictures)):
+    images = _drawn()
+    with mock.patch.object(demo, "_images", lambda seed, amounts: iter(images)):
         demo.write_demo(Path("data"))
 
 

@@ -1,4 +1,4 @@
-"""What grows with the number of pictures must stay small: the rows of a manifest, and what waits to be read."""
+"""What grows with the number of images must stay small: the rows of a manifest, and what waits to be read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pbvs.evaluation.summary import task_summary, write_scores
 from pbvs.experiments import provenance
 from pbvs.submission import zips as safezip
 from pbvs.submission.check import check
+from pbvs.submission.images import encode
 from pbvs.submission.inspection import examine_archive
-from pbvs.submission.pictures import encode
 from pbvs.submission.storedzip import write_zip
 from pbvs.submission.zips import SafeZip
 from pbvs.translators.prediction import predict_pairs
@@ -84,9 +84,9 @@ def test_a_score_takes_little_memory(tmp_path: Path) -> None:
     assert task_summary(load_protocol(), scores)["images"] == ROWS
 
 
-def test_a_picture_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
-    picture, path = encode(np.full((2, 2), 7, np.uint8), "png"), tmp_path / "a.zip"
-    items = [(f"rgb2ir/{number:06}.png", picture) for number in range(1000)]
+def test_a_image_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
+    image, path = encode(np.full((2, 2), 7, np.uint8), "png"), tmp_path / "a.zip"
+    items = [(f"rgb2ir/{number:06}.png", image) for number in range(1000)]
     _, most, _ = _grown(lambda: write_zip(path, iter(items)))
     assert most / 1000 < 200  # bytes; 292 by zipfile
 
@@ -99,7 +99,7 @@ def test_a_picture_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
     assert now / 1000 < 350  # bytes; 1,266 with objects for the entry and for what was seen of it
 
 
-def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "sha256", lambda path: "0")
     names = [f"{number}.png" for number in range(ROWS)]
 
@@ -111,26 +111,26 @@ def test_pictures_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch:
     assert most / ROWS < 500  # 1,670 when all were handed to the threads at once
 
 
-def test_predicting_keeps_no_picture(tmp_path: Path) -> None:
+def test_predicting_keeps_no_image(tmp_path: Path) -> None:
     read = []
 
     class Same:
-        def translate(self, pictures: list[Any]) -> list[Any]:
-            return pictures
+        def translate(self, images: list[Any]) -> list[Any]:
+            return images
 
-    picture = np.zeros((64, 64, 1), np.float32)  # 16 KiB
+    image = np.zeros((64, 64, 1), np.float32)  # 16 KiB
     pairs = [replace(_pair(number), target="") for number in range(400)]
 
     def load(pair: Pair) -> Any:
         read.append(pair.name)
-        return picture.copy()
+        return image.copy()
 
     target = tmp_path / "x.png"
     _, most, outcome = _grown(
         lambda: predict_pairs(Same(), pairs, load, lambda pair: target, size=None, what="x")  # type: ignore[arg-type]
     )
     assert 3 * outcome.images == len(read) == 3 * len(pairs)
-    assert most < len(pairs) * picture.nbytes / 3
+    assert most < len(pairs) * image.nbytes / 3
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 

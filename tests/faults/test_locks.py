@@ -97,7 +97,7 @@ def test_predictions_made_anew_after_planning_are_not_packaged(place: Path) -> N
     planned = plan.make_plan(RUN, inputs, tasks=["rgb2ir"])
     record = RUN.predictions("test", "rgb2ir").with_name("rgb2ir.json")
     write_json(record, {**read_json(record), "made_from": "another model"})
-    with pytest.raises(PbvsError, match="were made anew meanwhile"):
+    with pytest.raises(PbvsError, match="were made again meanwhile"):
         archive.write_package(planned, inputs)
     assert not RUN.archive.exists()
 

@@ -23,7 +23,7 @@ NAN, INF = math.nan, math.inf
 FLAT = np.full((8, 8, 1), 7, np.uint8)
 
 
-def test_constant_pictures_have_exact_errors() -> None:
+def test_constant_images_have_exact_errors() -> None:
     assert pixel_errors(FLAT, FLAT) == pixel_errors(FLAT * 0, FLAT * 0)
     assert pixel_errors(FLAT, FLAT).rmse == 0
     errors = pixel_errors(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8))
@@ -31,7 +31,7 @@ def test_constant_pictures_have_exact_errors() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 0, 1), (0, 8, 3), (8, 8, 0)])
-def test_empty_pictures_have_no_error(shape: tuple[int, ...]) -> None:
+def test_empty_images_have_no_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(PbvsError, match="empty"):
         pixel_errors(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
 
@@ -57,7 +57,7 @@ def test_constant_and_empty_features(distance: object) -> None:
             distance(flat[:count], flat)  # type: ignore[operator]
 
 
-def test_lpips_of_constant_pictures_is_a_number_and_of_equal_ones_zero() -> None:
+def test_lpips_of_constant_images_is_a_number_and_of_equal_ones_zero() -> None:
     net = Lpips("random")
     flat = torch.zeros(2, 1, 64, 64)
     assert net(flat, flat).tolist() == [0, 0]
@@ -73,7 +73,7 @@ def test_lpips_does_not_hide_a_number_that_is_none(bad: float) -> None:
     assert values[1] == 0
 
 
-def test_lpips_of_pictures_that_are_too_small_is_a_sentence() -> None:
+def test_lpips_of_images_that_are_too_small_is_a_sentence() -> None:
     with pytest.raises(PbvsError, match="too small"):
         Lpips("random")(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
 
@@ -89,7 +89,7 @@ def test_no_loss_hides_a_number_that_is_none(bad: float) -> None:
     assert not math.isfinite(float(losses.vgg_distance(lambda t: [t] * 5, x, zero)))
 
 
-def test_losses_of_equal_constant_pictures_are_zero_with_finite_slopes() -> None:
+def test_losses_of_equal_constant_images_are_zero_with_finite_slopes() -> None:
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)
     zero = torch.zeros(1, 3, 8, 8)
     total = losses.l2(x, zero) + losses.vgg_distance(lambda t: [t] * 5, x, zero)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import socket
@@ -57,7 +56,7 @@ def test_the_main_job_leaves_what_readme_says_and_asks_no_network(place: Path) -
         assert archive.testzip() is None and "readme.txt" in archive.namelist()
 
 
-def _pictures_and_models() -> dict[str, str]:
+def _images_and_models() -> dict[str, str]:
     found = tree(Path("submissions/r"))
     return {
         name: digest
@@ -69,13 +68,13 @@ def _pictures_and_models() -> dict[str, str]:
 def test_a_run_needs_nothing_but_its_folder_to_go_on(place: Path) -> None:
     Path("r.toml").write_text(TINY)
     pbvs(PREDICT)
-    before = _pictures_and_models()
+    before = _images_and_models()
     Path("r.toml").unlink()
     model = Path("submissions/r/models/sar2eo/model.safetensors").stat()
     for path in Path("submissions/r/predictions/test/sar2eo").glob("*.png"):
         path.unlink()
     pbvs("predict --all --run r --data data --jobs 1 --device cpu")
-    assert _pictures_and_models() == before
+    assert _images_and_models() == before
     assert Path("submissions/r/models/sar2eo/model.safetensors").stat().st_mtime_ns == model.st_mtime_ns
 
 

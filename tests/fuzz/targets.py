@@ -35,7 +35,7 @@ def _png_seeds() -> list[bytes]:
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         Image.fromarray(rng.integers(0, 255, (20, 30), np.uint8)),
         Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)),
         Image.fromarray(rng.integers(0, 65535, (20, 30), np.uint16)),
@@ -43,12 +43,12 @@ def _png_seeds() -> list[bytes]:
         Image.fromarray(rng.integers(0, 255, (20, 30), np.uint8)).convert("P"),
         Image.fromarray(rng.integers(0, 255, (20, 30), np.uint8)).convert("1"),
     ]
-    return [_saved(picture) for picture in pictures]
+    return [_saved(image) for image in images]
 
 
-def _saved(picture: Any) -> bytes:
+def _saved(image: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -73,7 +73,7 @@ def _tiff_seeds() -> list[bytes]:
     return seeds
 
 
-def _read_picture(path: Path) -> None:
+def _read_image(path: Path) -> None:
     from pbvs.data.images import read_image
 
     read_image(path)
@@ -219,9 +219,9 @@ def _zip(files: dict[str, bytes]) -> bytes:
 
 
 def _archive_seeds() -> list[bytes]:
-    picture = _png_seeds()[0]
+    image = _png_seeds()[0]
     readme = b"runtime per image [s] : 0.1\nCPU[1] / GPU[0] : 1\nExtra Data [1] / No Extra Data [0] : 0\nOther : x\n"
-    return [_zip({"readme.txt": readme, "sar2eo/0.png": picture, "rgb2ir/1.png": picture})]
+    return [_zip({"readme.txt": readme, "sar2eo/0.png": image, "rgb2ir/1.png": image})]
 
 
 def _zip_entries(rng: random.Random, data: bytes) -> bytes:
@@ -343,8 +343,8 @@ _ZIP = (*mutate.BLIND, _zip_entries, _zip_entries, _zip_entries)
 TARGETS = {
     target.name: target
     for target in (
-        Target("png", "x.png", _png_seeds, _read_picture, (*mutate.BLIND, mutate.png_chunks, mutate.png_chunks)),
-        Target("tiff", "x.tif", _tiff_seeds, _read_picture, mutate.BLIND),
+        Target("png", "x.png", _png_seeds, _read_image, (*mutate.BLIND, mutate.png_chunks, mutate.png_chunks)),
+        Target("tiff", "x.tif", _tiff_seeds, _read_image, mutate.BLIND),
         Target("png header", "x.png", _png_seeds, _read_header, (*mutate.BLIND, mutate.png_chunks)),
         Target("tiff header", "x.tif", _tiff_seeds, _read_header, mutate.BLIND),
         Target("manifest", "rgb2ir_val.csv", _manifest_seeds, _read_manifest, mutate.TEXT),

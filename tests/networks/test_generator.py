@@ -123,7 +123,7 @@ def test_first_weights_depend_on_the_generator_alone() -> None:
     assert abs(float(weights.std()) - 0.02) < 0.002
 
 
-def test_norm_keeps_pictures_apart() -> None:
+def test_norm_keeps_images_apart() -> None:
     network = build_generator(SMALL, torch_generator(1, "test"))
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     assert torch.allclose(network(x)[1], network(x[1:])[0], atol=1e-6)
@@ -151,6 +151,6 @@ def test_gathered_reflection_equals_pytorchs(width: int) -> None:
     assert torch.allclose(plain_gradient, gradient)
 
 
-def test_reflection_beyond_the_picture_goes_back_and_forth() -> None:
+def test_reflection_beyond_the_image_goes_back_and_forth() -> None:
     assert reflected(3, 5, 5).tolist() == [1, 0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1]
     assert reflected(1, 2, 2).tolist() == [0] * 5

@@ -13,14 +13,14 @@ from pbvs.metrics import lpips as module
 from pbvs.metrics.lpips import NETS, Lpips, heads_file, load_heads, unit
 from pbvs.metrics.weights import look
 
-# lpips 0.1.4 with torch 2.15 and torchvision 0.29 on the two pictures below: in colour, and the red channel alone.
+# lpips 0.1.4 with torch 2.15 and torchvision 0.29 on the two images below: in colour, and the red channel alone.
 GOLDEN = {"alex": (0.6236490607, 0.5062939525), "squeeze": (0.6463491321, 0.3619024754)}
-# The package with AlexNet on the stand-in's first four held-out SAR and EO pictures.
+# The package with AlexNet on the stand-in's first four held-out SAR and EO images.
 REAL = [0.5698416233, 0.5178034306, 0.4640003443, 0.4402968884]
 
 
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pictures made of whole numbers, (1, 3, 96, 128) in [-1, 1]."""
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images made of whole numbers, (1, 3, 96, 128) in [-1, 1]."""
     y, x = np.mgrid[0:96, 0:128]
     first = np.stack([(x * 2) % 256, (y * 3) % 256, (x + y) % 256], -1)
     second = np.stack([(x * 2 + 16 * ((y // 8) % 2)) % 256, (y * y // 7) % 256, (x * y // 5) % 256], -1)
@@ -30,14 +30,14 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("net", sorted(GOLDEN))
 def test_golden_numbers_of_the_package(net: str, weights_dir: Path) -> None:
-    first, second = pictures()
+    first, second = images()
     metric = Lpips(net, weights_dir)
     colour, grey = metric(first, second).item(), metric(first[:, :1], second[:, :1]).item()
     assert (colour, grey) == pytest.approx(GOLDEN[net], abs=1e-6)
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_equal_to_the_package_on_real_pictures(net: str, weights_dir: Path, standin: Path) -> None:
+def test_equal_to_the_package_on_real_images(net: str, weights_dir: Path, standin: Path) -> None:
     package = importable_package()
     if look(net, weights_dir) is None:
         pytest.skip(f"the weights of {net} are not here")
@@ -70,21 +70,21 @@ def real_pairs(standin: Path):
         yield tuple(torch.from_numpy(v.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for v in pair)
 
 
-def test_real_pictures_keep_their_numbers(weights_dir: Path, standin: Path) -> None:
+def test_real_images_keep_their_numbers(weights_dir: Path, standin: Path) -> None:
     metric = Lpips("alex", weights_dir)
     values = [metric(first, second).item() for first, second in real_pairs(standin)]
     assert values == pytest.approx(REAL, abs=1e-5)
 
 
-def test_equal_pictures_have_no_distance_and_order_does_not_matter() -> None:
-    first, second = pictures()
+def test_equal_images_have_no_distance_and_order_does_not_matter() -> None:
+    first, second = images()
     metric = Lpips("random")
     assert metric(first, first).item() == 0
     assert metric(first, second).item() == pytest.approx(metric(second, first).item(), abs=1e-7)
 
 
 def test_features_compared_later_give_the_same_number() -> None:
-    first, second = pictures()
+    first, second = images()
     metric = Lpips("random")
     features = metric.features(torch.cat([first, second]))
     kept = metric.distance([tap[:1] for tap in features], [tap[1:] for tap in features])
@@ -122,13 +122,13 @@ def test_a_missing_package_is_named(monkeypatch) -> None:
         heads_file("alex")
 
 
-def test_gradients_reach_both_pictures_and_are_finite_where_nothing_is_active() -> None:
+def test_gradients_reach_both_images_and_are_finite_where_nothing_is_active() -> None:
     metric = Lpips("random")
-    first, second = (picture.clone().requires_grad_() for picture in pictures())
+    first, second = (image.clone().requires_grad_() for image in images())
     with torch.autograd.detect_anomaly(check_nan=True):
         metric(first, second).sum().backward()
-    for picture in (first, second):
-        assert picture.grad is not None and bool(picture.grad.isfinite().all()) and float(picture.grad.abs().sum()) > 0
+    for image in (first, second):
+        assert image.grad is not None and bool(image.grad.isfinite().all()) and float(image.grad.abs().sum()) > 0
     dead = torch.zeros(1, 4, 3, 3, requires_grad=True)
     unit(dead).sum().backward()
     assert bool(dead.grad.isfinite().all())

@@ -109,7 +109,7 @@ def test_the_random_trunk_is_the_same_every_time() -> None:
     assert float(load_trunk("random")(x)[-1].std()) > 0.01
 
 
-def test_a_picture_that_is_too_small_and_an_unknown_net_get_a_sentence() -> None:
+def test_a_image_that_is_too_small_and_an_unknown_net_get_a_sentence() -> None:
     with pytest.raises(PbvsError, match="too small"):
         Trunk("alex")(torch.zeros(1, 3, 16, 16))
     with pytest.raises(UsageError, match="alex, vgg, squeeze"):

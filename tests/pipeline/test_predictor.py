@@ -1,4 +1,4 @@
-"""The stream from input to PNG: right pictures under right names, failures reported, the rest written."""
+"""The stream from input to PNG: right images under right names, failures reported, the rest written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.stages import GrayscaleStage
-from pbvs.translators.base import Picture
+from pbvs.translators.base import ImageArray
 from pbvs.translators.grayscale import Grayscale
 from pbvs.translators.prediction import predict_pairs
 
@@ -21,24 +21,24 @@ def _pairs(count: int) -> list[Pair]:
     return [Pair(name=str(i), task="rgb2ir", split="test", location="", source=f"{i}.png") for i in range(count)]
 
 
-def _read(pair: Pair) -> Picture:
+def _read(pair: Pair) -> ImageArray:
     if pair.name == "3":
-        raise PbvsError("picture 3 is broken.")
+        raise PbvsError("image 3 is broken.")
     return np.full((8, 6, 3), int(pair.name) / 255, np.float32)
 
 
 @pytest.mark.parametrize(("jobs", "batch"), [(1, 1), (3, 4)])
-def test_each_picture_lands_under_its_name_and_failures_are_told(tmp_path: Path, jobs: int, batch: int) -> None:
+def test_each_image_lands_under_its_name_and_failures_are_told(tmp_path: Path, jobs: int, batch: int) -> None:
     translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale", intensity=2.0))
     outcome = predict_pairs(
         translator, _pairs(10), _read, lambda p: tmp_path / f"{p.name}.png", size=None, what="x", jobs=jobs, batch=batch
     )
-    assert (outcome.images, outcome.failures) == (9, ["picture 3 is broken."])
+    assert (outcome.images, outcome.failures) == (9, ["image 3 is broken."])
     assert sorted(p.stem for p in tmp_path.iterdir()) == [str(i) for i in range(10) if i != 3]
     for i in (0, 5, 9):
-        picture = Image.open(tmp_path / f"{i}.png")
-        assert (picture.mode, picture.size) == ("L", (6, 8))
-        assert np.asarray(picture).mean() == 2 * i
+        image = Image.open(tmp_path / f"{i}.png")
+        assert (image.mode, image.size) == ("L", (6, 8))
+        assert np.asarray(image).mean() == 2 * i
 
 
 def test_the_challenges_size_is_a_square(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The staged runner on synthetic data: what is done is kept, what changed is made anew, nothing trained is lost."""
+"""The staged runner on synthetic data: what is done is kept, what changed is made again, nothing trained is lost."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_every_input_has_its_prediction(run: Run, world: dict[str, Path], task: 
     pairs = read_manifest(manifest_path(world["manifests"], task, split))
     assert pairs
     assert {p.stem for p in run.predictions(split, task).glob("*.png")} == {pair.name for pair in pairs}
-    picture = Image.open(run.prediction(split, task, pairs[0].name))
-    assert picture.mode == ("RGB" if task == "sar2rgb" else "L")
+    image = Image.open(run.prediction(split, task, pairs[0].name))
+    assert image.mode == ("RGB" if task == "sar2rgb" else "L")
 
 
 def test_a_second_run_does_nothing_that_is_done(run: Run, world: dict[str, Path]) -> None:
@@ -89,7 +89,7 @@ def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> N
     assert changed == {str(lost.relative_to(run.folder))}
 
 
-def test_another_factor_makes_only_its_own_pictures_anew(run: Run, world: dict[str, Path]) -> None:
+def test_another_factor_makes_only_its_own_images_anew(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
     recipe = _recipe()
     brighter = recipe.stages["rgb2ir"].model_copy(update={"intensity": 1.2})

@@ -18,7 +18,7 @@ from pbvs.cli import cli
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
-from pbvs.report import charts, pictures, write_report
+from pbvs.report import charts, images, write_report
 from pbvs.report.evidence import read_log
 from pbvs.run import Run
 from tests.report.world import HOSTILE, World
@@ -106,7 +106,7 @@ def test_the_same_run_gives_the_same_bytes(world: World, tmp_path: Path) -> None
     assert written(world, run)[0] == written(world, run)[0]
 
 
-def test_a_run_without_scores_shows_its_pictures(world: World, tmp_path: Path) -> None:
+def test_a_run_without_scores_shows_its_images(world: World, tmp_path: Path) -> None:
     _, page = written(world, world.run(tmp_path / "runs", scored=False))
     assert "Not scored yet" in page.text
     assert page.tags.count("img") == 4 * 3 * 4 + 4 * 2 * 2
@@ -181,16 +181,16 @@ def test_a_damaged_part_is_named_and_the_rest_remains(world: World, tmp_path: Pa
     assert "SAR to EO" in page.text
 
 
-def test_a_picture_that_cannot_be_read_leaves_words(world: World, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_leaves_words(world: World, tmp_path: Path) -> None:
     run = world.run(tmp_path / "runs")
-    write_text(run.prediction("val", "sar2eo", "sar2eo-0"), "no picture")
+    write_text(run.prediction("val", "sar2eo", "sar2eo-0"), "no image")
     (world.root / "sar2rgb/0_out.png").unlink()
     _, page = written(world, run)
     assert "sar2eo-0.png cannot be read" in page.text
     assert "0_out.png" in page.text
 
 
-def test_large_pictures_make_a_small_page(tmp_path: Path) -> None:
+def test_large_images_make_a_small_page(tmp_path: Path) -> None:
     world = World(tmp_path, size=400, images=2)
     text, _ = written(world, world.run(tmp_path / "runs"))
     assert len(text) < 6_000_000
@@ -254,27 +254,27 @@ def test_a_log_with_gaps_keeps_its_numbers(tmp_path: Path) -> None:
 
 def test_the_error_is_measured_on_the_predictions_grid() -> None:
     prediction, target = np.zeros((8, 8, 1), np.float32), np.full((16, 16, 1), 0.25, np.float32)
-    assert pictures.error_of(prediction, target) == pytest.approx(np.full((8, 8), 0.25))
-    colours = pictures.error_map(np.array([[0.0, pictures.ERROR_END, 9.0]], np.float32))
+    assert images.error_of(prediction, target) == pytest.approx(np.full((8, 8), 0.25))
+    colours = images.error_map(np.array([[0.0, images.ERROR_END, 9.0]], np.float32))
     assert colours[0, 1] == pytest.approx(colours[0, 2])
     assert colours[0, 0].sum() < colours[0, 1].sum()
 
 
 def test_noise_survives_as_a_thumbnail() -> None:
     noise = np.random.default_rng(1).random((288, 288, 3)).astype(np.float32)
-    made = pictures.tile("x", noise)
+    made = images.tile("x", noise)
     assert made.uri.startswith("data:image/jpeg")
     assert (made.width, made.height) == (288, 288)
 
 
 def test_a_thumbnail_keeps_its_proportions() -> None:
-    made = pictures.tile("x", np.zeros((100, 1000, 1), np.float32))
-    assert (made.width, made.height) == (pictures.SIDE, 29)
+    made = images.tile("x", np.zeros((100, 1000, 1), np.float32))
+    assert (made.width, made.height) == (images.SIDE, 29)
 
 
 def test_level_counts_add_up() -> None:
-    picture = np.array([[[0.0], [0.999]], [[1.0], [float("nan")]]], np.float32)
-    counts = pictures.level_counts(picture, bins=2)
+    image = np.array([[[0.0], [0.999]], [[1.0], [float("nan")]]], np.float32)
+    counts = images.level_counts(image, bins=2)
     assert counts.tolist() == [[2, 2]]
 
 
@@ -300,4 +300,4 @@ def test_prediction_and_target_reach_a_png_reader(world: World, tmp_path: Path) 
     run = world.run(tmp_path / "runs")
     with Image.open(run.prediction("val", "sar2rgb", "sar2rgb-0")) as image:
         assert image.mode == "RGB"
-    assert pictures.read_prediction(run.prediction("val", "sar2eo", "sar2eo-0")).shape == (64, 64, 1)
+    assert images.read_prediction(run.prediction("val", "sar2eo", "sar2eo-0")).shape == (64, 64, 1)

@@ -88,8 +88,8 @@ class World:
                 for pair in self.pairs(task.name, split):
                     key = int(pair.name.rsplit("-", 1)[1])
                     noise = generator(3, key).normal(0, 0.02 + 0.04 * key, (self.size, self.size, 1))
-                    picture = landscape(key, task.target_channels, self.size) * 0.9 + noise
-                    write_png(run.prediction(split, task.name, pair.name), to_uint8(picture))
+                    image = landscape(key, task.target_channels, self.size) * 0.9 + noise
+                    write_png(run.prediction(split, task.name, pair.name), to_uint8(image))
                 record = run.predictions(split, task.name).with_suffix(".json")
                 write_json(record, {"made_from": "0" * 64, "images": 2, "seconds": 0.5, "device": "cpu"})
 

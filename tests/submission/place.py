@@ -39,7 +39,7 @@ def noise(seed: int, bands: int, side: int = SIDE, level: int = 120) -> NDArray[
     return pixels[:, :, 0] if bands == 1 else pixels
 
 
-def picture(pixels: NDArray[np.generic], form: str = "PNG", **options: object) -> bytes:
+def png_bytes(pixels: NDArray[np.generic], form: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format=form, **options)
     return buffer.getvalue()
@@ -51,16 +51,16 @@ def write_data(root: Path, side: int = SIDE) -> None:
         folder, suffix = root / "test" / task.name, "png" if task.name == "sar2eo" else "tiff"
         folder.mkdir(parents=True)
         for index in range(COUNT[task.name]):
-            data = picture(noise(index, task.source_channels, side), "PNG" if suffix == "png" else "TIFF")
+            data = png_bytes(noise(index, task.source_channels, side), "PNG" if suffix == "png" else "TIFF")
             (folder / f"{index}.{suffix}").write_bytes(data)
     chips = root / "Train_Data_and_Validation_EO_SAR" / "EO" / "train"
     place = root / "Train_Data_Town_SAR_IR_RGB" / "1_2"
     chips.mkdir(parents=True)
     place.mkdir(parents=True)
     for index in range(4):
-        (chips / f"{index}.png").write_bytes(picture(noise(index, 1, level=110 + 10 * index)))
+        (chips / f"{index}.png").write_bytes(png_bytes(noise(index, 1, level=110 + 10 * index)))
         for name, bands in (("rgb", 3), ("ir", 1)):
-            data = picture(noise(index, bands, level=110 + 10 * index), "TIFF")
+            data = png_bytes(noise(index, bands, level=110 + 10 * index), "TIFF")
             (place / f"tile{index}_{name}.tiff").write_bytes(data)
 
 
@@ -76,7 +76,7 @@ def entries() -> dict[str, bytes]:
     found = {"readme.txt": README.encode()}
     for task in TASKS.values():
         for index in range(COUNT[task.name]):
-            found[f"{task.name}/{index}.png"] = picture(noise(100 + index, task.target_channels))
+            found[f"{task.name}/{index}.png"] = png_bytes(noise(100 + index, task.target_channels))
     return found
 
 
@@ -96,7 +96,7 @@ class Place:
             folder = run.predictions("test", task.name)
             folder.mkdir(parents=True, exist_ok=True)
             for index in range(COUNT[task.name]):
-                (folder / f"{index}.png").write_bytes(picture(noise(seed + index, task.target_channels)))
+                (folder / f"{index}.png").write_bytes(png_bytes(noise(seed + index, task.target_channels)))
             facts = {"made_from": task.name, "images": COUNT[task.name], "seconds": 0.5, "device": "cpu"}
             write_json(folder.with_name(f"{task.name}.json"), {**facts, "evaluation_size": "native"})
         write_json(run.provenance_file, {"format": 1, "seed": seed})

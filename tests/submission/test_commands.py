@@ -11,7 +11,7 @@ import pytest
 
 from pbvs.cli import main
 from pbvs.run import Run
-from tests.submission.place import Place, noise, picture
+from tests.submission.place import Place, noise, png_bytes
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -30,7 +30,7 @@ def test_package_says_where_and_how_big(place: Place, capsys: pytest.CaptureFixt
     place.run()
     status, out, _ = pack(capsys, place)
     assert status == 0
-    assert "11 pictures from hand" in out
+    assert "11 images from hand" in out
     assert "as RGB" in out
     assert f"Archive: {place.submissions / 'hand.zip'}" in out
 
@@ -46,7 +46,7 @@ def test_dry_run_writes_nothing(place: Place, capsys: pytest.CaptureFixture[str]
 
 def test_refusal_lists_what_is_wrong(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     run = place.run()
-    run.prediction("test", "sar2eo", "3").write_bytes(picture(noise(1, 1, side=20)))
+    run.prediction("test", "sar2eo", "3").write_bytes(png_bytes(noise(1, 1, side=20)))
     status, _, error = pack(capsys, place)
     assert status == 1
     assert "sar2eo/3.png: it is 20 x 20 pixels, not 48 x 48" in error
@@ -58,7 +58,7 @@ def test_from_takes_a_task_of_another_run(place: Place, capsys: pytest.CaptureFi
     place.run()
     status, out, _ = pack(capsys, place, "--run", "hand", "--from", "other:sar2rgb")
     assert status == 0
-    assert "3 pictures from other" in out
+    assert "3 images from other" in out
     assert pack(capsys, place, "--run", "hand", "--from", "sar2rgb")[0] == 2
 
 
@@ -82,7 +82,7 @@ def test_check_of_anybodys_zip(place: Place, capsys: pytest.CaptureFixture[str])
     status, out, _ = call(capsys, "check", path, "--json", *options)
     value = json.loads(out)
     assert not value["rejected"]
-    assert {"level", "rule", "file", "message", "mending"} == set(value["findings"][0])
+    assert {"level", "rule", "file", "message", "hint"} == set(value["findings"][0])
 
 
 def test_strict_counts_warnings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.rules import structure
-from tests.submission.place import README, SIDE, noise, picture
+from tests.submission.place import README, SIDE, noise, png_bytes
 
 Entries = dict[str, bytes]
 Change = Callable[[Entries], None]
@@ -60,7 +60,7 @@ def line(number: int, text: str) -> Change:
 
 
 def task(name: str, pixels: Callable[[int], bytes]) -> Change:
-    """All pictures of a task are made anew, from their index."""
+    """All images of a task are made again, from their index."""
 
     def change(items: Entries) -> None:
         for index, path in enumerate(sorted(path for path in items if path.startswith(f"{name}/"))):
@@ -74,7 +74,7 @@ def edited(name: str, edit: Callable[[bytes], bytes]) -> Change:
 
 
 def saved(name: str, pixels: np.ndarray, form: str = "PNG") -> Change:
-    return added(name, picture(pixels, form))
+    return added(name, png_bytes(pixels, form))
 
 
 def as_mode(name: str, mode: str) -> Change:
@@ -99,11 +99,11 @@ def bomb_png() -> bytes:
 
 def enlarged(index: int) -> bytes:
     small = Image.fromarray(noise(index, 3, side=SIDE // 4))
-    return picture(np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
+    return png_bytes(np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
 
 
 def repeated_pixels(index: int) -> bytes:
-    return picture(noise(index, 3, side=SIDE // 2).repeat(2, 0).repeat(2, 1))
+    return png_bytes(noise(index, 3, side=SIDE // 2).repeat(2, 0).repeat(2, 1))
 
 
 def animated() -> bytes:
@@ -119,7 +119,7 @@ def flip(data: bytes) -> bytes:
 
 
 def tiff16() -> bytes:
-    return picture(noise(1, 1).astype(np.uint16) * 100, "TIFF")
+    return png_bytes(noise(1, 1).astype(np.uint16) * 100, "TIFF")
 
 
 PNG = "sar2rgb/1.png"
@@ -127,18 +127,18 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     # what: change, rule, level, a part of the message
     "enclosing folder": (renamed("", "submission/"), "enclosing-folder", "error", "instead of at the archive's root"),
     "two enclosing folders": (renamed("", "a/b/"), "enclosing-folder", "error", "instead of at the archive's root"),
-    "macOS resource fork": (added("__MACOSX/sar2eo/._1.png"), "litter", "error", "left there by macOS"),
-    "macOS dot file beside pictures": (added("sar2eo/._1.png"), "litter", "error", "counts as a file too many"),
-    ".DS_Store": (added(".DS_Store"), "litter", "error", "left there by macOS"),
-    "Thumbs.db": (added("rgb2ir/Thumbs.db"), "litter", "error", "Windows"),
+    "macOS resource fork": (added("__MACOSX/sar2eo/._1.png"), "junk", "error", "left there by macOS"),
+    "macOS dot file beside images": (added("sar2eo/._1.png"), "junk", "error", "counts as a file too many"),
+    ".DS_Store": (added(".DS_Store"), "junk", "error", "left there by macOS"),
+    "Thumbs.db": (added("rgb2ir/Thumbs.db"), "junk", "error", "Windows"),
     "folder in upper case": (renamed("sar2eo/", "SAR2EO/"), "wrong-folder", "error", "no task of this name"),
     "folder misspelt": (renamed("sar2rgb/", "sar_to_rgb/"), "wrong-folder", "error", "no task of this name"),
     "folder too deep": (renamed("sar2ir/", "sar2ir/images/"), "nested-folder", "error", "a folder too deep"),
     "empty folder in a folder": (added("sar2ir/more/", b""), "nested-folder", "error", "holds another folder"),
     "script at the root": (added("test.py"), "stray-file", "error", "does not belong"),
     "ground truth folder": (added("gt/1.png"), "wrong-folder", "error", "no task of this name"),
-    "text beside pictures": (added("sar2eo/log.txt"), "stray-file", "error", "no PNG or TIFF"),
-    "JPEG beside pictures": (added("sar2eo/1.jpg"), "stray-file", "error", "no PNG or TIFF"),
+    "text beside images": (added("sar2eo/log.txt"), "stray-file", "error", "no PNG or TIFF"),
+    "JPEG beside images": (added("sar2eo/1.jpg"), "stray-file", "error", "no PNG or TIFF"),
     "archive in the archive": (added("sar2eo.zip"), "nested-archive", "error", "archive in the archive"),
     "disguised archive": (
         added("sar2eo/notes.txt", b"PK\x03\x04"),
@@ -146,19 +146,19 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "error",
         "archive in the archive",
     ),
-    "no pictures": (removed(*TASKS), "no-pictures", "error", "holds no predictions"),
+    "no images": (removed(*TASKS), "no-images", "error", "holds no predictions"),
     "task missing": (removed("sar2ir/"), "missing-task", "warning", "counts as 1.00"),
-    "picture missing": (removed("sar2eo/10.png"), "missing-picture", "error", "later pictures would be compared"),
-    "picture too many": (
-        added("sar2eo/99.png", picture(noise(1, 1))),
-        "extra-picture",
+    "image missing": (removed("sar2eo/10.png"), "missing-image", "error", "later images would be compared"),
+    "image too many": (
+        added("sar2eo/99.png", png_bytes(noise(1, 1))),
+        "extra-image",
         "error",
         "no input of this name",
     ),
-    "leading zeros": (renamed("rgb2ir/", "rgb2ir/00"), "missing-picture", "error", "is missing"),
+    "leading zeros": (renamed("rgb2ir/", "rgb2ir/00"), "missing-image", "error", "is missing"),
     "one name twice": (saved("rgb2ir/1.tiff", noise(9, 1), "TIFF"), "same-name-twice", "error", ".png, .tiff"),
     "suffix in upper case": (renamed("rgb2ir/1.png", "rgb2ir/1.PNG"), "suffix-case", "error", "do not count"),
-    "cut-off PNG": (edited(PNG, lambda data: data[:-30]), "truncated", "error", "ends before the picture does"),
+    "cut-off PNG": (edited(PNG, lambda data: data[:-30]), "truncated", "error", "ends before the image does"),
     "empty PNG": (added(PNG, b""), "format", "error", "is empty though"),
     "flipped bit": (edited(PNG, flip), "damaged", "error", "wrong checksum"),
     "bytes after the end": (
@@ -177,8 +177,8 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     "grey with alpha": (as_mode("rgb2ir/1.png", "LA"), "mode", "error", "grey with alpha"),
     "16-bit PNG": (saved("rgb2ir/1.png", noise(1, 1).astype(np.uint16) * 200), "mode", "error", "16-bit"),
     "16-bit TIFF": (added("rgb2ir/7.tiff", tiff16()), "mode", "error", "16-bit"),
-    "several frames": (added("rgb2ir/7.tiff", animated()), "frames", "error", "several pictures"),
-    "picture bomb": (added(PNG, bomb_png()), "too-large", "error", "pixels"),
+    "several frames": (added("rgb2ir/7.tiff", animated()), "frames", "error", "several images"),
+    "image bomb": (added(PNG, bomb_png()), "too-large", "error", "pixels"),
     "grey where colour is asked": (saved(PNG, noise(1, 1)), "grey-for-colour", "error", "asks for RGB"),
     "colour where grey is asked": (saved("rgb2ir/1.png", noise(1, 3)), "colour-for-grey", "warning", "has colour"),
     "modes mixed": (
@@ -188,27 +188,32 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         "2 L and 1 RGB",
     ),
     "formats mixed": (
-        lambda items: items.update({"rgb2ir/1.tiff": picture(noise(1, 1), "TIFF")}) or items.pop("rgb2ir/1.png"),
+        lambda items: items.update({"rgb2ir/1.tiff": png_bytes(noise(1, 1), "TIFF")}) or items.pop("rgb2ir/1.png"),
         "mixed-formats",
         "warning",
         ".png and .tiff",
     ),
     "all black": (saved(PNG, np.zeros((SIDE, SIDE, 3), np.uint8)), "constant", "warning", "all black"),
     "one grey level": (saved("sar2eo/4.png", np.full((SIDE, SIDE), 90, np.uint8)), "constant", "warning", "(90)"),
-    "one picture for all": (
-        task("sar2rgb", lambda _: picture(noise(5, 3))),
+    "one image for all": (
+        task("sar2rgb", lambda _: png_bytes(noise(5, 3))),
         "repeated",
         "warning",
-        "3 of its pictures",
+        "3 of its images",
     ),
     "copy of the input": (
-        task("sar2eo", lambda i: picture(noise([0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9][i], 1))),
+        task("sar2eo", lambda i: png_bytes(noise([0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9][i], 1))),
         "copy-of-input",
         "warning",
         "11 of 11",
     ),
-    "far too dark": (task("sar2rgb", lambda i: picture(noise(i, 3) // 8)), "brightness", "warning", "darker than"),
-    "far too bright": (task("rgb2ir", lambda i: picture(noise(i, 1, level=194))), "brightness", "warning", "brighter"),
+    "far too dark": (task("sar2rgb", lambda i: png_bytes(noise(i, 3) // 8)), "brightness", "warning", "darker than"),
+    "far too bright": (
+        task("rgb2ir", lambda i: png_bytes(noise(i, 1, level=194))),
+        "brightness",
+        "warning",
+        "brighter",
+    ),
     "enlarged": (task("sar2rgb", enlarged), "enlarged", "warning", "finer than two pixels"),
     "pixels repeated": (task("sar2rgb", repeated_pixels), "enlarged", "warning", "finer than two pixels"),
     "readme missing": (removed("readme.txt"), "readme-missing", "error", "no readme.txt at the root"),
@@ -261,7 +266,7 @@ def test_a_fault_is_caught(what: str, good: Entries, zipped: Callable[[Entries],
     assert found, f"{what} was not caught"
     assert found[0].level == level
     assert words in found[0].message
-    assert found[0].mending
+    assert found[0].hint
     every = check(zipped(good), inputs=inputs, evaluation_size="native")
     assert rejected(every) == (level == "error")
     assert rejected(every, strict=True)
@@ -271,7 +276,7 @@ def commented(name: str) -> Change:
     def change(items: Entries) -> None:
         text = PngInfo()
         text.add_text("Software", "another tool")
-        items[name] = picture(noise(55, 1), pnginfo=text)
+        items[name] = png_bytes(noise(55, 1), pnginfo=text)
 
     return change
 
@@ -285,9 +290,9 @@ HARMLESS: dict[str, Change] = {
     "folder entries": lambda items: items.update({f"{name}/": b"" for name in TASKS}),
     "other order": lambda items: items.update({name: items.pop(name) for name in sorted(items, reverse=True)}),
     "a task in TIFF": lambda items: items.update(
-        {f"rgb2ir/{i}.tiff": items.pop(f"rgb2ir/{i}.png") and picture(noise(i, 1), "TIFF") for i in range(3)}
+        {f"rgb2ir/{i}.tiff": items.pop(f"rgb2ir/{i}.png") and png_bytes(noise(i, 1), "TIFF") for i in range(3)}
     ),
-    "one-band task as RGB": task("sar2ir", lambda i: picture(noise(100 + i, 1)[:, :, None].repeat(3, 2))),
+    "one-band task as RGB": task("sar2ir", lambda i: png_bytes(noise(100 + i, 1)[:, :, None].repeat(3, 2))),
     "PNG with a comment": commented("rgb2ir/1.png"),
 }
 
@@ -332,12 +337,12 @@ def test_names_that_differ_as_a_whole_are_mended_at_once(
     good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs
 ) -> None:
     moved = {re.sub(r"^(rgb2ir/\d)", r"\1_fake_B", name): data for name, data in good.items()}
-    assert "'_fake_B' too much at their end" in examined(zipped(moved), inputs, "extra-picture")[0].mending
+    assert "'_fake_B' too much at their end" in examined(zipped(moved), inputs, "extra-image")[0].hint
 
 
 def test_challenge_sizes_need_no_data(zipped: Callable[[Entries], Path]) -> None:
-    items = {"readme.txt": README.encode(), "sar2eo/1.png": picture(noise(1, 1, side=256))}
-    items |= {"rgb2ir/1.png": picture(noise(1, 1, side=256))}
+    items = {"readme.txt": README.encode(), "sar2eo/1.png": png_bytes(noise(1, 1, side=256))}
+    items |= {"rgb2ir/1.png": png_bytes(noise(1, 1, side=256))}
     wrong = [finding.file for finding in check(zipped(items)) if finding.rule == "wrong-size"]
     assert wrong == ["rgb2ir/1.png"]
 
@@ -345,11 +350,11 @@ def test_challenge_sizes_need_no_data(zipped: Callable[[Entries], Path]) -> None
 def test_swapped_sides_are_said(good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs) -> None:
     sizes = Inputs(inputs.root, inputs.names)
     sizes.size = lambda task, stem: (40, 30)
-    good["rgb2ir/1.png"] = picture(noise(1, 1)[:40, :30])
+    good["rgb2ir/1.png"] = png_bytes(noise(1, 1)[:40, :30])
     assert "swapped" in examined(zipped(good), sizes, "size-swapped")[0].message
 
 
 def test_without_data_names_are_said_to_be_unchecked(good: Entries, zipped: Callable[[Entries], Path]) -> None:
     notes = [finding for finding in check(zipped(good)) if finding.rule == "names-unchecked"]
-    assert "11 pictures where the 2025 and 2026 test sets have 3586" in notes[0].message
+    assert "11 images where the 2025 and 2026 test sets have 3586" in notes[0].message
     assert len(notes) == len(TASKS)

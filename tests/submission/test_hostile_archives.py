@@ -20,13 +20,13 @@ from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text
 from pbvs.submission.package import extract
 from pbvs.submission.zips import Limits, SafeZip
-from tests.submission.place import README, noise, picture
+from tests.submission.place import README, noise, png_bytes
 
 
 def built(path: Path, add: Callable[[zipfile.ZipFile], None]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", README)
-        archive.writestr("sar2eo/1.png", picture(noise(1, 1)))
+        archive.writestr("sar2eo/1.png", png_bytes(noise(1, 1)))
         add(archive)
     return path
 

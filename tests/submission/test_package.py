@@ -21,7 +21,7 @@ from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
 from pbvs.submission.package import PackageRefused, package, parse_modes
 from pbvs.submission.readme import parse_readme
-from tests.submission.place import COUNT, Place, noise, picture
+from tests.submission.place import COUNT, Place, noise, png_bytes
 
 
 def pack(place: Place, run: Run, **options: object) -> Path:
@@ -83,7 +83,7 @@ def test_same_content_makes_the_same_bytes(place: Place) -> None:
     assert pack(place, run).read_bytes() == first
 
 
-def test_memory_does_not_grow_with_the_pictures(place: Place) -> None:
+def test_memory_does_not_grow_with_the_images(place: Place) -> None:
     import gc
     import tracemalloc
 
@@ -97,11 +97,11 @@ def test_memory_does_not_grow_with_the_pictures(place: Place) -> None:
     row = inputs.read_text().splitlines()[1]
     with inputs.open("a") as file:
         for index in range(1000, 1400):
-            (folder / f"{index}.png").write_bytes(picture(noise(index, 1)))
+            (folder / f"{index}.png").write_bytes(png_bytes(noise(index, 1)))
             file.write(f"{index},{row.split(',', 1)[1]}\n")
     tracemalloc.reset_peak()
     pack(place, run)
-    assert tracemalloc.get_traced_memory()[1] < small + 400 * 8_000  # the directory, not the pictures
+    assert tracemalloc.get_traced_memory()[1] < small + 400 * 8_000  # the directory, not the images
     tracemalloc.stop()
 
 
@@ -113,10 +113,10 @@ def test_missing_predictions_are_named(place: Place) -> None:
     assert not run.archive.exists()
 
 
-def test_pictures_without_an_input_are_named(place: Place) -> None:
+def test_images_without_an_input_are_named(place: Place) -> None:
     run = place.run()
-    run.prediction("test", "rgb2ir", "77").write_bytes(picture(noise(1, 1)))
-    with pytest.raises(PbvsError, match=r"1 pictures that no input .* is called \(77\)"):
+    run.prediction("test", "rgb2ir", "77").write_bytes(png_bytes(noise(1, 1)))
+    with pytest.raises(PbvsError, match=r"1 images that no input .* is called \(77\)"):
         pack(place, run)
 
 
@@ -130,7 +130,7 @@ def test_unfinished_task_says_what_to_run(place: Place) -> None:
 def test_refuses_with_the_list_and_keeps_the_earlier_archive(place: Place) -> None:
     run = place.run()
     before = pack(place, run).read_bytes()
-    run.prediction("test", "sar2eo", "3").write_bytes(picture(noise(1, 1, side=20)))
+    run.prediction("test", "sar2eo", "3").write_bytes(png_bytes(noise(1, 1, side=20)))
     run.prediction("test", "sar2rgb", "1").write_bytes(b"\x89PNG\r\n\x1a\nrest")
     with pytest.raises(PackageRefused) as refused:
         pack(place, run)

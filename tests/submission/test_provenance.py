@@ -63,16 +63,16 @@ def test_digest_of_the_data_depends_on_content_alone(place: Place, tmp_path: Pat
     assert provenance.data_facts(recipe, place.manifests, moved)["digest"] != first["digest"]
 
 
-def test_pictures_are_not_read_again_when_nothing_changed(
+def test_images_are_not_read_again_when_nothing_changed(
     run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_json(run.provenance_file)
-    monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the pictures were read"))
+    monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the images were read"))
     facts = provenance.data_facts(run.recipe(), place.manifests, place.root, run.provenance_file)
     assert facts["digest"] == before["data"]["digest"]
 
 
-def test_a_missing_picture_changes_the_digest(place: Place) -> None:
+def test_a_missing_image_changes_the_digest(place: Place) -> None:
     recipe = parse_recipe(RECIPE, "test")
     before = provenance.data_facts(recipe, place.manifests, place.root)["digest"]
     (place.root / "test" / "rgb2ir" / "1.tiff").unlink()
@@ -124,9 +124,9 @@ def test_what_differs_is_listed(run: Run, place: Place) -> None:
     write_png(path, changed[:, :, None])
     run.prediction("test", "rgb2ir", "2").rename(run.prediction("test", "rgb2ir", "nobody"))
     (found,) = reproduce.reproduce(run, manifests=place.manifests, root=place.root)
-    assert (found.task, found.pictures, found.different, found.missing) == ("rgb2ir", 3, 1, 1)
+    assert (found.task, found.images, found.different, found.missing) == ("rgb2ir", 3, 1, 1)
     assert found.largest > 0
-    assert "rgb2ir test: 1 of 3 pictures differ" in str(found)
+    assert "rgb2ir test: 1 of 3 images differ" in str(found)
 
 
 def test_data_that_moved_must_be_named(run: Run, place: Place, tmp_path: Path) -> None:

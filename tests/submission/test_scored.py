@@ -1,4 +1,4 @@
-"""The archive itself is scored: the numbers are those of its own pictures, wherever they came from."""
+"""The archive itself is scored: the numbers are those of its own images, wherever they came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.archive import score_archive
 from pbvs.files import read_json
 from pbvs.submission.package import package, write_zip
-from tests.submission.place import COUNT, Place, entries, noise, picture
+from tests.submission.place import COUNT, Place, entries, noise, png_bytes
 
 
 def targets(folder: Path) -> Path:
@@ -45,8 +45,8 @@ def test_it_is_the_archive_that_counts_not_the_run(place: Place, tmp_path: Path)
 def test_anybodys_archive_with_tiff_and_rgb(place: Place, tmp_path: Path) -> None:
     items = entries()
     for index in range(COUNT["rgb2ir"]):
-        items[f"rgb2ir/{index}.tiff"] = items.pop(f"rgb2ir/{index}.png") and picture(noise(100 + index, 1), "TIFF")
-    items["sar2eo/4.png"] = picture(noise(104, 1)[:, :, None].repeat(3, 2))
+        items[f"rgb2ir/{index}.tiff"] = items.pop(f"rgb2ir/{index}.png") and png_bytes(noise(100 + index, 1), "TIFF")
+    items["sar2eo/4.png"] = png_bytes(noise(104, 1)[:, :, None].repeat(3, 2))
     path = tmp_path / "theirs.zip"
     write_zip(path, items.items())
     summary = score(path, place, targets=targets(tmp_path / "targets"))

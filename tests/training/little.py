@@ -1,4 +1,4 @@
-"""A training small enough for tests: one pair of networks of a few hundred weights on pictures made from a seed."""
+"""A training small enough for tests: one pair of networks of a few hundred weights on images made from a seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GENERATOR = GeneratorConfig(1, 1, width=4, downsamplings=1, blocks=1)
 
 
 class LittleChips:
-    """Pictures whose content, order and augmentation come from (seed, epoch, position), as the real ones."""
+    """Images whose content, order and augmentation come from (seed, epoch, position), as the real ones."""
 
     def __init__(self, count: int = 6, side: int = 16, seed: int = 1):
         self.count, self.side, self.seed = count, side, seed
@@ -30,8 +30,8 @@ class LittleChips:
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         epoch, position = key
         index = int(generator(self.seed, "order", epoch).permutation(self.count)[position])
-        picture = generator(self.seed, "picture", index).integers(0, 256, (1, self.side, self.side), dtype="uint8")
-        source = torch.from_numpy(picture)
+        image = generator(self.seed, "image", index).integers(0, 256, (1, self.side, self.side), dtype="uint8")
+        source = torch.from_numpy(image)
         if generator(self.seed, "augment", epoch, index).integers(2):
             source = source.flip(2)
         return source, 255 - source, torch.full_like(source, 255)

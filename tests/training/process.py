@@ -28,7 +28,7 @@ class Opened:
 
 
 def validator() -> Validator:
-    """Measure five pictures by RMSE and the random trunk."""
+    """Measure five images by RMSE and the random trunk."""
     pairs = [Pair(str(number), "sar2eo", "val", "place", "source") for number in range(5)]
     how = Inference(2, 10**6)
     lpips = random_lpips()

@@ -50,7 +50,7 @@ def test_two_processes_validate_as_one_with_the_doubled_batch(tmp_path: Path, ac
 
 
 @pytest.mark.slow
-def test_the_same_command_under_torchrun_predicts_the_same_pictures(tmp_path: Path) -> None:
+def test_the_same_command_under_torchrun_predicts_the_same_images(tmp_path: Path) -> None:
     root, manifests = tmp_path / "data", tmp_path / "manifests"
     for split, count in (("train", 4), ("val", 3), ("test", 3)):
         pairs = write_pairs(root, "sar2eo", count, split=split)
@@ -108,7 +108,7 @@ def test_a_process_that_is_late_takes_the_same_way(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "late.py"]
     command = [*launch, "predict", "--all", "--recipe", "r.toml", "--data", str(root), "--manifests", "m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    for _ in range(2):  # anew, and when all is there
+    for _ in range(2):  # again, and when all is there
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stderr[-2000:]
         for split in ("val", "test"):

@@ -45,7 +45,7 @@ def test_workers_change_nothing() -> None:
 
 def test_grey_is_replicated_and_colours_are_not_thrown_away() -> None:
     assert replicated(torch.rand(1, 1, 2, 2), 3).shape == (1, 3, 2, 2)
-    with pytest.raises(PbvsError, match=r"takes 1 channels but the pictures have 3"):
+    with pytest.raises(PbvsError, match=r"takes 1 channels but the images have 3"):
         replicated(torch.rand(1, 3, 2, 2), 1)
 
 

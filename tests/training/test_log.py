@@ -55,9 +55,9 @@ def test_events_hold_losses_and_validation(tmp_path: Path) -> None:
 def test_curves_are_drawn_for_what_changes(tmp_path: Path) -> None:
     curves = {"a": [(1, 0.5), (2, 0.4)], "b": [(1, 3.0)], "zero": [(1, 0.0), (2, 0.0)], "none": []}
     write_curves(tmp_path / "curves.png", curves)
-    picture = read_image(tmp_path / "curves.png")
-    assert picture.shape == (PANEL[1], 2 * PANEL[0], 3)
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
+    image = read_image(tmp_path / "curves.png")
+    assert image.shape == (PANEL[1], 2 * PANEL[0], 3)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 5
     write_curves(tmp_path / "nothing.png", {"none": []})
     assert not (tmp_path / "nothing.png").exists()
 
@@ -65,6 +65,6 @@ def test_curves_are_drawn_for_what_changes(tmp_path: Path) -> None:
 def test_strips_put_grey_and_colour_side_by_side(tmp_path: Path) -> None:
     grey, colour = np.full((10, 20, 1), 0.5, np.float32), np.zeros((10, 20, 3), np.float32)
     write_strip(tmp_path / "strip.png", [(grey, colour, colour), (grey, grey, colour)])
-    picture = read_image(tmp_path / "strip.png")
-    assert picture.shape == (2 * STRIP_SIDE, 3 * STRIP_SIDE, 3)
-    assert set(np.unique(picture[:, :STRIP_SIDE])) == {128}
+    image = read_image(tmp_path / "strip.png")
+    assert image.shape == (2 * STRIP_SIDE, 3 * STRIP_SIDE, 3)
+    assert set(np.unique(image[:, :STRIP_SIDE])) == {128}

@@ -63,14 +63,14 @@ def test_vgg_distance_takes_grey() -> None:
     assert float(losses.vgg_distance(taps, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))) == 0
 
 
-def test_l2_is_the_mean_of_each_pictures_root_mean_square_on_unit_scale() -> None:
+def test_l2_is_the_mean_of_each_images_root_mean_square_on_unit_scale() -> None:
     fake = torch.stack((torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 0.0)))
     real = torch.stack((torch.full((1, 2, 2), -1.0), torch.tensor([[[0.6, 0.0], [0.0, 0.8]]])))
     expected = (1.0 + math.sqrt((0.09 + 0.16) / 4)) / 2
     assert float(losses.l2(fake, real)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_l2_of_equal_pictures_has_a_finite_gradient() -> None:
+def test_l2_of_equal_images_has_a_finite_gradient() -> None:
     x = torch.zeros(1, 1, 4, 4, requires_grad=True)
     losses.l2(x, torch.zeros(1, 1, 4, 4)).backward()
     assert x.grad is not None
@@ -85,7 +85,7 @@ def test_a_shift_within_reach_costs_nothing_and_beyond_it_does() -> None:
     assert losses.shifted_l2(fake, real, 0) == losses.l2(fake, real)
 
 
-def test_each_picture_of_a_batch_has_its_own_shift() -> None:
+def test_each_image_of_a_batch_has_its_own_shift() -> None:
     real = torch.rand(2, 1, 20, 20, generator=torch_generator(6, "real")) * 2 - 1
     fake = torch.stack([torch.roll(real[0], 1, dims=1), torch.roll(real[1], -1, dims=2)])
     assert losses.shifted_l2(fake, real, 1) < 1e-5

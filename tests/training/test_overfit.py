@@ -14,12 +14,12 @@ from tests.training.little import little_method, little_trainer
 
 
 class OnePair:
-    """A smooth picture, and the same turned upside down in brightness, always the same."""
+    """A smooth image, and the same turned upside down in brightness, always the same."""
 
     def __init__(self, side: int = 32):
         x, y = np.meshgrid(np.linspace(0, 3, side), np.linspace(0, 2, side))
-        picture = (127 + 60 * np.sin(2 * x) + 60 * np.cos(3 * y)).astype(np.uint8)
-        self.source = torch.from_numpy(picture)[None]
+        image = (127 + 60 * np.sin(2 * x) + 60 * np.cos(3 * y)).astype(np.uint8)
+        self.source = torch.from_numpy(image)[None]
 
     def __len__(self) -> int:
         return 1

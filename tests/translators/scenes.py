@@ -23,7 +23,7 @@ TINY: dict[str, Any] = {
 
 
 def write_pairs(root: Path, task: str = "sar2eo", count: int = 4, side: int = 40, split: str = "train") -> list[Pair]:
-    """Write `count` pairs of smooth pictures as PNG and return their manifest rows."""
+    """Write `count` pairs of smooth images as PNG and return their manifest rows."""
     root.mkdir(parents=True, exist_ok=True)
     known = get_task(task)
     pairs = []
@@ -34,9 +34,9 @@ def write_pairs(root: Path, task: str = "sar2eo", count: int = 4, side: int = 40
         names = []
         for role, channels in (("source", known.source_channels), ("target", known.target_channels)):
             shifted = np.stack([base * (1 - 0.2 * c) for c in range(channels)], axis=2)
-            picture = shifted if role == "source" else 1 - shifted
+            image = shifted if role == "source" else 1 - shifted
             names.append(f"{split}_{number}_{role}.png")
-            write_png(root / names[-1], np.rint(picture * 255).astype(np.uint8))
+            write_png(root / names[-1], np.rint(image * 255).astype(np.uint8))
         pairs.append(Pair(f"{split}{number}", task, split, f"place{number}", *names, alignment="none"))
     return pairs
 
@@ -47,7 +47,7 @@ def recipe_of(task: str = "sar2eo", **changes: Any) -> Recipe:
 
 
 def material_of(tmp_path: Path, recipe: Recipe, name: str = "model", **changes: Any) -> Material:
-    """Return the material of the recipe's only stage on pictures written beside it."""
+    """Return the material of the recipe's only stage on images written beside it."""
     (task,) = recipe.stages
     root = tmp_path / "data"
     defaults: dict[str, Any] = {

@@ -12,26 +12,26 @@ from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.stages import CascadeStage, GrayscaleStage
 from pbvs.translators import METHODS, make_translator, translator_class
-from pbvs.translators.base import Picture
+from pbvs.translators.base import ImageArray
 from pbvs.translators.grayscale import Grayscale, grayscale
 
 
 def test_grayscale_is_the_mean_times_the_factor_clipped() -> None:
-    picture = np.array([[[0.1, 0.2, 0.3], [0.9, 0.9, 0.9]]], np.float32)
-    np.testing.assert_allclose(grayscale(picture, 1.3)[0, :, 0], [0.26, 1.0], atol=1e-7)
+    image = np.array([[[0.1, 0.2, 0.3], [0.9, 0.9, 0.9]]], np.float32)
+    np.testing.assert_allclose(grayscale(image, 1.3)[0, :, 0], [0.26, 1.0], atol=1e-7)
 
 
 def test_grayscale_does_not_change_its_input() -> None:
-    picture = np.full((2, 2, 1), 0.5, np.float32)
-    grayscale(picture, 1.5)
-    assert (picture == 0.5).all()
+    image = np.full((2, 2, 1), 0.5, np.float32)
+    grayscale(image, 1.5)
+    assert (image == 0.5).all()
 
 
 class Inverse(Grayscale):
     """Stands for a first stage: three channels from one, inverted."""
 
-    def translate(self, pictures: Sequence[Picture]) -> list[Picture]:
-        return [np.repeat(1 - picture, 3, axis=2) for picture in pictures]
+    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        return [np.repeat(1 - image, 3, axis=2) for image in images]
 
 
 def test_cascade_feeds_the_first_stage_into_grayscale() -> None:

@@ -1,4 +1,4 @@
-"""Translating pictures of any size: padded and cropped, tiled without seams, averaged over turns, within memory."""
+"""Translating images of any size: padded and cropped, tiled without seams, averaged over turns, within memory."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ class Local(nn.Module):
         return nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def picture(height: int, width: int, channels: int = 1, seed: int = 0) -> np.ndarray:
-    return generator(seed, "picture").random((height, width, channels), dtype=np.float32)
+def image(height: int, width: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    return generator(seed, "image").random((height, width, channels), dtype=np.float32)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (5, 100), (1, 1), (17, 64)])
 def test_any_size_comes_back_as_it_was(size: tuple[int, int]) -> None:
     network, how = Same(), Inference(16, 10**6)
-    original = picture(*size)
+    original = image(*size)
     (result,) = translate(network, [original], how)
     assert np.allclose(result, original, atol=1e-6)
     assert all(side % 16 == 0 and side >= 32 for side in network.seen[0][2:])
 
 
-def test_pictures_of_one_size_go_together_as_far_as_the_budget_goes() -> None:
+def test_images_of_one_size_go_together_as_far_as_the_budget_goes() -> None:
     network = Same()
-    pictures = [picture(32, 32, seed=n) for n in range(5)] + [picture(64, 32)]
-    pictures.insert(1, picture(16, 16))
-    results = translate(network, pictures, Inference(16, 2 * 32 * 32))
+    images = [image(32, 32, seed=n) for n in range(5)] + [image(64, 32)]
+    images.insert(1, image(16, 16))
+    results = translate(network, images, Inference(16, 2 * 32 * 32))
     assert sorted(shape[0] for shape in network.seen) == [1, 1, 1, 2, 2]
     assert max(n * h * w for n, _, h, w in network.seen) <= 2 * 32 * 32
-    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(results, pictures, strict=True))
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(results, images, strict=True))
 
 
-def test_a_picture_within_the_budget_is_translated_whole_to_the_last_bit() -> None:
+def test_a_image_within_the_budget_is_translated_whole_to_the_last_bit() -> None:
     network = build_generator(GeneratorConfig(1, 1, 4, 2, 1), torch_generator(1, "t"))
     x = torch.rand(1, 1, 64, 48) * 2 - 1
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_the_eight_views_are_turned_back() -> None:
     assert torch.allclose(forward_symmetric(Same(), x, Inference(16, 10**6, dihedral=True), "cpu"), x, atol=1e-6)
 
 
-def test_averaging_makes_any_network_turn_with_its_picture() -> None:
+def test_averaging_makes_any_network_turn_with_its_image() -> None:
     network = build_generator(GeneratorConfig(1, 1, 4, 1, 1), torch_generator(1, "t"))
     how = Inference(2, 10**6, dihedral=True)
     x = torch.rand(1, 1, 32, 32) * 2 - 1
@@ -119,7 +119,7 @@ def test_averaging_makes_any_network_turn_with_its_picture() -> None:
 
 def test_a_network_in_training_goes_on_training() -> None:
     network = Same().train()
-    translate(network, [picture(8, 8)], Inference(2, 10**6))
+    translate(network, [image(8, 8)], Inference(2, 10**6))
     assert network.training
 
 
@@ -138,9 +138,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 """
 
 
-def test_a_picture_takes_no_more_memory_than_asked_for() -> None:
+def test_a_image_takes_no_more_memory_than_asked_for() -> None:
     gibibytes = 0.0625
     command = [sys.executable, "-c", MEASURE, str(gibibytes)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    own = 5 * 4 * 768 * 768 / 2**30  # the picture, its padded copy, the sum, the weights, the result
+    own = 5 * 4 * 768 * 768 / 2**30  # the image, its padded copy, the sum, the weights, the result
     assert float(result.stdout) < gibibytes + own

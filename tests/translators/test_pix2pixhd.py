@@ -20,8 +20,8 @@ from pbvs.translators.pix2pixhd import use_bf16
 from tests.translators.scenes import material_of, recipe_of, translator_of
 
 
-def picture(height: int = 24, width: int = 37, channels: int = 1) -> np.ndarray:
-    return generator(0, "picture").random((height, width, channels), dtype=np.float32)
+def image(height: int = 24, width: int = 37, channels: int = 1) -> np.ndarray:
+    return generator(0, "image").random((height, width, channels), dtype=np.float32)
 
 
 def test_training_leaves_a_model_a_log_curves_and_strips(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_training_leaves_a_model_a_log_curves_and_strips(tmp_path: Path) -> None
         assert (folder / name).stat().st_size > 1000, name
     assert sorted(path.name for path in (folder / "samples").iterdir()) == ["0001.png", "0002.png"]
     assert list((folder / "events").iterdir())
-    (result,) = translator.translate([picture()])
+    (result,) = translator.translate([image()])
     assert result.shape == (24, 37, 1)
     assert result.dtype == np.float32
     assert 0 <= result.min() <= result.max() <= 1
@@ -50,7 +50,7 @@ def test_a_loaded_model_translates_to_the_same_bits_and_knows_how_it_was_made(tm
     translator.save(tmp_path / "saved")
     again = translator_of(recipe)
     again.load(tmp_path / "saved")
-    assert np.array_equal(again.translate([picture()])[0], translator.translate([picture()])[0])
+    assert np.array_equal(again.translate([image()])[0], translator.translate([image()])[0])
     _, config, facts = read_model(tmp_path / "saved" / "model.safetensors", "generator")
     assert config == GeneratorConfig(1, 1, 4, 2, 1)
     assert facts["task"] == "sar2eo"
@@ -73,14 +73,14 @@ def test_grey_to_colour_in_both_ways(tmp_path: Path, channels: str) -> None:
     translator = translator_of(recipe)
     translator.fit(material_of(tmp_path, recipe))
     assert translator.config.source_channels == (1 if channels == "native" else 3)
-    assert translator.translate([picture()])[0].shape == (24, 37, 3)
+    assert translator.translate([image()])[0].shape == (24, 37, 3)
 
 
 def test_replicated_grey_comes_back_as_one_channel(tmp_path: Path) -> None:
     recipe = recipe_of(channels="replicated", epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
     translator.fit(material_of(tmp_path, recipe))
-    assert translator.translate([picture()])[0].shape == (24, 37, 1)
+    assert translator.translate([image()])[0].shape == (24, 37, 1)
 
 
 def test_a_later_stage_starts_from_an_earlier_ones_weights(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_a_later_stage_starts_from_an_earlier_ones_weights(tmp_path: Path) -> No
     second = recipe_of("sar2rgb", learning_rate=1e-9, ema_decay=0.0)
     later = translator_of(second)
     later.fit(material_of(tmp_path, second, "later", initial=material.folder))
-    (grey,) = translator.translate([picture()])
-    (colour,) = later.translate([picture()])
+    (grey,) = translator.translate([image()])
+    (colour,) = later.translate([image()])
     assert np.allclose(colour, np.repeat(grey, 3, axis=2), atol=1e-3)
 
 
@@ -212,7 +212,7 @@ def test_a_truncated_model_is_said(tmp_path: Path) -> None:
 
 def test_translating_untrained_is_said() -> None:
     with pytest.raises(PbvsError, match="not trained yet"):
-        translator_of(recipe_of()).translate([picture()])
+        translator_of(recipe_of()).translate([image()])
 
 
 def test_weights_to_start_from_that_do_not_fit_are_said(tmp_path: Path) -> None:

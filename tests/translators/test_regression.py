@@ -51,8 +51,8 @@ def woken(network: UNet) -> UNet:
     return network
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch_generator(seed, "pictures")) * 2 - 1
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch_generator(seed, "images")) * 2 - 1
 
 
 @pytest.mark.parametrize("style", [0, 4])
@@ -60,12 +60,12 @@ def pictures(*shape: int, seed: int = 0) -> Tensor:
 def test_the_output_has_the_inputs_size(shuffle: int, levels: int, style: int) -> None:
     config = UNetConfig(3, 1, width=8, levels=levels, shuffle=shuffle, style=style)
     side = config.multiple
-    assert unet(config)(pictures(2, 3, 2 * side, 3 * side)).shape == (2, 1, 2 * side, 3 * side)
+    assert unet(config)(images(2, 3, 2 * side, 3 * side)).shape == (2, 1, 2 * side, 3 * side)
 
 
 def test_every_weight_gets_a_gradient() -> None:
     network = woken(unet(UNetConfig(1, 3, width=8, levels=3, style=4, blocks=2)))
-    network(pictures(2, 1, 32, 32)).square().sum().backward()
+    network(images(2, 1, 32, 32)).square().sum().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
 
@@ -83,19 +83,19 @@ def test_with_grey_residual_an_idle_network_returns_the_grey() -> None:
     network = unet(UNetConfig(3, 1, width=8, levels=2, residual="grey"))
     nn.init.zeros_(network.head.weight)
     nn.init.zeros_(network.head.bias)
-    x = pictures(1, 3, 16, 16)
+    x = images(1, 3, 16, 16)
     torch.testing.assert_close(network(x), x.mean(dim=1, keepdim=True))
 
 
 def test_the_style_carries_what_is_far_away() -> None:
     """A change in one corner reaches the opposite one through the style and in no other way."""
-    a = pictures(1, 1, 128, 128)
+    a = images(1, 1, 128, 128)
     b = a.clone()
     b[..., :8, :8] = 1.0
     for style, differs in ((4, True), (0, False)):
         network = woken(unet(UNetConfig(1, 1, width=8, levels=2, style=style)))
         with torch.no_grad():
-            for module in network.modules():  # group norm, too, looks at the whole picture
+            for module in network.modules():  # group norm, too, looks at the whole image
                 if isinstance(module, nn.GroupNorm):
                     module.forward = lambda x: x
             far = (network(a) - network(b))[..., -8:, -8:].abs().max()
@@ -104,7 +104,7 @@ def test_the_style_carries_what_is_far_away() -> None:
 
 def test_half_precision_gives_single_precision_out() -> None:
     network = woken(unet())
-    x = pictures(1, 1, 16, 16)
+    x = images(1, 1, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         made = network(x)
     assert made.dtype == torch.float32
@@ -112,12 +112,12 @@ def test_half_precision_gives_single_precision_out() -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 3), (3, 1), (3, 3)])
-def test_a_network_for_other_channels_starts_with_the_same_picture(source: int, target: int) -> None:
+def test_a_network_for_other_channels_starts_with_the_same_image(source: int, target: int) -> None:
     old = woken(unet())
     config = UNetConfig(source, target, width=8, levels=2, widest=2, style=4)
     new = unet(config, seed=9)
     new.load_state_dict(adapt_unet(old.state_dict(), LITTLE, config))
-    x = pictures(1, 1, 16, 16)
+    x = images(1, 1, 16, 16)
     expected = old(x).expand(-1, target, -1, -1)
     torch.testing.assert_close(new(x.expand(-1, source, -1, -1)), expected, atol=1e-5, rtol=1e-5)
 
@@ -167,20 +167,20 @@ def test_brightness_changes_the_source_alone() -> None:
     assert (_brightened(array, 1, 3.0)[0] == 255).all()
 
 
-def test_zoom_keeps_pictures_together_and_forgets_pixels_that_touch_unknown_ones() -> None:
+def test_zoom_keeps_images_together_and_forgets_pixels_that_touch_unknown_ones() -> None:
     rng = np.random.default_rng(0)
-    picture = np.kron(rng.integers(0, 256, (10, 10)), np.ones((16, 16))).astype(np.uint8)
+    image = np.kron(rng.integers(0, 256, (10, 10)), np.ones((16, 16))).astype(np.uint8)
     valid = np.full((160, 160), 255, dtype=np.uint8)
     valid[:, 80:] = 0
-    small = _zoomed(np.stack((picture, picture, valid)), 80)
+    small = _zoomed(np.stack((image, image, valid)), 80)
     np.testing.assert_array_equal(small[0], small[1])
-    assert abs(small[0].mean() - picture.mean()) < 1
+    assert abs(small[0].mean() - image.mean()) < 1
     assert (small[2, :, :38] == 255).all() and (small[2, :, 40:] == 0).all()
     assert set(np.unique(small[2])) == {0, 255}
 
 
 def batch(valid: float = 1.0) -> Batch:
-    source = pictures(2, 1, 32, 32)
+    source = images(2, 1, 32, 32)
     known = torch.ones(2, 1, 32, 32, dtype=torch.bool)
     known[..., int(32 * valid) :] = False
     return Batch(source, -source, known)
@@ -250,7 +250,7 @@ def test_it_learns_to_invert(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] / 3
 
 
-def test_save_and_load_give_the_same_pictures(tmp_path: Path) -> None:
+def test_save_and_load_give_the_same_images(tmp_path: Path) -> None:
     stage = RegressionStage(**STAGE, lpips_weight=0.0)
     first = Regression(TASKS["sar2rgb"], stage)
     first.network = woken(build_unet(first.config, torch_generator(1, "unet")))

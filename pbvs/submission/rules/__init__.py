@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from pbvs.submission.findings import Finding
 from pbvs.submission.inspection import Examined
-from pbvs.submission.rules import names, pictures, quality, readme, structure
+from pbvs.submission.rules import images, names, quality, readme, structure
 
 Rule = Callable[[Examined], Iterable[Finding]]
 
-RULES: tuple[Rule, ...] = (*structure.RULES, *readme.RULES, *names.RULES, *pictures.RULES, *quality.RULES)
+RULES: tuple[Rule, ...] = (*structure.RULES, *readme.RULES, *names.RULES, *images.RULES, *quality.RULES)

@@ -1,6 +1,6 @@
 """Names and counts: a prediction for each input, called as the input is.
 
-Scorers of this family pair pictures by their sorted position and compare only the count, so that one file too many
+Scorers of this family pair images by their sorted position and compare only the count, so that one file too many
 or too few shifts all that follow.
 """
 
@@ -16,12 +16,12 @@ from pbvs.submission.findings import Finding, printable
 from pbvs.submission.inspection import Examined
 
 OFFICIAL = {"sar2eo": 3586, "sar2rgb": 60, "sar2ir": 60, "rgb2ir": 60}  # the 2025 and 2026 test inputs
-SHIFT = "scorers pair by sorted position, so all later pictures would be compared with the wrong ones"
+SHIFT = "scorers pair by sorted position, so all later images would be compared with the wrong ones"
 
 
 def against_inputs(archive: Examined) -> Iterator[Finding]:
-    """Every input has its prediction, and no other picture is there."""
-    for task, items in archive.contents.pictures.items():
+    """Every input has its prediction, and no other image is there."""
+    for task, items in archive.contents.images.items():
         wanted = None if archive.inputs is None else archive.inputs.names.get(task)
         if wanted is None:
             yield from _official_count(task, items, known=archive.inputs is not None)
@@ -31,13 +31,13 @@ def against_inputs(archive: Examined) -> Iterator[Finding]:
         missing = [stem for stem in wanted if there.find(stem) is None]
         hint = _renaming(set(wanted), {item.stem for item in items}) if extra and len(missing) == len(wanted) else ""
         for stem in sorted(missing):
-            mending = hint or f"Add a prediction for the input {printable(stem)}."
+            hint = hint or f"Add a prediction for the input {printable(stem)}."
             message = f"it is missing; {SHIFT}"
-            yield Finding("error", "missing-picture", f"{task}/{printable(stem)}.png", message, mending)
+            yield Finding("error", "missing-image", f"{task}/{printable(stem)}.png", message, hint)
         for stem in sorted(extra):
             message = f"there is no input of this name; {SHIFT}"
-            mending = hint or "Take it out, or name it as its input."
-            yield Finding("error", "extra-picture", printable(extra[stem].name), message, mending)
+            hint = hint or "Take it out, or name it as its input."
+            yield Finding("error", "extra-image", printable(extra[stem].name), message, hint)
 
 
 def _official_count(task: str, items: Items, known: bool) -> Iterator[Finding]:
@@ -45,10 +45,10 @@ def _official_count(task: str, items: Items, known: bool) -> Iterator[Finding]:
         message = "the data hold no test inputs for it; names and count were not checked"
         yield Finding("note", "names-unchecked", f"{task}/", message, "")
         return
-    message, mending = "names were not checked", "Give the folder of the archives with --data."
+    message, hint = "names were not checked", "Give the folder of the archives with --data."
     if len(items) != OFFICIAL[task]:
-        message += f"; it has {len(items)} pictures where the 2025 and 2026 test sets have {OFFICIAL[task]}"
-    yield Finding("note", "names-unchecked", f"{task}/", message, mending)
+        message += f"; it has {len(items)} images where the 2025 and 2026 test sets have {OFFICIAL[task]}"
+    yield Finding("note", "names-unchecked", f"{task}/", message, hint)
 
 
 def _renaming(wanted: set[str], there: set[str]) -> str:
@@ -74,7 +74,7 @@ def _common(names: set[str]) -> str:
 
 def same_stem(archive: Examined) -> Iterator[Finding]:
     """One prediction an input, not a PNG and a TIFF."""
-    for task, items in archive.contents.pictures.items():
+    for task, items in archive.contents.images.items():
         twice = repeated(item.stem for item in items)
         found: dict[str, list[str]] = {}
         for item in items if twice else ():
@@ -93,7 +93,7 @@ def same_stem(archive: Examined) -> Iterator[Finding]:
 
 def suffixes(archive: Examined) -> Iterator[Finding]:
     """`.png` and `.tiff` were seen scored; others are not counted, or nobody knows."""
-    for task, items in archive.contents.pictures.items():
+    for task, items in archive.contents.images.items():
         for item in items:
             if item.suffix not in (".png", ".tiff", ".tif"):
                 message = f"its suffix is {item.suffix}, which scorers that look for png do not count"
@@ -101,10 +101,10 @@ def suffixes(archive: Examined) -> Iterator[Finding]:
         kinds = sorted({item.suffix for item in items})
         if len(kinds) > 1:
             message = f"it mixes {' and '.join(kinds)}"
-            mending = "Keep to one format a task; a scorer may count only one of them."
-            yield Finding("warning", "mixed-formats", f"{task}/", message, mending)
+            hint = "Keep to one format a task; a scorer may count only one of them."
+            yield Finding("warning", "mixed-formats", f"{task}/", message, hint)
         elif kinds == [".tif"]:
-            message = "its pictures end in .tif; only .png and .tiff were seen scored"
+            message = "its images end in .tif; only .png and .tiff were seen scored"
             yield Finding("warning", "tif", f"{task}/", message, "Name them .tiff, or write PNG.")
 
 
@@ -114,7 +114,7 @@ def count(archive: Examined) -> Iterator[Finding]:
         return
     for task in TASKS:
         wanted = archive.inputs.names.get(task, {})
-        there = count_different(item.stem for item in archive.contents.pictures.get(task, ()))
+        there = count_different(item.stem for item in archive.contents.images.get(task, ()))
         if wanted and there and there != len(wanted):
             message = f"it has {there} predictions for {len(wanted)} inputs"
             yield Finding("error", "count", f"{task}/", message, "Write one prediction for each input.")

@@ -9,7 +9,7 @@ from pbvs.submission.findings import Finding
 from pbvs.submission.inspection import Examined
 from pbvs.submission.readme import LABELS, LIMIT, NAME, ReadmeError, order_faults, parse_readme
 
-MENDING = "Write the four lines as `pbvs package` does: " + "; ".join(f"{label} : ..." for label in LABELS)
+HINT = "Write the four lines as `pbvs package` does: " + "; ".join(f"{label} : ..." for label in LABELS)
 PLACEHOLDERS = re.compile(r"^(\.*|-*|todo|none|n/?a|xxx*|description|solution based on .* timofte.*)$", re.IGNORECASE)
 SLOW = 3600.0  # seconds; the whole scoring may take no longer
 
@@ -62,11 +62,11 @@ def other_lines(archive: Examined) -> Iterator[Finding]:
 
 
 def _error(rule: str, message: str) -> Finding:
-    return Finding("error", rule, NAME, message, MENDING)
+    return Finding("error", rule, NAME, message, HINT)
 
 
-def _warning(rule: str, message: str, mending: str) -> Finding:
-    return Finding("warning", rule, NAME, message, mending)
+def _warning(rule: str, message: str, hint: str) -> Finding:
+    return Finding("warning", rule, NAME, message, hint)
 
 
 RULES = (parses, other_lines)

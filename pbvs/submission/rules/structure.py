@@ -36,12 +36,12 @@ def enclosing_folder(archive: Examined) -> Iterator[Finding]:
         )
 
 
-def litter(archive: Examined) -> Iterator[Finding]:
+def junk(archive: Examined) -> Iterator[Finding]:
     """Scorers count every file whose name ends in png, `._x.png` too."""
-    for entry in archive.contents.litter:
+    for entry in archive.contents.junk:
         yield Finding(
             "error",
-            "litter",
+            "junk",
             printable(entry.name),
             "it was left there by macOS, Windows or an editor, and counts as a file too many",
             "Delete it: zip -d ARCHIVE '__MACOSX/*' '*.DS_Store' '*/._*'",
@@ -59,27 +59,27 @@ def strays(archive: Examined) -> Iterator[Finding]:
             continue
         yield _stray(archive, entry.name, "it does not belong in a submission", "Take it out of the archive.")
     for entry in archive.contents.other_files:
-        yield _stray(archive, entry.name, "it is no PNG or TIFF", "Keep only .png or .tiff pictures in the folder.")
+        yield _stray(archive, entry.name, "it is no PNG or TIFF", "Keep only .png or .tiff images in the folder.")
 
 
-def _stray(archive: Examined, name: str, message: str, mending: str) -> Finding:
+def _stray(archive: Examined, name: str, message: str, hint: str) -> Finding:
     if name in archive.archives or is_archive(name, b""):
         return Finding(
             "error", "nested-archive", printable(name), "it is an archive in the archive", "Unpack it or take it out."
         )
-    return Finding("error", "stray-file", printable(name), message, mending)
+    return Finding("error", "stray-file", printable(name), message, hint)
 
 
 def _wrong_folder(archive: Examined, name: str) -> Finding:
     near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
-    mending = f"Call it {near[0]}." if near else f"The folders are {', '.join(TASKS)}."
+    hint = f"Call it {near[0]}." if near else f"The folders are {', '.join(TASKS)}."
     if name in TASKS:
-        return Finding("error", "nested-folder", f"{name}/", "it holds another folder", "Put pictures right into it.")
-    return Finding("error", "wrong-folder", printable(f"{name}/"), "there is no task of this name", mending)
+        return Finding("error", "nested-folder", f"{name}/", "it holds another folder", "Put images right into it.")
+    return Finding("error", "wrong-folder", printable(f"{name}/"), "there is no task of this name", hint)
 
 
 def nested(archive: Examined) -> Iterator[Finding]:
-    """Pictures lie right in their task's folder."""
+    """Images lie right in their task's folder."""
     for entry in archive.contents.nested:
         yield Finding(
             "error",
@@ -92,9 +92,9 @@ def nested(archive: Examined) -> Iterator[Finding]:
 
 def missing_task(archive: Examined) -> Iterator[Finding]:
     """A task that was not attempted is allowed, and costs."""
-    present = [task for task in TASKS if archive.contents.pictures.get(task)]
+    present = [task for task in TASKS if archive.contents.images.get(task)]
     if not present:
-        yield Finding("error", "no-pictures", "", "it holds no predictions", f"The folders are {', '.join(TASKS)}.")
+        yield Finding("error", "no-images", "", "it holds no predictions", f"The folders are {', '.join(TASKS)}.")
         return
     for task in TASKS:
         if task not in present:
@@ -120,13 +120,13 @@ def size(archive: Examined) -> Iterator[Finding]:
 def readme_place(archive: Examined) -> Iterator[Finding]:
     """Exactly one readme.txt, at the root."""
     found = [entry.name[len(archive.contents.wrapper) :] for entry in archive.contents.readmes]
-    mending = "Put one readme.txt with its four lines at the root of the archive."
+    hint = "Put one readme.txt with its four lines at the root of the archive."
     if not found:
-        yield Finding("error", "readme-missing", NAME, "there is no readme.txt at the root", mending)
+        yield Finding("error", "readme-missing", NAME, "there is no readme.txt at the root", hint)
     elif len(found) > 1:
-        yield Finding("error", "readme-several", "", f"several readmes: {', '.join(map(printable, found))}", mending)
+        yield Finding("error", "readme-several", "", f"several readmes: {', '.join(map(printable, found))}", hint)
     elif found[0] != NAME:
-        yield Finding("error", "readme-name", printable(found[0]), "the readme is not called readme.txt", mending)
+        yield Finding("error", "readme-name", printable(found[0]), "the readme is not called readme.txt", hint)
 
 
-RULES = (suffix, enclosing_folder, litter, strays, nested, missing_task, size, readme_place)
+RULES = (suffix, enclosing_folder, junk, strays, nested, missing_task, size, readme_place)

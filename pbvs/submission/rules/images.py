@@ -1,4 +1,4 @@
-"""Each picture: readable to its last byte, of the right format, size, mode and depth."""
+"""Each image: readable to its last byte, of the right format, size, mode and depth."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.submission.contents import Item
 from pbvs.submission.findings import Finding, printable
+from pbvs.submission.images import Facts
 from pbvs.submission.inspection import Examined, Seen
-from pbvs.submission.pictures import Facts
 
 # The page says that other sizes are resampled; one entry that was scored so is known, and what it cost.
 RESAMPLED = "at best it is resampled, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"
 
 
 def readable(archive: Examined) -> Iterator[Finding]:
-    """Every picture decodes, in the format of its suffix, with 8 bits."""
+    """Every image decodes, in the format of its suffix, with 8 bits."""
     for seen in _all(archive):
         if seen.fault is not None:
             fault = seen.fault
-            yield Finding("error", fault.rule, printable(seen.item.name), f"it {fault}", fault.mending)
+            yield Finding("error", fault.rule, printable(seen.item.name), f"it {fault}", fault.hint)
 
 
 def sizes(archive: Examined) -> Iterator[Finding]:
-    """Every picture has the evaluation size."""
+    """Every image has the evaluation size."""
     for seen in _all(archive):
         if seen.facts is None:
             continue
@@ -44,8 +44,8 @@ def _native(checked: bool) -> Iterator[Finding]:
     message = "the inputs' own sizes are taken as meant, where the rules ask for 256 x 256 and 1024 x 1024"
     yield Finding("note", "native-sizes", "", message, 'For an upload predict with evaluation_size = "challenge".')
     if not checked:
-        message, mending = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
-        yield Finding("note", "size-unchecked", "", message, mending)
+        message, hint = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
+        yield Finding("note", "size-unchecked", "", message, hint)
 
 
 def _wrong_size(item: Item, facts: Facts, width: int, height: int, native: bool) -> Finding:
@@ -54,10 +54,8 @@ def _wrong_size(item: Item, facts: Facts, width: int, height: int, native: bool)
     if (facts.height, facts.width) == (width, height):
         return Finding("error", "size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
     message = f"it is {is_} pixels, not {should} as the rules ask" + ("" if native else f"; {RESAMPLED}")
-    mending = f"Write {item.task} at {should}" + (
-        " (--evaluation-size native if that is meant)." if not native else "."
-    )
-    return Finding("error", "wrong-size", name, message, mending)
+    hint = f"Write {item.task} at {should}" + (" (--evaluation-size native if that is meant)." if not native else ".")
+    return Finding("error", "wrong-size", name, message, hint)
 
 
 def modes(archive: Examined) -> Iterator[Finding]:
@@ -66,8 +64,8 @@ def modes(archive: Examined) -> Iterator[Finding]:
         kinds = Counter(seen.facts.mode for seen in all_seen if seen.facts is not None)
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
-            mending = "Write one mode a task: pbvs package --mode TASK=RGB."
-            yield Finding("warning", "mixed-modes", f"{task}/", f"its pictures are {said}", mending)
+            hint = "Write one mode a task: pbvs package --mode TASK=RGB."
+            yield Finding("warning", "mixed-modes", f"{task}/", f"its images are {said}", hint)
         yield from _colour(task, all_seen)
 
 
@@ -85,7 +83,7 @@ def _colour(task: str, all_seen: Iterable[Seen]) -> Iterator[Finding]:
 
 
 def one_band(archive: Examined) -> Iterator[Finding]:
-    """Pictures of one band were scored; whether every scorer takes them nobody knows."""
+    """Images of one band were scored; whether every scorer takes them nobody knows."""
     tasks = [
         task
         for task, all_seen in archive.seen.items()
@@ -93,7 +91,7 @@ def one_band(archive: Examined) -> Iterator[Finding]:
     ]
     if tasks:
         message = (
-            f"the pictures of {', '.join(tasks)} have one band; such were scored in 2026, but scorers of this family "
+            f"the images of {', '.join(tasks)} have one band; such were scored in 2026, but scorers of this family "
             "that unpack height, width and channels fail on them"
         )
         yield Finding("note", "one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")

@@ -1,4 +1,4 @@
-"""Pictures inside archives: a stranger's bytes to facts, and a prediction's bytes to the form a zip should hold.
+"""Images inside archives: a stranger's bytes to facts, and a prediction's bytes to the form a zip should hold.
 
 Files on disk are opened by `pbvs.data.images`; here are only bytes that came out of, or go into, an archive.
 """
@@ -26,18 +26,18 @@ CROP = 256  # pixels a side of the middle that is looked at for detail
 FINE = 0.35  # cycles per pixel above which a twofold enlargement holds nothing
 
 
-class PictureError(ValueError):
-    """A picture that a scorer could not use; `rule` names the kind of fault."""
+class ImageError(ValueError):
+    """An image that a scorer could not use; `rule` names the kind of fault."""
 
-    def __init__(self, rule: str, message: str, mending: str):
+    def __init__(self, rule: str, message: str, hint: str):
         super().__init__(message)
         self.rule = rule
-        self.mending = mending
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is kept of a picture after it was decoded."""
+    """What is kept of an image after it was decoded."""
 
     width: int
     height: int
@@ -60,14 +60,14 @@ def sniff(data: bytes) -> str:
 
 
 def examine(data: bytes, expected: str) -> tuple[Facts, NDArray[np.uint8]]:
-    """Decode a picture to its last byte; return its facts and its pixels (H, W) or (H, W, 3).
+    """Decode an image to its last byte; return its facts and its pixels (H, W) or (H, W, 3).
 
-    `expected` is PNG or TIFF, as the name's suffix says. Raises PictureError.
+    `expected` is PNG or TIFF, as the name's suffix says. Raises ImageError.
     """
     found = sniff(data)
     if found != expected:
         what = "is empty" if not data else f"is {found} inside"
-        raise PictureError("format", f"{what} though its name says {expected}", f"Save it as {expected}.")
+        raise ImageError("format", f"{what} though its name says {expected}", f"Save it as {expected}.")
     if expected == "PNG":
         walk_png(data)
     pixels, mode = _decode(data, expected)
@@ -75,21 +75,21 @@ def examine(data: bytes, expected: str) -> tuple[Facts, NDArray[np.uint8]]:
 
 
 def walk_png(data: bytes) -> None:
-    """Go through a PNG's chunks and check each CRC, as decoders skip some; raises PictureError."""
-    mending = "Write it again; it was damaged or cut off after it was made."
+    """Go through a PNG's chunks and check each CRC, as decoders skip some; raises ImageError."""
+    hint = "Write it again; it was damaged or cut off after it was made."
     position, kind = len(PNG_HEAD), b""
     while kind != b"IEND":
         if position + 12 > len(data):
-            raise PictureError("truncated", "ends before the picture does", mending)
+            raise ImageError("truncated", "ends before the image does", hint)
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if end + 4 > len(data):
-            raise PictureError("truncated", "ends before the picture does", mending)
+            raise ImageError("truncated", "ends before the image does", hint)
         if zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise PictureError("damaged", f"has a wrong checksum in its chunk {kind!r}", mending)
+            raise ImageError("damaged", f"has a wrong checksum in its chunk {kind!r}", hint)
         position = end + 4
     if position != len(data):
-        raise PictureError("trailing-bytes", f"has {len(data) - position} bytes after its end", "Write it again.")
+        raise ImageError("trailing-bytes", f"has {len(data) - position} bytes after its end", "Write it again.")
 
 
 def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
@@ -100,25 +100,23 @@ def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
             with Image.open(io.BytesIO(data), formats=[expected]) as image:
                 _check_head(image)
                 return np.asarray(image), image.mode
-    except PictureError:
+    except ImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise PictureError("too-large", "says it has far too many pixels", "Write it in the evaluation size.") from None
+        raise ImageError("too-large", "says it has far too many pixels", "Write it in the evaluation size.") from None
     except Exception as error:
-        # Decoders of damaged files raise what they like; whatever it is, the picture cannot be read.
-        raise PictureError(
-            "unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit grey or RGB."
-        ) from None
+        # Decoders of damaged files raise what they like; whatever it is, the image cannot be read.
+        raise ImageError("unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit grey or RGB.") from None
 
 
 def _check_head(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise PictureError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
+        raise ImageError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
     if _has_second(image):
-        raise PictureError("frames", "holds several pictures", "Keep one picture a file.")
+        raise ImageError("frames", "holds several images", "Keep one image a file.")
     if image.mode not in MODES:
-        raise PictureError(
+        raise ImageError(
             "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit grey (L) or 8-bit RGB without alpha."
         )
 
@@ -161,7 +159,7 @@ def _facts(pixels: NDArray[np.uint8], mode: str) -> Facts:
 
 
 def _in_blocks(bands: NDArray[np.uint8]) -> bool:
-    """Return whether the picture consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
+    """Return whether the image consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
     for factor in (2, 3):
         height, width = (side - side % factor for side in bands.shape[:2])
         small = bands[:height:factor, :width:factor]
@@ -199,7 +197,7 @@ def recode(data: bytes, mode: str | None, form: str) -> bytes:
 
 
 def recode_any(data: bytes, expected: str) -> bytes:
-    """Return a picture of either format as PNG; a PNG comes back as it is. Raises PictureError."""
+    """Return an image of either format as PNG; a PNG comes back as it is. Raises ImageError."""
     return data if expected == "PNG" else encode(examine(data, expected)[1], "png")
 
 

@@ -1,4 +1,4 @@
-"""Pictures for a page: thumbnails as data URIs, error maps, and what goes into one strip."""
+"""Images for a page: thumbnails as data URIs, error maps, and what goes into one strip."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ERROR_END = 0.5  # an error of this size, or a larger one, gets the last colour
 ERROR_COLOURS = np.array(
     [[12, 10, 30], [70, 20, 110], [160, 45, 110], [235, 105, 60], [252, 190, 70], [253, 250, 210]], np.float64
 )
-Picture = NDArray[np.float32]
+ImageArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The pictures of one pair as far as they could be had; `problem` says what could not and why."""
+    """The images of one pair as far as they could be had; `problem` says what could not and why."""
 
-    source: Picture | None = None
-    prediction: Picture | None = None
-    target: Picture | None = None
+    source: ImageArray | None = None
+    prediction: ImageArray | None = None
+    target: ImageArray | None = None
     problem: str = ""
 
 
@@ -48,8 +48,8 @@ class Tile:
     absent: str = ""
 
 
-def open_pictures(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Opened:
-    """Open a pair's input, target (where known) and prediction (where made); never raises for a picture."""
+def open_images(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Opened:
+    """Open a pair's input, target (where known) and prediction (where made); never raises for an image."""
     problems: list[str] = []
     source = target = prediction = None
     if root is not None:
@@ -66,7 +66,7 @@ def open_pictures(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Op
     return Opened(source, prediction, target, " ".join(problems))
 
 
-def _open_data(pair: Pair, root: Path, recipe: Recipe) -> tuple[Picture, Picture | None]:
+def _open_data(pair: Pair, root: Path, recipe: Recipe) -> tuple[ImageArray, ImageArray | None]:
     from pbvs.data.align import open_pair, open_source
 
     if not pair.target:
@@ -75,15 +75,15 @@ def _open_data(pair: Pair, root: Path, recipe: Recipe) -> tuple[Picture, Picture
     return opened.source, opened.target
 
 
-def read_prediction(path: Path) -> Picture:
-    """Read a predicted 8-bit picture as (H, W, C) float32 in [0, 1]; raise PbvsError when it cannot be read."""
+def read_prediction(path: Path) -> ImageArray:
+    """Read a predicted 8-bit image as (H, W, C) float32 in [0, 1]; raise PbvsError when it cannot be read."""
     pixels = read_image(path)
     scale = 65535.0 if pixels.dtype == np.uint16 else 255.0
-    picture: Picture = (pixels[:, :, :3] if pixels.shape[2] > 3 else pixels).astype(np.float32) / np.float32(scale)
-    return picture
+    image: ImageArray = (pixels[:, :, :3] if pixels.shape[2] > 3 else pixels).astype(np.float32) / np.float32(scale)
+    return image
 
 
-def error_of(prediction: Picture, target: Picture) -> NDArray[np.float32]:
+def error_of(prediction: ImageArray, target: ImageArray) -> NDArray[np.float32]:
     """Return the mean over the channels of |prediction - target|, (H, W), on the prediction's grid."""
     fitted = resize(target, *prediction.shape[:2])
     if fitted.shape[2] != prediction.shape[2]:
@@ -92,39 +92,39 @@ def error_of(prediction: Picture, target: Picture) -> NDArray[np.float32]:
     return error
 
 
-def error_map(error: NDArray[np.float32]) -> Picture:
-    """Colour an error (H, W): the scale is the same in every picture of every report, 0 to `ERROR_END`."""
+def error_map(error: NDArray[np.float32]) -> ImageArray:
+    """Colour an error (H, W): the scale is the same in every image of every report, 0 to `ERROR_END`."""
     place = np.clip(error / ERROR_END, 0.0, 1.0) * (len(ERROR_COLOURS) - 1)
     anchors = np.arange(len(ERROR_COLOURS))
     bands = [np.interp(place, anchors, ERROR_COLOURS[:, band]) for band in range(3)]
-    colours: Picture = np.stack(bands, axis=2).astype(np.float32) / np.float32(255.0)
+    colours: ImageArray = np.stack(bands, axis=2).astype(np.float32) / np.float32(255.0)
     return colours
 
 
-def tile(caption: str, picture: Picture | None, absent: str = "not there", side: int = SIDE) -> Tile:
-    """Make a thumbnail of a picture in [0, 1], or an empty tile that says why there is none."""
-    if picture is None or not picture.size:
+def tile(caption: str, image: ImageArray | None, absent: str = "not there", side: int = SIDE) -> Tile:
+    """Make a thumbnail of an image in [0, 1], or an empty tile that says why there is none."""
+    if image is None or not image.size:
         return Tile(caption, absent=absent)
-    small = shrink(picture, side)
+    small = shrink(image, side)
     return Tile(caption, data_uri(small), small.shape[1], small.shape[0])
 
 
-def shrink(picture: Picture, side: int) -> Picture:
-    """Fit a picture into a square of `side` pixels; a smaller one stays as it is."""
-    height, width = picture.shape[:2]
+def shrink(image: ImageArray, side: int) -> ImageArray:
+    """Fit an image into a square of `side` pixels; a smaller one stays as it is."""
+    height, width = image.shape[:2]
     factor = side / max(height, width)
     if factor >= 1.0:
-        return picture
-    return resize(np.ascontiguousarray(picture), max(1, round(height * factor)), max(1, round(width * factor)))
+        return image
+    return resize(np.ascontiguousarray(image), max(1, round(height * factor)), max(1, round(width * factor)))
 
 
-def data_uri(picture: Picture) -> str:
-    """Encode a picture as JPEG inside a data URI."""
-    pixels = to_uint8(picture)
-    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+def data_uri(image: ImageArray) -> str:
+    """Encode an image as JPEG inside a data URI."""
+    pixels = to_uint8(image)
+    shown = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     buffer = io.BytesIO()
-    # Pillow's `optimize` fails on very noisy pictures when it writes to memory, so it stays off.
-    image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    # Pillow's `optimize` fails on very noisy images when it writes to memory, so it stays off.
+    shown.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -140,9 +140,9 @@ def strip(opened: Opened, has_target: bool) -> list[Tile]:
     return [*tiles, tile("Error", error)]
 
 
-def level_counts(picture: Picture, bins: int = 64) -> NDArray[np.int64]:
+def level_counts(image: ImageArray, bins: int = 64) -> NDArray[np.int64]:
     """Count, for each channel, the pixels in each of `bins` equal bins of [0, 1]; returns (C, bins)."""
-    clipped = np.clip(np.nan_to_num(picture), 0.0, 1.0)
-    rows = [np.histogram(clipped[:, :, i], bins=bins, range=(0.0, 1.0))[0] for i in range(picture.shape[2])]
+    clipped = np.clip(np.nan_to_num(image), 0.0, 1.0)
+    rows = [np.histogram(clipped[:, :, i], bins=bins, range=(0.0, 1.0))[0] for i in range(image.shape[2])]
     counts: NDArray[np.int64] = np.stack(rows).astype(np.int64)
     return counts
