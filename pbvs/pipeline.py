@@ -219,7 +219,7 @@ class Job:
 
     def _predictions(self, task: TaskName, split: str) -> list[str]:
         """Write the predictions of one task and split that are not there yet."""
-        pairs, folder = self._pairs(task, split), self.run.predictions(split, task)
+        pairs, folder = self._pairs(task, split), self.run.prediction_folder(split, task)
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
         # Shared out before looking, as the others write meanwhile.

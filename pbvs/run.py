@@ -50,7 +50,7 @@ class Run:
         return self.folder / "provenance.json"
 
     @property
-    def report(self) -> Path:
+    def report_file(self) -> Path:
         """The page that people look at."""
         return self.folder / "report.html"
 
@@ -63,13 +63,13 @@ class Run:
         """Folder of a task's weights, training state and log."""
         return self.folder / "models" / task
 
-    def predictions(self, split: str, task: str) -> Path:
+    def prediction_folder(self, split: str, task: str) -> Path:
         """Folder of a task's predicted images, `<name>.png`."""
         return self.folder / "predictions" / split / task
 
     def prediction(self, split: str, task: str, name: str) -> Path:
         """Path of one predicted image."""
-        return self.predictions(split, task) / f"{name}.png"
+        return self.prediction_folder(split, task) / f"{name}.png"
 
     def exists(self) -> bool:
         """Return whether the run was begun."""

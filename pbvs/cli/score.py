@@ -72,5 +72,5 @@ def score(
     place = choose_run(run, submissions)
     click.echo(score_table(run_score(place, split, **settings)))
     click.echo(f"Written: {place.scores / 'summary.json'}")
-    if place.report.is_file():
-        click.echo(f"Report:  {place.report}")
+    if place.report_file.is_file():
+        click.echo(f"Report:  {place.report_file}")

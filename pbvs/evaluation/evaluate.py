@@ -88,7 +88,7 @@ def find_task(run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, spl
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     size = get_task(name).challenge_size if rule == "challenge" else None
     with_target = pairs.where(lambda pair: bool(pair.target))
-    return Task(name, with_target, run.predictions(split, name), size, ByName(pairs))
+    return Task(name, with_target, run.prediction_folder(split, name), size, ByName(pairs))
 
 
 def _notes(task: Task) -> list[str]:

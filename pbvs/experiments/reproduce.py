@@ -161,13 +161,13 @@ def predictions_there(run: Run) -> list[tuple[str, str]]:
         (split, task)
         for task in order
         for split in SPLITS
-        if run.predictions(split, task).with_name(f"{task}.json").is_file()
+        if run.prediction_folder(split, task).with_name(f"{task}.json").is_file()
     ]
 
 
 def compare_predictions(first: Run, second: Run, split: str, task: str) -> Unequal | None:
     """Compare two runs' predictions image by image; None when all are equal in every pixel."""
-    paths = sorted(first.predictions(split, task).glob("*.png"))
+    paths = sorted(first.prediction_folder(split, task).glob("*.png"))
     different = missing = largest = 0
     for path in track(paths, f"comparing {task} {split}", unit="image"):
         other = second.prediction(split, task, path.stem)

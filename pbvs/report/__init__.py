@@ -19,5 +19,5 @@ def write_report(run: Run, *, root: Path | None = None, manifests: Path = MANIFE
 
     for folder in (run.folder, run.scores):
         sweep(folder, deep=False)
-    write_text(run.report, render_run(run, root, manifests))
-    return run.report
+    write_text(run.report_file, render_run(run, root, manifests))
+    return run.report_file

@@ -67,7 +67,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
         models={task: read_table(run.model(task) / "done.json") for task in TASKS},
-        batches={key: read_table(run.predictions(*key).with_suffix(".json")) for key in keys},
+        batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
         provenance=read_table(run.provenance_file),
         problems=problems,
     )

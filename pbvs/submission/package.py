@@ -281,7 +281,7 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
             f"The run {run.name!r} has no stage for {task}; leave the task out with --tasks, "
             f"or take it from another run with --from RUN:{task}."
         )
-    folder = run.predictions(split, task)
+    folder = run.prediction_folder(split, task)
     record = folder.with_name(f"{task}.json")
     again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
     if not record.is_file():
@@ -293,7 +293,7 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
 
 def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
     """Return what `pbvs predict` wrote down about a task's predictions."""
-    facts = read_json(run.predictions(split, task).with_name(f"{task}.json"))
+    facts = read_json(run.prediction_folder(split, task).with_name(f"{task}.json"))
     return facts if isinstance(facts, dict) else {}
 
 

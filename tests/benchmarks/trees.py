@@ -55,8 +55,8 @@ def finished_run(folder: Path, scale: float) -> tuple[Any, Path]:
     write_text(run.recipe_file, dump_recipe(parse_recipe({"name": "bench", "stages": stages}, "the benchmark")))
     for name, task in TASKS.items():
         count = max(1, round((3586 if name == "sar2eo" else 60) * scale))
-        paths = images(run.predictions("test", name), count, task.challenge_size, task.target_channels)
+        paths = images(run.prediction_folder("test", name), count, task.challenge_size, task.target_channels)
         facts = {"made_from": "", "images": count, "seconds": 1.0, "device": "cpu", "evaluation_size": "challenge"}
-        write_json(run.predictions("test", name).with_name(f"{name}.json"), {**facts, "expected": count})
-        write_manifest(manifest_path(manifests, name, "test"), input_pairs(name, run.predictions("test", name), paths))
+        write_json(run.prediction_folder("test", name).with_name(f"{name}.json"), {**facts, "expected": count})
+        write_manifest(manifest_path(manifests, name, "test"), input_pairs(name, run.prediction_folder("test", name), paths))
     return run, manifests

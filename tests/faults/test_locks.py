@@ -95,7 +95,7 @@ def test_two_scores_at_once_leave_the_scores_of_one(place: Path) -> None:
 def test_predictions_made_anew_after_planning_are_not_packaged(place: Path) -> None:
     inputs = archive.inputs_of(Path("data_manifests"), Path("data"))
     planned = plan.make_plan(RUN, inputs, tasks=["rgb2ir"])
-    record = RUN.predictions("test", "rgb2ir").with_name("rgb2ir.json")
+    record = RUN.prediction_folder("test", "rgb2ir").with_name("rgb2ir.json")
     write_json(record, {**read_json(record), "made_from": "another model"})
     with pytest.raises(PbvsError, match="were made again meanwhile"):
         archive.write_package(planned, inputs)

@@ -68,7 +68,7 @@ def _state(folder: Path) -> dict[str, int]:
 def test_every_input_has_its_prediction(run: Run, world: dict[str, Path], task: str, split: str) -> None:
     pairs = read_manifest(manifest_path(world["manifests"], task, split))
     assert pairs
-    assert {p.stem for p in run.predictions(split, task).glob("*.png")} == {pair.name for pair in pairs}
+    assert {p.stem for p in run.prediction_folder(split, task).glob("*.png")} == {pair.name for pair in pairs}
     image = Image.open(run.prediction(split, task, pairs[0].name))
     assert image.mode == ("RGB" if task == "sar2rgb" else "L")
 
@@ -81,7 +81,7 @@ def test_a_second_run_does_nothing_that_is_done(run: Run, world: dict[str, Path]
 
 def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
-    lost = next(iter(sorted(run.predictions("test", "rgb2ir").glob("*.png"))))
+    lost = next(iter(sorted(run.prediction_folder("test", "rgb2ir").glob("*.png"))))
     lost.unlink()
     predict(None, run="whole", device="cpu", **world)
     after = _state(run.folder)

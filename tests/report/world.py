@@ -90,7 +90,7 @@ class World:
                     noise = generator(3, key).normal(0, 0.02 + 0.04 * key, (self.size, self.size, 1))
                     image = landscape(key, task.target_channels, self.size) * 0.9 + noise
                     write_png(run.prediction(split, task.name, pair.name), to_uint8(image))
-                record = run.predictions(split, task.name).with_suffix(".json")
+                record = run.prediction_folder(split, task.name).with_suffix(".json")
                 write_json(record, {"made_from": "0" * 64, "images": 2, "seconds": 0.5, "device": "cpu"})
 
     def _score(self, run: Run, shift: float) -> None:

@@ -93,7 +93,7 @@ class Place:
         run = Run(name, self.submissions)
         write_text(run.recipe_file, dump_recipe(parse_recipe({**RECIPE, **changes}, "test")))
         for task in TASKS.values():
-            folder = run.predictions("test", task.name)
+            folder = run.prediction_folder("test", task.name)
             folder.mkdir(parents=True, exist_ok=True)
             for index in range(COUNT[task.name]):
                 (folder / f"{index}.png").write_bytes(png_bytes(noise(seed + index, task.target_channels)))

@@ -56,7 +56,7 @@ def test_predictions_go_in_byte_for_byte(place: Place) -> None:
 
 def test_readme_says_what_was_measured(place: Place) -> None:
     run = place.run(extra_data=True)
-    record = run.predictions("test", "sar2eo").with_name("sar2eo.json")
+    record = run.prediction_folder("test", "sar2eo").with_name("sar2eo.json")
     write_json(record, {**read_json(record), "seconds": 8.5, "device": "cuda"})
     with zipfile.ZipFile(pack(place, run)) as archive:
         readme = parse_readme(archive.read("readme.txt").decode())
@@ -93,7 +93,7 @@ def test_memory_does_not_grow_with_the_images(place: Place) -> None:
     tracemalloc.start()
     pack(place, run)
     small = tracemalloc.get_traced_memory()[1]
-    folder, inputs = run.predictions("test", "sar2eo"), place.manifests / "sar2eo_test.csv"
+    folder, inputs = run.prediction_folder("test", "sar2eo"), place.manifests / "sar2eo_test.csv"
     row = inputs.read_text().splitlines()[1]
     with inputs.open("a") as file:
         for index in range(1000, 1400):
@@ -122,7 +122,7 @@ def test_images_without_an_input_are_named(place: Place) -> None:
 
 def test_unfinished_task_says_what_to_run(place: Place) -> None:
     run = place.run()
-    run.predictions("test", "rgb2ir").with_name("rgb2ir.json").unlink()
+    run.prediction_folder("test", "rgb2ir").with_name("rgb2ir.json").unlink()
     with pytest.raises(PbvsError, match="pbvs predict --run hand --task rgb2ir --split test"):
         pack(place, run)
 
@@ -182,7 +182,7 @@ def test_assembles_tasks_of_several_runs(place: Place) -> None:
 
 def test_different_evaluation_sizes_do_not_mix(place: Place) -> None:
     run, other = place.run(), place.run("night2")
-    record = other.predictions("test", "sar2rgb").with_name("sar2rgb.json")
+    record = other.prediction_folder("test", "sar2rgb").with_name("sar2rgb.json")
     write_json(record, {**read_json(record), "evaluation_size": "challenge"})
     with pytest.raises(UsageError, match="different evaluation sizes"):
         pack(place, run, others={"sar2rgb": other})
