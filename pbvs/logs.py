@@ -19,19 +19,27 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between the lines printed where there is no terminal
+_quiet = False  # whether progress is kept to the log
+
+
+def set_quiet(quiet: bool) -> None:
+    """Print no progress from now on, or print it again; warnings and errors are printed always."""
+    global _quiet
+    _quiet = quiet
 
 
 def say(text: str) -> None:
     """Print one line to standard error, where it does not mix with a command's output."""
     note(text)
-    print(text, file=sys.stderr, flush=True)
+    if not _quiet or text.startswith("Warning"):
+        print(text, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "file") -> Iterator[T]:
     """Yield `items`, showing how far they are: a tqdm bar on a terminal, else a line every half minute."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _quiet:
         from tqdm import tqdm
 
         yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True, leave=False)
@@ -77,7 +85,7 @@ class Meter:
 @contextlib.contextmanager
 def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
     """Yield a Meter: a tqdm bar on a terminal, else a line every half minute."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or _quiet:
         yield Meter(what, total, done)
         return
     from tqdm import tqdm

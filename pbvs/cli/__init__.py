@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import signal
 import sys
@@ -18,29 +19,40 @@ from pbvs.devices import prefer_huge_pages, world_size
 from pbvs.errors import PbvsError, UsageError
 from pbvs.logs import say
 
-# name -> (module below pbvs.cli, function, one line of help), in the order of the work
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo-data": ("data", "demo_data", "Write a small synthetic data set in the archives' layout."),
-    "check-data": ("data", "check_data", "Say what the data hold, what is missing and what is wrong."),
-    "build-pairs": ("data", "build_pairs", "Sample SAR/RGB/IR pairs per location into manifests."),
-    "predict": ("predict", "predict", "Train or load each task's model and write the predictions."),
-    "checkpoint": ("checkpoint", "checkpoint", "Import, inspect and export model files."),
-    "score": ("score", "score", "Score predictions: L2, LPIPS and the combined score."),
-    "calibrate": ("calibrate", "calibrate", "Find a grayscale stage's intensity factor on training pairs."),
-    "report": ("report", "report", "Write a run's report.html again, scored or not."),
-    "compare": ("compare", "compare", "Compare scored runs image by image, with intervals."),
-    "ablate": ("ablate", "ablate", "Measure what each part of a recipe is worth: the paper's second table."),
-    "leaderboard": ("compare", "leaderboard", "Your runs beside the published tables."),
-    "package": ("submission", "package", "Zip the submission and check it."),
-    "check": ("submission", "check", "Say whether a zip would be rejected, and what scores badly."),
-    "submissions": ("runs", "submissions", "The log of uploads: scores, notes, and what is left of the day."),
-    "runs": ("runs", "runs", "The runs side by side; remove one."),
-    "reproduce": ("runs", "reproduce", "Make a run again and compare it."),
-    "export": ("runs", "export", "Put a run's models and recipe into one file."),
-    "install": ("runs", "install", "Install such a file as a run."),
-    "weights": ("weights", "weights", "List, fetch, verify and slim the frozen networks' weights."),
-    "doctor": ("doctor", "doctor", "Versions, devices, weights, disk and data, as text to paste into a question."),
+# group -> name -> (module below pbvs.cli, one line of help); the function is the name with underscores
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "The main job, in this order": {
+        "build-pairs": ("data", "Pair the archives' images into manifests."),
+        "predict": ("predict", "Train or load each task's model and predict."),
+        "score": ("score", "Score predictions: L1, L2, LPIPS, combined."),
+        "package": ("submission", "Zip the submission and check it."),
+    },
+    "Look at results": {
+        "report": ("report", "Write a run's report.html again, scored or not."),
+        "compare": ("compare", "Compare scored runs image by image."),
+        "leaderboard": ("compare", "Your runs beside the published tables."),
+        "runs": ("runs", "List, compare and remove runs."),
+    },
+    "Data": {
+        "check-data": ("data", "Say what the data hold, lack and have wrong."),
+        "demo-data": ("data", "Write a small synthetic data set."),
+    },
+    "Models and experiments": {
+        "calibrate": ("calibrate", "Fit the grayscale factors on training pairs."),
+        "ablate": ("ablate", "Measure what each part of a recipe is worth."),
+        "reproduce": ("runs", "Make a run again and compare it."),
+        "export": ("runs", "Put a run's models into one file."),
+        "install": ("runs", "Install such a file as a run."),
+        "checkpoint": ("checkpoint", "Import, inspect and export model files."),
+        "weights": ("weights", "List, fetch and verify frozen networks."),
+    },
+    "Submissions and help": {
+        "check": ("submission", "Say whether a zip would be rejected."),
+        "submissions": ("runs", "The log of uploads and what is left of the day."),
+        "doctor": ("doctor", "Versions, devices, weights and data, for a question."),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 # How torch says, in whatever class of error, that a process of the group is gone (Gloo, NCCL, their store).
 GROUP_LOST = ("closed by peer", "reset by peer", "gloo", "NCCL", "TCPStore", "Broken pipe")
@@ -50,33 +62,44 @@ class LazyGroup(click.Group):
     """Lists commands from the table above and imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the work."""
+        """Return the names, group by group."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, function, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"pbvs.cli.{module}"), function)
+        module = importlib.import_module(f"pbvs.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was typed; one that does not exist gets the nearest names."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else "`pbvs --help` lists the commands."
+            ctx.fail(f"There is no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+        """Write the commands in their groups without importing any."""
+        longest = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), text) for name, (_, text) in commands.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pbvs")
 @click.option("--debug", is_flag=True, help="Show the full trace of an error.")
+@click.option("--quiet", is_flag=True, help="Print results, warnings and errors only.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
-    """From the archives of the PBVS MAVIC-T challenge to a scored, valid submission.
-
-    The four commands of the main job are build-pairs, predict, score and package, in this order.
-    """
+def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
+    """From the archives of the PBVS MAVIC-T challenge to a scored, valid submission."""
     ctx.obj = {"debug": debug}
+    logs.set_quiet(quiet)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -84,7 +107,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     Exit statuses: 0 done, 1 bad data or machine, 2 bad usage, 3 a fault of this program, 130 Ctrl-C, 143 SIGTERM.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = _globals_first(sys.argv[1:] if arguments is None else arguments)
     prefer_huge_pages()
     try:
         with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
@@ -96,6 +119,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:  # before the command began, or after it ended
         logs.leave(logs.received or signal.SIGINT)
     sys.exit(status)
+
+
+def _globals_first(arguments: list[str]) -> list[str]:
+    """Let --debug and --quiet stand anywhere on the line; what follows a bare `--` is left alone."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = [flag for flag in ("--debug", "--quiet") if flag in arguments[:end]]
+    return [*found, *(word for word in arguments[:end] if word not in found), *arguments[end:]]
 
 
 def _run(arguments: list[str], log: logs.Journal) -> int:

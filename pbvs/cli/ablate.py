@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 @options.data
 @options.manifests
 @options.submissions
-@click.option("--protocol", default="l2-lpips", show_default=True, help="How rows are scored: a name or a .toml file.")
+@options.protocol
 @options.weights
-@click.option(
-    "--lpips-net",
-    type=click.Choice(["alex", "squeeze", "vgg", "random"]),
-    help="Of training and scoring; random is no LPIPS, for wiring checks.",
-)
+@options.lpips_net
 @options.device
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Make rows again that are done.")

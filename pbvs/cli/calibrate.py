@@ -16,18 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.run
-@click.option("--recipe", help="Begin the run with this recipe when it is not there yet.")
+@click.option("--recipe", type=options.RECIPE, help="Begin the run with this recipe when it is not there yet.")
 @options.task
 @options.data
 @options.manifests
 @options.submissions
-@click.option("--protocol", default="l2-lpips", show_default=True, help="What is minimised: a name or a .toml file.")
+@options.protocol
 @options.weights
-@click.option(
-    "--lpips-net",
-    type=click.Choice(["alex", "squeeze", "vgg", "random"]),
-    help="Instead of the protocol's; random is no LPIPS, for wiring checks.",
-)
+@options.lpips_net
 @options.device
 @click.option("--pairs", type=click.IntRange(2, 500), default=24, show_default=True, help="Training pairs to look at.")
 @click.option(

@@ -12,7 +12,7 @@ from pbvs.errors import UsageError
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", type=options.RUN, nargs=-1, required=True, metavar="RUN RUN...")
 @options.data
 @options.manifests
 @options.submissions

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pbvs.data.inspection import Survey
 
 
+root = click.argument("root", type=options.FOLDER, required=False)
+
+
 @click.command("demo-data")
 @click.argument("folder", type=options.FOLDER)
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
@@ -27,6 +30,7 @@ def demo_data(folder: Path, seed: int) -> None:
 
 
 @click.command("build-pairs")
+@root
 @options.data
 @options.manifests
 @click.option(
@@ -38,7 +42,9 @@ def demo_data(folder: Path, seed: int) -> None:
     help="Most pairs of a location and task; 0 is no limit.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
-@click.option("--recipe", help="Take the radiometry of this recipe (a built-in name or a .toml file).")
+@click.option(
+    "--recipe", type=options.RECIPE, help="Take the radiometry of this recipe (a built-in name or a .toml file)."
+)
 @click.option(
     "--min-overlap", type=click.FloatRange(0, 1), default=0.5, show_default=True,
     help="Share of the target that the source must cover.",
@@ -58,8 +64,8 @@ def demo_data(folder: Path, seed: int) -> None:
 @options.jobs
 @options.backend
 @click.option("--no-mosaics", is_flag=True, help="Do not prefer a location's mosaics as targets of its SAR.")
-def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
-    """Sample SAR/RGB/IR pairs per location into manifests, and say what could not be used."""
+def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices: Any) -> None:
+    """Pair the images below ROOT (or --data, or PBVS_DATA) into manifests, and say what could not be used."""
     from pbvs.data.build import build_pairs as build
     from pbvs.data.build import find_root
     from pbvs.data.pairing import Rules
@@ -70,7 +76,7 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
         not choices["no_mosaics"],
     )  # fmt: skip
     summary = build(
-        find_root(data, manifests),
+        find_root(root or data, manifests),
         manifests,
         rules=rules,
         radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
@@ -89,19 +95,29 @@ def build_pairs(data: Path | None, manifests: Path, **choices: Any) -> None:
 
 
 @click.command("check-data")
-@click.argument("root", type=options.FOLDER)
+@root
+@options.data
 @options.manifests
 @click.option("--output", type=options.FILE, help="The page to write; without it check-data.html beside the manifests.")
 @click.option("--no-shift", is_flag=True, help="Leave out the misregistration, which takes the longest.")
 @options.jobs
 @options.backend
-def check_data(root: Path, manifests: Path, output: Path | None, no_shift: bool, jobs: int, backend: str) -> None:
-    """Show what is below ROOT, what is missing and what is wrong, as a table and as a page."""
+def check_data(
+    root: Path | None,
+    data: Path | None,
+    manifests: Path,
+    output: Path | None,
+    no_shift: bool,
+    jobs: int,
+    backend: str,
+) -> None:
+    """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
+    from pbvs.data.build import find_root
     from pbvs.data.inspection import survey
     from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
-    found = survey(root, manifests, shifts=not no_shift, jobs=jobs, backend=backend)
+    found = survey(find_root(root or data, manifests), manifests, shifts=not no_shift, jobs=jobs, backend=backend)
     sweep(manifests, deep=False)
     sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")

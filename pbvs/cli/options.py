@@ -1,31 +1,68 @@
-"""Options that several commands share, so that they are named and explained once."""
+"""What several commands share: options named and explained once, and how a command prints tables and JSON."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS, TASKS
 from pbvs.run import MANIFESTS, SUBMISSIONS
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+NETS = ("alex", "squeeze", "vgg", "random")  # `random` is no LPIPS; it shows that everything is wired up
+
+
+class RunName(click.types.StringParamType):
+    """The name of a run; shells complete it from the folders below `--submissions`."""
+
+    name = "run"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the runs whose names begin with what was typed."""
+        from pbvs.run import all_runs
+
+        folder = ctx.params.get("submissions") or SUBMISSIONS
+        return [CompletionItem(run.name) for run in all_runs(Path(folder)) if run.name.startswith(incomplete)]
+
+
+class RecipeName(click.types.StringParamType):
+    """A built-in recipe's name, or the path of a .toml file; shells complete both."""
+
+    name = "recipe"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the built-in recipes that begin so, and let the shell add files."""
+        from pbvs import recipe
+
+        names = sorted(path.stem for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml"))
+        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [*found, CompletionItem(incomplete, type="file")]
+
+
+RUN, RECIPE = RunName(), RecipeName()
 
 data = click.option("--data", type=FOLDER, envvar="PBVS_DATA", help="Folder with the unpacked archives [PBVS_DATA].")
 manifests = click.option(
     "--manifests", type=FOLDER, default=MANIFESTS, show_default=True, help="Folder of the manifests."
 )
 submissions = click.option(
-    "--submissions", type=FOLDER, default=SUBMISSIONS, show_default=True, help="Folder of the runs."
+    "--submissions", type=FOLDER, default=SUBMISSIONS, show_default=True, is_eager=True, help="Folder of the runs."
 )
-run = click.option("--run", help="Name of the run; without it the recipe's name.")
-recipe = click.option("--recipe", default="demo", show_default=True, help="A built-in recipe's name or a .toml file.")
+run = click.option("--run", type=RUN, help="Name of the run; without it the one worked on last.")
+recipe = click.option(
+    "--recipe", type=RECIPE, default="demo", show_default=True, help="A built-in recipe's name or a .toml file."
+)
 weights = click.option(
-    "--weights", type=FOLDER, envvar="PBVS_WEIGHTS", help="Folder of the frozen trunks' weights [PBVS_WEIGHTS]."
+    "--weights", type=FOLDER, envvar="PBVS_WEIGHTS", help="Folder of the frozen networks' weights [PBVS_WEIGHTS]."
 )
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, mps, cuda or cuda:N.")
 jobs = click.option(
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores", help="Processes."
 )
@@ -33,6 +70,12 @@ task = click.option(
     "--task", "tasks", type=click.Choice(list(TASKS)), multiple=True, help="Only this task (repeatable)."
 )
 split = click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True, help="Which split.")
+protocol = click.option(
+    "--protocol", default="l2-lpips", show_default=True, help="How images are scored: a name or a .toml file."
+)
+lpips_net = click.option(
+    "--lpips-net", type=click.Choice(NETS), help="Another LPIPS network; random is no LPIPS, for wiring checks."
+)
 backend = click.option(
     "--backend",
     type=click.Choice(["loky", "threading", "dask"]),
@@ -40,3 +83,42 @@ backend = click.option(
     show_default=True,
     help="joblib's backend; dask only where it is installed.",
 )
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON on standard output; NaN and infinity become null, paths and dates text."""
+    import json
+    import math
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {str(key): plain(part) for key, part in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(part) for part in item]
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        return item if isinstance(item, str | int | float | None) else str(item)
+
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def width() -> int:
+    """Return the columns of the terminal, or of COLUMNS; 80 where neither says."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None) -> None:
+    """Print a table that fits the terminal: whole where it can, else each row as a block of `name: value` lines."""
+    limit = columns or width()
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    if sum(widths) + 2 * (len(widths) - 1) <= limit or not rows:
+        for row in [head, *rows]:
+            click.echo("  ".join(cell.ljust(room) for cell, room in zip(row, widths, strict=True)).rstrip())
+        return
+    label = max(map(len, head))
+    for row in rows:
+        click.echo(row[0])
+        for name, cell in zip(head[1:], row[1:], strict=True):
+            if cell and cell != "-":
+                click.echo(click.wrap_text(cell, limit, f"  {name:<{label}}  ", " " * (label + 4)))

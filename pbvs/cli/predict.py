@@ -15,8 +15,12 @@ from pbvs.errors import UsageError
 @click.option("--all", "every", is_flag=True, help="All tasks of the recipe.")
 @options.task
 @click.option("--split", "splits", type=click.Choice(SPLITS), multiple=True, help="Only this split; else test and val.")
-@click.option("--recipe", help="A built-in recipe's name or a .toml file; else the run's own, or the default.")
-@options.run
+@click.option(
+    "--recipe",
+    type=options.RECIPE,
+    help="A built-in recipe's name or a .toml file; else the run's own, or the default.",
+)
+@click.option("--run", type=options.RUN, help="Name of the run; without it the recipe's name.")
 @options.data
 @options.manifests
 @options.submissions
@@ -24,7 +28,7 @@ from pbvs.errors import UsageError
 @options.device
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
-@click.option("--lpips-net", type=click.Choice(["vgg", "alex", "squeeze", "random"]), help="Instead of the recipe's.")
+@options.lpips_net
 @click.option("--deterministic", is_flag=True, help="The same bits again when trained again, also on a GPU; slower.")
 def predict(
     every: bool,

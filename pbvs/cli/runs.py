@@ -26,7 +26,7 @@ def runs(context: click.Context, submissions: Path) -> None:
     if not rows:
         click.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
         return
-    _table(
+    options.echo_table(
         ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads"),
         [
             (
@@ -51,11 +51,11 @@ def runs(context: click.Context, submissions: Path) -> None:
             (key, *("-" if values[name] is None else str(values[name]) for name in names))
             for key, values in found.items()
         ]
-        _table(("", *names), cells)
+        options.echo_table(("", *names), cells)
 
 
 @runs.command("rm")
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", type=options.RUN, nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--keep-archive", is_flag=True, help="Leave the zips beside the run.")
 @click.pass_obj
@@ -87,7 +87,7 @@ def _say_log(folder: Path) -> None:
 
     uploads = log.read_log(folder)
     if uploads:
-        _table(
+        options.echo_table(
             ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note"),
             [
                 (
@@ -149,7 +149,7 @@ def failed(folder: Path, number: int, note: str | None) -> None:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=options.RUN)
 @options.data
 @options.manifests
 @options.submissions
@@ -198,7 +198,7 @@ def reproduce(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", type=options.RUN)
 @options.submissions
 @click.option("--out", type=options.FILE, help="What to write [submissions/RUN.pbvs.zip].")
 def export(run: str, submissions: Path, out: Path | None) -> None:
@@ -221,9 +221,3 @@ def install(file: Path, submissions: Path, run: str | None) -> None:
     made = install_run(file, submissions, run)
     click.echo(f"Installed: {made.folder}")
     click.echo(f"Next: pbvs predict --all --run {made.name}")
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

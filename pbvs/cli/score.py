@@ -19,15 +19,9 @@ from pbvs.errors import UsageError
 @options.data
 @options.manifests
 @options.submissions
-@click.option(
-    "--protocol", default="l2-lpips", show_default=True, help="l2-lpips, mavic-t-2024, mavic-t-2026 or a .toml file."
-)
+@options.protocol
 @options.weights
-@click.option(
-    "--lpips-net",
-    type=click.Choice(["alex", "squeeze", "vgg", "random"]),
-    help="Instead of the protocol's; random is no LPIPS, for wiring checks.",
-)
+@options.lpips_net
 @options.device
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")

@@ -18,7 +18,7 @@ MEGABYTE = 1e6
 
 
 @click.command()
-@click.option("--run", help="Name of the run; without it the one worked on last.")
+@options.run
 @options.data
 @options.manifests
 @options.submissions

@@ -58,5 +58,7 @@ def finished_run(folder: Path, scale: float) -> tuple[Any, Path]:
         paths = images(run.prediction_folder("test", name), count, task.challenge_size, task.target_channels)
         facts = {"made_from": "", "images": count, "seconds": 1.0, "device": "cpu", "evaluation_size": "challenge"}
         write_json(run.prediction_folder("test", name).with_name(f"{name}.json"), {**facts, "expected": count})
-        write_manifest(manifest_path(manifests, name, "test"), input_pairs(name, run.prediction_folder("test", name), paths))
+        write_manifest(
+            manifest_path(manifests, name, "test"), input_pairs(name, run.prediction_folder("test", name), paths)
+        )
     return run, manifests

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from pbvs.cli import COMMANDS, main
+from pbvs import logs
+from pbvs.cli import COMMANDS, cli, main, options
 
 HEAVY = ("torch", "pandas", "rasterio", "skimage", "joblib", "scipy", "jinja2")
 
@@ -57,3 +61,69 @@ def test_a_mistake_is_one_sentence_and_a_status(
     assert stop.value.code == status
     assert sentence in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("scor", "score"), ("bild-pairs", "build-pairs"), ("sumbissions", "submissions")]
+)
+def test_a_misspelt_command_gets_the_nearest_one(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([typed])
+    assert stop.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_help_lists_every_command_once_under_its_group() -> None:
+    text = CliRunner().invoke(cli, ["--help"], terminal_width=80).stdout
+    assert text.index("The main job") < text.index("Look at results") < text.index("Submissions and help")
+    for name in COMMANDS:
+        assert len(re.findall(rf"^  {name} ", text, re.MULTILINE)) == 1, name
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_tables_fit_the_terminal(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    head = ("run", "recipe", "score", "note")
+    options.echo_table(
+        head, [("demo", "paper", "0.3315 (val, alex)", "much to say " * 9), ("two", "-", "-", "-")], columns
+    )
+    options.echo_table(head, [("demo", "paper", "0.33", "short")], columns)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "demo  paper   0.33   short" in lines
+
+
+def test_json_has_no_numbers_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    options.echo_json({"a": float("nan"), "b": (1, Path("x")), 3: [float("inf"), True, None]})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1, "x"], "3": [None, True, None]}
+
+
+def test_quiet_stands_anywhere_and_hides_progress_but_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--quiet", "demo-data", "data"], ["demo-data", "data", "--quiet"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        captured = capsys.readouterr()
+        assert (stop.value.code, captured.err) == (0, "")
+        assert "synthetic images" in captured.out
+    logs.set_quiet(False)
+
+
+def completions(words: str, incomplete: str) -> list[str]:
+    from click.shell_completion import ShellComplete
+
+    found = ShellComplete(cli, {}, "pbvs", "_PBVS_COMPLETE").get_completions(words.split(), incomplete)
+    return [item.value for item in found]
+
+
+def test_shells_complete_commands_runs_and_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("alpha", "alps", "beta"):
+        (tmp_path / "submissions" / name).mkdir(parents=True)
+        (tmp_path / "submissions" / name / "recipe.toml").write_text("")
+    assert completions("", "sco") == ["score"]
+    assert completions("score --run", "al") == ["alpha", "alps"]
+    assert completions("compare", "b") == ["beta"]
+    assert completions("predict --recipe", "pa")[0] == "paper"
