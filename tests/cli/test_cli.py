@@ -102,7 +102,7 @@ def test_quiet_stands_anywhere_and_hides_progress_but_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments in (["--quiet", "demo-data", "data"], ["demo-data", "data", "--quiet"]):
+    for arguments in (["--quiet", "demo-data", "one"], ["demo-data", "two", "--quiet"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         captured = capsys.readouterr()
