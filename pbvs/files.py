@@ -16,19 +16,28 @@ else:
 
 import contextlib
 import errno
-import fcntl
 import hashlib
+import importlib
 import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
+from pbvs import aliases
 from pbvs.errors import UsageError, WriteError
 
-# Ours, and the one that safetensors makes beside the file it writes.
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$|^\.tmp[A-Za-z0-9]{6}$")
+# Without it (Windows) files appear whole too, but `sweep` cannot tell whose writer is dead.
+fcntl = importlib.import_module("fcntl") if os.name == "posix" else None
+
+# Our temporary files. Those of earlier versions and the ones that safetensors makes beside the file it writes could
+# be anybody's, so they are looked for only in a run's own folders.
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.pbvs-part$")
+_TEMPORARY_IN_RUNS = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$|^\.tmp[A-Za-z0-9]{6}$")
+_NAME_BYTES = 150  # of the final name that a temporary one shows; file systems take 255
 UNFINISHED = ".unfinished"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -45,13 +54,15 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     # Not the process id: containers on a shared disk have the same ones.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    stem = path.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    part = path.with_name(f".{stem}.{secrets.token_hex(4)}.pbvs-part")
     handle = -1
     try:
         make_folder(path.parent)
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):  # file systems without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # file systems without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield part
         if durable:
             sync_file(part)
@@ -146,14 +157,6 @@ def read_error(path: Path, error: OSError | UnicodeDecodeError) -> PbvsError:
     return PbvsError(f"{path} cannot be read: {error.strerror}; check its permissions.")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; raise PbvsError with the line where it stops being JSON."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise PbvsError(f"{path} is not valid JSON ({error}); mend it or make it again.") from None
-
-
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; raise PbvsError when it cannot be read."""
     digest = hashlib.sha256()
@@ -200,6 +203,11 @@ def check_name(name: str, what: str = "run name") -> str:
     return name
 
 
+def open_no_follow(path: Path, flags: int) -> int:
+    """Open a file of a shared folder and return its handle; a link in its place is refused with OSError (ELOOP)."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
 def sync_file(path: Path) -> None:
     """Flush a file's bytes to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -228,10 +236,15 @@ def visible_names(folder: Path) -> Iterator[str]:
 
 
 def sweep(folder: Path, deep: bool = True) -> int:
-    """Remove the temporary files that dead processes left in `folder` and, if `deep`, below it; return how many."""
+    """Remove the temporary files that dead processes left in `folder` and, if `deep`, below it; return how many.
+
+    Only names that are surely ours count; `deep` is for folders that are all ours, where those of earlier versions
+    and of safetensors are removed too.
+    """
     count = 0
     for part in Path(folder).glob("**/.*" if deep else ".*"):
-        if _TEMPORARY.match(part.name) and not part.is_symlink() and _abandoned(part):
+        ours = _TEMPORARY.match(part.name) or (deep and _TEMPORARY_IN_RUNS.match(part.name))
+        if ours and not part.is_symlink() and _abandoned(part):
             with contextlib.suppress(OSError):
                 part.unlink()
                 count += 1
@@ -240,8 +253,10 @@ def sweep(folder: Path, deep: bool = True) -> int:
 
 def _abandoned(part: Path) -> bool:
     """Return whether no living process holds the lock that a writer takes on its temporary file."""
+    if fcntl is None:
+        return False
     try:
-        handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -277,52 +292,142 @@ def write_error(path: Path, error: OSError) -> WriteError:
     return WriteError(f"{path} cannot be written: {reason}.")
 
 
-# --- Read TOML files on every Python this package supports, with the line of a mistake.
+# --- One loader for every JSON and TOML file: limits on what a stranger's file may ask for, and one sentence.
+
+RECORD_BYTES = 64 << 20  # of a JSON file
+TOML_BYTES = 256 << 10
+DEPTH = 64  # tables within tables
+DIGITS = 40  # of a whole number
+_LONG_KEY = re.compile(r"""(?<![\w.-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; raise PbvsError naming the file and line when it is not TOML."""
+def read_json(path: Path, limit: int = RECORD_BYTES) -> Any:
+    """Read JSON, old keys under today's names; raise PbvsError when it is not JSON or more than a record can hold.
+
+    Refused are files of more than `limit` bytes, NaN and infinity, whole numbers of more than 40 digits, tables more
+    than 64 deep and text that is not Unicode.
+    """
+    _check_size(path, limit)
+    return aliases.stored(parse_json(read_text(path), str(path)))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return the value of JSON text, with the limits of `read_json`; `where` names it in the sentence."""
     try:
-        tables: dict[str, Any] = tomllib.loads(read_text(path))
+        value = json.loads(text, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
+        _check_value(value)
+        return value
+    except (ValueError, RecursionError) as error:
+        raise PbvsError(f"{where} is not valid JSON ({_plain(error)}); correct it or make it again.") from None
+
+
+def read_record(path: Path, again: str = "", **types: type | tuple[type, ...]) -> dict[str, Any]:
+    """Read a JSON file that must hold a table; `types` are the keys that must be there with their types.
+
+    Raises PbvsError saying which key is wrong, and `again`: the command that makes the file again.
+
+    >>> read_record(Path("done.json"), made_from=str)  # doctest: +SKIP
+    {'made_from': '5f2c…', 'seconds': 1.7}
+    """
+    hint = again or "make it again"
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise PbvsError(f"{path} holds no table; {hint}.")
+    for key, kind in types.items():
+        if not isinstance(value.get(key), kind) or (isinstance(value[key], bool) and kind is not bool):
+            raise PbvsError(f"{path} has no valid {key!r}; {hint}.")
+    return value
+
+
+def read_toml(path: Path, limit: int = TOML_BYTES) -> dict[str, Any]:
+    """Return the tables of a TOML file; raise PbvsError naming the file and line when it is not TOML.
+
+    The limits are those of `read_json`, but for `limit` bytes.
+    """
+    _check_size(path, limit)
+    return parse_toml(read_text(path), str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of TOML text, with the limits of `read_toml`; `where` names it in the sentence."""
+    if _LONG_KEY.search(text):  # the parser's time grows with the square of a dotted key's parts
+        raise PbvsError(f"{where} is not valid TOML: a key has more than {DEPTH} parts; correct that line.")
+    try:
+        tables: dict[str, Any] = tomllib.loads(text)
+        _check_value(tables)
         return tables
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PbvsError(f"{path} is not valid TOML: {error}; mend that line.") from None
+    except (ValueError, RecursionError) as error:
+        raise PbvsError(f"{where} is not valid TOML: {_plain(error)}; correct that line.") from None
 
 
-def dump_toml(tables: dict[str, Any]) -> str:
-    """Return TOML text for nested dictionaries of strings, numbers, booleans and lists (None is left out)."""
-    lines: list[str] = []
-    _dump_table(tables, (), lines)
-    return "\n".join(lines).strip() + "\n"
+def dump_toml(tables: Mapping[str, Any]) -> str:
+    """Return TOML text for nested tables of strings, numbers, booleans and lists (None is left out)."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(tables))
 
 
-def _dump_table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
-    scalars = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
-    if path and (scalars or not table):
-        lines.append(f"\n[{'.'.join(_key(part) for part in path)}]")
-    lines.extend(f"{_key(key)} = {_value(value)}" for key, value in scalars.items())
-    for key, value in table.items():
-        if isinstance(value, dict):
-            _dump_table(value, (*path, key), lines)
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _string(key)
+def _check_size(path: Path, limit: int) -> None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return  # told by whoever reads it
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise PbvsError(f"{path} is no ordinary file; put the file itself there.")
+    if status.st_size > limit:
+        raise PbvsError(f"{path} has {status.st_size:,} bytes, where at most {limit:,} are read; it is not ours.")
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None) + "}"
-    return _string(str(value))
+def _check_value(value: Any) -> None:
+    """Raise ValueError for what no record holds; without recursion, as the value may be deep."""
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > DEPTH:
+            raise ValueError(f"its tables are more than {DEPTH} deep")
+        if isinstance(item, str):
+            _check_text(item)
+        elif isinstance(item, dict):
+            for key in item:
+                _check_text(key)
+            waiting.extend((part, depth + 1) for part in item.values())
+        elif isinstance(item, list):
+            waiting.extend((part, depth + 1) for part in item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{item} is no number")
+        elif isinstance(item, int) and abs(item) >= 10**DIGITS:
+            raise ValueError(f"a number has more than {DIGITS} digits")
 
 
-def _string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    controls = {ord(c): f"\\u{ord(c):04x}" for c in map(chr, [*range(32), 127])}
-    return f'"{escaped.translate(controls)}"'
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("a text is not Unicode") from None
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS + 1:
+        raise ValueError(f"a number has more than {DIGITS} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _plain(error: Exception) -> str:
+    return "its tables are too deep" if isinstance(error, RecursionError) else str(error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbvs import devices
+from pbvs import aliases, devices
 from pbvs.challenge import TASKS, get_task
 from pbvs.data.align import check_files, open_source
 from pbvs.data.build import find_root
@@ -119,13 +119,16 @@ class Job:
         if record.is_file() and not self._remakes(task) and (facts := read_json(record)).get("installed"):
             return str(facts["made_from"])
         parts: dict[str, Any] = {
-            "stage": stage.model_dump(mode="json", exclude_defaults=True),
+            "stage": aliases.original({"stages": {task: _told(stage)}})["stages"][task],
             "requires": [self.stage_digest(name) for name in stage.requires],
         }
         if self._class(task).learns:
             unrelated = {"name", "description", "stages", "extra_data", "evaluation_size"}
             shared = self.recipe.model_dump(mode="json", exclude=unrelated, exclude_defaults=True)
-            parts |= {"shared": shared, "pairs": [self._manifest_digest(task, split) for split in ("train", "val")]}
+            parts |= {
+                "shared": aliases.original(shared),
+                "pairs": [self._manifest_digest(task, split) for split in ("train", "val")],
+            }
         return digest(parts)
 
     def _class(self, task: TaskName) -> type[Translator]:
@@ -319,6 +322,11 @@ def _single_writer(folder: Path) -> Iterator[None]:
         return
     with locked(folder):
         yield
+
+
+def _told(stage: Stage) -> dict[str, Any]:
+    """Return what the recipe says of a stage beside the defaults."""
+    return stage.model_dump(mode="json", exclude_defaults=True)
 
 
 def _free(stage: Stage) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from pbvs import aliases
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, read_toml
 from pbvs.stages import AnyStage, Settings, TaskName
@@ -94,7 +95,7 @@ class Recipe(Settings):
 
     def digest(self) -> str:
         """Return the SHA-256 of everything the recipe says."""
-        return digest(self.model_dump(mode="json"))
+        return digest(aliases.original(self.model_dump(mode="json")))
 
 
 def order_of(stages: dict[TaskName, AnyStage]) -> list[TaskName]:
@@ -139,7 +140,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
     """Check the tables of a recipe; raise PbvsError with every mistake and the key it is at."""
     try:
-        return Recipe.model_validate(tables)
+        return Recipe.model_validate(aliases.recipe(tables))
     except ValidationError as error:
         raise PbvsError(f"The recipe {where} cannot be used: {explain(error)}.") from None
 
