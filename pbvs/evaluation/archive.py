@@ -15,9 +15,10 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sweep, write_bytes, write_json, write_text
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, all_runs
-from pbvs.submission.contents import is_junk, sort_entries
 from pbvs.submission.findings import as_text
-from pbvs.submission.images import ImageError, examine, recode_any
+from pbvs.submission.images import ImageError, inspect_image, recode_any
+from pbvs.submission.inputs import is_junk
+from pbvs.submission.inspection import sort_entries
 from pbvs.submission.uploads import run_of
 from pbvs.submission.zips import SafeZip
 
@@ -72,12 +73,12 @@ def _unpack(path: Path, run: Run, split: str) -> dict[str, set[tuple[int, int]]]
         for item in sort_entries(archive.entries).items:
             data = archive.read(item.entry)
             try:
-                facts, _ = examine(data, item.expected)
+                stats, _ = inspect_image(data, item.expected)
                 data = recode_any(data, item.expected)
             except ImageError:
                 pass  # the scorer names what cannot be read
             else:
-                sizes.setdefault(item.task, set()).add((facts.width, facts.height))
+                sizes.setdefault(item.task, set()).add((stats.width, stats.height))
             write_bytes(run.prediction(split, item.task, item.stem), data)
     return sizes
 

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,8 @@ from pbvs.files import atomic_path, check_name, read_json, read_toml, sha256, sw
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
-from pbvs.submission.directory import Entry
 from pbvs.submission.findings import as_text, printable
-from pbvs.submission.storedzip import MODE, UNIX
-from pbvs.submission.zips import Limits, SafeZip
+from pbvs.submission.zips import Limits, SafeZip, fixed_info
 
 FORMAT = 1
 SUFFIX = ".pbvs.zip"
@@ -50,8 +49,6 @@ def export(run: Run, out: Path | None = None) -> Path:
 
 
 def _write_bundle(run: Run, path: Path) -> None:
-    import zipfile
-
     recipe = run.recipe()
     files = [(RECIPE, run.recipe_file), *_model_files(run, recipe)]
     listing = {
@@ -65,18 +62,10 @@ def _write_bundle(run: Run, path: Path) -> None:
     }
     sweep(path.parent, deep=False)
     with atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(_info(LIST), json.dumps(listing, indent=2, sort_keys=True) + "\n")
+        archive.writestr(fixed_info(LIST), json.dumps(listing, indent=2, sort_keys=True) + "\n")
         for name, file in files:
-            with archive.open(_info(name), "w", force_zip64=False) as target, file.open("rb") as source:
+            with archive.open(fixed_info(name), "w", force_zip64=False) as target, file.open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
-
-
-def _info(name: str) -> Any:
-    import zipfile
-
-    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # nothing of the clock
-    info.create_system, info.external_attr = UNIX, MODE
-    return info
 
 
 def _model_files(run: Run, recipe: Recipe) -> Iterator[tuple[str, Path]]:
@@ -116,8 +105,8 @@ def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
         shutil.rmtree(part, ignore_errors=True)
         try:
             for entry in archive.files:
-                if entry.name != LIST:
-                    _write(archive, entry, part / entry.name, listing["files"])
+                if entry.filename != LIST:
+                    _write(archive, entry, part / entry.filename, listing["files"])
             _finish(part, listing)
             part.rename(run.folder)
             sync_folder(submissions)
@@ -130,12 +119,13 @@ def _listing(archive: SafeZip) -> dict[str, Any]:
     """Check the directory against the allow-list and return what `bundle.json` says."""
     if not archive.safe:
         raise PbvsError(f"The bundle {archive.path} is not opened:\n{as_text(archive.faults)}")
-    by_name = {entry.name: entry for entry in archive.files}
+    by_name = {entry.filename: entry for entry in archive.files}
     for entry in archive.entries:
-        if not _ALLOWED.fullmatch(entry.name):
-            raise PbvsError(f"{archive.path} holds {printable(entry.name)}, which no bundle has; it is not installed.")
-        if not entry.name.endswith(".safetensors") and entry.size > SMALL:
-            raise PbvsError(f"{entry.name} in {archive.path} has {entry.size} bytes; it is not installed.")
+        if not _ALLOWED.fullmatch(entry.filename):
+            name = printable(entry.filename)
+            raise PbvsError(f"{archive.path} holds {name}, which no bundle has; it is not installed.")
+        if not entry.filename.endswith(".safetensors") and entry.file_size > SMALL:
+            raise PbvsError(f"{entry.filename} in {archive.path} has {entry.file_size} bytes; it is not installed.")
     if LIST not in by_name or RECIPE not in by_name:
         raise PbvsError(f"{archive.path} is no bundle: it has no {LIST if LIST not in by_name else RECIPE}.")
     listing = _json(archive, by_name[LIST])
@@ -146,19 +136,19 @@ def _listing(archive: SafeZip) -> dict[str, Any]:
     return listing
 
 
-def _json(archive: SafeZip, entry: Entry) -> Any:
+def _json(archive: SafeZip, entry: zipfile.ZipInfo) -> Any:
     try:
         return json.loads(archive.read(entry))
     except (ValueError, RecursionError) as error:
-        raise PbvsError(f"{entry.name} in {archive.path} is not JSON ({error}); fetch the bundle again.") from None
+        raise PbvsError(f"{entry.filename} in {archive.path} is not JSON ({error}); fetch the bundle again.") from None
 
 
-def _write(archive: SafeZip, entry: Entry, target: Path, digests: dict[str, str]) -> None:
+def _write(archive: SafeZip, entry: zipfile.ZipInfo, target: Path, digests: dict[str, str]) -> None:
     with atomic_path(target) as part, part.open("wb") as file:
         for block in archive.stream(entry):
             file.write(block)
-    if sha256(target) != digests[entry.name]:
-        raise PbvsError(f"{entry.name} in {archive.path} is not what its {LIST} says; fetch the bundle again.")
+    if sha256(target) != digests[entry.filename]:
+        raise PbvsError(f"{entry.filename} in {archive.path} is not what its {LIST} says; fetch the bundle again.")
     if target.suffix == ".safetensors":
         check_safetensors(target)
 

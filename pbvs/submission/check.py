@@ -7,7 +7,7 @@ from pathlib import Path
 from pbvs.errors import PbvsError
 from pbvs.submission.findings import Finding
 from pbvs.submission.inputs import Inputs
-from pbvs.submission.inspection import EvaluationSize, examine_archive
+from pbvs.submission.inspection import EvaluationSize, inspect_archive
 from pbvs.submission.rules import RULES
 from pbvs.submission.zips import SafeZip, room_for
 
@@ -25,11 +25,11 @@ def check(
     name it will be uploaded under, when that is another.
     An archive made to harm is not read any further than its directory. Raises PbvsError when there is no file.
     """
-    if not path.is_file():
+    if not path.exists():
         raise PbvsError(f"There is no archive {path}; check the path, or write it with `pbvs package`.")
     expected = sum(map(len, inputs.names.values())) if inputs else 0
     with SafeZip(path, room_for(expected)) as archive:
         if not archive.safe:
             return archive.faults
-        examined = examine_archive(archive, name or path.name, inputs, evaluation_size)
-        return [*archive.faults, *(finding for rule in RULES for finding in rule(examined))]
+        inspection = inspect_archive(archive, name or path.name, inputs, evaluation_size)
+        return [*archive.faults, *(finding for rule in RULES for finding in rule(inspection))]

@@ -1,4 +1,4 @@
-"""Images inside archives: a stranger's bytes to facts, and a prediction's bytes to the form a zip should hold.
+"""Images inside archives: a stranger's bytes to statistics, and a prediction's bytes to the form a zip should hold.
 
 Files on disk are opened by `pbvs.data.images`; here are only bytes that came out of, or go into, an archive.
 """
@@ -36,7 +36,7 @@ class ImageError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ImageStats:
     """What is kept of an image after it was decoded."""
 
     width: int
@@ -46,8 +46,8 @@ class Facts:
     mean: tuple[float, ...]  # per band, 0..255
     low: int
     high: int
-    grey: bool  # one band, or three that are equal
-    detail: float  # power above `FINE` cycles per pixel, in squared grey levels; nothing but rounding gives 0.08
+    gray: bool  # one band, or three that are equal
+    detail: float  # power above `FINE` cycles per pixel, in squared gray levels; nothing but rounding gives 0.08
 
 
 def sniff(data: bytes) -> str:
@@ -59,8 +59,8 @@ def sniff(data: bytes) -> str:
     return next((name for head, name in OTHER_HEADS.items() if data.startswith(head)), "unknown")
 
 
-def examine(data: bytes, expected: str) -> tuple[Facts, NDArray[np.uint8]]:
-    """Decode an image to its last byte; return its facts and its pixels (H, W) or (H, W, 3).
+def inspect_image(data: bytes, expected: str) -> tuple[ImageStats, NDArray[np.uint8]]:
+    """Decode an image to its last byte; return its statistics and its pixels (H, W) or (H, W, 3).
 
     `expected` is PNG or TIFF, as the name's suffix says. Raises ImageError.
     """
@@ -71,7 +71,7 @@ def examine(data: bytes, expected: str) -> tuple[Facts, NDArray[np.uint8]]:
     if expected == "PNG":
         walk_png(data)
     pixels, mode = _decode(data, expected)
-    return _facts(pixels, mode), pixels
+    return _stats(pixels, mode), pixels
 
 
 def walk_png(data: bytes) -> None:
@@ -106,7 +106,7 @@ def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
         raise ImageError("too-large", "says it has far too many pixels", "Write it in the evaluation size.") from None
     except Exception as error:
         # Decoders of damaged files raise what they like; whatever it is, the image cannot be read.
-        raise ImageError("unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit grey or RGB.") from None
+        raise ImageError("unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit gray or RGB.") from None
 
 
 def _check_head(image: Image.Image) -> None:
@@ -117,7 +117,7 @@ def _check_head(image: Image.Image) -> None:
         raise ImageError("frames", "holds several images", "Keep one image a file.")
     if image.mode not in MODES:
         raise ImageError(
-            "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit grey (L) or 8-bit RGB without alpha."
+            "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit gray (L) or 8-bit RGB without alpha."
         )
 
 
@@ -134,18 +134,18 @@ def _mode_words(mode: str) -> str:
     words = {
         "1": "1 bit",
         "P": "palette",
-        "LA": "grey with alpha",
+        "LA": "gray with alpha",
         "RGBA": "RGB with alpha",
         "I": "32-bit integer",
         "F": "32-bit float",
     }
-    return f"{mode} ({'16-bit grey' if mode.startswith('I;16') else words.get(mode, 'not 8-bit grey or RGB')})"
+    return f"{mode} ({'16-bit gray' if mode.startswith('I;16') else words.get(mode, 'not 8-bit gray or RGB')})"
 
 
-def _facts(pixels: NDArray[np.uint8], mode: str) -> Facts:
+def _stats(pixels: NDArray[np.uint8], mode: str) -> ImageStats:
     bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    grey = bands.shape[2] == 1 or bool((bands == bands[:, :, :1]).all())
-    return Facts(
+    gray = bands.shape[2] == 1 or bool((bands == bands[:, :, :1]).all())
+    return ImageStats(
         width=pixels.shape[1],
         height=pixels.shape[0],
         mode=mode,
@@ -153,7 +153,7 @@ def _facts(pixels: NDArray[np.uint8], mode: str) -> Facts:
         mean=tuple(float(value) for value in bands.mean(axis=(0, 1))),
         low=int(pixels.min()),
         high=int(pixels.max()),
-        grey=grey,
+        gray=gray,
         detail=0.0 if _in_blocks(bands) else fine_detail(bands[:, :, 0]),
     )
 
@@ -169,9 +169,9 @@ def _in_blocks(bands: NDArray[np.uint8]) -> bool:
 
 
 def fine_detail(band: NDArray[np.uint8]) -> float:
-    """Return the mean power of one band's finest structure, in squared grey levels, from its middle.
+    """Return the mean power of one band's finest structure, in squared gray levels, from its middle.
 
-    White noise of variance v gives v; rounding to whole grey levels alone gives 1/12. (Periodogram with a Hann window.)
+    White noise of variance v gives v; rounding to whole gray levels alone gives 1/12. (Periodogram with a Hann window.)
     """
     height, width = band.shape
     side = min(CROP, height, width)
@@ -190,23 +190,23 @@ def recode(data: bytes, mode: str | None, form: str) -> bytes:
 
     Bytes that are already right come back as they are. RGB to L is the mean of the bands.
     """
-    facts, pixels = examine(data, "PNG")
-    if form == "png" and mode in (None, facts.mode):
+    stats, pixels = inspect_image(data, "PNG")
+    if form == "png" and mode in (None, stats.mode):
         return data
-    return encode(_to_mode(pixels, mode or facts.mode), form)
+    return encode(_to_mode(pixels, mode or stats.mode), form)
 
 
 def recode_any(data: bytes, expected: str) -> bytes:
     """Return an image of either format as PNG; a PNG comes back as it is. Raises ImageError."""
-    return data if expected == "PNG" else encode(examine(data, expected)[1], "png")
+    return data if expected == "PNG" else encode(inspect_image(data, expected)[1], "png")
 
 
 def _to_mode(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
     if mode == "RGB" and pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     if mode == "L" and pixels.ndim == 3:
-        grey: NDArray[np.uint8] = np.rint(pixels.mean(axis=2)).astype(np.uint8)
-        return grey
+        gray: NDArray[np.uint8] = np.rint(pixels.mean(axis=2)).astype(np.uint8)
+        return gray
     return pixels
 
 

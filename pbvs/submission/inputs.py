@@ -14,12 +14,11 @@ from pbvs.challenge import TASKS
 from pbvs.data.headers import read_header
 from pbvs.data.images import SUFFIXES, read_image
 from pbvs.data.layout import Place, place_of
-from pbvs.data.manifest import ByName, Pair, manifest_path, read_manifest
+from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
-from pbvs.rows import Rows
-from pbvs.submission.contents import is_junk
 
+JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 SAMPLE = 48  # training targets that are read for a task's brightness
 
 
@@ -61,23 +60,12 @@ class Inputs:
         return known if len(known) else None
 
 
-class Sources(Mapping[str, str]):
-    """The inputs of a manifest by the names of its pairs, which stay on the disk."""
-
-    def __init__(self, pairs: Rows[Pair]):
-        self._pairs = ByName(pairs)
-
-    def __getitem__(self, name: str) -> str:
-        """Return the input's path; raises KeyError when there is no such pair."""
-        return self._pairs[name].source
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names in the manifest's order."""
-        return iter(self._pairs)
-
-    def __len__(self) -> int:
-        """Return how many inputs there are."""
-        return len(self._pairs)
+def is_junk(name: str) -> bool:
+    """Return whether a path is what macOS, Windows or an editor leaves behind."""
+    parts = name.rstrip("/").split("/")
+    if "__MACOSX" in parts:
+        return True
+    return parts[-1].startswith(".") or parts[-1].lower() in JUNK_NAMES or parts[-1].endswith("~")
 
 
 def spread(items: list[str], count: int) -> list[str]:
@@ -96,7 +84,7 @@ def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> I
     for task in TASKS:
         if manifest_path(manifests, task, split).is_file():
             pairs = read_manifest(manifest_path(manifests, task, split))
-            inputs.names[task] = Sources(pairs)
+            inputs.names[task] = {pair.name: pair.source for pair in pairs}
         if root is not None and manifest_path(manifests, task, "train").is_file():
             pairs = read_manifest(manifest_path(manifests, task, "train"))
             inputs.targets[task] = sorted({pair.target for pair in pairs if pair.target})

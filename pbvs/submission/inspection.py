@@ -1,88 +1,154 @@
-"""An archive after its entries were read once: what the rules look at, a few numbers an image."""
+"""An archive whose entries were sorted and read once: what the rules look at, a few numbers an image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+from zipfile import ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.challenge import TASKS
-from pbvs.lazy import Lazy
 from pbvs.logs import track
-from pbvs.submission.contents import Contents, Item, Items, sort_entries
-from pbvs.submission.directory import Entry
-from pbvs.submission.images import MODES, Facts, ImageError, examine
-from pbvs.submission.inputs import Inputs
-from pbvs.submission.readme import LIMIT
+from pbvs.submission.images import ImageError, ImageStats, inspect_image
+from pbvs.submission.inputs import Inputs, is_junk
+from pbvs.submission.readme import LIMIT, NAME
 from pbvs.submission.zips import ARCHIVE_HEADS, ArchiveError, SafeZip
 
 EvaluationSize = Literal["challenge", "native"]
+FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
 COMPARED = 24  # images a task that are compared with their inputs
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One image of the archive: its facts, or what is wrong with it."""
+class Item:
+    """An image in a task's folder."""
 
-    item: Item
-    facts: Facts | None = None
-    fault: ImageError | None = None
-    input_difference: float | None = None  # mean absolute difference from its input, in grey levels, where compared
+    entry: ZipInfo
+    task: str
 
+    @property
+    def stem(self) -> str:
+        """The name without folder and suffix."""
+        return self.name[self.name.rindex("/") + 1 : self.name.rindex(".")]
 
-class SeenItems(Lazy[Seen]):
-    """What was seen of a task's images, in their order: 90 bytes of memory an image."""
+    @property
+    def suffix(self) -> str:
+        """The suffix as written, with the dot."""
+        return self.name[self.name.rindex(".") :]
 
-    FIELDS = np.dtype(
-        [("width", "u4"), ("height", "u4"), ("mode", "u1"), ("low", "u1"), ("high", "u1"), ("grey", "?"),
-         ("bands", "u1"), ("digest", "V32"), ("mean", "f8", 3), ("detail", "f8"), ("difference", "f8")]
-    )  # fmt: skip
+    @property
+    def name(self) -> str:
+        """The name inside the archive."""
+        return self.entry.filename
 
-    def __init__(self, items: Items):
-        self._items = items
-        self._facts = np.zeros(len(items), self.FIELDS)
-        self._faults: dict[int, ImageError] = {}
-        self._count = 0
-
-    def append(self, facts: Facts | ImageError, input_difference: float | None = None) -> None:
-        """Add the next image: its facts, or what is wrong with it."""
-        if isinstance(facts, Facts):
-            self._facts[self._count] = _packed(facts, input_difference)
-        else:
-            self._faults[self._count] = facts
-        self._count += 1
-
-    def __len__(self) -> int:
-        """Return how many images were seen."""
-        return self._count
-
-    def item(self, number: int) -> Seen:
-        """Return what was seen of an image."""
-        item = self._items[number]
-        if number in self._faults:
-            return Seen(item, fault=self._faults[number])
-        facts, difference = _unpacked(self._facts[number].item())
-        return Seen(item, facts, input_difference=difference)
-
-
-def _packed(facts: Facts, difference: float | None) -> tuple[Any, ...]:
-    mean = (*facts.mean, 0.0, 0.0)[:3]
-    head = (facts.width, facts.height, MODES.index(facts.mode), facts.low, facts.high, facts.grey, len(facts.mean))
-    return (*head, bytes.fromhex(facts.digest), mean, facts.detail, np.nan if difference is None else difference)
-
-
-def _unpacked(values: tuple[Any, ...]) -> tuple[Facts, float | None]:
-    width, height, mode, low, high, grey, bands, digest, mean, detail, difference = values
-    facts = Facts(width, height, MODES[mode], digest.hex(), tuple(mean[:bands]), low, high, grey, detail)
-    return facts, None if np.isnan(difference) else difference
+    @property
+    def expected(self) -> str:
+        """The format that the suffix promises."""
+        return FORMATS[self.suffix.lower()]
 
 
 @dataclass
-class Examined:
+class Contents:
+    """The sorted entries; `wrapper` is the folder around everything, when there is one ('' otherwise)."""
+
+    wrapper: str = ""
+    images: dict[str, list[Item]] = field(default_factory=dict)
+    readmes: list[ZipInfo] = field(default_factory=list)  # in the root, whatever their case
+    junk: list[ZipInfo] = field(default_factory=list)
+    other_files: list[ZipInfo] = field(default_factory=list)  # in a task's folder, but no image
+    nested: list[ZipInfo] = field(default_factory=list)  # images deeper than <task>/<name>
+    strays: list[ZipInfo] = field(default_factory=list)  # anything else
+    folders: set[str] = field(default_factory=set)  # first parts of all paths but the root's files
+
+    @property
+    def items(self) -> Iterator[Item]:
+        """All images, task by task."""
+        return itertools.chain.from_iterable(self.images.values())
+
+
+def sort_entries(entries: Sequence[ZipInfo]) -> Contents:
+    """Sort entries; an enclosing folder is looked through so that the rest can be checked as well."""
+    contents = Contents(wrapper=enclosing_folder(entries))
+    for entry in entries:
+        _sort(contents, entry, entry.filename[len(contents.wrapper) :])
+    return contents
+
+
+def enclosing_folder(entries: Sequence[ZipInfo]) -> str:
+    """Return the folder (with its '/') that holds the whole submission, or ''."""
+    names = [entry.filename for entry in entries if not entry.is_dir() and not is_junk(entry.filename)]
+    wrapper = ""
+    while True:
+        first = _only_folder(name[len(wrapper) :] for name in names)
+        if not first or first in TASKS:
+            return wrapper
+        inside = f"{wrapper}{first}/"
+        rest = (name[len(inside) :] for name in names)
+        if not any("/" in name or _is_readme(name) for name in rest):
+            return wrapper  # a folder of files alone is a task with a wrong name, not a wrapper
+        wrapper = inside
+
+
+def _only_folder(names: Iterable[str]) -> str:
+    """Return the one folder that holds all of the names, or '' when there are several, or files beside it."""
+    first = ""
+    for name in names:
+        folder, slash, _ = name.partition("/")
+        if not slash or folder != (first or folder):
+            return ""
+        first = folder
+    return first
+
+
+def _is_readme(name: str) -> bool:
+    return name.lower().startswith(NAME.split(".")[0])
+
+
+def _sort(contents: Contents, entry: ZipInfo, name: str) -> None:
+    parts = name.rstrip("/").split("/")
+    if is_junk(entry.filename):
+        contents.junk.append(entry)
+    elif entry.is_dir():
+        if (name and parts[0] not in TASKS) or len(parts) > 1:
+            contents.folders.add(name.rstrip("/"))
+    elif len(parts) == 1:
+        (contents.readmes if _is_readme(name) else contents.strays).append(entry)
+    elif parts[0] not in TASKS:
+        contents.folders.add(parts[0])
+        contents.strays.append(entry)
+    elif len(parts) > 2:
+        contents.nested.append(entry)
+    elif not _is_image(parts[1]):
+        contents.other_files.append(entry)
+    else:
+        contents.images.setdefault(parts[0], []).append(Item(entry, parts[0]))
+
+
+def _is_image(name: str) -> bool:
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and f"{dot}{suffix}".lower() in FORMATS
+
+
+# --- What is kept of the entries after they were read.
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """One image of the archive: what was measured, or what is wrong with it."""
+
+    item: Item
+    stats: ImageStats | None = None
+    fault: ImageError | None = None
+    input_difference: float | None = None  # mean absolute difference from its input, in gray levels, where compared
+
+
+@dataclass
+class Inspection:
     """All that the rules need to know of an archive."""
 
     name: str
@@ -91,7 +157,7 @@ class Examined:
     inputs: Inputs | None
     evaluation_size: EvaluationSize
     readme: bytes | None = None
-    seen: dict[str, SeenItems] = field(default_factory=dict)
+    images: dict[str, list[Inspected]] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)  # files that are archives themselves
 
     def size(self, item: Item) -> tuple[int, int] | None:
@@ -102,30 +168,29 @@ class Examined:
         return None if self.inputs is None else self.inputs.size(item.task, item.stem)
 
 
-def examine_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluation_size: EvaluationSize) -> Examined:
+def inspect_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluation_size: EvaluationSize) -> Inspection:
     """Read every entry of a safe archive once, keeping a few numbers of each."""
     contents = sort_entries(archive.entries)
-    examined = Examined(name, archive.path.stat().st_size, contents, inputs, evaluation_size)
+    found = Inspection(name, archive.path.stat().st_size, contents, inputs, evaluation_size)
     if contents.readmes:
-        examined.readme = _read_small(archive, contents.readmes[0])
+        found.readme = _read_small(archive, contents.readmes[0])
     for entry in [*contents.strays, *contents.other_files]:
         if _head(archive, entry).startswith(ARCHIVE_HEADS):
-            examined.archives.append(entry.name)
+            found.archives.append(entry.filename)
+    found.images = {task: [] for task in contents.images}
     compared = {item.name for items in contents.images.values() for item in _spread(items, COMPARED)}
-    examined.seen = {task: SeenItems(items) for task, items in contents.images.items()}
     total = sum(map(len, contents.images.values()))
     for item in track(contents.items, "checking images", total, unit="image"):
-        examined.seen[item.task].append(*_see(archive, item, inputs if item.name in compared else None))
-    return examined
+        found.images[item.task].append(_inspect(archive, item, inputs if item.name in compared else None))
+    return found
 
 
-def _spread(items: Items, count: int) -> Sequence[Item]:
-    step = max(1, -(-len(items) // count))
-    return items[::step]
+def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
+    return items[:: max(1, -(-len(items) // count))]
 
 
-def _read_small(archive: SafeZip, entry: Entry) -> bytes | None:
-    if entry.size > LIMIT:
+def _read_small(archive: SafeZip, entry: ZipInfo) -> bytes | None:
+    if entry.file_size > LIMIT:
         return None
     try:
         return archive.read(entry)
@@ -133,21 +198,21 @@ def _read_small(archive: SafeZip, entry: Entry) -> bytes | None:
         return None
 
 
-def _head(archive: SafeZip, entry: Entry) -> bytes:
+def _head(archive: SafeZip, entry: ZipInfo) -> bytes:
     try:
         return next(iter(archive.stream(entry)), b"")
     except ArchiveError:
         return b""
 
 
-def _see(archive: SafeZip, item: Item, inputs: Inputs | None) -> tuple[Facts | ImageError, float | None]:
+def _inspect(archive: SafeZip, item: Item, inputs: Inputs | None) -> Inspected:
     try:
-        facts, pixels = examine(archive.read(item.entry), item.expected)
+        stats, pixels = inspect_image(archive.read(item.entry), item.expected)
     except ArchiveError as error:
-        return ImageError("damaged", f"cannot be read: {error}", "Write the archive again."), None
+        return Inspected(item, fault=ImageError("damaged", f"cannot be read: {error}", "Write the archive again."))
     except ImageError as error:
-        return error.with_traceback(None), None
-    return facts, _difference(pixels, item, inputs)
+        return Inspected(item, fault=error.with_traceback(None))
+    return Inspected(item, stats, input_difference=_difference(pixels, item, inputs))
 
 
 def _difference(pixels: NDArray[np.uint8], item: Item, inputs: Inputs | None) -> float | None:

@@ -12,7 +12,7 @@ from pbvs.challenge import TASKS, get_task
 from pbvs.data.build import find_root
 from pbvs.data.layout import natural_key
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, inside, read_json, sha256, sweep, visible_names, write_json
+from pbvs.files import atomic_path, read_json, sha256, sweep, visible_names, write_json
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Recipe
@@ -23,8 +23,7 @@ from pbvs.submission.images import recode
 from pbvs.submission.inputs import Inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
 from pbvs.submission.readme import NAME, Readme, describe, write_readme
-from pbvs.submission.storedzip import write_zip
-from pbvs.submission.zips import LIMITS, Limits, SafeZip
+from pbvs.submission.zips import write_zip
 
 
 class PackageRefused(PbvsError):
@@ -160,29 +159,6 @@ def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
         except (OSError, ValueError) as error:
             raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
         yield f"{part.task}/{path.stem}{part.suffix}", data
-
-
-def extract(path: Path, folder: Path, limits: Limits = LIMITS) -> list[Path]:
-    """Unpack an archive into `folder` after making sure that it is harmless; return the files written.
-
-    Raises PbvsError when the archive is made to harm or damaged; nothing is written outside `folder`, and nothing
-    at all when the directory shows a fault.
-    """
-    written = []
-    with SafeZip(path, limits) as archive:
-        if not archive.safe:
-            raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
-        for entry in archive.files:
-            target = inside(folder, entry.name)
-            if not target.parent.resolve().is_relative_to(folder.resolve()):
-                raise PbvsError(
-                    f"{entry.name} is not unpacked: a link in {folder} leads elsewhere; take an empty folder."
-                )
-            with atomic_path(target) as part, part.open("wb") as file:
-                for block in archive.stream(entry):
-                    file.write(block)
-            written.append(target)
-    return written
 
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.

@@ -1,14 +1,16 @@
-"""A zip file read as a stranger's: nothing is opened before its directory was found harmless, nothing overruns.
+"""A stranger's zip opened by `zipfile` only after its directory was found harmless; our own written reproducibly.
 
-Python's zipfile is not enough: before 3.11.8 and 3.12.2 it reads archives whose entries overlap (CVE-2024-0450), it
-never refuses absolute names, links, duplicates or bombs, and it makes an object of each of 100,000 entries.
+`zipfile` before 3.11.8 and 3.12.2 reads archives whose entries overlap (CVE-2024-0450), and no version refuses absolute
+names, links, duplicates or bombs: that is what the checks over `ZipFile.infolist()` here are for.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import struct
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,22 +18,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile
-
-import numpy as np
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pbvs.errors import PbvsError
-from pbvs.lookup import repeated
-from pbvs.submission.directory import LOCAL, UTF8, Directory, End, Entry, find_end, read_directory
 from pbvs.submission.findings import Finding, printable
 
 BLOCK = 1 << 20
 METHODS = (ZIP_STORED, ZIP_DEFLATED)
-ENCRYPTED, PATCHED = 0x2041, 0x20  # flags
-LOCAL_HEAD = b"PK\x03\x04"
+ENCRYPTED = 0x2041  # flags
+LOCAL = struct.Struct("<4s5H3L2H")  # an entry's header; the last two fields are the lengths of its name and extra field
+END = struct.Struct("<4s4H2LH")  # the record that ends an archive; its second field is the number of this disk
+LONGEST_COMMENT = 0xFFFF
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-ARCHIVE_HEADS = (LOCAL_HEAD, b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
-FAILURES = (BadZipFile, ValueError, ArithmeticError, LookupError, EOFError, OSError, struct.error, zlib.error)
+ARCHIVE_HEADS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
+# What zipfile raises for damaged bytes; a strange method or version is a NotImplementedError, a RuntimeError.
+FAILURES = (
+    BadZipFile, zipfile.LargeZipFile, RuntimeError, ValueError, ArithmeticError, LookupError, EOFError, OSError,
+    struct.error, zlib.error,
+)  # fmt: skip
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -66,18 +70,24 @@ class ArchiveError(PbvsError):
 
 
 class SafeZip:
-    """An open archive: `faults` first, and when there are none of level error, `read` any of `entries`."""
+    """An open archive: look at `faults` first; when none of them is an error, `read` any of `entries`.
+
+    Raises PbvsError on entering when the file cannot be opened or is not a regular one.
+    """
 
     def __init__(self, path: Path, limits: Limits = LIMITS):
         self.path = path
         self.limits = limits
         self.faults: list[Finding] = []
-        self.entries = Directory()
-        self._file: IO[bytes] | None = None
+        self.entries: list[ZipInfo] = []
+        self._file: _Bounded | None = None
+        self._zip: ZipFile | None = None
 
     def __enter__(self) -> SafeZip:
+        if self.path.exists() and not self.path.is_file():
+            raise PbvsError(f"The archive {self.path} is not a regular file; give the zip itself.")
         try:
-            self._file = self.path.open("rb")
+            self._file = _Bounded(io.FileIO(self.path))
         except OSError as error:
             raise PbvsError(f"The archive {self.path} cannot be opened: {error.strerror}; check the path.") from None
         try:
@@ -98,75 +108,73 @@ class SafeZip:
         return not any(fault.level == "error" for fault in self.faults)
 
     @property
-    def files(self) -> list[Entry]:
+    def files(self) -> list[ZipInfo]:
         """The entries that are files."""
-        return [entry for entry in self.entries if not entry.is_folder]
+        return [entry for entry in self.entries if not entry.is_dir()]
 
-    def read(self, entry: Entry) -> bytes:
+    def read(self, entry: ZipInfo) -> bytes:
         """Return an entry's bytes, checked against its size and CRC; raises ArchiveError."""
         return b"".join(self.stream(entry))
 
-    def stream(self, entry: Entry) -> Iterator[bytes]:
-        """Yield an entry's bytes in blocks; raises ArchiveError when they are damaged or more than was declared."""
-        if not self.safe or self._file is None:
+    def stream(self, entry: ZipInfo) -> Iterator[bytes]:
+        """Yield an entry's bytes in blocks; raises ArchiveError when they are damaged or not as many as declared."""
+        if not self.safe or self._zip is None:
             raise ArchiveError(f"{self.path} is not read: {self.faults[0].message if self.faults else 'not open'}.")
-        count = crc = 0
+        count = 0
         try:
-            for block in _unpack(self._file, entry):
-                count, crc = count + len(block), zlib.crc32(block, crc)
-                if count > entry.size:
-                    raise BadZipFile("it holds more bytes than it declares")
-                yield block
-            if count == entry.size and crc != entry.crc:
-                raise BadZipFile("its checksum is another")
+            with self._zip.open(entry) as file:
+                while block := file.read(BLOCK):
+                    count += len(block)
+                    yield block
         except FAILURES as error:
-            raise ArchiveError(f"{printable(entry.name)} in {self.path.name} is damaged ({error}).") from None
-        if count != entry.size:
-            raise ArchiveError(f"{printable(entry.name)} in {self.path.name} holds {count} of {entry.size} bytes.")
+            reason = printable(str(error))
+            raise ArchiveError(f"{printable(entry.filename)} in {self.path.name} is damaged ({reason}).") from None
+        if count != entry.file_size:
+            name = printable(entry.filename)
+            raise ArchiveError(f"{name} in {self.path.name} holds {count} of {entry.file_size} bytes.")
 
     def _fault(self, rule: str, file: str, message: str, hint: str) -> None:
         self.faults.append(Finding("error", rule, printable(file), message, hint))
 
-    def _open(self, file: IO[bytes]) -> None:
-        end = find_end(file)
-        if end is None:
+    def _open(self, file: _Bounded) -> None:
+        disk = _disk_number(file)
+        if disk is None:
             self._say_what_it_is(file)
-        elif self._is_bearable(end):
-            entries = read_directory(file, end)
-            if len(entries) > self.limits.entries:
-                hint = f"Keep to {self.limits.entries} files at most."
-                self._fault("too-many-entries", "", f"it has {len(entries)} entries", hint)
-            else:
-                self.entries = entries
-                self._check_entries(file)
+        elif disk not in (0, 0xFFFF):
+            self._fault("multi-disk", "", "it is one part of a split archive", "Write one zip in one piece.")
+        else:
+            file.most = self.limits.directory_bytes
+            try:
+                self._zip = ZipFile(file)
+            except DirectoryTooLargeError as error:
+                self._fault("too-many-entries", "", str(error), "Write a plain submission.")
+                return
+            file.most = None
+            self._check_entries(self._zip, file)
 
-    def _check_entries(self, file: IO[bytes]) -> None:
-        for entry in self.entries:
+    def _check_entries(self, archive: ZipFile, file: IO[bytes]) -> None:
+        entries = archive.infolist()
+        if len(entries) > self.limits.entries:
+            hint = f"Keep to {self.limits.entries} files at most."
+            self._fault("too-many-entries", "", f"it has {len(entries)} entries", hint)
+            return
+        self.entries = entries
+        for entry in entries:
             self._check_name(entry)
             self._check_kind(entry)
             self._check_size(entry)
         self._check_duplicates()
         self._check_total()
-        self._check_overlap(file)
-
-    def _is_bearable(self, end: End) -> bool:
-        """Look at the end record before a directory of any length is read into memory."""
-        if end.disk not in (0, 0xFFFF):
-            self._fault("multi-disk", "", "it is one part of a split archive", "Write one zip in one piece.")
-            return False
-        if end.size > self.limits.directory_bytes:
-            self._fault("too-many-entries", "", f"its directory takes {end.size} bytes", "Write a plain submission.")
-            return False
-        return True
+        self._check_overlap(file, archive.start_dir)
 
     def _say_what_it_is(self, file: IO[bytes]) -> None:
         file.seek(0)
-        cut = file.read(5)[:4] == LOCAL_HEAD
+        cut = file.read(5)[:4] == ARCHIVE_HEADS[0]
         what = "its end is missing, it was cut off" if cut else "it is not a zip file"
         self._fault("not-a-zip", "", what, "Upload the zip that was written whole, made with a zip tool.")
 
-    def _check_name(self, entry: Entry) -> None:
-        name = entry.name
+    def _check_name(self, entry: ZipInfo) -> None:
+        name = entry.orig_filename  # `filename` ends at a NUL, and may come from an extra field
         parts = name.rstrip("/").split("/")
         if name.startswith("/") or _DRIVE.match(name):
             self._fault("absolute-name", name, "its name is absolute", "Use names relative to the archive's root.")
@@ -176,98 +184,121 @@ class SafeZip:
             self._fault("backslash", name, "its name has a backslash", "Separate folders with '/'.")
         elif not name or "" in parts or "." in parts or any(ord(letter) < 32 for letter in name):
             self._fault("bad-name", name, "its name is empty or has empty or control parts", "Give it a plain name.")
+        elif name != entry.filename:
+            said = f"its name stands there twice, the second time as {printable(entry.filename)}"
+            self._fault("bad-name", name, said, "Give it a plain name.")
 
-    def _check_kind(self, entry: Entry) -> None:
-        kind, name = stat.S_IFMT(entry.attributes), entry.name
+    def _check_kind(self, entry: ZipInfo) -> None:
+        kind, name = stat.S_IFMT(entry.external_attr >> 16), entry.filename
         if kind == stat.S_IFLNK:
             self._fault("link", name, "it is a link", "Put the file itself into the archive.")
         elif kind and kind not in (stat.S_IFREG, stat.S_IFDIR):
             self._fault("special-file", name, "it is neither a file nor a folder", "Put only plain files in.")
-        if entry.flags & ENCRYPTED:
+        if entry.flag_bits & ENCRYPTED:
             self._fault("encrypted", name, "it is encrypted", "Write the archive without a password.")
-        if entry.method not in METHODS:
-            self._fault("compression", name, f"it is compressed by method {entry.method}", "Use store or deflate only.")
+        if entry.compress_type not in METHODS:
+            said = f"it is compressed by method {entry.compress_type}"
+            self._fault("compression", name, said, "Use store or deflate only.")
 
-    def _check_size(self, entry: Entry) -> None:
-        limits = self.limits
-        if entry.size > limits.entry_bytes:
-            self._fault("bomb", entry.name, f"it unpacks to {entry.size} bytes", "No image is that big.")
-        elif entry.size > limits.ratio_from and entry.size > limits.ratio * max(1, entry.packed):
-            times = entry.size // max(1, entry.packed)
-            self._fault("bomb", entry.name, f"it unpacks to {times} times its size", "Store images, don't compress.")
-        if entry.is_folder and entry.size:
-            self._fault("bad-name", entry.name, "it is a folder that holds bytes", "Write the archive again.")
+    def _check_size(self, entry: ZipInfo) -> None:
+        limits, size, packed = self.limits, entry.file_size, max(1, entry.compress_size)
+        if size > limits.entry_bytes:
+            self._fault("bomb", entry.filename, f"it unpacks to {size} bytes", "No image is that big.")
+        elif size > limits.ratio_from and size > limits.ratio * packed:
+            said = f"it unpacks to {size // packed} times its size"
+            self._fault("bomb", entry.filename, said, "Store images, don't compress.")
+        if entry.is_dir() and size:
+            self._fault("bad-name", entry.filename, "it is a folder that holds bytes", "Write the archive again.")
 
     def _check_total(self) -> None:
-        total = sum(entry.size for entry in self.entries)
+        total = sum(entry.file_size for entry in self.entries)
         if total > self.limits.total_bytes:
             self._fault("bomb", "", f"it unpacks to {total} bytes in all", "No submission is that big.")
 
     def _check_duplicates(self) -> None:
-        alike = repeated(entry.name.casefold() for entry in self.entries)
-        exact = Counter(entry.name for entry in self.entries if entry.name.casefold() in alike) if alike else Counter()
+        exact = Counter(entry.filename for entry in self.entries)
+        alike = Counter(name.casefold() for name in exact)
         for name, count in exact.items():
             if count > 1:
                 self._fault("duplicate-entry", name, f"it is there {count} times", "Keep one of them.")
-            else:
-                self._fault(
-                    "duplicate-entry", name, "another entry has the same name but for upper case", "Keep one of them."
-                )
+            elif alike[name.casefold()] > 1:
+                said = "another entry has the same name but for upper case"
+                self._fault("duplicate-entry", name, said, "Keep one of them.")
 
-    def _check_overlap(self, file: IO[bytes]) -> None:
-        """Refuse entries whose bytes are shared: the trick of bombs that quote one another."""
+    def _check_overlap(self, file: IO[bytes], directory: int) -> None:
+        """Refuse entries whose bytes are shared, the trick of bombs that quote one another."""
         end, previous = 0, ""
-        for number in np.argsort(np.fromiter((entry.offset for entry in self.entries), np.uint64), kind="stable"):
-            entry = self.entries[int(number)]
-            if entry.offset < end:
-                self._fault(
-                    "overlap", entry.name, f"it shares bytes with {printable(previous)}", "Write the archive again."
-                )
-            end, previous = _begin_of(file, entry)[0] + entry.packed, entry.name
-            if end > self.entries.start:
-                self._fault("overlap", entry.name, "it reaches beyond the archive's files", "Write the archive again.")
+        for entry in sorted(self.entries, key=lambda entry: entry.header_offset):
+            if entry.header_offset < end:
+                said = f"it shares bytes with {printable(previous)}"
+                self._fault("overlap", entry.filename, said, "Write the archive again.")
+            end, previous = _data_offset(file, entry) + entry.compress_size, entry.filename
+            if end > directory:
+                said = "it reaches beyond the archive's files"
+                self._fault("overlap", entry.filename, said, "Write the archive again.")
 
 
-def _begin_of(file: IO[bytes], entry: Entry) -> tuple[int, bytes, int]:
-    """Return where an entry's bytes begin, and its name and flags as the local header has them."""
-    file.seek(entry.offset)
+class DirectoryTooLargeError(Exception):
+    """A directory that is not read, as it would take too much memory."""
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which at most `most` bytes are read at a time: zipfile reads a directory of any size in one go."""
+
+    most: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as the base class does; raises DirectoryTooLargeError when more is asked for than `most`."""
+        if self.most is not None and size is not None and size > self.most:
+            raise DirectoryTooLargeError(f"its directory takes {size} bytes")
+        return super().read(size)
+
+
+def _disk_number(file: IO[bytes]) -> int | None:
+    """Return which disk of a split archive a file says it is, which zipfile ignores; None where it is no zip."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(max(0, length - LONGEST_COMMENT - END.size))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    return None if at < 0 or len(tail) - at < END.size else int(END.unpack_from(tail, at)[1])
+
+
+def _data_offset(file: IO[bytes], entry: ZipInfo) -> int:
+    """Return where an entry's bytes begin, behind its local header."""
+    file.seek(entry.header_offset)
     head = file.read(LOCAL.size)
-    if len(head) < LOCAL.size or head[:4] != LOCAL_HEAD:
-        raise BadZipFile(f"there is no entry where {printable(entry.name)} should begin")
-    flags, name_length, extra_length = (LOCAL.unpack(head)[field] for field in (2, 9, 10))
-    return entry.offset + LOCAL.size + name_length + extra_length, file.read(name_length), flags
-
-
-def _unpack(file: IO[bytes], entry: Entry) -> Iterator[bytes]:
-    """Yield an entry's bytes as they unpack, a block at most at a time."""
-    begin, name, flags = _begin_of(file, entry)
-    if name.decode("utf-8" if flags & UTF8 else "cp437") != entry.name:
-        raise BadZipFile("its header has another name than the directory")
-    if entry.flags & PATCHED:
-        raise BadZipFile("it is a patch to another file")
-    packed = _blocks(file, begin, entry.packed)
-    yield from packed if entry.method == ZIP_STORED else _inflate(packed)
-
-
-def _blocks(file: IO[bytes], begin: int, length: int) -> Iterator[bytes]:
-    file.seek(begin)
-    while length:
-        block = file.read(min(BLOCK, length))
-        if not block:
-            raise BadZipFile("the archive ends before it does")
-        length -= len(block)
-        yield block
-
-
-def _inflate(packed: Iterable[bytes]) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    for block in packed:
-        while block and not inflater.eof:
-            yield inflater.decompress(block, BLOCK)
-            block = inflater.unconsumed_tail
-    yield inflater.flush()
+    if len(head) < LOCAL.size or head[:4] != ARCHIVE_HEADS[0]:
+        raise BadZipFile(f"there is no entry where {printable(entry.filename)} should begin")
+    *_, name, extra = LOCAL.unpack(head)
+    return int(entry.header_offset + LOCAL.size + name + extra)
 
 
 def is_archive(name: str, head: bytes) -> bool:
     """Return whether a file inside an archive is an archive itself, by its name or its first bytes."""
     return name.lower().endswith(ARCHIVE_SUFFIXES) or head.startswith(ARCHIVE_HEADS)
+
+
+# --- Writing: the same items make the same bytes, on every machine and day.
+
+LARGEST = 0xFFFFFFFE  # bytes; no platform takes nearly as many
+
+
+def fixed_info(name: str) -> ZipInfo:
+    """Return a stored entry of this name with a fixed date and attributes: nothing of the clock or the machine."""
+    info = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix; a plain file, readable by all
+    return info
+
+
+def write_zip(path: Path, items: Iterable[tuple[str, bytes]]) -> None:
+    """Write (name, bytes) one by one, stored, with fixed dates and attributes: the same items make the same bytes.
+
+    Raises PbvsError when the archive would have 4 GiB or more.
+    """
+    total = 0
+    with ZipFile(path, "w", ZIP_STORED) as archive:
+        for name, data in items:
+            total += LOCAL.size + len(name.encode()) + len(data)
+            if total > LARGEST:
+                raise PbvsError(f"The archive would be larger than 4 GiB, at {name}; no platform takes that.")
+            archive.writestr(fixed_info(name), data)

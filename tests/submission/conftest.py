@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pbvs.submission.inputs import Inputs, from_data
-from pbvs.submission.package import write_zip
+from pbvs.submission.zips import write_zip
 from tests.submission.place import Place, entries, write_data, write_manifests
 
 

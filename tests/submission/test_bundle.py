@@ -17,7 +17,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments import bundle
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
-from pbvs.submission.package import write_zip
+from pbvs.submission.zips import write_zip
 from tests.submission.place import Place
 
 Entries = dict[str, bytes]

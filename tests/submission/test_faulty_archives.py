@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
     "RGB with alpha": (as_mode(PNG, "RGBA"), "mode", "error", "RGB with alpha"),
     "palette": (as_mode(PNG, "P"), "mode", "error", "palette"),
     "1 bit": (as_mode("rgb2ir/1.png", "1"), "mode", "error", "1 bit"),
-    "grey with alpha": (as_mode("rgb2ir/1.png", "LA"), "mode", "error", "grey with alpha"),
+    "gray with alpha": (as_mode("rgb2ir/1.png", "LA"), "mode", "error", "gray with alpha"),
     "16-bit PNG": (saved("rgb2ir/1.png", noise(1, 1).astype(np.uint16) * 200), "mode", "error", "16-bit"),
     "16-bit TIFF": (added("rgb2ir/7.tiff", tiff16()), "mode", "error", "16-bit"),
     "several frames": (added("rgb2ir/7.tiff", animated()), "frames", "error", "several images"),
@@ -194,7 +194,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
         ".png and .tiff",
     ),
     "all black": (saved(PNG, np.zeros((SIDE, SIDE, 3), np.uint8)), "constant", "warning", "all black"),
-    "one grey level": (saved("sar2eo/4.png", np.full((SIDE, SIDE), 90, np.uint8)), "constant", "warning", "(90)"),
+    "one gray level": (saved("sar2eo/4.png", np.full((SIDE, SIDE), 90, np.uint8)), "constant", "warning", "(90)"),
     "one image for all": (
         task("sar2rgb", lambda _: png_bytes(noise(5, 3))),
         "repeated",

@@ -1,4 +1,4 @@
-"""Archives made to harm: refused by their directory alone, and nothing is written outside the folder."""
+"""Archives made to harm: refused by their directory alone, and nothing of them is read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from pbvs.errors import PbvsError
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text
-from pbvs.submission.package import extract
-from pbvs.submission.zips import Limits, SafeZip
+from pbvs.submission.zips import ArchiveError, Limits, SafeZip
 from tests.submission.place import README, noise, png_bytes
 
 
@@ -60,10 +59,11 @@ def rules(path: Path) -> set[str]:
     return {finding.rule for finding in check(path)}
 
 
-def refused(path: Path, folder: Path) -> None:
-    with pytest.raises(PbvsError, match=r"not unpacked|damaged"):
-        extract(path, folder / "inside")
-    assert not (folder / "evil.txt").exists()
+def refused(path: Path) -> None:
+    """Not all of the archive's entries can be read, whoever asks."""
+    with SafeZip(path) as archive, pytest.raises(ArchiveError, match=r"is not read|damaged"):
+        for item in archive.entries:
+            archive.read(item)
 
 
 @pytest.mark.parametrize("what", NAMES)
@@ -71,8 +71,7 @@ def test_names_that_leave_the_folder(what: str, tmp_path: Path) -> None:
     name, rule = NAMES[what]
     path = built(tmp_path / "a.zip", entry(name))
     assert rules(path) == {rule}
-    refused(path, tmp_path)
-    assert not (tmp_path / "inside").exists()
+    refused(path)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_names_that_leave_the_folder(what: str, tmp_path: Path) -> None:
 def test_links_and_devices(kind: int, rule: str, tmp_path: Path) -> None:
     path = built(tmp_path / "a.zip", entry("sar2eo/2.png", b"/etc/passwd", kind | 0o777))
     assert rules(path) == {rule}
-    refused(path, tmp_path)
+    refused(path)
 
 
 def test_duplicates(tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_bomb_of_ten_gigabytes(tmp_path: Path) -> None:
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
     assert time.monotonic() - start < 30
     tracemalloc.stop()
-    refused(path, tmp_path)
+    refused(path)
 
 
 @pytest.mark.slow
@@ -153,14 +152,14 @@ def test_real_bomb_of_ten_gigabytes(tmp_path: Path) -> None:
     path = bomb(tmp_path / "bomb.zip", 10 << 30)
     assert path.stat().st_size < 100_000_000
     assert rules(path) == {"bomb"}
-    refused(path, tmp_path)
+    refused(path)
 
 
 def test_entry_that_is_longer_than_it_says(tmp_path: Path) -> None:
     path = forged(tmp_path / "a.zip", 10)
     found = check(path)
     assert "damaged" in {finding.rule for finding in found}
-    refused(path, tmp_path)
+    refused(path)
     path = forged(tmp_path / "b.zip", 5000)
     assert "damaged" in {finding.rule for finding in check(path)}
 
@@ -174,7 +173,7 @@ def test_entries_that_share_bytes(tmp_path: Path) -> None:
     data[last + 42 : last + 46] = data[first + 42 : first + 46]
     path.write_bytes(data)
     assert rules(path) == {"overlap"}
-    refused(path, tmp_path)
+    refused(path)
 
 
 def quoted(count: int) -> bytes:
@@ -214,7 +213,7 @@ def test_quoted_overlap_bomb(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(quoted(20))
     assert rules(path) == {"overlap"}
-    refused(path, tmp_path)
+    refused(path)
 
 
 def test_too_many_entries(tmp_path: Path) -> None:
@@ -269,27 +268,6 @@ def test_names_are_printed_without_controls() -> None:
     assert "\x1b" not in as_text([finding])
 
 
-def test_extracts_a_good_archive(tmp_path: Path) -> None:
-    path = built(tmp_path / "a.zip", entry("sar2ir/1.png", b"data"))
-    written = extract(path, tmp_path / "out")
-    assert sorted(file.relative_to(tmp_path / "out").as_posix() for file in written) == [
-        "readme.txt",
-        "sar2eo/1.png",
-        "sar2ir/1.png",
-    ]
-    assert (tmp_path / "out" / "sar2ir" / "1.png").read_bytes() == b"data"
-
-
 def test_missing_archive_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(PbvsError, match="There is no archive"):
         check(tmp_path / "none.zip")
-
-
-def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
-    path = built(tmp_path / "a.zip", entry("sar2ir/1.png"))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "out" / "sar2ir").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PbvsError, match="leads elsewhere"):
-        extract(path, tmp_path / "out")
-    assert not list((tmp_path / "elsewhere").iterdir())

@@ -11,7 +11,8 @@ from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.archive import score_archive
 from pbvs.files import read_json
-from pbvs.submission.package import package, write_zip
+from pbvs.submission.package import package
+from pbvs.submission.zips import write_zip
 from tests.submission.place import COUNT, Place, entries, noise, png_bytes
 
 

@@ -1,41 +1,47 @@
-"""Each image: readable to its last byte, of the right format, size, mode and depth."""
+"""Each image: readable to its last byte, of the right format, size and mode; and what is allowed but scores badly."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
-from pbvs.submission.contents import Item
 from pbvs.submission.findings import Finding, printable
-from pbvs.submission.images import Facts
-from pbvs.submission.inspection import Examined, Seen
+from pbvs.submission.images import ImageStats
+from pbvs.submission.inspection import Inspected, Inspection, Item
 
 # The page says that other sizes are resampled; one entry that was scored so is known, and what it cost.
 RESAMPLED = "at best it is resampled, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"
+COPY = 0.5  # gray levels of mean difference below which a prediction is its input
+# Power of the finest structure, in squared gray levels. Of 189 real images half have 25 and more, 19 of 20 more than
+# 4; enlarged twofold (bicubic) half of them have 0.6 to 1.3, fourfold 0.1.
+SMOOTH = 1.5
+MANY = 0.5  # share of a task's images that makes it the task's fault
 
 
-def readable(archive: Examined) -> Iterator[Finding]:
+def readable(archive: Inspection) -> Iterator[Finding]:
     """Every image decodes, in the format of its suffix, with 8 bits."""
-    for seen in _all(archive):
-        if seen.fault is not None:
-            fault = seen.fault
-            yield Finding("error", fault.rule, printable(seen.item.name), f"it {fault}", fault.hint)
+    for image in _all(archive):
+        if image.fault is not None:
+            fault = image.fault
+            yield Finding("error", fault.rule, printable(image.item.name), f"it {fault}", fault.hint)
 
 
-def sizes(archive: Examined) -> Iterator[Finding]:
+def sizes(archive: Inspection) -> Iterator[Finding]:
     """Every image has the evaluation size."""
-    for seen in _all(archive):
-        if seen.facts is None:
+    for image in _all(archive):
+        if image.stats is None:
             continue
         try:
-            wanted = archive.size(seen.item)
+            wanted = archive.size(image.item)
         except PbvsError as error:
-            yield Finding("note", "size-unchecked", printable(seen.item.name), f"its size is not checked: {error}", "")
+            yield Finding("note", "size-unchecked", printable(image.item.name), f"its size is not checked: {error}", "")
             continue
-        if wanted is not None and (seen.facts.width, seen.facts.height) != wanted:
-            yield _wrong_size(seen.item, seen.facts, *wanted, native=archive.evaluation_size == "native")
+        if wanted is not None and (image.stats.width, image.stats.height) != wanted:
+            yield _wrong_size(image.item, image.stats, *wanted, native=archive.evaluation_size == "native")
     if archive.evaluation_size == "native":
         yield from _native(archive.inputs is not None)
 
@@ -48,46 +54,46 @@ def _native(checked: bool) -> Iterator[Finding]:
         yield Finding("note", "size-unchecked", "", message, hint)
 
 
-def _wrong_size(item: Item, facts: Facts, width: int, height: int, native: bool) -> Finding:
-    is_, should = f"{facts.width} x {facts.height}", f"{width} x {height}"
+def _wrong_size(item: Item, stats: ImageStats, width: int, height: int, native: bool) -> Finding:
+    is_, should = f"{stats.width} x {stats.height}", f"{width} x {height}"
     name = printable(item.name)
-    if (facts.height, facts.width) == (width, height):
+    if (stats.height, stats.width) == (width, height):
         return Finding("error", "size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
     message = f"it is {is_} pixels, not {should} as the rules ask" + ("" if native else f"; {RESAMPLED}")
     hint = f"Write {item.task} at {should}" + (" (--evaluation-size native if that is meant)." if not native else ".")
     return Finding("error", "wrong-size", name, message, hint)
 
 
-def modes(archive: Examined) -> Iterator[Finding]:
+def modes(archive: Inspection) -> Iterator[Finding]:
     """L or RGB, one of them for a whole task, RGB where colour is asked for."""
-    for task, all_seen in archive.seen.items():
-        kinds = Counter(seen.facts.mode for seen in all_seen if seen.facts is not None)
+    for task, images in archive.images.items():
+        kinds = Counter(image.stats.mode for image in images if image.stats is not None)
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             hint = "Write one mode a task: pbvs package --mode TASK=RGB."
             yield Finding("warning", "mixed-modes", f"{task}/", f"its images are {said}", hint)
-        yield from _colour(task, all_seen)
+        yield from _colour(task, images)
 
 
-def _colour(task: str, all_seen: Iterable[Seen]) -> Iterator[Finding]:
+def _colour(task: str, images: Iterable[Inspected]) -> Iterator[Finding]:
     if TASKS[task].target_channels == 3:
-        for seen in all_seen:
-            if seen.facts is not None and seen.facts.mode == "L":
+        for image in images:
+            if image.stats is not None and image.stats.mode == "L":
                 message = "it has one band where the task asks for RGB"
-                yield Finding("error", "grey-for-colour", printable(seen.item.name), message, "Save it as RGB.")
+                yield Finding("error", "grey-for-colour", printable(image.item.name), message, "Save it as RGB.")
         return
-    for seen in all_seen:
-        if seen.facts is not None and not seen.facts.grey:
+    for image in images:
+        if image.stats is not None and not image.stats.gray:
             message = "it has colour, while the target has one band"
-            yield Finding("warning", "colour-for-grey", printable(seen.item.name), message, "Make its bands equal.")
+            yield Finding("warning", "colour-for-grey", printable(image.item.name), message, "Make its bands equal.")
 
 
-def one_band(archive: Examined) -> Iterator[Finding]:
+def one_band(archive: Inspection) -> Iterator[Finding]:
     """Images of one band were scored; whether every scorer takes them nobody knows."""
     tasks = [
         task
-        for task, all_seen in archive.seen.items()
-        if TASKS[task].target_channels == 1 and any(seen.facts and seen.facts.mode == "L" for seen in all_seen)
+        for task, images in archive.images.items()
+        if TASKS[task].target_channels == 1 and any(image.stats and image.stats.mode == "L" for image in images)
     ]
     if tasks:
         message = (
@@ -97,9 +103,84 @@ def one_band(archive: Examined) -> Iterator[Finding]:
         yield Finding("note", "one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
 
 
-def _all(archive: Examined) -> Iterator[Seen]:
-    for seen in archive.seen.values():
-        yield from seen
+def _all(archive: Inspection) -> Iterator[Inspected]:
+    for image in archive.images.values():
+        yield from image
 
 
-RULES = (readable, sizes, modes, one_band)
+# --- Allowed, and scores badly: constant images, copies, the wrong brightness, enlargements.
+
+
+def constant(archive: Inspection) -> Iterator[Finding]:
+    """An image of one level holds nothing."""
+    for image, stats in _known(archive):
+        if stats.low == stats.high:
+            what = {0: "all black", 255: "all white"}.get(stats.low, f"one gray level ({stats.low}) everywhere")
+            yield _warning("constant", image.item.name, f"it is {what}", "Predict it again; look at its input.")
+
+
+def repeated(archive: Inspection) -> Iterator[Finding]:
+    """Different inputs do not have equal predictions."""
+    for task, images in archive.images.items():
+        known = (image.stats for image in images if image.stats and image.stats.low != image.stats.high)
+        counts = Counter(stats.digest for stats in known)
+        if equal := sum(count for count in counts.values() if count > 1):
+            message = f"{equal} of its images are equal to another one"
+            yield _warning("repeated", f"{task}/", message, "Check that each input got its own prediction.")
+
+
+def copies(archive: Inspection) -> Iterator[Finding]:
+    """A prediction that is its input translates nothing."""
+    for task, images in archive.images.items():
+        compared = [image for image in images if image.input_difference is not None]
+        equal = [image for image in compared if image.input_difference is not None and image.input_difference < COPY]
+        if compared and len(equal) > MANY * len(compared):
+            message = f"{len(equal)} of {len(compared)} images compared are copies of their inputs"
+            yield _warning("copy-of-input", f"{task}/", message, "Pack the predictions, not the inputs.")
+
+
+def brightness(archive: Inspection) -> Iterator[Finding]:
+    """A task whose images are darker or brighter than nearly all training targets loses pixel score throughout."""
+    for task, images in archive.images.items():
+        levels = [float(np.mean(image.stats.mean)) for image in images if image.stats is not None]
+        targets = None if archive.inputs is None or not levels else archive.inputs.brightness(task)
+        if targets is None or len(targets) < 3:
+            continue
+        low, high = np.percentile(targets, [2, 98])
+        level = float(np.median(levels))
+        if not low - 2 <= level <= high + 2:
+            word = "darker" if level < low else "brighter"
+            message = (
+                f"its images are {word} than training targets: median level {level:.0f}, "
+                f"targets {low:.0f} to {high:.0f}"
+            )
+            yield _warning("brightness", f"{task}/", message, "Check the scaling to 0..255 and the intensity factor.")
+
+
+def enlarged(archive: Inspection) -> Iterator[Finding]:
+    """An image without the finest structure was computed at a lower resolution, or is blurred."""
+    for task, images in archive.images.items():
+        known = (image.stats for image in images if image.stats is not None and image.stats.low != image.stats.high)
+        detail = np.array([stats.detail for stats in known])
+        smooth = int((detail < SMOOTH).sum())
+        if smooth > MANY * len(detail):
+            message = (
+                f"{smooth} of its {len(detail)} images have no structure finer than two pixels: "
+                "enlarged from a lower resolution, or blurred"
+            )
+            hint = "Predict at the evaluation size; blur costs LPIPS and FID."
+            yield _warning("enlarged", f"{task}/", message, hint)
+
+
+def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:
+    for images in archive.images.values():
+        for image in images:
+            if image.stats is not None:
+                yield image, image.stats
+
+
+def _warning(rule: str, name: str, message: str, hint: str) -> Finding:
+    return Finding("warning", rule, printable(name), message, hint)
+
+
+RULES = (readable, sizes, modes, one_band, constant, repeated, copies, brightness, enlarged)

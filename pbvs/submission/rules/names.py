@@ -7,19 +7,17 @@ or too few shifts all that follow.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pbvs.challenge import TASKS
-from pbvs.lookup import Lookup, count_different, repeated
-from pbvs.submission.contents import Items
 from pbvs.submission.findings import Finding, printable
-from pbvs.submission.inspection import Examined
+from pbvs.submission.inspection import Inspection, Item
 
 OFFICIAL = {"sar2eo": 3586, "sar2rgb": 60, "sar2ir": 60, "rgb2ir": 60}  # the 2025 and 2026 test inputs
 SHIFT = "scorers pair by sorted position, so all later images would be compared with the wrong ones"
 
 
-def against_inputs(archive: Examined) -> Iterator[Finding]:
+def against_inputs(archive: Inspection) -> Iterator[Finding]:
     """Every input has its prediction, and no other image is there."""
     for task, items in archive.contents.images.items():
         wanted = None if archive.inputs is None else archive.inputs.names.get(task)
@@ -27,9 +25,9 @@ def against_inputs(archive: Examined) -> Iterator[Finding]:
             yield from _official_count(task, items, known=archive.inputs is not None)
             continue
         extra = {item.stem: item for item in items if item.stem not in wanted}
-        there = Lookup(len(items), items.stem)
-        missing = [stem for stem in wanted if there.find(stem) is None]
-        hint = _renaming(set(wanted), {item.stem for item in items}) if extra and len(missing) == len(wanted) else ""
+        there = {item.stem for item in items}
+        missing = [stem for stem in wanted if stem not in there]
+        hint = _renaming(set(wanted), there) if extra and len(missing) == len(wanted) else ""
         for stem in sorted(missing):
             hint = hint or f"Add a prediction for the input {printable(stem)}."
             message = f"it is missing; {SHIFT}"
@@ -40,7 +38,7 @@ def against_inputs(archive: Examined) -> Iterator[Finding]:
             yield Finding("error", "extra-image", printable(extra[stem].name), message, hint)
 
 
-def _official_count(task: str, items: Items, known: bool) -> Iterator[Finding]:
+def _official_count(task: str, items: Sequence[Item], known: bool) -> Iterator[Finding]:
     if known:
         message = "the data hold no test inputs for it; names and count were not checked"
         yield Finding("note", "names-unchecked", f"{task}/", message, "")
@@ -72,15 +70,13 @@ def _common(names: set[str]) -> str:
     return "".join(letter for letter, _ in equal)
 
 
-def same_stem(archive: Examined) -> Iterator[Finding]:
+def same_stem(archive: Inspection) -> Iterator[Finding]:
     """One prediction an input, not a PNG and a TIFF."""
     for task, items in archive.contents.images.items():
-        twice = repeated(item.stem for item in items)
         found: dict[str, list[str]] = {}
-        for item in items if twice else ():
-            if item.stem in twice:
-                found.setdefault(item.stem, []).append(item.suffix)
-        for stem in sorted(found):
+        for item in items:
+            found.setdefault(item.stem, []).append(item.suffix)
+        for stem in sorted(stem for stem, suffixes in found.items() if len(suffixes) > 1):
             suffixes = ", ".join(sorted(found[stem]))
             yield Finding(
                 "error",
@@ -91,7 +87,7 @@ def same_stem(archive: Examined) -> Iterator[Finding]:
             )
 
 
-def suffixes(archive: Examined) -> Iterator[Finding]:
+def suffixes(archive: Inspection) -> Iterator[Finding]:
     """`.png` and `.tiff` were seen scored; others are not counted, or nobody knows."""
     for task, items in archive.contents.images.items():
         for item in items:
@@ -108,13 +104,13 @@ def suffixes(archive: Examined) -> Iterator[Finding]:
             yield Finding("warning", "tif", f"{task}/", message, "Name them .tiff, or write PNG.")
 
 
-def count(archive: Examined) -> Iterator[Finding]:
+def count(archive: Inspection) -> Iterator[Finding]:
     """Only the count is compared by scorers of this family."""
     if archive.inputs is None:
         return
     for task in TASKS:
         wanted = archive.inputs.names.get(task, {})
-        there = count_different(item.stem for item in archive.contents.images.get(task, ()))
+        there = len({item.stem for item in archive.contents.images.get(task, ())})
         if wanted and there and there != len(wanted):
             message = f"it has {there} predictions for {len(wanted)} inputs"
             yield Finding("error", "count", f"{task}/", message, "Write one prediction for each input.")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pbvs.submission.findings import Finding
-from pbvs.submission.inspection import Examined
+from pbvs.submission.inspection import Inspection
 from pbvs.submission.readme import LABELS, LIMIT, NAME, ReadmeError, order_faults, parse_readme
 
 HINT = "Write the four lines as `pbvs package` does: " + "; ".join(f"{label} : ..." for label in LABELS)
@@ -14,7 +14,7 @@ PLACEHOLDERS = re.compile(r"^(\.*|-*|todo|none|n/?a|xxx*|description|solution ba
 SLOW = 3600.0  # seconds; the whole scoring may take no longer
 
 
-def parses(archive: Examined) -> Iterator[Finding]:
+def parses(archive: Inspection) -> Iterator[Finding]:
     """The lines parse as float, int, int, text, by their order."""
     if not archive.contents.readmes:
         return
@@ -49,7 +49,7 @@ def _lines(text: str) -> Iterator[Finding]:
         yield _warning("readme-description", "its description says nothing", "Name the method in a few words.")
 
 
-def other_lines(archive: Examined) -> Iterator[Finding]:
+def other_lines(archive: Inspection) -> Iterator[Finding]:
     """Lines without a colon are skipped by some scorers, counted by others."""
     text = (archive.readme or b"").decode("utf-8", "replace")
     others = [line for line in text.splitlines() if line.strip() and ":" not in line]
