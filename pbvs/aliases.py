@@ -14,7 +14,7 @@ from typing import Any
 RECIPE_KEYS: dict[str, str] = {}
 # Values of a recipe's keys: path of the key -> old value -> today's.
 RECIPE_VALUES: dict[str, dict[str, str]] = {
-    "stages.*.method": {},
+    "stages.*.method": {"regression": "unet"},
 }
 # Keys of the JSON files of runs and manifests, at any depth.
 STORED_KEYS: dict[str, str] = {"pictures": "images", "litter": "junk"}

@@ -18,12 +18,11 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, read_json, remove_all, sha256, sweep, visible_names, write_error, write_json, write_text
 from pbvs.locks import locked
 from pbvs.logs import say
-from pbvs.recipe import Recipe, dump_recipe, load_recipe
+from pbvs.recipe import Recipe, Stage, TaskName, dump_recipe, load_recipe
 from pbvs.rows import Rows
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
-from pbvs.stages import Stage, TaskName
 from pbvs.translators import make_translator, translator_class
-from pbvs.translators.base import Material, Translator
+from pbvs.translators.base import FitContext, Translator
 from pbvs.translators.prediction import Outcome, predict_pairs
 
 
@@ -200,7 +199,7 @@ class Job:
             check_files([pair for split in ("train", "val") for pair in self._pairs(task, split)], self.root)
             say(f"{task}: training {translator.method} on {device}")
         translator.fit(
-            Material(
+            FitContext(
                 recipe=self.recipe,
                 root=self.root,
                 train=list(self._pairs(task, "train")) if translator.learns else (),

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError, field_validator
 
 from pbvs import aliases
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, read_toml
-from pbvs.stages import AnyStage, Settings, TaskName
 
 BUILT_IN = Path(__file__).parent / "recipes"
+TaskName = Literal["sar2eo", "sar2rgb", "sar2ir", "rgb2ir"]
 
+
+class Settings(BaseModel):
+    """A table of a recipe: unknown keys are rejected, values never change after reading.
+
+    Models are recognised by what their recipe says beside the defaults: a default never changes, and a new setting's
+    leaves everything as it was, so that a newer version goes on with an older one's runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(Settings):
+    """What every stage has in common; each method's folder in `pbvs.translators` has a class of its own."""
+
+    method: str
+
+    @property
+    def requires(self) -> tuple[TaskName, ...]:
+        """The tasks whose models must exist before this stage is trained or used."""
+        return ()
+
+    def identity(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return what a model is made from, without defaults and `exclude`, under the oldest names of everything."""
+        told = self.model_dump(mode="json", exclude_defaults=True, exclude=set(exclude))
+        found: dict[str, Any] = aliases.original({"stages": {"task": told}})["stages"]["task"]
+        return found
+
+
+def _any_stage(_: Any, handler: Any) -> Any:
+    """Return pydantic's schema of a stage: one class for each method of the registry, told apart by `method`.
+
+    The registry is asked for by name, since it lies above: a method's settings build on `Stage`.
+    """
+    classes: tuple[type[Stage], ...] = importlib.import_module("pbvs.translators").stage_classes()
+    return handler.generate_schema(Annotated[Union[classes], Field(discriminator="method")])  # noqa: UP007
+
+
+AnyStage = Annotated[Stage, GetPydanticSchema(_any_stage)]
 
 # auto: the rule that build-pairs found and wrote into the manifest; the others are explained in data/radiometry.py.
 NUMBER = r"-?\d+(\.\d+)?"
@@ -71,6 +110,8 @@ class Augmentation(Settings):
 class Recipe(Settings):
     """A whole system: a stage for each task, and what they share."""
 
+    model_config = ConfigDict(defer_build=True)  # until the registry of methods can be imported
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str = ""
     seed: int = Field(2024, ge=0, lt=2**63)
@@ -83,7 +124,7 @@ class Recipe(Settings):
 
     @field_validator("stages")
     @classmethod
-    def _graph(cls, stages: dict[TaskName, AnyStage]) -> dict[TaskName, AnyStage]:
+    def _graph(cls, stages: dict[TaskName, Stage]) -> dict[TaskName, Stage]:
         if not stages:
             raise ValueError("a recipe needs at least one stage")
         order_of(stages)
@@ -98,7 +139,7 @@ class Recipe(Settings):
         return digest(aliases.original(self.model_dump(mode="json")))
 
 
-def order_of(stages: dict[TaskName, AnyStage]) -> list[TaskName]:
+def order_of(stages: dict[TaskName, Stage]) -> list[TaskName]:
     """Sort stages so that each comes after those it requires; raise ValueError on a gap or a circle."""
     done: list[TaskName] = []
     waiting = dict(stages)

@@ -23,7 +23,7 @@ def import_(file: Path, out: Path | None) -> None:
     The architecture is inferred from the weights. Only tensors are read, no code is run; what does not fit is named
     and nothing is written then.
     """
-    from pbvs.published import import_checkpoint
+    from pbvs.translators.pix2pixhd.published import import_checkpoint
 
     click.echo(import_checkpoint(file, out or file.with_suffix(".safetensors")))
 
@@ -32,7 +32,7 @@ def import_(file: Path, out: Path | None) -> None:
 @click.argument("file", type=options.FILE)
 def inspect(file: Path) -> None:
     """Say what a model file, a training state or a published checkpoint holds."""
-    from pbvs.published import describe_file
+    from pbvs.translators.pix2pixhd.published import describe_file
 
     click.echo(describe_file(file))
 
@@ -45,6 +45,6 @@ def export(file: Path, out: Path) -> None:
 
     OUT.pth is a plain state dict that the published code loads; OUT.safetensors keeps the configuration.
     """
-    from pbvs.published import export_checkpoint
+    from pbvs.translators.pix2pixhd.published import export_checkpoint
 
     click.echo(export_checkpoint(file, out))

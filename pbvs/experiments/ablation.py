@@ -22,9 +22,8 @@ from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.protocol import DEFAULT, load_protocol
 from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
-from pbvs.recipe import Recipe, explain, load_recipe, parse_recipe
+from pbvs.recipe import Recipe, Settings, TaskName, explain, load_recipe, parse_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
-from pbvs.stages import Settings, TaskName
 
 SPLIT = "val"
 

@@ -30,13 +30,13 @@ from pbvs.locks import locked
 from pbvs.logs import say, track
 from pbvs.metrics.perceptual import Perceptual
 from pbvs.metrics.pixel import pixel_errors
-from pbvs.recipe import Recipe, dump_recipe, parse_recipe
+from pbvs.recipe import Recipe, Stage, dump_recipe, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
-from pbvs.stages import Stage, ToneStage
 from pbvs.translators import make_translator
 from pbvs.translators.base import ImageArray, Translator
-from pbvs.translators.grayscale import grayscale
+from pbvs.translators.grayscale import ToneStage
+from pbvs.translators.grayscale.translator import grayscale
 
 EXTRAS = ("channels", "offset", "gamma")
 CROP = 256  # pixels a side of the middle of each image that is looked at

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pbvs.devices import rank, world_size
 from pbvs.errors import PbvsError
-from pbvs.training.method import Batch
+from pbvs.training.step import Batch
 
 Key = tuple[int, int]  # epoch counted from 0, position in that epoch's order
 

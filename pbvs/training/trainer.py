@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError
 from pbvs.files import sweep
 from pbvs.logs import meter, say
-from pbvs.training import distributed, state
+from pbvs.training import checkpoint, distributed
 from pbvs.training.loader import Chips, Feed, Plan, batches, make_plan
 from pbvs.training.log import Log, write_curves
-from pbvs.training.method import Batch, Method, Schedule
+from pbvs.training.step import Batch, Schedule, TrainingStep
 
 STATE = "state.safetensors"
 DIVERGED = 20.0  # times the lowest epoch's loss
@@ -52,7 +52,7 @@ class Trainer:
 
     def __init__(
         self,
-        method: Method,
+        method: TrainingStep,
         chips: Chips,
         folder: Path,
         settings: Settings,
@@ -65,7 +65,7 @@ class Trainer:
         self.what, self.validate, self.publish = what, validate, publish
         self.plan: Plan = make_plan(chips, settings.batch_size, settings.accumulate)
         self.average = Average(method.network, settings.ema_decay)
-        self.progress = state.Progress()
+        self.progress = checkpoint.Progress()
         self.sums = torch.zeros(len(method.losses), dtype=torch.float64, device=settings.feed.device)
         self._saved_at = time.monotonic()
 
@@ -219,14 +219,14 @@ class Trainer:
         if not distributed.is_main():
             return
         tensors = {
-            **state.module_tensors(self.method.modules),
-            **state.optimizer_tensors(self.method.optimizers),
+            **checkpoint.module_tensors(self.method.modules),
+            **checkpoint.optimizer_tensors(self.method.optimizers),
             "sums": self.sums,
         }
         if self.average.decay:
-            tensors |= state.module_tensors({"network": self.average.network}, "average")
-        facts = {"progress": state.progress_facts(self.progress), "identity": dict(self.settings.identity)}
-        state.write_tensors(self.folder / STATE, tensors, facts)
+            tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")
+        facts = {"progress": checkpoint.progress_facts(self.progress), "identity": dict(self.settings.identity)}
+        checkpoint.write_tensors(self.folder / STATE, tensors, facts)
 
     def restore(self) -> None:
         """Go back to the state in the folder, if there is one; a state of another model or data is put aside."""
@@ -236,16 +236,16 @@ class Trainer:
         distributed.barrier()
         if not path.is_file():
             return
-        tensors, facts = state.read_tensors(path)
+        tensors, facts = checkpoint.read_tensors(path)
         if facts.get("identity") != dict(self.settings.identity):
             self._put_aside(path)
             return
-        state.restore_modules(self.method.modules, tensors)
-        state.restore_optimizers(self.method.optimizers, tensors)
+        checkpoint.restore_modules(self.method.modules, tensors)
+        checkpoint.restore_optimizers(self.method.optimizers, tensors)
         if self.average.decay:
-            state.restore_modules({"network": self.average.network}, tensors, "average")
+            checkpoint.restore_modules({"network": self.average.network}, tensors, "average")
         self.sums.copy_(tensors["sums"])
-        self.progress = state.Progress(**facts["progress"])
+        self.progress = checkpoint.Progress(**facts["progress"])
         say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
 
     def _put_aside(self, path: Path) -> None:

@@ -1,29 +1,46 @@
-"""One class for each method of translation, all with the same verbs."""
+"""The methods of translation: each is one folder (settings, training step, translator) and one line here.
+
+A folder's `__init__.py` holds what a recipe can say of the method and imports no torch; its `translator.py` holds the
+class with the verbs of `base.Translator`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pbvs.challenge import Task
-    from pbvs.stages import Stage
+    from pbvs.recipe import Stage
     from pbvs.translators.base import Translator
 
-# method -> module and class; a module is imported when its method is used, so grayscale never waits for torch
-METHODS: dict[str, tuple[str, str]] = {
-    "grayscale": ("pbvs.translators.grayscale", "Grayscale"),
-    "cascade": ("pbvs.translators.grayscale", "Cascade"),
-    "pix2pixhd": ("pbvs.translators.pix2pixhd", "Pix2PixHD"),
-    "regression": ("pbvs.translators.regression", "Regression"),
+
+class Method(NamedTuple):
+    """Where a method lives; a module is imported when its method is used, so grayscale never waits for torch."""
+
+    folder: str  # the package
+    stage: str  # class of its settings, in the package itself
+    translator: str  # class of its translator, in the package's module `translator`
+
+
+METHODS: dict[str, Method] = {
+    "grayscale": Method("pbvs.translators.grayscale", "GrayscaleStage", "Grayscale"),
+    "cascade": Method("pbvs.translators.grayscale", "CascadeStage", "Cascade"),
+    "pix2pixhd": Method("pbvs.translators.pix2pixhd", "Pix2PixHDStage", "Pix2PixHD"),
+    "unet": Method("pbvs.translators.unet", "UNetStage", "UNetTranslator"),
 }
+
+
+def stage_classes() -> tuple[type[Stage], ...]:
+    """Return the settings of every method; a recipe's stages are one of them each, told apart by `method`."""
+    return tuple(getattr(importlib.import_module(method.folder), method.stage) for method in METHODS.values())
 
 
 def translator_class(method: str) -> type[Translator]:
     """Import and return the class of a method; raises KeyError for a method that no recipe can name."""
-    module, name = METHODS[method]
-    found: type[Translator] = getattr(importlib.import_module(module), name)
+    folder, _, name = METHODS[method]
+    found: type[Translator] = getattr(importlib.import_module(f"{folder}.translator"), name)
     return found
 
 
@@ -31,5 +48,4 @@ def make_translator(
     task: Task, stage: Stage, parts: Mapping[str, Translator] | None = None, device: str = "cpu"
 ) -> Translator:
     """Return an untrained translator for `task` as `stage` describes it; `parts` are the stages it requires."""
-    method: str = stage.model_dump()["method"]
-    return translator_class(method)(task, stage, parts, device)
+    return translator_class(stage.method)(task, stage, parts, device)

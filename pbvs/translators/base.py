@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import Task
 from pbvs.data.manifest import Pair
-from pbvs.recipe import Recipe
-from pbvs.stages import Stage
+from pbvs.recipe import Recipe, Stage
 
 ImageArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Material:
+class FitContext:
     """What a stage learns from, and where it may keep what it needs to go on after an interruption."""
 
     recipe: Recipe
@@ -49,7 +48,7 @@ class Translator(ABC):
         self.device = device
 
     @abstractmethod
-    def fit(self, material: Material) -> None:
+    def fit(self, context: FitContext) -> None:
         """Learn from pairs; called again after an interruption it goes on where it stopped."""
 
     @abstractmethod

@@ -19,23 +19,23 @@ from pbvs.errors import PbvsError
 from pbvs.files import digest
 from pbvs.metrics.lpips import Lpips
 from pbvs.recipe import Augmentation
-from pbvs.stages import NetworkStage
 from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
-from pbvs.training.method import Method, Schedule
+from pbvs.training.step import Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, spread
-from pbvs.translators.base import ImageArray, Material, Translator
+from pbvs.translators.base import FitContext, ImageArray, Translator
 from pbvs.translators.inference import Inference, pixel_budget, translate
+from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class NetworkTranslator(Translator):
-    """Trains a `Method` by the common trainer; the moving average of its network translates.
+    """Trains a `TrainingStep` by the common trainer; the moving average of its network translates.
 
     A subclass gives `config`, the network's configuration as `checkpoint.KINDS` knows it, and `prepare`, which makes
     the method.
@@ -62,43 +62,43 @@ class NetworkTranslator(Translator):
         return Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs)
 
     @abstractmethod
-    def prepare(self, material: Material, lpips: Distance | None) -> Method:
+    def prepare(self, context: FitContext, lpips: Distance | None) -> TrainingStep:
         """Return the method with its first weights; raise PbvsError when something that it needs is missing."""
 
-    def publish(self, folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the network to keep; called whenever validation found a better one."""
         checkpoint.write_model(folder / MODEL, network, self.config, self.describe(facts))
 
-    def fit(self, material: Material) -> None:
+    def fit(self, context: FitContext) -> None:
         """Train, or go on where training was stopped; afterwards the kept network is loaded.
 
         Raises PbvsError before anything is learnt when there are no pairs, a trunk's file is missing or the weights to
         start from do not fit; and when training diverges.
         """
-        if not material.train:
+        if not context.train:
             raise PbvsError(
                 f"The training manifest of {self.task.name} is empty; make it again with `pbvs build-pairs` and read "
                 "which images could not be used."
             )
         distributed.join()
-        lpips = self._lpips(material)
-        method = self.prepare(material, lpips)
-        chips = self._chips(material)
-        validator = self._validator(material, lpips)
+        lpips = self._lpips(context)
+        method = self.prepare(context, lpips)
+        chips = self._chips(context)
+        validator = self._validator(context, lpips)
         trainer = Trainer(
             method,
             chips,
-            material.folder,
-            self._settings(material, chips),
+            context.folder,
+            self._settings(context, chips),
             what=self.task.name,
             validate=validator if validator.pairs else None,
-            publish=lambda network, facts: self.publish(material.folder, method, network, facts),
+            publish=lambda network, facts: self.publish(context.folder, method, network, facts),
         )
         with numerics(self.stage.deterministic):
             trainer.run()
         distributed.barrier()
-        self.load(material.folder)
-        self._choose_flips(material, validator)
+        self.load(context.folder)
+        self._choose_flips(context, validator)
 
     def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Translate (H, W, C_source) images in [0, 1] to (H, W, C_target), whole where memory allows."""
@@ -149,42 +149,42 @@ class NetworkTranslator(Translator):
             raise PbvsError(f"The model of {self.task.name} is not trained yet; run `pbvs predict`.")
         return self.network
 
-    def _lpips(self, material: Material) -> Distance | None:
+    def _lpips(self, context: FitContext) -> Distance | None:
         if not self.stage.lpips_weight:
             return None
-        return Lpips(self.stage.lpips_net, material.weights).to(self.device)
+        return Lpips(self.stage.lpips_net, context.weights).to(self.device)
 
-    def _chips(self, material: Material) -> Chips:
-        recipe = material.recipe
+    def _chips(self, context: FitContext) -> Chips:
+        recipe = context.recipe
 
         def prepare() -> ChipDataset:
             """Make the chips that are not in the cache."""
             return ChipDataset(
-                material.train,
-                material.root,
+                context.train,
+                context.root,
                 recipe.radiometry,
                 recipe.chips,
                 size=self.stage.size,
                 seed=recipe.seed,
                 augmentation=self.augmentation,
-                cache=material.cache,
-                jobs=material.jobs,
+                cache=context.cache,
+                jobs=context.jobs,
                 sampling=recipe.sampling,
             )
 
         return distributed.main_first(prepare)
 
-    def _validator(self, material: Material, lpips: Distance | None) -> Validator:
+    def _validator(self, context: FitContext, lpips: Distance | None) -> Validator:
         return Validator(
-            spread([pair for pair in material.val if pair.target], self.stage.validation_images),
-            lambda pair: open_pair(pair, material.root, material.recipe.radiometry),
+            spread([pair for pair in context.val if pair.target], self.stage.validation_images),
+            lambda pair: open_pair(pair, context.root, context.recipe.radiometry),
             self.run,
             lpips,
             self.device,
-            material.folder / "samples",
+            context.folder / "samples",
         )
 
-    def _settings(self, material: Material, chips: Chips) -> Settings:
+    def _settings(self, context: FitContext, chips: Chips) -> Settings:
         stage = self.stage
         return Settings(
             schedule=self.schedule,
@@ -197,24 +197,24 @@ class NetworkTranslator(Translator):
             keep=stage.keep,
             feed=Feed(
                 self.device,
-                min(material.jobs, 8) if self.device.startswith("cuda") else 0,
+                min(context.jobs, 8) if self.device.startswith("cuda") else 0,
                 (self.config.source_channels, self.config.target_channels),
             ),
-            identity=self._identity(material, len(chips)),
+            identity=self._identity(context, len(chips)),
         )
 
-    def _identity(self, material: Material, samples: int) -> dict[str, Any]:
+    def _identity(self, context: FitContext, samples: int) -> dict[str, Any]:
         """Return what must be as it was for a training to be gone on with."""
-        recipe = material.recipe
+        recipe, stage = context.recipe, self.stage.identity(self.stage.FREE)
         return {
             "task": self.task.name,
-            "method": self.method,
+            "method": stage.get("method", self.method),
             "kind": checkpoint.kind_of(self.config),
             "network": asdict(self.config),
-            "stage": self.stage.model_dump(mode="json", exclude=set(self.stage.FREE), exclude_defaults=True),
+            "stage": stage,
             "data": digest(
                 [
-                    [(pair.source, pair.target) for pair in material.train],
+                    [(pair.source, pair.target) for pair in context.train],
                     [
                         part.model_dump(mode="json", exclude_defaults=True)
                         for part in (recipe.radiometry, recipe.chips, recipe.sampling)
@@ -225,7 +225,7 @@ class NetworkTranslator(Translator):
             "samples": samples,
         }
 
-    def _choose_flips(self, material: Material, validator: Validator) -> None:
+    def _choose_flips(self, context: FitContext, validator: Validator) -> None:
         """Average over flips and turns when the recipe leaves it to validation and it scores better there."""
         if self.stage.test_time_flips != "auto" or not validator.pairs or "flips_score" in self.facts:
             return
@@ -236,7 +236,7 @@ class NetworkTranslator(Translator):
             scores.append(validator(self._loaded(), 0)["score"] or 0.0)
         self.facts = {**self.facts, "flips": scores[1] < scores[0], "plain_score": scores[0], "flips_score": scores[1]}
         if distributed.is_main():
-            self.save(material.folder)
+            self.save(context.folder)
 
 
 def with_channels(image: ImageArray, channels: int) -> ImageArray:

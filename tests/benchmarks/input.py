@@ -37,11 +37,11 @@ def method() -> Any:
     import torch
 
     from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
-    from pbvs.training.gan import GanMethod, Weights
+    from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
     rng = torch.Generator().manual_seed(0)
     generator = build_generator(GeneratorConfig(3, 1, WIDTH), rng)
-    made = GanMethod(generator, build_discriminator(DiscriminatorConfig(4, WIDTH), rng), Weights())
+    made = GanStep(generator, build_discriminator(DiscriminatorConfig(4, WIDTH), rng), Weights())
     made.begin_epoch(1)
     return made
 

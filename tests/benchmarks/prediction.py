@@ -25,8 +25,8 @@ def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
     from pbvs.data.align import open_source
     from pbvs.devices import resolve_device
     from pbvs.recipe import Radiometry
-    from pbvs.stages import GrayscaleStage
-    from pbvs.translators.grayscale import Grayscale
+    from pbvs.translators.grayscale import GrayscaleStage
+    from pbvs.translators.grayscale.translator import Grayscale
     from pbvs.translators.prediction import predict_pairs
 
     resolve_device("cpu")  # as the runner does: freed memory is kept
@@ -83,8 +83,8 @@ def network(folder: Path, quick: bool) -> Row:
     from pbvs.data.align import open_source
     from pbvs.networks.pix2pixhd import build_generator
     from pbvs.recipe import Radiometry
-    from pbvs.stages import Pix2PixHDStage
-    from pbvs.translators.pix2pixhd import Pix2PixHD
+    from pbvs.translators.pix2pixhd import Pix2PixHDStage
+    from pbvs.translators.pix2pixhd.translator import Pix2PixHD
     from pbvs.translators.prediction import predict_pairs
 
     width, count = (32, 4) if quick else (64, 6)

@@ -12,7 +12,7 @@ from PIL import Image
 from pbvs.data.align import known
 from pbvs.data.images import equal_bands, png_options, read_image, to_uint8, write_png
 from pbvs.data.intensity import select_bands, to_unit
-from pbvs.translators.grayscale import grayscale
+from pbvs.translators.grayscale.translator import grayscale
 
 RNG = np.random.default_rng(8)
 ODD = np.array([np.nan, np.inf, -np.inf, -0.0, -1.0, 0.5 / 255, 1.5 / 255, 1.0, 7.0], np.float32).reshape(3, 3, 1)

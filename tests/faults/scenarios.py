@@ -36,7 +36,7 @@ validation_images = 2
 UNET = """name = "r"
 evaluation_size = "native"
 [stages.sar2eo]
-method = "regression"
+method = "unet"
 size = 32
 epochs = 2
 batch_size = 4
@@ -205,7 +205,7 @@ def _remove_once() -> None:
 def _checkpoint() -> None:
     """Write a checkpoint as the published code does."""
     from pbvs.networks.pix2pixhd import GeneratorConfig, make_generator
-    from pbvs.published import write_published
+    from pbvs.translators.pix2pixhd.published import write_published
 
     config = GeneratorConfig(source_channels=1, target_channels=1, width=2, downsamplings=1, blocks=1)
     write_published(Path("x.pth"), make_generator(config).state_dict())

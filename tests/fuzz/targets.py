@@ -144,8 +144,7 @@ def _generator() -> Any:
 def _safetensors_seeds() -> list[bytes]:
     import tempfile
 
-    from pbvs.training.checkpoint import write_model
-    from pbvs.training.state import write_tensors
+    from pbvs.training.checkpoint import write_model, write_tensors
 
     network, config = _generator()
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +177,7 @@ def _safetensors_config(rng: random.Random, data: bytes) -> bytes:
 
 
 def _read_checkpoint(path: Path) -> None:
-    from pbvs.published import describe_file, export_checkpoint
+    from pbvs.translators.pix2pixhd.published import describe_file, export_checkpoint
 
     describe_file(path)
     export_checkpoint(path, path.with_name("out.safetensors"))
@@ -205,7 +204,7 @@ def _pth_seeds() -> list[bytes]:
 
 
 def _import_pth(path: Path) -> None:
-    from pbvs.published import import_checkpoint
+    from pbvs.translators.pix2pixhd.published import import_checkpoint
 
     import_checkpoint(path, path.with_name("out.safetensors"))
 

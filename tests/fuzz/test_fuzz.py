@@ -126,7 +126,7 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     import torch
 
     from pbvs.metrics.weights import read_tensors
-    from pbvs.published import import_checkpoint
+    from pbvs.translators.pix2pixhd.published import import_checkpoint
 
     monkeypatch.chdir(tmp_path)
     for new in (True, False):

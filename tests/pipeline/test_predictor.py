@@ -11,9 +11,9 @@ from PIL import Image
 from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
-from pbvs.stages import GrayscaleStage
 from pbvs.translators.base import ImageArray
-from pbvs.translators.grayscale import Grayscale
+from pbvs.translators.grayscale import GrayscaleStage
+from pbvs.translators.grayscale.translator import Grayscale
 from pbvs.translators.prediction import predict_pairs
 
 

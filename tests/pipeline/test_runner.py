@@ -15,7 +15,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
-from pbvs.stages import Pix2PixHDStage
+from pbvs.translators.pix2pixhd import Pix2PixHDStage
 
 NETWORK = {
     "method": "pix2pixhd",

@@ -11,9 +11,9 @@ from torch import Tensor
 from pbvs.metrics.lpips import Lpips
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
 from pbvs.seeds import generator, torch_generator
-from pbvs.training.gan import GanMethod, Weights
-from pbvs.training.method import Schedule
+from pbvs.training.step import Schedule
 from pbvs.training.trainer import Settings, Trainer
+from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
 GENERATOR = GeneratorConfig(1, 1, width=4, downsamplings=1, blocks=1)
 
@@ -37,10 +37,10 @@ class LittleChips:
         return source, 255 - source, torch.full_like(source, 255)
 
 
-def little_method(config: GeneratorConfig = GENERATOR, **changes: Any) -> GanMethod:
+def little_method(config: GeneratorConfig = GENERATOR, **changes: Any) -> GanStep:
     """A GAN with all terms of the loss, on a random trunk."""
     channels = config.source_channels + config.target_channels
-    return GanMethod(
+    return GanStep(
         build_generator(config, torch_generator(1, "generator")),
         build_discriminator(DiscriminatorConfig(channels, 4, 2, 2), torch_generator(1, "discriminator")),
         Weights(vgg=0.0),
@@ -53,7 +53,7 @@ def random_lpips() -> Lpips:
     return Lpips("random")
 
 
-def little_trainer(folder: Path, method: GanMethod | None = None, **changes: Any) -> Trainer:
+def little_trainer(folder: Path, method: GanStep | None = None, **changes: Any) -> Trainer:
     """Three epochs of three steps, the state saved after every step."""
     chips = changes.pop("chips", None) or LittleChips()
     options = {name: changes.pop(name) for name in ("validate", "publish") if name in changes}

@@ -13,7 +13,7 @@ import torch.utils.tensorboard
 from pbvs.data.manifest import Pair
 from pbvs.devices import world_size
 from pbvs.training import distributed
-from pbvs.training.method import Schedule
+from pbvs.training.step import Schedule
 from pbvs.training.validation import Validator
 from pbvs.translators.inference import Inference, translate
 from tests.training.little import LittleChips, little_method, little_trainer, random_lpips

@@ -13,7 +13,7 @@ import pytest
 from pbvs.data.images import read_image
 from pbvs.data.manifest import write_manifest
 from pbvs.recipe import dump_recipe
-from pbvs.training import distributed, state
+from pbvs.training import checkpoint, distributed
 from pbvs.training.log import read_log
 from tests.conftest import REPOSITORY
 from tests.training.process import main as train
@@ -42,7 +42,7 @@ def test_two_processes_validate_as_one_with_the_doubled_batch(tmp_path: Path, ac
     assert len(one) == len(two) == 3
     for alone, together in zip(one, two, strict=True):
         assert together == pytest.approx(alone, rel=1e-3)
-    weights = [state.read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("one", "two")]
+    weights = [checkpoint.read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("one", "two")]
     assert weights[0].keys() == weights[1].keys()
     logs = [(tmp_path / name / "log.csv").read_text().splitlines()[1].split(",")[4:] for name in ("one", "two")]
     numbers = [[float(value) for value in log] for log in logs]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pbvs.networks.pix2pixhd import GeneratorConfig
-from pbvs.training.method import Schedule
+from pbvs.training.step import Schedule
 from tests.training.little import little_method, little_trainer
 
 

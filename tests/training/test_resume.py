@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pbvs.errors import PbvsError
-from pbvs.training import state
+from pbvs.training import checkpoint
 from pbvs.training.log import read_log
-from pbvs.training.method import Batch, Schedule
+from pbvs.training.step import Batch, Schedule
 from tests.training.little import LittleChips, equal, little_method, little_trainer, random_lpips, weights_of
 from tests.training.process import main as train
 
@@ -115,7 +115,7 @@ def test_what_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path:
     method.accumulate = poisoned
     with pytest.raises(PbvsError, match="step 5: the loss generator is not a number"):
         little_trainer(tmp_path, method).run()
-    tensors, facts = state.read_tensors(tmp_path / "state.safetensors")
+    tensors, facts = checkpoint.read_tensors(tmp_path / "state.safetensors")
     assert facts["progress"]["step"] == 4
     assert all(bool(value.isfinite().all()) for value in tensors.values())
 
@@ -200,7 +200,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     for process in (whole, last):
         process.join()
         assert process.exitcode == 0
-    states = [state.read_tensors(tmp_path / name / "state.safetensors") for name in ("whole", "cut")]
+    states = [checkpoint.read_tensors(tmp_path / name / "state.safetensors") for name in ("whole", "cut")]
     assert equal(states[0][0], states[1][0])
     assert states[0][1]["progress"]["best_score"] == states[1][1]["progress"]["best_score"]
     logs = [read_log(tmp_path / name / "log.csv") for name in ("whole", "cut")]

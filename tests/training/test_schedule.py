@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pbvs.training.method import Schedule
+from pbvs.training.step import Schedule
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(1, 2e-4), (30, 2e-4), (31, 1e-4), (40, 1e-4)])

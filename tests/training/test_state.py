@@ -10,17 +10,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pbvs.errors import PbvsError
-from pbvs.training import state
-from pbvs.training.method import adam
+from pbvs.training import checkpoint
+from pbvs.training.step import adam
 
 
 def test_tensors_and_floats_come_back_exactly(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4), "b": torch.tensor(1 / 3, dtype=torch.float64), "c": torch.randn(4, 4).t()}
-    progress = state.Progress(step=7, seconds=0.1 + 0.2, best_score=1 / 3)
-    state.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": state.progress_facts(progress)})
-    found, facts = state.read_tensors(tmp_path / "s.safetensors")
+    progress = checkpoint.Progress(step=7, seconds=0.1 + 0.2, best_score=1 / 3)
+    checkpoint.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": checkpoint.progress_facts(progress)})
+    found, facts = checkpoint.read_tensors(tmp_path / "s.safetensors")
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
-    assert state.Progress(**facts["progress"]) == progress
+    assert checkpoint.Progress(**facts["progress"]) == progress
 
 
 def test_an_optimiser_comes_back_with_its_moments_and_counts() -> None:
@@ -34,10 +34,10 @@ def test_an_optimiser_comes_back_with_its_moments_and_counts() -> None:
         return network, optimizer
 
     first, before = stepped(3)
-    saved = state.optimizer_tensors({"g": before})
+    saved = checkpoint.optimizer_tensors({"g": before})
     second, after = stepped(0)
     second.load_state_dict(first.state_dict())
-    state.restore_optimizers({"g": after}, saved)
+    checkpoint.restore_optimizers({"g": after}, saved)
     for network, optimizer in ((first, before), (second, after)):
         network(torch.full((1, 3), 0.5)).square().sum().backward()
         optimizer.step()
@@ -46,34 +46,34 @@ def test_an_optimiser_comes_back_with_its_moments_and_counts() -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    state.write_tensors(path, {"a": torch.ones(2)}, {})
+    checkpoint.write_tensors(path, {"a": torch.ones(2)}, {})
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        state.write_tensors(path, {"a": torch.zeros(2)}, {"bad": object()})
+        checkpoint.write_tensors(path, {"a": torch.zeros(2)}, {"bad": object()})
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.safetensors"
-    state.write_tensors(path, {"a": torch.ones(2)}, {})
+    checkpoint.write_tensors(path, {"a": torch.ones(2)}, {})
 
     def full(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(PbvsError, match="disk is full"):
-        state.write_tensors(path, {"a": torch.zeros(2)}, {})
-    assert torch.equal(state.read_tensors(path)[0]["a"], torch.ones(2))
+        checkpoint.write_tensors(path, {"a": torch.zeros(2)}, {})
+    assert torch.equal(checkpoint.read_tensors(path)[0]["a"], torch.ones(2))
 
 
 def test_what_is_no_state_is_said(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     with pytest.raises(PbvsError, match="There is no checkpoint"):
-        state.read_tensors(path)
+        checkpoint.read_tensors(path)
     path.write_bytes(b"\x80\x04not safetensors")
     with pytest.raises(PbvsError, match="damaged or no safetensors"):
-        state.read_tensors(path)
+        checkpoint.read_tensors(path)
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(PbvsError, match="says nothing of how it was made"):
-        state.read_tensors(path)
+        checkpoint.read_tensors(path)

@@ -13,7 +13,7 @@ from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.seeds import generator
 from pbvs.translators import make_translator
-from pbvs.translators.base import Material, Translator
+from pbvs.translators.base import FitContext, Translator
 
 TINY: dict[str, Any] = {
     "method": "pix2pixhd", "size": 32, "epochs": 1, "half_rate_epochs": 1, "batch_size": 2, "generator_width": 4,
@@ -46,8 +46,8 @@ def recipe_of(task: str = "sar2eo", **changes: Any) -> Recipe:
     return parse_recipe({"name": "tiny", "stages": {task: {**TINY, **changes}}}, "tiny.toml")
 
 
-def material_of(tmp_path: Path, recipe: Recipe, name: str = "model", **changes: Any) -> Material:
-    """Return the material of the recipe's only stage on images written beside it."""
+def context_of(tmp_path: Path, recipe: Recipe, name: str = "model", **changes: Any) -> FitContext:
+    """Return the context of the recipe's only stage on images written beside it."""
     (task,) = recipe.stages
     root = tmp_path / "data"
     defaults: dict[str, Any] = {
@@ -56,7 +56,7 @@ def material_of(tmp_path: Path, recipe: Recipe, name: str = "model", **changes: 
         "folder": tmp_path / name,
         "cache": tmp_path / "cache",
     }
-    return Material(recipe=recipe, root=root, **{**defaults, **changes})
+    return FitContext(recipe=recipe, root=root, **{**defaults, **changes})
 
 
 def translator_of(recipe: Recipe) -> Translator:

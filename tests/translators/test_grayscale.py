@@ -10,10 +10,10 @@ import pytest
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
-from pbvs.stages import CascadeStage, GrayscaleStage
 from pbvs.translators import METHODS, make_translator, translator_class
 from pbvs.translators.base import ImageArray
-from pbvs.translators.grayscale import Grayscale, grayscale
+from pbvs.translators.grayscale import CascadeStage, GrayscaleStage
+from pbvs.translators.grayscale.translator import Grayscale, grayscale
 
 
 def test_grayscale_is_the_mean_times_the_factor_clipped() -> None:

@@ -11,13 +11,13 @@ import torch
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
-from pbvs.published import export_checkpoint
 from pbvs.seeds import generator, torch_generator
 from pbvs.training.checkpoint import read_model, write_weights
 from pbvs.training.log import read_log
 from pbvs.translators import make_translator
-from pbvs.translators.pix2pixhd import use_bf16
-from tests.translators.scenes import material_of, recipe_of, translator_of
+from pbvs.translators.pix2pixhd.published import export_checkpoint
+from pbvs.translators.pix2pixhd.translator import use_bf16
+from tests.translators.scenes import context_of, recipe_of, translator_of
 
 
 def image(height: int = 24, width: int = 37, channels: int = 1) -> np.ndarray:
@@ -27,7 +27,7 @@ def image(height: int = 24, width: int = 37, channels: int = 1) -> np.ndarray:
 def test_training_leaves_a_model_a_log_curves_and_strips(tmp_path: Path) -> None:
     recipe = recipe_of()
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     folder = tmp_path / "model"
     rows = read_log(folder / "log.csv")
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -46,7 +46,7 @@ def test_training_leaves_a_model_a_log_curves_and_strips(tmp_path: Path) -> None
 def test_a_loaded_model_translates_to_the_same_bits_and_knows_how_it_was_made(tmp_path: Path) -> None:
     recipe = recipe_of()
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     translator.save(tmp_path / "saved")
     again = translator_of(recipe)
     again.load(tmp_path / "saved")
@@ -61,7 +61,7 @@ def test_a_loaded_model_translates_to_the_same_bits_and_knows_how_it_was_made(tm
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=3, learning_rate=5e-3)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     rows = read_log(tmp_path / "model" / "log.csv")
     best = min(rows, key=lambda row: float(row["val_score"]))
     assert translator.facts["epoch"] == int(best["epoch"])
@@ -71,7 +71,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
 def test_grey_to_colour_in_both_ways(tmp_path: Path, channels: str) -> None:
     recipe = recipe_of("sar2rgb", channels=channels, epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     assert translator.config.source_channels == (1 if channels == "native" else 3)
     assert translator.translate([image()])[0].shape == (24, 37, 3)
 
@@ -79,18 +79,18 @@ def test_grey_to_colour_in_both_ways(tmp_path: Path, channels: str) -> None:
 def test_replicated_grey_comes_back_as_one_channel(tmp_path: Path) -> None:
     recipe = recipe_of(channels="replicated", epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     assert translator.translate([image()])[0].shape == (24, 37, 1)
 
 
 def test_a_later_stage_starts_from_an_earlier_ones_weights(tmp_path: Path) -> None:
     first = recipe_of(learning_rate=1e-9, ema_decay=0.0)
-    material = material_of(tmp_path, first)
+    context = context_of(tmp_path, first)
     translator = translator_of(first)
-    translator.fit(material)
+    translator.fit(context)
     second = recipe_of("sar2rgb", learning_rate=1e-9, ema_decay=0.0)
     later = translator_of(second)
-    later.fit(material_of(tmp_path, second, "later", initial=material.folder))
+    later.fit(context_of(tmp_path, second, "later", initial=context.folder))
     (grey,) = translator.translate([image()])
     (colour,) = later.translate([image()])
     assert np.allclose(colour, np.repeat(grey, 3, axis=2), atol=1e-3)
@@ -105,7 +105,7 @@ def test_a_local_enhancer_starts_from_a_published_global_generator(tmp_path: Pat
         init_checkpoint=str(tmp_path / "g.safetensors"),
     )  # fmt: skip
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     trained, _, _ = read_model(tmp_path / "model" / "model.safetensors", "generator")
     assert torch.equal(trained["model.4.weight"], weights["model.4.weight"])
     assert torch.allclose(trained["model.1.weight"], weights["model.1.weight"].sum(1, keepdim=True))
@@ -117,7 +117,7 @@ def test_an_imported_checkpoint_is_used_as_it_is_without_epochs(tmp_path: Path) 
     write_weights(tmp_path / "g.safetensors", weights, config, {})
     recipe = recipe_of(epochs=0, half_rate_epochs=0, init_checkpoint=str(tmp_path / "g.safetensors"))
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     used, _, _ = read_model(tmp_path / "model" / "model.safetensors", "generator")
     assert all(torch.equal(used[name], value) for name, value in weights.items())
 
@@ -125,14 +125,14 @@ def test_an_imported_checkpoint_is_used_as_it_is_without_epochs(tmp_path: Path) 
 def test_deterministic_training_uses_no_operation_without_a_reproducible_kernel(tmp_path: Path) -> None:
     recipe = recipe_of(deterministic=True, local_enhancers=1, upsampling="resize", recompute=True)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_flips_are_chosen_by_validation(tmp_path: Path) -> None:
     recipe = recipe_of(test_time_flips="auto", epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe))
+    translator.fit(context_of(tmp_path, recipe))
     facts = translator.facts
     assert facts["flips"] == (facts["flips_score"] < facts["plain_score"])
     again = translator_of(recipe)
@@ -142,11 +142,11 @@ def test_flips_are_chosen_by_validation(tmp_path: Path) -> None:
 
 def test_training_goes_on_after_an_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short, whole = recipe_of(epochs=1, half_rate_epochs=0), recipe_of(epochs=3, half_rate_epochs=0)
-    translator_of(short).fit(material_of(tmp_path, short))
-    translator_of(whole).fit(material_of(tmp_path, whole))
+    translator_of(short).fit(context_of(tmp_path, short))
+    translator_of(whole).fit(context_of(tmp_path, whole))
     assert "going on after step 2 of 6" in capsys.readouterr().err
     at_once = translator_of(whole)
-    at_once.fit(material_of(tmp_path, whole, "at_once"))
+    at_once.fit(context_of(tmp_path, whole, "at_once"))
     found = [read_model(tmp_path / name / "model.safetensors", "generator")[0] for name in ("model", "at_once")]
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -154,13 +154,13 @@ def test_training_goes_on_after_an_interruption(tmp_path: Path, capsys: pytest.C
 def test_training_can_do_without_held_out_pairs(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
-    translator.fit(material_of(tmp_path, recipe, val=[]))
+    translator.fit(context_of(tmp_path, recipe, val=[]))
     assert translator.facts["validation"] == {}
 
 
 def test_a_training_state_exports_its_averaged_network(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=1, half_rate_epochs=0)
-    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    translator_of(recipe).fit(context_of(tmp_path, recipe, val=[]))
     export_checkpoint(tmp_path / "model" / "state.safetensors", tmp_path / "last.safetensors")
     last, kept = (
         read_model(path, "generator")[0]
@@ -172,13 +172,13 @@ def test_a_training_state_exports_its_averaged_network(tmp_path: Path) -> None:
 def test_an_empty_manifest_is_said(tmp_path: Path) -> None:
     recipe = recipe_of()
     with pytest.raises(PbvsError, match="training manifest of sar2eo is empty"):
-        translator_of(recipe).fit(material_of(tmp_path, recipe, train=[]))
+        translator_of(recipe).fit(context_of(tmp_path, recipe, train=[]))
 
 
 def test_a_batch_over_the_data_is_said(tmp_path: Path) -> None:
     recipe = recipe_of(batch_size=5)
     with pytest.raises(PbvsError, match=r"batch_size 5 .* only 4"):
-        translator_of(recipe).fit(material_of(tmp_path, recipe))
+        translator_of(recipe).fit(context_of(tmp_path, recipe))
 
 
 def test_a_missing_trunk_is_said_before_anything_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,13 +187,13 @@ def test_a_missing_trunk_is_said_before_anything_is_learnt(tmp_path: Path, monke
     (tmp_path / "none").mkdir()
     recipe = recipe_of(vgg_weight=10.0)
     with pytest.raises(PbvsError, match="vgg19"):
-        translator_of(recipe).fit(material_of(tmp_path, recipe, weights=tmp_path / "none"))
+        translator_of(recipe).fit(context_of(tmp_path, recipe, weights=tmp_path / "none"))
     assert not (tmp_path / "model" / "log.csv").exists()
 
 
 def test_a_model_of_another_architecture_is_said(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=1, half_rate_epochs=0)
-    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    translator_of(recipe).fit(context_of(tmp_path, recipe, val=[]))
     other = translator_of(recipe_of(generator_width=8))
     with pytest.raises(PbvsError, match="width 4 instead of 8"):
         other.load(tmp_path / "model")
@@ -201,7 +201,7 @@ def test_a_model_of_another_architecture_is_said(tmp_path: Path) -> None:
 
 def test_a_truncated_model_is_said(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=1, half_rate_epochs=0)
-    translator_of(recipe).fit(material_of(tmp_path, recipe, val=[]))
+    translator_of(recipe).fit(context_of(tmp_path, recipe, val=[]))
     path = tmp_path / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(PbvsError, match="damaged"):
@@ -220,7 +220,7 @@ def test_weights_to_start_from_that_do_not_fit_are_said(tmp_path: Path) -> None:
     write_weights(tmp_path / "g.safetensors", build_generator(config, torch_generator(9, "p")).state_dict(), config, {})
     recipe = recipe_of(init_checkpoint=str(tmp_path / "g.safetensors"))
     with pytest.raises(PbvsError, match="do not fit"):
-        translator_of(recipe).fit(material_of(tmp_path, recipe))
+        translator_of(recipe).fit(context_of(tmp_path, recipe))
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,21 @@ from pbvs.networks.adapt import adapt_inputs, adapt_outputs
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
-from pbvs.stages import RegressionStage
 from pbvs.training import checkpoint
 from pbvs.training.loader import Chips, Rounds
-from pbvs.training.method import Schedule
-from pbvs.training.regression import Cosine, RegressionMethod, Weights
-from pbvs.translators.base import Material
+from pbvs.training.step import Schedule
+from pbvs.translators.base import FitContext
 from pbvs.translators.network import MODEL, Distance, NetworkTranslator
-from pbvs.translators.pix2pixhd import use_bf16
+from pbvs.translators.pix2pixhd.translator import use_bf16
+from pbvs.translators.unet import UNetStage
+from pbvs.translators.unet.training import Cosine, UNetStep, Weights
 
 
-class Regression(NetworkTranslator):
+class UNetTranslator(NetworkTranslator):
     """One network and no discriminator; its moving average translates."""
 
-    method: ClassVar[str] = "regression"
-    stage: RegressionStage
+    method: ClassVar[str] = "unet"
+    stage: UNetStage
 
     @property
     def config(self) -> UNetConfig:
@@ -65,13 +65,13 @@ class Regression(NetworkTranslator):
             stage.learning_rate, stage.epochs + stage.half_rate_epochs + stage.decay_epochs, warm_up=stage.warm_up
         )
 
-    def prepare(self, material: Material, lpips: Distance | None) -> RegressionMethod:
+    def prepare(self, context: FitContext, lpips: Distance | None) -> UNetStep:
         """Return the network with its first weights, and the loss that trains it."""
         stage = self.stage
-        network = build_unet(self.config, torch_generator(material.recipe.seed, "unet", self.task.name))
-        if material.initial is not None:
-            self._start(material.initial / MODEL, network)
-        return RegressionMethod(
+        network = build_unet(self.config, torch_generator(context.recipe.seed, "unet", self.task.name))
+        if context.initial is not None:
+            self._start(context.initial / MODEL, network)
+        return UNetStep(
             network.to(self.device),
             Weights(stage.lpips_weight, stage.l2_weight, stage.shift_tolerance),
             lpips=lpips,
@@ -80,8 +80,8 @@ class Regression(NetworkTranslator):
             half_precision=use_bf16(stage.precision, self.device),
         )
 
-    def _chips(self, material: Material) -> Chips:
-        return Rounds(super()._chips(material), self.stage.rounds)
+    def _chips(self, context: FitContext) -> Chips:
+        return Rounds(super()._chips(context), self.stage.rounds)
 
     def _start(self, path: Path, network: UNet) -> None:
         """Take the weights of another stage's U-Net, its stem and head changed to this one's channels."""

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pbvs.devices import world_size
 from pbvs.networks.pix2pixhd import Features, GlobalGenerator, LocalEnhancer, MultiscaleDiscriminator
 from pbvs.training import losses
-from pbvs.training.method import Batch, Method, adam
+from pbvs.training.step import Batch, TrainingStep, adam
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +30,7 @@ class Weights:
     l2: float = 1.0
 
 
-class GanMethod(Method):
+class GanStep(TrainingStep):
     """LSGAN + feature matching + VGG + LPIPS + L2 (paper, section 3.2, equation 6).
 
     The published step runs the discriminator three times and throws away the gradients that the generator's loss

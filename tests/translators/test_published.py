@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build
-from pbvs.published import Published, describe_file, export_checkpoint, import_checkpoint, read_published
 from pbvs.seeds import torch_generator
 from pbvs.training.checkpoint import make_network, read_model
+from pbvs.translators.pix2pixhd.published import (
+    Published,
+    describe_file,
+    export_checkpoint,
+    import_checkpoint,
+    read_published,
+)
 
 CONFIGS = [
     GeneratorConfig(3, 3, 4, 4, 2),

@@ -10,8 +10,8 @@ import numpy as np
 
 from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
-from pbvs.stages import CascadeStage, GrayscaleStage, ToneStage
-from pbvs.translators.base import ImageArray, Material, Translator
+from pbvs.translators.base import FitContext, ImageArray, Translator
+from pbvs.translators.grayscale import CascadeStage, GrayscaleStage, ToneStage
 
 
 def grayscale(
@@ -65,9 +65,9 @@ class Grayscale(Translator):
     @property
     def tone(self) -> dict[str, Any]:
         """What the recipe says of the channels' way to one."""
-        return {name: getattr(self.stage, name) for name in ToneStage.model_fields}
+        return {name: getattr(self.stage, name) for name in ToneStage.TONE}
 
-    def fit(self, material: Material) -> None:
+    def fit(self, context: FitContext) -> None:
         """Nothing is learnt."""
 
     def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:

@@ -9,8 +9,8 @@ import torch
 
 from pbvs.networks.pix2pixhd import GeneratorConfig
 from pbvs.training import losses
-from pbvs.training.gan import GanMethod
-from pbvs.training.method import Batch
+from pbvs.training.step import Batch
+from pbvs.translators.pix2pixhd.training import GanStep
 from tests.training.little import little_method, random_lpips
 
 
@@ -20,7 +20,7 @@ def batch(side: int = 32, count: int = 2, channels: tuple[int, int] = (1, 1)) ->
     return Batch(source, target, torch.ones(count, 1, side, side, dtype=torch.bool))
 
 
-def textbook_step(method: GanMethod, data: Batch) -> dict[str, float]:
+def textbook_step(method: GanStep, data: Batch) -> dict[str, float]:
     """One published iteration: D on detached fake, on real, on fake; G's step, then D's."""
     generator, discriminator = method.generator, method.discriminator
     fake = generator(data.source)

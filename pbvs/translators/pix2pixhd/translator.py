@@ -24,13 +24,13 @@ from pbvs.networks.pix2pixhd import (
     set_deterministic,
 )
 from pbvs.seeds import torch_generator
-from pbvs.stages import Pix2PixHDStage
 from pbvs.training import checkpoint
-from pbvs.training.gan import GanMethod, Weights
 from pbvs.training.losses import vgg_distance
-from pbvs.training.method import Method
-from pbvs.translators.base import Material
+from pbvs.training.step import TrainingStep
+from pbvs.translators.base import FitContext
 from pbvs.translators.network import MODEL, Distance, NetworkTranslator
+from pbvs.translators.pix2pixhd import Pix2PixHDStage
+from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
 DISCRIMINATOR = "discriminator.safetensors"
 
@@ -65,12 +65,12 @@ class Pix2PixHD(NetworkTranslator):
             channels, stage.discriminator_width, stage.discriminators, stage.discriminator_layers
         )
 
-    def prepare(self, material: Material, lpips: Distance | None) -> GanMethod:
+    def prepare(self, context: FitContext, lpips: Distance | None) -> GanStep:
         """Return both networks with their first weights, and the losses that train them."""
         stage = self.stage
-        vgg = self._vgg(material)
-        generator, discriminator = self._first_networks(material)
-        return GanMethod(
+        vgg = self._vgg(context)
+        generator, discriminator = self._first_networks(context)
+        return GanStep(
             generator,
             discriminator,
             Weights(
@@ -83,7 +83,7 @@ class Pix2PixHD(NetworkTranslator):
             fix_global_epochs=stage.fix_global_epochs,
         )
 
-    def publish(self, folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the generator, and the discriminator for stages that start from this one."""
         described = self.describe(facts)
         discriminator = method.modules["discriminator"]
@@ -93,10 +93,10 @@ class Pix2PixHD(NetworkTranslator):
         )
         checkpoint.write_model(folder / MODEL, network, self.config, described)
 
-    def _vgg(self, material: Material) -> Distance | None:
+    def _vgg(self, context: FitContext) -> Distance | None:
         if not self.stage.vgg_weight:
             return None
-        trunk = self._quick(load_trunk("vgg19", material.weights).to(self.device))
+        trunk = self._quick(load_trunk("vgg19", context.weights).to(self.device))
         imagenet = self.stage.vgg_input == "imagenet"
 
         def distance(fake: Tensor, real: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ class Pix2PixHD(NetworkTranslator):
         """Return a frozen network that gives the same sooner, where there is one."""
         return quicken_frozen(network) if self.device == "cpu" else network
 
-    def _first_networks(self, material: Material) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
-        seed, task = material.recipe.seed, self.task.name
+    def _first_networks(self, context: FitContext) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
+        seed, task = context.recipe.seed, self.task.name
         generator = build_generator(self.config, torch_generator(seed, "generator", task))
         discriminator = build_discriminator(self.discriminator_config, torch_generator(seed, "discriminator", task))
-        if material.initial is not None:
-            self._start_generator(material.initial / MODEL, generator)
-            self._start_discriminator(material.initial / DISCRIMINATOR, discriminator)
+        if context.initial is not None:
+            self._start_generator(context.initial / MODEL, generator)
+            self._start_discriminator(context.initial / DISCRIMINATOR, discriminator)
         elif self.stage.init_checkpoint:
             self._start_generator(Path(self.stage.init_checkpoint), generator)
         for network in (generator, discriminator):

@@ -20,7 +20,7 @@ class Batch:
     valid: Tensor
 
 
-class Method(ABC):
+class TrainingStep(ABC):
     """A way of training: the trainer steps the optimisers, averages `network`, saves and restores everything."""
 
     modules: Mapping[str, nn.Module]  # all that has weights to learn

@@ -19,8 +19,16 @@ from torch import Tensor
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, sha256, sweep
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, Upsampling, count_parameters
-from pbvs.training.checkpoint import Config, check_fit, kind_of, make_network, read_config, read_model, write_weights
-from pbvs.training.state import read_tensors
+from pbvs.training.checkpoint import (
+    Config,
+    check_fit,
+    kind_of,
+    make_network,
+    read_config,
+    read_model,
+    read_tensors,
+    write_weights,
+)
 
 STALE = (".running_mean", ".running_var", ".num_batches_tracked")
 

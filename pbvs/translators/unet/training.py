@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pbvs.devices import world_size
 from pbvs.training import losses
-from pbvs.training.method import Batch, Method, Schedule
+from pbvs.training.step import Batch, Schedule, TrainingStep
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 BETAS = (0.9, 0.99)  # a short memory of the squares: trainings here last a few thousand steps
@@ -46,7 +46,7 @@ class Cosine(Schedule):
         return self.rate * rise * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
-class RegressionMethod(Method):
+class UNetStep(TrainingStep):
     """Root mean square error and LPIPS of each image, added; AdamW with the gradient's norm held to one.
 
     Pixels without data count as right.

@@ -1,0 +1,46 @@
+"""The paper's method, pix2pixHD with LPIPS and L2 added to its loss: what a recipe can say of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pbvs.translators.settings import NetworkStage
+
+
+class Pix2PixHDStage(NetworkStage):
+    """Conditional GAN with the paper's losses; the published numbers are the defaults."""
+
+    method: Literal["pix2pixhd"]
+    init_checkpoint: str | None = None  # a generator that `pbvs checkpoint import` wrote
+    generator_width: int = Field(64, ge=1)
+    downsamplings: int = Field(4, ge=1, le=6)
+    residual_blocks: int = Field(9, ge=0)
+    local_enhancers: int = Field(0, ge=0, le=3)
+    local_blocks: int = Field(3, ge=0)
+    fix_global_epochs: int = Field(0, ge=0)  # at first only the last local enhancer learns
+    upsampling: Literal["transpose", "resize"] = "transpose"
+    discriminator_width: int = Field(64, ge=1)
+    discriminators: int = Field(2, ge=1, le=4)
+    discriminator_layers: int = Field(3, ge=1, le=6)
+    gan_weight: float = Field(1.0, ge=0)
+    feature_matching_weight: float = Field(10.0, ge=0)
+    vgg_weight: float = Field(10.0, ge=0)
+    vgg_input: Literal["raw", "imagenet"] = "raw"
+
+    @property
+    def multiple(self) -> int:
+        """Two to the number of halvings."""
+        return int(2 ** (self.downsamplings + self.local_enhancers))
+
+    @property
+    def has_start(self) -> bool:
+        """Also an imported checkpoint is a start."""
+        return super().has_start or self.init_checkpoint is not None
+
+    @model_validator(mode="after")
+    def _enhances(self) -> Pix2PixHDStage:
+        if self.fix_global_epochs and not self.local_enhancers:
+            raise ValueError("fix_global_epochs needs local_enhancers, since there is only the global generator")
+        return self

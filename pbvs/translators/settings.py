@@ -1,0 +1,70 @@
+"""What every stage with a trained network says of its training; the methods' own settings build on it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pbvs.recipe import Stage, TaskName
+
+
+class NetworkStage(Stage):
+    """What every stage with a trained network says of its training.
+
+    Rates: `epochs` at `learning_rate`, then `half_rate_epochs` at half of it (paper, section 4.2), then `decay_epochs`
+    falling linearly (published pix2pixHD: epochs 100, half_rate_epochs 0, decay_epochs 100).
+    """
+
+    # What may change and training still goes on from its state; any other change makes it another training.
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"epochs", "half_rate_epochs", "decay_epochs", "validate_every", "validation_images", "patience", "keep"}
+        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic"}
+    )
+
+    init_from: TaskName | None = None
+    channels: Literal["native", "replicated"] = "native"  # replicated: grey images become three equal channels
+    size: int = Field(512, ge=16, le=2048)
+    epochs: int = Field(30, ge=0)
+    half_rate_epochs: int = Field(10, ge=0)
+    decay_epochs: int = Field(0, ge=0)
+    batch_size: int = Field(1, ge=1)  # of one process; the optimiser sees batch_size x accumulate x processes
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    lpips_weight: float = Field(1.0, ge=0)
+    lpips_net: Literal["vgg", "alex", "squeeze", "random"] = "vgg"
+    l2_weight: float = Field(1.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    recompute: bool = False  # activations computed again in the backward pass: less memory, a third more work
+    deterministic: bool = False  # the same bits on a GPU too, slower
+    validate_every: int = Field(1, ge=1)  # epochs
+    validation_images: int = Field(32, ge=0)
+    patience: int = Field(0, ge=0)  # validations without a better score before training stops; 0: never
+    keep: Literal["best", "last"] = "best"  # which epoch's network translates
+    save_minutes: float = Field(10.0, ge=0)  # between training states inside an epoch; 0: after every step
+    test_time_flips: Literal["never", "always", "auto"] = "never"  # auto: when it scores better on validation
+    inference_memory: float = Field(4.0, gt=0)  # GiB of activations that translating may take before it tiles
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of the network's images must be multiples of."""
+        return 1
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the first weights are another model's, which may be used as they are, with no epochs."""
+        return self.init_from is not None
+
+    @model_validator(mode="after")
+    def _trains(self) -> NetworkStage:
+        if self.size % self.multiple:
+            raise ValueError(f"size {self.size} must be a multiple of {self.multiple} for its number of downsamplings")
+        if self.epochs + self.half_rate_epochs + self.decay_epochs < 1 and not self.has_start:
+            raise ValueError("epochs, half_rate_epochs and decay_epochs are all 0, so nothing would be learnt")
+        return self
+
+    @property
+    def requires(self) -> tuple[TaskName, ...]:
+        """The stage whose weights this one starts from, when there is one."""
+        return (self.init_from,) if self.init_from else ()
