@@ -16,6 +16,13 @@ class WriteError(PbvsError):
     """A file could not be written: no image's fault, so that nothing goes on without it."""
 
 
+class ReadError(PbvsError):
+    """A file could not be read for a reason that does not follow from its bytes (permissions, a failing disk).
+
+    It says nothing about the file, so it is never remembered, and nothing goes on without the file.
+    """
+
+
 class UsageError(PbvsError):
     """The command was called wrongly (unknown name, impossible value); exit status 2."""
 

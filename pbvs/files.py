@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from pbvs import aliases
-from pbvs.errors import UsageError, WriteError
+from pbvs.errors import ReadError, UsageError, WriteError
 
 # Without it (Windows) files appear whole too, but `sweep` cannot tell whose writer is dead.
 fcntl = importlib.import_module("fcntl") if os.name == "posix" else None
@@ -165,7 +165,7 @@ def sha256(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise PbvsError(
+        raise ReadError(
             f"{path} cannot be read: {error.strerror}; check that it is there and yours to read."
         ) from error
     return digest.hexdigest()

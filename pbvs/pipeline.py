@@ -19,7 +19,6 @@ from pbvs.files import digest, read_json, remove_all, sha256, sweep, visible_nam
 from pbvs.locks import locked
 from pbvs.logs import say
 from pbvs.recipe import Recipe, Stage, TaskName, dump_recipe, load_recipe
-from pbvs.rows import Rows
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.translators import make_translator, translator_class
 from pbvs.translators.base import FitContext, Translator
@@ -139,7 +138,7 @@ class Job:
             raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
         return sha256(path)
 
-    def _pairs(self, task: str, split: str) -> Rows[Pair]:
+    def _pairs(self, task: str, split: str) -> list[Pair]:
         return read_manifest(manifest_path(self.manifests, task, split))
 
     def _record(self, task: str) -> Path:
@@ -202,7 +201,7 @@ class Job:
             FitContext(
                 recipe=self.recipe,
                 root=self.root,
-                train=list(self._pairs(task, "train")) if translator.learns else (),
+                train=self._pairs(task, "train") if translator.learns else (),
                 val=[p for p in self._pairs(task, "val") if p.target] if translator.learns else (),
                 folder=folder,
                 cache=CACHE,
@@ -225,8 +224,8 @@ class Job:
         record = folder.with_name(f"{task}.json")
         facts = self._begin(record, folder, task, split, pairs)
         # Shared out before looking, as the others write meanwhile.
-        mine = pairs.every(devices.world_size(), devices.rank())
-        missing: Sequence[Pair] = mine.where(lambda pair: not self.run.prediction(split, task, pair.name).is_file())
+        mine = pairs[devices.rank() :: devices.world_size()]
+        missing = [pair for pair in mine if not self.run.prediction(split, task, pair.name).is_file()]
         if not missing and not facts["images"] and devices.rank() == 0:
             missing = pairs[:1]  # all are there, but the run was killed before it wrote how long they took
         outcome = self._stream(task, split, missing) if missing else Outcome()
@@ -240,7 +239,7 @@ class Job:
             merge_parts(record, devices.world_size(), facts, written)
         return outcome.failures
 
-    def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: Rows[Pair]) -> dict[str, Any]:
+    def _begin(self, record: Path, folder: Path, task: TaskName, split: str, pairs: list[Pair]) -> dict[str, Any]:
         """Return the record to go on with; predictions of another model, recipe or manifest are taken away first."""
         made_from = digest(
             [self.made_from[task], self._manifest_digest(task, split), self.recipe.evaluation_size, str(self.root)]

@@ -54,8 +54,8 @@ def _any_stage(_: Any, handler: Any) -> Any:
 
 AnyStage = Annotated[Stage, GetPydanticSchema(_any_stage)]
 
-# auto: the rule that build-pairs found and wrote into the manifest; the others are explained in data/radiometry.py.
-NUMBER = r"-?\d+(\.\d+)?"
+# auto: the rule that build-pairs found and wrote into the manifest; the others are explained in data/intensity.py.
+NUMBER = r"-?\d{1,20}(\.\d{0,20})?([eE][-+]?\d{1,2})?"
 RULE_PATTERN = rf"^(auto|full|full:{NUMBER}|(percentile|window|power-db|amplitude-db):{NUMBER}:{NUMBER})$"
 Rule = Annotated[str, Field(pattern=RULE_PATTERN)]
 Policy = Literal["random", "nearest-date", "all"]

@@ -1,14 +1,17 @@
-"""Random generators that depend on what they are for, never on what ran before them."""
+"""Choosing reproducibly: generators that depend on what they are for alone, and evenly spaced subsets."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def derive(seed: int, *what: int | str) -> int:
@@ -27,3 +30,18 @@ def torch_generator(seed: int, *what: int | str) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *what))
+
+
+def evenly_spaced(items: Sequence[T], count: int, *, ends: bool = False) -> list[T]:
+    """Return `count` of the items, evenly spaced over their order and beginning with the first; all if no more.
+
+    With `ends` the last one is among them too (`count` is at least 2 then).
+
+    >>> evenly_spaced("abcdef", 3), evenly_spaced("abcde", 3, ends=True)
+    (['a', 'c', 'e'], ['a', 'c', 'e'])
+    """
+    if len(items) <= count:
+        return list(items)
+    if ends:
+        return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+    return [items[number * len(items) // count] for number in range(count)]

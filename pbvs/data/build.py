@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from pbvs.challenge import SPLITS, TASKS
-from pbvs.data.cache import as_text
-from pbvs.data.catalog import Catalog, Entry, catalog_texts, scan
+from pbvs.data.cache import CACHE_NAME, FileCache
+from pbvs.data.catalog import Catalog, Entry, catalog_tables, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import COLUMNS, Pair, manifest_path, pair_name, unique_names
+from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
 from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
 from pbvs.data.registration import Group, Shift, correct, find_shifts, group_name
 from pbvs.data.split import SHARE, hold_out, hold_out_scenes, scene_of
@@ -29,8 +26,7 @@ from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Radiometry
 from pbvs.run import MANIFESTS
-
-HEADERS, MEASURED = ".headers.csv", ".brightness.csv"  # beside the manifests: what need not be read again
+from pbvs.tables import table_text
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 
@@ -91,10 +87,9 @@ def build_pairs(
     """
     rules = rules or Rules()
     root, manifests = Path(root), Path(manifests)
-    with no_collection():
-        return _build(
-            root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, correct_shift, jobs, backend
-        )
+    return _build(
+        root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, correct_shift, jobs, backend
+    )
 
 
 def _build(
@@ -108,21 +103,22 @@ def _build(
     jobs: int,
     backend: str,
 ) -> Summary:
-    catalog = scan(root, manifests / HEADERS, jobs, backend)
+    cache = FileCache(manifests / CACHE_NAME, root)
+    catalog = scan(root, cache, jobs, backend)
     builder = Builder(catalog, rules, find_rules(catalog, radiometry), crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
     shifts = _correct_shifts(pairs, root, jobs, backend) if correct_shift else {}
-    inputs, modalities = measure(root, pairs, manifests / MEASURED, jobs, backend)
+    inputs, modalities = measure(root, pairs, cache, jobs, backend)
     summary = _summary(builder, pairs)
     summary.warnings += warnings_of(inputs)
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
-    row = attrgetter(*COLUMNS)
-    tables = {manifest_path(manifests, *key): as_text(COLUMNS, map(row, rows)) for key, rows in pairs.items()}
+    tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
+    texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}
     with locked(manifests):
-        _write({**tables, **catalog_texts(manifests, catalog)}, manifests / "summary.json", summary)
+        _write(texts, manifests / "summary.json", summary)
     return summary
 
 
@@ -150,18 +146,6 @@ def _correct_shifts(pairs: Pairs, root: Path, jobs: int, backend: str) -> dict[G
     for key, rows in pairs.items():
         pairs[key] = correct(rows, shifts)
     return shifts
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Spare the search for reference cycles while a million small objects without any are made."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @dataclass
@@ -240,7 +224,7 @@ class Builder:
     def _inputs(self) -> None:
         seen: dict[tuple[str, str, str], str] = {}
         for entry in self.catalog.entries:
-            place = entry.place
+            place = entry.info
             if place.role != "input":
                 continue
             key = (place.task, place.split, entry.stem.lower())
@@ -260,8 +244,8 @@ class Builder:
             location=location,
             source=source.path,
             target=target.path,
-            source_date=source.place.date,
-            target_date=target.place.date,
+            source_date=source.info.date,
+            target_date=target.info.date,
             origin=origin,
             alignment=alignment,
             overlap=f"{overlap:.4f}",
@@ -275,9 +259,9 @@ class Builder:
             name=entry.stem,
             task=task,
             split=split,
-            location=entry.place.location,
+            location=entry.info.location,
             source=entry.path,
-            source_date=entry.place.date,
+            source_date=entry.info.date,
             origin="official",
             alignment="none",
             source_rule=self.book.rule(entry),
@@ -285,7 +269,7 @@ class Builder:
 
 
 def _alone(location: Location, entry: Entry) -> str:
-    if location.mosaics.get(entry.place.modality) and entry.place.role != "mosaic":
+    if location.mosaics.get(entry.info.modality) and entry.info.role != "mosaic":
         return "the location's mosaic is the SAR's target in its place, and no other image has its base"
     return "nothing in its location can be paired with it"
 
@@ -301,8 +285,8 @@ def _summary(builder: Builder, pairs: Pairs) -> Summary:
     choices = {"crops_per_scene": builder.crops_per_scene, "validation_share": builder.share}
     summary.facts = {
         "settings": {**vars(builder.rules), **choices},
-        "modalities": _count(f"{entry.place.modality} {entry.header.dtype}" for entry in catalog.entries),
-        "archives": _count(entry.place.source for entry in catalog.entries),
+        "modalities": _count(f"{entry.info.modality} {entry.header.dtype}" for entry in catalog.entries),
+        "archives": _count(entry.info.source for entry in catalog.entries),
         "alignments": _count(pair.alignment for rows in pairs.values() for pair in rows),
         "radiometry": builder.book.as_json(),
     }

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pbvs.data.cache import HeaderCache, as_text
+from pbvs.data.cache import FileCache, stamp_of
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.images import SUFFIXES
-from pbvs.data.layout import Place, file_key, place_of
-from pbvs.errors import PbvsError, UsageError
+from pbvs.data.layout import PathInfo, file_key, parse_path
+from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
+from pbvs.tables import table_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 CATALOG_COLUMNS = (
     "path", "modality", "source", "location", "role", "split", "task", "base", "date",
     "width", "height", "bands", "dtype", "crs", "transform", "nodata",
 )  # fmt: skip
+HEADER = "header 2 " + " ".join(Header._fields)  # raise the number when one of them means something else
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
@@ -28,7 +34,7 @@ class Entry(NamedTuple):
     """One image: its path relative to the root, what the path says and what the header says."""
 
     path: str
-    place: Place
+    info: PathInfo
     header: Header
     stem: str  # the file's name without its suffix
     size: int  # of the file, in bytes
@@ -38,8 +44,8 @@ class Found(NamedTuple):
     """A file as the walk sees it."""
 
     path: str
-    size: int
-    mtime_ns: int
+    size: int  # in bytes
+    stamp: str  # size and times
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Catalog:
     """What a scan found."""
 
     root: Path
+    strict: bool = True  # what cannot be read stops the scan
     entries: list[Entry] = field(default_factory=list)
     unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     junk: int = 0  # hidden files and what macOS and Windows leave behind
@@ -56,55 +63,84 @@ class Catalog:
         """List a file that cannot be used."""
         self.unused.append((path, " ".join(reason.split())))
 
+    def fail(self, path: str, error: ReadError) -> None:
+        """Stop because of a file or folder that cannot be read, or list it where the catalogue is not strict."""
+        if self.strict:
+            raise error
+        self.leave_out(path, str(error).replace(f"{self.root}/", ""))
 
-def scan(root: Path, cache: Path | None = None, jobs: int = 1, backend: str = "loky") -> Catalog:
+
+def scan(
+    root: Path, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky", *, strict: bool = True
+) -> Catalog:
     """Walk `root` and read every image's header, `jobs` at a time.
 
-    `cache` is a file that remembers headers as long as an image's size and time stay what they were.
-    Raises UsageError when there is no such folder, PbvsError when it holds no image of the archives' layout.
+    `cache` remembers headers as long as an image's size and times stay what they were. An image or folder that cannot
+    be read, for a reason that does not follow from its bytes, stops the scan; without `strict` it is left out.
+    Raises UsageError when there is no such folder, ReadError naming what cannot be read, PbvsError when the folder
+    holds no image of the archives' layout.
     """
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
-    catalog = Catalog(root)
-    placed = _place(catalog)
-    known = HeaderCache(cache)
-    headers = _read(root, [file for file, _ in placed], known, jobs, backend)
-    for (file, place), header in zip(placed, headers, strict=True):
-        if isinstance(header, str):
+    catalog = Catalog(root, strict)
+    located = _locate(catalog)
+    known = cache or FileCache(None, root)
+    headers = _read(root, [file for file, _ in located], known, jobs, backend)
+    for (file, info), header in zip(located, headers, strict=True):
+        if isinstance(header, ReadError):
+            catalog.fail(file.path, header)
+        elif isinstance(header, str):
             catalog.leave_out(file.path, header)
         else:
             stem = file.path[file.path.rfind("/") + 1 : file.path.rfind(".")]
-            catalog.entries.append(Entry(file.path, place, header, stem, file.size))
+            catalog.entries.append(Entry(file.path, info, header, stem, file.size))
     if not catalog.entries:
         raise PbvsError(
             f"{root} holds no image in the archives' layout ({len(catalog.unused)} files could not be used); "
             "see the README for the folders that are expected."
         )
-    known.write()
+    known.write(forget=True)
     return catalog
 
 
-def _place(catalog: Catalog) -> list[tuple[Found, Place]]:
-    placed = []
+def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
+    """Return the images whose paths say what they are, in a fixed order."""
+    located = []
     for file in sorted(walk(catalog), key=lambda file: file_key(file.path)):
-        place = place_of(file.path)
-        if isinstance(place, str):
-            catalog.leave_out(file.path, place)
+        info = parse_path(file.path)
+        if isinstance(info, str):
+            catalog.leave_out(file.path, info)
         else:
-            placed.append((file, place))
-    return placed
+            located.append((file, info))
+    return located
 
 
-def _read(root: Path, files: list[Found], known: HeaderCache, jobs: int, backend: str) -> list[Header | str]:
+def _read(root: Path, files: list[Found], known: FileCache, jobs: int, backend: str) -> list[Header | str | ReadError]:
     """Return each file's header, or the reason why it has none; only what the cache does not know is read."""
-    headers = [known.get(*file) for file in files]
-    missing = [index for index, header in enumerate(headers) if header is None]
+    found = [_decoded(known.get(HEADER, file.path, file.stamp)) for file in files]
+    missing = [index for index, header in enumerate(found) if header is None]
     work = [(files[index].path, files[index].size) for index in missing]
     read = track(in_chunks(partial(read_headers, root), work, jobs, backend), "reading headers", len(work))
     for index, header in zip(missing, read, strict=True):
-        headers[index] = header
-        known.put(*files[index], header)
-    return [header for header in headers if header is not None]
+        found[index] = header
+        if not isinstance(header, ReadError):
+            known.put(HEADER, files[index].path, files[index].stamp, json.dumps(header))
+    return [header for header in found if header is not None]
+
+
+def _decoded(text: str | None) -> Header | str | ReadError | None:
+    """Return a header, or the reason why there is none, as the cache has it; None when it has nothing whole."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+        return value if isinstance(value, str) else Header(*map(_frozen, value))
+    except (ValueError, TypeError):
+        return None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def walk(catalog: Catalog) -> Iterator[Found]:
@@ -127,7 +163,8 @@ def walk(catalog: Catalog) -> Iterator[Found]:
                         yield found
             waiting += sorted(below, reverse=True)
         except OSError as error:
-            catalog.leave_out(prefix, f"the folder cannot be read: {error.strerror}")
+            reason = f"The folder {folder} cannot be read ({error.strerror}); see that it is yours to read."
+            catalog.fail(prefix, ReadError(reason))
 
 
 def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tuple[str, str]]) -> Found | None:
@@ -146,7 +183,7 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
         catalog.leave_out(path, "it is a broken link or no plain file")
     else:
         status = item.stat()
-        return Found(path, status.st_size, status.st_mtime_ns)
+        return Found(path, status.st_size, stamp_of(status))
     return None
 
 
@@ -155,20 +192,20 @@ def _safe(name: str) -> bool:
     return name.isprintable() and "\\" not in name
 
 
-def catalog_texts(folder: Path, catalog: Catalog) -> dict[Path, str]:
-    """Return catalog.csv, a row for each image, and unused.csv, a row with a reason for each that is not used."""
+def catalog_tables(folder: Path, catalog: Catalog) -> dict[Path, DataFrame]:
+    """Return catalog.csv, one row per image, and unused.csv, one row with a reason per file that is not used."""
     return {
-        folder / "catalog.csv": as_text(CATALOG_COLUMNS, map(_row, catalog.entries)),
-        folder / "unused.csv": as_text(("path", "reason"), sorted(set(catalog.unused))),
+        folder / "catalog.csv": table_of(CATALOG_COLUMNS, map(_row, catalog.entries)),
+        folder / "unused.csv": table_of(("path", "reason"), sorted(set(catalog.unused))),
     }
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:
-    place, header = entry.place, entry.header
+    info, header = entry.info, entry.header
     transform = " ".join(map(repr, header.transform))
     nodata = "" if header.nodata is None else header.nodata
     return (
-        entry.path, place.modality, place.source, place.location, place.role, place.split, place.task,
-        place.base or entry.stem, place.date, header.width, header.height, header.bands, header.dtype, header.crs,
+        entry.path, info.modality, info.source, info.location, info.role, info.split, info.task,
+        info.base or entry.stem, info.date, header.width, header.height, header.bands, header.dtype, header.crs,
         transform, nodata,
     )  # fmt: skip

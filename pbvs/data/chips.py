@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import get_task
 from pbvs.data.align import Opened, open_pair
-from pbvs.data.cache import Digests, content_digest
+from pbvs.data.cache import FileCache, digests
 from pbvs.data.images import resize, to_uint8
-from pbvs.data.manifest import Pair
-from pbvs.errors import PbvsError, WriteError
-from pbvs.files import atomic_path, digest, inside, read_json, sweep, write_json
+from pbvs.data.manifest import Pair, check_unchanged
+from pbvs.errors import PbvsError, ReadError, WriteError
+from pbvs.files import atomic_path, digest, read_json, sweep, write_json
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
 from pbvs.recipe import Chips, Radiometry
@@ -49,19 +49,11 @@ class Prepared:
 
 
 class Work(NamedTuple):
-    """A pair to prepare, with its files' digests where they are known."""
+    """A pair to prepare, with its files' digests."""
 
     pair: Pair
-    source_digest: str | None
-    target_digest: str | None
-
-
-class Done(NamedTuple):
-    """What became of a pair, and its files' digests."""
-
-    prepared: Prepared
-    source_digest: str | None
-    target_digest: str | None
+    source: str
+    target: str
 
 
 def prepare(
@@ -76,49 +68,40 @@ def prepare(
 ) -> list[Prepared]:
     """Prepare every pair that is not in the cache yet, `jobs` at a time; return them in the pairs' order.
 
-    Pairs that cannot be opened or are bad come back with their reason. Raises PbvsError when the cache cannot be
-    written.
+    Pairs whose images are damaged or bad come back with their reason. Raises WriteError when the cache cannot be
+    written, ReadError when an image is gone or cannot be read, and PbvsError when one has changed since the manifests
+    were made.
     """
     sweep(cache)
-    digests = Digests(cache / "digests.csv", root)
-    work = [Work(pair, digests.get(pair.source), digests.get(pair.target)) for pair in pairs]
+    table = FileCache(cache / "digests.csv", root)
+    found = digests({path: None for pair in pairs for path in (pair.source, pair.target)}, table, jobs, backend)
+    table.write()
+    check_unchanged(pairs, found)
+    work = [Work(pair, found[pair.source], found[pair.target]) for pair in pairs]
     job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
-    results = track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
-    prepared = []
-    try:
-        for pair, done in zip(pairs, results, strict=True):
-            digests.put(pair.source, done.source_digest)
-            digests.put(pair.target, done.target_digest)
-            prepared.append(done.prepared)
-    finally:
-        digests.write()
-    return prepared
+    return list(track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair"))
 
 
 def _prepare_chunk(
     root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, work: Sequence[Work]
-) -> list[Done]:
+) -> list[Prepared]:
     return [_prepare_one(item, root, radiometry, chips, size, cache) for item in work]
 
 
-def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Done:
+def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Prepared:
     """Return a pair from the cache, preparing it first when it is not there."""
-    pair = work.pair
-    source = target = None
+    key = _key(work, radiometry, chips, size)
+    file = cache / key[:2] / f"{key}.npy"
     try:
-        source = work.source_digest or content_digest(inside(root, pair.source))
-        target = work.target_digest or content_digest(inside(root, pair.target))
-        key = _key(pair, source, target, radiometry, chips, size)
-        file = cache / key[:2] / f"{key}.npy"
-        prepared = _known(pair, file) or _make(pair, root, radiometry, chips, size, file)
-    except WriteError:  # a full disk must not look like a bad image
+        return _known(work.pair, file) or _make(work.pair, root, radiometry, chips, size, file)
+    except (WriteError, ReadError):  # a full disk or a failing one must not look like a bad image
         raise
     except PbvsError as error:
-        prepared = Prepared(pair, cache, reason=str(error))
-    return Done(prepared, source, target)
+        return Prepared(work.pair, cache, reason=str(error))
 
 
-def _key(pair: Pair, source: str, target: str, radiometry: Radiometry, chips: Chips, size: int) -> str:
+def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
+    pair, source, target = work
     task = get_task(pair.task)
     rules = [radiometry.rule(task.source, pair.source_rule), radiometry.rule(task.target, pair.target_rule)]
     sized = size if chips.mode != "crop" else 0

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pbvs.data.images import check_size, gdal, one_line, open_tiff
-from pbvs.errors import PbvsError
+from pbvs.data.images import check_readable, check_size, gdal, one_line, open_tiff
+from pbvs.errors import PbvsError, ReadError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -45,18 +45,24 @@ def read_header(path: Path, size: int | None = None) -> Header:
             raise OSError("the file is empty")
         return _png_header(path, size) if path.suffix.lower() == ".png" else _tiff_header(path, size)
     except (OSError, ValueError, struct.error) as error:
+        check_readable(path, error)
         raise PbvsError(f"The image {path} cannot be read ({error}); fetch it again or take it out.") from None
 
 
-def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str]:
-    """Read the headers of (path, size) below `root`; in place of one that cannot be read stands the reason."""
+def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str | ReadError]:
+    """Read the headers of (path, size) below `root`; in place of one that cannot be read stands the reason.
+
+    A reason that does not follow from the file's bytes is a ReadError.
+    """
     with gdal():
         return [_header_or_reason(str(root), path, size) for path, size in files]
 
 
-def _header_or_reason(root: str, path: str, size: int) -> Header | str:
+def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadError:
     try:
         return read_header(Path(f"{root}/{path}"), size)
+    except ReadError as error:
+        return error
     except PbvsError as error:
         return str(error).replace(f"{root}/", "")
 

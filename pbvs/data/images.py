@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, ReadError
 from pbvs.files import atomic_path
 
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
@@ -39,18 +39,30 @@ def image_errors(path: Path) -> Iterator[None]:
     _silence(Image.DecompressionBombWarning)  # check_size refuses sooner
     try:
         yield
-    except FileNotFoundError:
-        raise PbvsError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        check_readable(path, error)
         raise PbvsError(
             f"The image {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
         ) from None
+
+
+def check_readable(path: Path, error: BaseException) -> None:
+    """Raise ReadError when `path` could not be read for a reason that does not follow from its bytes.
+
+    Libraries do not always pass on what the system said, so a file that failed is read once more, as bytes.
+    """
+    cause: BaseException | None = error if isinstance(error, OSError) and error.errno else None
+    try:
+        with path.open("rb") as file:
+            while cause is None and file.read(1 << 20):
+                pass
+    except OSError as failure:
+        cause = failure
+    if isinstance(cause, FileNotFoundError):
+        raise ReadError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
+    if cause is not None:
+        reason = getattr(cause, "strerror", None) or one_line(cause)
+        raise ReadError(f"The image {path} cannot be read ({reason}); check its permissions and its disk.") from None
 
 
 def _silence(category: type[Warning]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.challenge import SPLITS, TASKS
-from pbvs.data.build import HEADERS, MEASURED, Builder, Pairs, no_collection
+from pbvs.data.build import Builder, Pairs
+from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import Catalog, Entry, scan
 from pbvs.data.geometry import Footprints, Point
 from pbvs.data.headers import Header
@@ -77,12 +78,12 @@ def survey(
 
     `shifts=False` leaves out the misregistration, which takes the longest. Raises as `build_pairs` does.
     """
-    with no_collection():
-        catalog = scan(root, manifests and manifests / HEADERS, jobs, backend)
-        book = find_rules(catalog, Radiometry())
-        builder = Builder(catalog, rules or Rules(), book)
-        pairs = builder.collect()
-    inputs, modalities = measure(root, pairs, manifests and manifests / MEASURED, jobs, backend)
+    cache = FileCache(manifests and manifests / CACHE_NAME, root)
+    catalog = scan(root, cache, jobs, backend, strict=False)
+    book = find_rules(catalog, Radiometry())
+    builder = Builder(catalog, rules or Rules(), book)
+    pairs = builder.collect()
+    inputs, modalities = measure(root, pairs, cache, jobs, backend)
     found = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend) if shifts else {}
     archives = _archives(catalog.entries, builder.held_out)
     leaks = find_leaks(catalog)
@@ -108,7 +109,7 @@ def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
     inputs: dict[tuple[int, Header], list[str]] = defaultdict(list)
     training: dict[tuple[int, Header], list[str]] = defaultdict(list)
     for entry in catalog.entries:
-        group = inputs if entry.place.role == "input" else training
+        group = inputs if entry.info.role == "input" else training
         group[entry.size, entry.header].append(entry.path)
     leaks = []
     for size, header in inputs.keys() & training.keys():
@@ -150,24 +151,24 @@ def _leak_warning(leaks: Sequence[tuple[str, str]]) -> list[str]:
 def _archives(entries: Iterable[Entry], held_out: set[str]) -> list[Archive]:
     by_source: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        by_source[entry.place.source].append(entry)
+        by_source[entry.info.source].append(entry)
     return [_archive(name, members, held_out) for name, members in sorted(by_source.items())]
 
 
 def _archive(name: str, members: list[Entry], held_out: set[str]) -> Archive:
-    images = [entry for entry in members if entry.place.role != "mosaic"]
-    counted: Counter[str] = Counter(entry.place.modality for entry in images)
+    images = [entry for entry in members if entry.info.role != "mosaic"]
+    counted: Counter[str] = Counter(entry.info.modality for entry in images)
     archive = Archive(name, {modality: counted.get(modality, 0) for modality in COLUMNS}, len(members) - len(images))
     archive.sizes = _range([max(entry.header.width, entry.header.height) for entry in members])
     archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
     archive.systems = _few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
     stacks: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
-        if entry.place.location:
-            stacks[entry.place.location].append(entry)
+        if entry.info.location:
+            stacks[entry.info.location].append(entry)
     archive.locations = len(stacks)
     for modality in ("sar", "rgb", "ir"):
-        without = sum(all(entry.place.modality != modality for entry in stack) for stack in stacks.values())
+        without = sum(all(entry.info.modality != modality for entry in stack) for stack in stacks.values())
         if without:
             archive.incomplete[modality] = without
     archive.places = _places(stacks, held_out)
@@ -206,7 +207,7 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
         for modality, count in archive.incomplete.items():
             lines.append(f"{archive.name}: {count} of {archive.locations} locations have no {modality.upper()}.")
     loose = Counter(
-        entry.place.source for entry in catalog.entries if entry.place.location and not entry.header.georeferenced
+        entry.info.source for entry in catalog.entries if entry.info.location and not entry.header.georeferenced
     )
     lines += [
         f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()

@@ -130,7 +130,7 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
 
 
 def _group(entry: Entry) -> Group:
-    return entry.place.source, entry.place.modality, entry.header.dtype
+    return entry.info.source, entry.info.modality, entry.header.dtype
 
 
 def _found(catalog: Catalog, group: Group, entries: list[Entry]) -> str:

@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"(\d+)$")
 _SPLITS = {"train": "train", "validation": "val", "val": "val"}
 
 
-class Place(NamedTuple):
+class PathInfo(NamedTuple):
     """What an image is, by its path alone."""
 
     modality: Modality
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     date: str = ""  # YYYY-MM-DD
 
 
-def place_of(relative: str) -> Place | str:
+def parse_path(relative: str) -> PathInfo | str:
     """Return what the path below the data root says, or the reason why it says nothing."""
     folder, _, name = relative.rpartition("/")
     stem, _, suffix = name.rpartition(".")
@@ -85,35 +85,35 @@ def file_key(path: str) -> tuple[str, int, str]:
 
 
 @lru_cache(maxsize=65536)
-def _known_folder(folder: str) -> Place | None:
+def _known_folder(folder: str) -> PathInfo | None:
     """Return what every image of a folder is, where the folder alone says so: inputs and SAR2EO chips."""
     folders = folder.split("/") if folder else []
     low = [part.lower() for part in folders]
     return _inputs(folders, low) or _chips(folders, low)
 
 
-def _inputs(folders: list[str], low: list[str]) -> Place | None:
+def _inputs(folders: list[str], low: list[str]) -> PathInfo | None:
     tail = low[:-1] if low and low[-1] in ("input", "inputs") else low
     if len(tail) < 2 or tail[-1] not in TASKS:
         return None
     task = TASKS[tail[-1]]
     above = folders[len(tail) - 2]
     split = "test" if _TEST.match(above) else "val" if _VAL.match(above) else ""
-    return Place(task.source, above, "", "input", split, task=task.name) if split else None
+    return PathInfo(task.source, above, "", "input", split, task=task.name) if split else None
 
 
-def _chips(folders: list[str], low: list[str]) -> Place | None:
+def _chips(folders: list[str], low: list[str]) -> PathInfo | None:
     tail, split = (low[:-1], _SPLITS[low[-1]]) if low and low[-1] in _SPLITS else (low, "train")
     if low[-2:] == ["sar", "test"]:
-        return Place("sar", "/".join(folders[:-2]) or ".", "", "input", "test", task="sar2eo")
+        return PathInfo("sar", "/".join(folders[:-2]) or ".", "", "input", "test", task="sar2eo")
     if not tail or tail[-1] not in ("sar", "eo"):
         return None
     modality: Modality = "sar" if tail[-1] == "sar" else "eo"
     source = "/".join(folders[: len(tail) - 1]) or "."
-    return Place(modality, source, "", "image", split, task="sar2eo")
+    return PathInfo(modality, source, "", "image", split, task="sar2eo")
 
 
-def _stack(folder: str, stem: str, suffix: str) -> Place | str:
+def _stack(folder: str, stem: str, suffix: str) -> PathInfo | str:
     source, _, location = folder.rpartition("/")
     source = source or "."
     role: Role = "mosaic" if _MOSAIC.match(stem) else "image"
@@ -122,9 +122,9 @@ def _stack(folder: str, stem: str, suffix: str) -> Place | str:
     if found:
         modality: Modality = "rgb" if found[-1].group(1).lower() == "rgb" else "ir"
         base = stem[: found[-1].start()] + stem[found[-1].end() :]
-        return Place(modality, source, location, role, "train", base=base, date=date)
+        return PathInfo(modality, source, location, role, "train", base=base, date=date)
     if role == "mosaic":
         return "a mosaic whose name says neither rgb nor ir"
     if suffix == "png" and not _SAR.search(stem):
         return "a PNG in a location's folder whose name says no modality"
-    return Place("sar", source, location, role, "train", base=stem, date=date)
+    return PathInfo("sar", source, location, role, "train", base=stem, date=date)

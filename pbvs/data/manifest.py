@@ -1,21 +1,24 @@
-"""The contract between pairing and everything after it: a CSV file with a row for each pair."""
+"""The contract between pairing and everything after it: a CSV file with one row per pair."""
 
 from __future__ import annotations
 
 import re
-import sys
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from pbvs.errors import PbvsError
 from pbvs.files import is_unfinished
-from pbvs.lookup import Lookup, some_equal
-from pbvs.rows import Rows, open_rows, write_rows
+from pbvs.recipe import RULE_PATTERN
+from pbvs.tables import read_table, table_of, write_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+AGAIN = "make it again with `pbvs build-pairs`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,19 @@ class Pair:
     origin: str = ""  # archive (training pair), held-out, or official (the challenge's own val or test input)
     alignment: str = ""  # how source and target are brought onto one grid: georeference, footprint, or none
     overlap: str = ""  # share of the target that the source covers, 0 to 1
-    source_rule: str = ""  # radiometry rule that makes [0, 1] of the file
+    source_rule: str = ""  # intensity rule that makes [0, 1] of the file
     target_rule: str = ""
     shift: str = ""  # "down across": target pixels by which the source is moved back, where that was asked for
+    ground: str = ""  # locations whose footprints overlap have the same; the location itself where it lies alone
+    limit: str = ""  # most pairs of its location in one epoch; empty is no limit
+    source_digest: str = ""  # SHA-256 of the file's bytes
+    target_digest: str = ""
 
 
-_NUMBER = r"-?\d+(\.\d*)?(e[-+]?\d+)?"
-_RULE = re.compile(
-    rf"(full(:{_NUMBER})?|(window|percentile|power-db|amplitude-db):{_NUMBER}:{_NUMBER})\Z"
-)  # data/radiometry.py says what they mean
 COLUMNS = tuple(field.name for field in fields(Pair))
-UNLIKE = ("name", "source", "target")  # columns that differ from row to row; the others say the same again and again
+SINCE_FORMAT_2 = ("shift", "ground", "limit", "source_digest", "target_digest")  # manifests of before do without
+LONGEST_CELL = 4096  # characters: no path of any system is longer
+_BAD_NAME = re.compile(r"^\.|[/\\\0\n\r]|^.{201}")
 
 
 def manifest_path(folder: Path, task: str, split: str) -> Path:
@@ -52,82 +57,81 @@ def manifest_path(folder: Path, task: str, split: str) -> Path:
 
 
 def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs as CSV, one row each, in the order given."""
-    write_rows(path, COLUMNS, map(attrgetter(*COLUMNS), pairs))
+    """Write pairs as CSV, one row per pair, in the order given."""
+    write_table(path, pairs_table(pairs))
 
 
-def read_manifest(path: Path) -> Rows[Pair]:
-    """Return the rows of a manifest, which stay on the disk (pbvs/rows.py).
+def pairs_table(pairs: Iterable[Pair]) -> DataFrame:
+    """Return pairs as a frame of text, one row per pair and one column per field."""
+    return table_of(COLUMNS, map(attrgetter(*COLUMNS), pairs))
 
-    Each is looked at once: raises PbvsError naming the row and column when it is not one.
+
+def read_manifest(path: Path) -> list[Pair]:
+    """Return the pairs of a manifest in its order; raise as `manifest_table` does."""
+    frame = manifest_table(path)
+    return [Pair(*row) for row in zip(*(frame[column].tolist() for column in COLUMNS), strict=True)]
+
+
+def manifest_table(path: Path) -> DataFrame:
+    """Return a manifest as a frame of text with the columns of `Pair`.
+
+    Raises PbvsError naming the line and column when a row cannot be a pair, or what to do when there is no manifest.
     """
     if not path.is_file():
         raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
     if is_unfinished(path.parent):
         raise PbvsError(f"The manifests in {path.parent} were not written to the end; run `pbvs build-pairs` again.")
-    hashes = array("q")
-
-    def check(line: int, pair: Pair) -> None:
-        _check(path, line, pair)
-        hashes.append(hash(pair.name))
-
-    pairs = open_rows(path, partial(_maker, path), "make it again with `pbvs build-pairs`", check)
-    if some_equal(hashes) and len({pair.name for pair in pairs}) < len(pairs):
-        raise PbvsError(f"{path} has two rows of the same name; make it again with `pbvs build-pairs`.")
-    return pairs
-
-
-class ByName(Mapping[str, Pair]):
-    """A manifest's pairs by their names, which are unique: 16 bytes of memory a pair beside the rows' own."""
-
-    def __init__(self, pairs: Rows[Pair]):
-        self.pairs = pairs
-        self._lookup = Lookup(len(pairs), lambda number: pairs[number].name)
-
-    def __getitem__(self, name: str) -> Pair:
-        """Return the pair; raises KeyError when there is none."""
-        number = self._lookup.find(name)
-        if number is None:
-            raise KeyError(name)
-        return self.pairs[number]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names in the manifest's order."""
-        return (pair.name for pair in self.pairs)
-
-    def __len__(self) -> int:
-        """Return how many pairs there are."""
-        return len(self.pairs)
+    frame = read_table(path, AGAIN)
+    for column in COLUMNS:
+        if column not in frame:
+            if column not in SINCE_FORMAT_2:
+                raise PbvsError(f"{path} has no column {column!r}; {AGAIN}.")
+            frame[column] = ""
+    for line, mistake in _mistakes(frame):
+        raise PbvsError(f"{path}, line {line}: {mistake}; {AGAIN}.")
+    return cast("DataFrame", frame[list(COLUMNS)])
 
 
-def _maker(path: Path, header: list[str]) -> Callable[[list[str]], Pair]:
-    """Return what makes a pair of a row; what many rows say alike (task, location, rules) is kept once."""
-    places = {column: place for place, column in enumerate(header)}
-    missing = [column for column in COLUMNS if column not in places]
-    if missing:
-        raise PbvsError(f"{path} has no column {missing[0]!r}; make it again with `pbvs build-pairs`.")
-    order = [(places[column], column not in UNLIKE) for column in COLUMNS]
-    short = [""] * (1 + max(place for place, _ in order))
-
-    def make(row: list[str]) -> Pair:
-        row += short[len(row) :]
-        return Pair(*(sys.intern(row[place]) if alike else row[place] for place, alike in order))
-
-    return make
-
-
-def _check(path: Path, line: int, pair: Pair) -> None:
+def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
+    """Yield (line as an editor counts it, what is wrong)."""
     for column in ("name", "task", "split", "source"):
-        if not getattr(pair, column):
-            raise PbvsError(
-                f"{path}, line {line}: the column {column!r} is empty; make the manifest again with `pbvs build-pairs`."
-            )
-    name = pair.name
-    if name.startswith(".") or len(name) > 200 or any(mark in name for mark in "/\\\0\n\r"):
-        raise PbvsError(f"{path}, line {line}: {name[:80]!r} cannot be a file's name; make the manifest again.")
-    for rule in (pair.source_rule, pair.target_rule):
-        if rule and not _RULE.match(rule):
-            raise PbvsError(f"{path}, line {line}: there is no radiometry rule {rule[:80]!r}; make the manifest again.")
+        for row in frame.index[frame[column] == ""]:
+            yield row + 2, f"the column {column!r} is empty"
+    for column in frame:
+        for row in frame.index[frame[column].str.len() > LONGEST_CELL]:
+            yield row + 2, f"the column {column!r} has more than {LONGEST_CELL} characters"
+    for row, name in enumerate(frame["name"]):
+        if _BAD_NAME.search(name):
+            yield row + 2, f"{name[:80]!r} cannot be a file's name"
+    for column in ("source_rule", "target_rule"):
+        for rule in frame[column].unique():
+            if rule and (rule == "auto" or not re.fullmatch(RULE_PATTERN, rule)):
+                yield int((frame[column] == rule).idxmax()) + 2, f"there is no intensity rule {rule[:80]!r}"
+    for row in frame.index[frame["name"].duplicated()]:
+        yield row + 2, f"there are two rows of the same name {frame['name'][row][:80]!r}"
+
+
+def pairs_digest(pairs: Iterable[Pair]) -> str:
+    """Return the SHA-256 of all that pairs say: which images, how they are used, and the digests of their bytes.
+
+    Two lists have the same one when every model, prediction and score made from them would be the same. The digest
+    belongs into what a run remembers; it does not depend on how the CSV file is written.
+    """
+    total = sha256()
+    for row in map(attrgetter(*COLUMNS), pairs):
+        total.update("\0".join(row).encode() + b"\n")
+    return total.hexdigest()
+
+
+def check_unchanged(pairs: Iterable[Pair], digests: Mapping[str, str]) -> None:
+    """Raise PbvsError naming the first image whose bytes are not those that the manifest was made from.
+
+    `digests` are the images' SHA-256 by path; what is not among them, or not in the manifest, is not asked.
+    """
+    for pair in pairs:
+        for path, known in ((pair.source, pair.source_digest), (pair.target, pair.target_digest)):
+            if known and digests.get(path, known) != known:
+                raise PbvsError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 
 
 # --- Names of pairs that are safe as file names on every system, and unique.

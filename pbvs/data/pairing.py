@@ -50,7 +50,7 @@ class Location:
     @property
     def source(self) -> str:
         """The archive that a location counts for: the first of those that have a folder of its name."""
-        return min(entry.place.source for entry in self)
+        return min(entry.info.source for entry in self)
 
     def __iter__(self) -> Iterator[Entry]:
         for group in (self.images, self.mosaics):
@@ -68,9 +68,9 @@ class Location:
 
     def _same_base(self) -> Iterator[tuple[Entry, Entry]]:
         for group in (self.images, self.mosaics):
-            partner = {(entry.place.source, entry.place.base): entry for entry in group.get("ir", [])}
+            partner = {(entry.info.source, entry.info.base): entry for entry in group.get("ir", [])}
             for entry in group.get("rgb", []):
-                key = (entry.place.source, entry.place.base)
+                key = (entry.info.source, entry.info.base)
                 if key in partner:
                     yield entry, partner[key]
 
@@ -84,7 +84,7 @@ def group_locations(entries: Iterable[Entry]) -> tuple[dict[str, Location], list
     twins: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for entry in entries:
-        place = entry.place
+        place = entry.info
         if place.role == "input" or place.task:
             continue
         key = entry.path.rpartition(".")[0]
@@ -113,7 +113,7 @@ def sample(
     if len(candidates) > 1:
         order = generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)).tolist()
     if rules.sampling == "nearest-date":
-        order.sort(key=lambda index: days_between(*(entry.place.date for entry in candidates[index])))
+        order.sort(key=lambda index: days_between(*(entry.info.date for entry in candidates[index])))
     limit = len(order) if rules.sampling == "all" or not rules.pairs_per_location else rules.pairs_per_location
     chosen: dict[int, Match] = {}
     for index in order if rules.sampling != "all" else range(len(candidates)):
@@ -151,13 +151,13 @@ def pair_by_name(
     chips: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
     unused: list[tuple[str, str]] = []
     for entry in entries:
-        if entry.place.task != "sar2eo" or entry.place.role == "input":
+        if entry.info.task != "sar2eo" or entry.info.role == "input":
             continue
-        both = chips[entry.place.source, entry.place.split, entry.stem]
-        if entry.place.modality in both:
-            unused.append((entry.path, f"the same name as {both[entry.place.modality].path}, which is used"))
+        both = chips[entry.info.source, entry.info.split, entry.stem]
+        if entry.info.modality in both:
+            unused.append((entry.path, f"the same name as {both[entry.info.modality].path}, which is used"))
         else:
-            both[entry.place.modality] = entry
+            both[entry.info.modality] = entry
     matches: dict[str, list[Match]] = {"train": [], "val": []}
     alone: dict[str, list[Entry]] = {"train": [], "val": []}
     for (_, split, _), both in sorted(chips.items(), key=lambda item: (item[0][:2], len(item[0][2]), item[0][2])):
@@ -189,4 +189,4 @@ def days_between(first: str, second: str) -> int:
 def _comparable(source: Entry, target: Entry) -> bool:
     """Only a georeference can say that images of two archives show the same ground."""
     both = source.header.georeferenced and target.header.georeferenced
-    return both or source.place.source == target.place.source
+    return both or source.info.source == target.info.source

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.align import open_pair
-from pbvs.data.layout import place_of
+from pbvs.data.layout import parse_path
 from pbvs.data.manifest import Pair
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, ReadError
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
+from pbvs.seeds import evenly_spaced
 
 Surface = NDArray[np.float64]  # (2 R + 1, 2 R + 1): mutual information in nats by shift down and across
 
@@ -198,7 +199,7 @@ def find_shifts(pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str =
     A location with many SAR images is a group of its own; all others are taken together by archive.
     """
     groups = _groups(pairs)
-    chosen = [(group, pair) for group, members in groups.items() for pair in _spread(members)]
+    chosen = [(group, pair) for group, members in groups.items() for pair in evenly_spaced(members, SAMPLED)]
     work = partial(_surfaces, root)
     found = in_chunks(work, [pair for _, pair in chosen], jobs, backend, few=16, chunk=4)
     surfaces: dict[Group, list[Surface]] = defaultdict(list)
@@ -237,7 +238,7 @@ def _group(pair: Pair) -> Group:
 
 
 def _archive(pair: Pair) -> Group:
-    place = place_of(pair.source)
+    place = parse_path(pair.source)
     return pair.task, "?" if isinstance(place, str) else place.source, ""
 
 
@@ -254,12 +255,6 @@ def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
     return {group: members for group, members in groups.items() if len(members) >= FEWEST}
 
 
-def _spread(members: Sequence[Pair]) -> list[Pair]:
-    if len(members) <= SAMPLED:
-        return list(members)
-    return [members[index * len(members) // SAMPLED] for index in range(SAMPLED)]
-
-
 def _surfaces(root: Path, pairs: Sequence[Pair]) -> list[Surface | None]:
     return [_surface(root, pair) for pair in pairs]
 
@@ -267,6 +262,8 @@ def _surfaces(root: Path, pairs: Sequence[Pair]) -> list[Surface | None]:
 def _surface(root: Path, pair: Pair) -> Surface | None:
     try:
         opened = open_pair(replace(pair, shift=""), root)
+    except ReadError:
+        raise
     except PbvsError:
         return None
     assert opened.target is not None

@@ -5,8 +5,6 @@ A network that learnt from images twice as bright as the test's makes everything
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +16,17 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import get_task
 from pbvs.data.align import known
+from pbvs.data.cache import FileCache
 from pbvs.data.images import gdal, read_centre
 from pbvs.data.intensity import to_unit
 from pbvs.data.manifest import Pair
-from pbvs.errors import PbvsError
-from pbvs.files import inside, read_text
+from pbvs.errors import PbvsError, ReadError
+from pbvs.files import inside
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
-from pbvs.rows import write_rows
+from pbvs.seeds import evenly_spaced
+
+Counts = NDArray[np.float64]  # (64,): a histogram of brightness
 
 BINS = 64
 SAMPLED = 24  # images of each task, split and role
@@ -46,7 +47,7 @@ class Want(NamedTuple):
 class Brightness:
     """The histogram of a group of images' valid pixels; every image counts the same."""
 
-    counts: NDArray[np.float64]  # (64,) share of pixels by brightness, summed over the images
+    counts: Counts  # (64,) share of pixels by brightness, summed over the images
     images: int = 0
 
     @property
@@ -77,16 +78,22 @@ Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness
 def measure(
     root: Path,
     pairs: Mapping[tuple[str, str], Sequence[Pair]],
-    cache: Path | None = None,
+    cache: FileCache | None = None,
     jobs: int = 1,
     backend: str = "loky",
 ) -> tuple[Table, Table]:
     """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
 
-    `cache` is a file that remembers what was measured as long as the images stay what they were.
+    `cache` remembers what was measured as long as the images stay what they were.
     """
     wants = {(key, role): _sample(rows, role) for key, rows in pairs.items() for role in ("source", "target")}
-    figures = _figures(root, sorted({want for group in wants.values() for want in group}), cache, jobs, backend)
+    figures = _figures(
+        root,
+        sorted({want for group in wants.values() for want in group}),
+        cache or FileCache(None, root),
+        jobs,
+        backend,
+    )
     inputs: Table = {}
     modalities: Table = {}
     for ((task, split), role), group in wants.items():
@@ -118,76 +125,61 @@ def warnings_of(inputs: Table) -> list[str]:
 
 def _sample(pairs: Sequence[Pair], role: str) -> list[Want]:
     usable = pairs if role == "source" else [pair for pair in pairs if pair.target]
-    chosen = [usable[index * len(usable) // SAMPLED] for index in range(SAMPLED)] if len(usable) > SAMPLED else usable
+    chosen = evenly_spaced(usable, SAMPLED)
     if role == "source":
         return [Want(pair.source, get_task(pair.task).source, pair.source_rule) for pair in chosen]
     return [Want(pair.target, get_task(pair.task).target, pair.target_rule) for pair in chosen]
 
 
-def _add(table: Table, what: str, split: str, counts: NDArray[np.float64]) -> None:
+def _add(table: Table, what: str, split: str, counts: Counts) -> None:
     entry = table.setdefault(what, {}).setdefault(split, Brightness(np.zeros(BINS)))
     entry.counts += counts / max(counts.sum(), 1)
     entry.images += 1
 
 
-def _figures(
-    root: Path, wants: Sequence[Want], cache: Path | None, jobs: int, backend: str
-) -> dict[Want, NDArray[np.float64]]:
-    old = _load(cache)
-    stamps = {want: _stamp(root, want.path) for want in wants}
-    result = {want: old[want][1] for want in wants if want in old and old[want][0] == stamps[want]}
-    missing = [want for want in wants if want not in result]
+def _figures(root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, backend: str) -> dict[Want, Counts]:
+    stamps = {want: cache.stamp(want.path) for want in wants}
+    known = {want: _counts(cache.get(_kind_of(want), want.path, stamps[want])) for want in wants}
+    missing = [want for want, counts in known.items() if counts is None]
     found = in_chunks(partial(_histograms, root), missing, jobs, backend, few=64, chunk=16)
-    measured = zip(missing, track(found, "measuring brightness", len(missing)), strict=True)
-    result.update((want, counts) for want, counts in measured if counts is not None)
-    if cache is not None and missing:
-        rows = ((*want, stamps[want], " ".join(f"{count:.0f}" for count in result[want])) for want in sorted(result))
-        write_rows(cache, (VERSION,), rows)
-    return result
+    for want, counts in zip(missing, track(found, "measuring brightness", len(missing)), strict=True):
+        known[want] = counts
+        if counts is not None:
+            cache.put(_kind_of(want), want.path, stamps[want], " ".join(f"{count:.0f}" for count in counts))
+    cache.write()
+    return {want: counts for want, counts in known.items() if counts is not None}
 
 
-def _histograms(root: Path, wants: Sequence[Want]) -> list[NDArray[np.float64] | None]:
+def _kind_of(want: Want) -> str:
+    return f"{VERSION} {want.modality} {want.rule}"
+
+
+def _histograms(root: Path, wants: Sequence[Want]) -> list[Counts | None]:
     with gdal():
         return [_histogram(root, want) for want in wants]
 
 
-def _histogram(root: Path, want: Want) -> NDArray[np.float64] | None:
+def _histogram(root: Path, want: Want) -> Counts | None:
     """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable image."""
     path = inside(root, want.path)
     try:
         pixels, nodata = read_centre(path)
         valid = known(pixels, nodata)
+    except ReadError:
+        raise
     except PbvsError:
         return None
     unit = to_unit(pixels, want.modality, want.rule, valid).mean(axis=2)[valid]
     return np.histogram(unit, BINS, (0.0, 1.0))[0].astype(np.float64)
 
 
-def _stamp(root: Path, path: str) -> str:
+def _counts(text: str | None) -> Counts | None:
+    """Return a histogram as the cache has it; None when it has none that is whole."""
     try:
-        status = inside(root, path).stat()
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _load(cache: Path | None) -> dict[Want, tuple[str, NDArray[np.float64]]]:
-    if cache is None or not cache.is_file():
-        return {}
-    try:
-        rows = csv.reader(io.StringIO(read_text(cache)))
-        if next(rows, None) != [VERSION]:
-            return {}
-        return {Want(*row[:3]): (row[3], _counts(row[4])) for row in rows}
-    except (PbvsError, csv.Error, IndexError, ValueError, TypeError):
-        return {}
-
-
-def _counts(text: str) -> NDArray[np.float64]:
-    counts = np.array(text.split(), np.float64)
-    if counts.shape != (BINS,):
-        raise ValueError(text)
-    return counts
+        counts = np.array((text or "").split(), np.float64)
+    except ValueError:
+        return None
+    return counts if counts.shape == (BINS,) else None
 
 
 def _centres() -> NDArray[np.float64]:

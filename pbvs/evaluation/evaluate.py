@@ -8,7 +8,7 @@ from typing import Any
 
 from pbvs.challenge import TASKS, get_task
 from pbvs.data.build import find_root
-from pbvs.data.manifest import ByName, manifest_path, read_manifest
+from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError
 from pbvs.evaluation.engine import Engine, make_engine
@@ -87,8 +87,8 @@ def find_task(run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, spl
     pairs = read_manifest(path)
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     size = get_task(name).challenge_size if rule == "challenge" else None
-    with_target = pairs.where(lambda pair: bool(pair.target))
-    return Task(name, with_target, run.prediction_folder(split, name), size, ByName(pairs))
+    with_target = [pair for pair in pairs if pair.target]
+    return Task(name, with_target, run.prediction_folder(split, name), size, frozenset(pair.name for pair in pairs))
 
 
 def _notes(task: Task) -> list[str]:

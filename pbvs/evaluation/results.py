@@ -6,7 +6,7 @@ import csv
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.files import read_error, read_json
-from pbvs.rows import open_rows
 from pbvs.run import Run
+from pbvs.tables import read_table
 
 METRICS = ("l1", "mse", "rmse", "lpips")
 
@@ -126,17 +126,16 @@ def read_results(run: Run) -> Results:
 
 
 def read_images(run: Run, task: str) -> Sequence[ImageScore]:
-    """Read `scores/<task>.csv`, whose rows stay on the disk; an absent file is a task without images."""
+    """Read `scores/<task>.csv`; an absent file is a task without images."""
     path = run.scores / f"{task}.csv"
     if not path.is_file():
         return ()
 
-    def reader(header: list[str]) -> Callable[[list[str]], ImageScore]:
-        if "name" not in header:
-            raise PbvsError(f"{path} has no column 'name'; make it again with `pbvs score --run {run.name}`.")
-        return lambda fields: _image(dict(zip(header, fields, strict=False)))
-
-    return open_rows(path, reader, f"make it again with `pbvs score --run {run.name}`")
+    hint = f"make it again with `pbvs score --run {run.name}`"
+    frame = read_table(path, hint)
+    if "name" not in frame:
+        raise PbvsError(f"{path} has no column 'name'; {hint}.")
+    return [_image(row) for row in frame.to_dict("records")]
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
@@ -151,7 +150,7 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
         raise read_error(path, error) from error
 
 
-def _image(row: Mapping[str, str]) -> ImageScore:
+def _image(row: Mapping[Any, str]) -> ImageScore:
     values = {metric: number(row.get(metric)) for metric in METRICS}
     known = {metric: value for metric, value in values.items() if value is not None}
     location, status = sys.intern(row.get("location") or ""), sys.intern(row.get("status") or "ok")

@@ -19,7 +19,7 @@ from pbvs.evaluation.protocol import Protocol, sensitivity
 from pbvs.metrics.fid import ENOUGH, fid, kid
 from pbvs.metrics.inception import LAYERS
 from pbvs.metrics.lpips import VERSION
-from pbvs.rows import write_rows
+from pbvs.tables import table_of, write_table
 
 SEED = 2024  # of the bootstrap: the same images have the same interval in every run
 COLUMNS = ("name", "location", "source", "target", "prediction", "status", *COMPONENTS, "reason")
@@ -38,7 +38,7 @@ def components(numbers: Numbers) -> dict[str, float | None]:
 
 def write_scores(path: Path, scores: TaskScores) -> None:
     """Write a task's images as CSV; numbers are empty unless the status is ok."""
-    write_rows(path, COLUMNS, _rows(scores))
+    write_table(path, table_of(COLUMNS, _rows(scores)))
 
 
 def _rows(scores: TaskScores) -> Iterator[tuple[str, ...]]:

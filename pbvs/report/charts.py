@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from pbvs.seeds import evenly_spaced
+
 MAX_TICKS = 400  # images drawn in one row; more would be a smear
 MAX_POINTS = 300  # points of one curve
 
@@ -73,7 +75,10 @@ def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
         parts.append(Markup('<line class="zero" x1="50%" x2="50%" y1="0" y2="26"/>'))
     tick = Markup('<line class="tick" x1="{0}%" x2="{0}%" y1="6" y2="20"/>')
     values = np.sort(row.images)
-    parts += [tick.format(_percent(float(values[i]), low, high)) for i in _thinned(len(values), MAX_TICKS)]
+    parts += [
+        tick.format(_percent(float(values[i]), low, high))
+        for i in evenly_spaced(range(len(values)), MAX_TICKS, ends=True)
+    ]
     if row.interval:
         start, end = (_percent(value, low, high) for value in row.interval)
         bar = Markup('<rect class="interval" x="{}%" width="{}%" y="9" height="8" rx="2"/>')
@@ -92,11 +97,6 @@ def _describe(row: ScoreRow) -> str:
 
 def _percent(value: float, low: float, high: float) -> float:
     return round(100.0 * min(max((value - low) / (high - low), 0.0), 1.0), 3)
-
-
-def _thinned(count: int, limit: int) -> Sequence[int]:
-    """Return places spread evenly over `count`, at most `limit`."""
-    return range(count) if count <= limit else [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
 def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
@@ -129,7 +129,7 @@ def curve(data: Curve) -> Markup:
         height = (data.y[i] - low) / spread if spread else 0.5
         return f"{100 * (data.x[i] - start) / length:.2f},{95 - 90 * height:.2f}"
 
-    path = "M" + " L".join(place(i) for i in _thinned(len(data.y), MAX_POINTS))
+    path = "M" + " L".join(place(i) for i in evenly_spaced(range(len(data.y)), MAX_POINTS, ends=True))
     parts = [Markup('<path class="curve" d="{}"/>').format(path)]
     if data.best is not None:
         x = 100 * (data.x[data.best] - start) / length

@@ -19,6 +19,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.report.images import Tile, tile
 from pbvs.report.page import render
+from pbvs.seeds import evenly_spaced
 
 THUMBNAIL = 128  # pixels
 SHOWN = 24  # locations with thumbnails
@@ -126,45 +127,39 @@ def thumbnails(survey: Survey) -> list[dict[str, Any]]:
     """Return strips of thumbnails: some locations of every archive, some chips and some inputs."""
     chosen: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in survey.catalog.entries:
-        place = entry.place
+        place = entry.info
         chosen[place.source, place.location or _stem_group(entry)].append(entry)
     by_source: dict[str, list[tuple[str, list[Entry]]]] = defaultdict(list)
     for (source, name), members in chosen.items():
         by_source[source].append((name, members))
     each = max(2, SHOWN // max(1, len(by_source)))
     return [
-        {"title": name, "archive": source, "tiles": tiles, "task": members[0].place.task}
+        {"title": name, "archive": source, "tiles": tiles, "task": members[0].info.task}
         for source, groups in sorted(by_source.items())
-        for name, members in _spread(sorted(groups, key=lambda group: natural_key(group[0])), each)
+        for name, members in evenly_spaced(sorted(groups, key=lambda group: natural_key(group[0])), each)
         if (tiles := _tiles(survey, members))
     ]
 
 
 def _stem_group(entry: Entry) -> str:
-    place = entry.place
+    place = entry.info
     return f"{place.split}/{place.task}/{entry.stem}" if place.role == "input" else f"{place.split}/{entry.stem}"
-
-
-def _spread(groups: list[tuple[str, list[Entry]]], count: int) -> list[tuple[str, list[Entry]]]:
-    if len(groups) <= count:
-        return groups
-    return [groups[index * len(groups) // count] for index in range(count)]
 
 
 def _tiles(survey: Survey, members: Sequence[Entry]) -> list[Tile]:
     """Return the first image of each modality of a location, and how many more there are."""
     by_modality: dict[str, list[Entry]] = defaultdict(list)
-    for entry in sorted(members, key=lambda entry: entry.place.role == "mosaic"):
-        by_modality[entry.place.modality].append(entry)
+    for entry in sorted(members, key=lambda entry: entry.info.role == "mosaic"):
+        by_modality[entry.info.modality].append(entry)
     return [_tile(survey, by_modality[modality]) for modality in COLUMNS if modality in by_modality]
 
 
 def _tile(survey: Survey, entries: Sequence[Entry]) -> Tile:
     first = entries[0]
     more = f"1 of {len(entries)}" if len(entries) > 1 else ""
-    caption = ", ".join(filter(None, (f"{first.place.modality.upper()} {first.place.date}".strip(), more)))
+    caption = ", ".join(filter(None, (f"{first.info.modality.upper()} {first.info.date}".strip(), more)))
     try:
-        raster = read_raster(survey.catalog.root / first.path, first.place.modality, survey.book.rule(first))
+        raster = read_raster(survey.catalog.root / first.path, first.info.modality, survey.book.rule(first))
     except PbvsError:
         return Tile(caption, absent="cannot be read")
     return tile(caption, raster.pixels, side=THUMBNAIL)

@@ -14,7 +14,6 @@ from pbvs.errors import PbvsError
 from pbvs.evaluation.results import Results, is_scored, number, read_csv, read_results, table
 from pbvs.files import read_json
 from pbvs.recipe import Recipe
-from pbvs.rows import Rows
 from pbvs.run import Run
 
 T = TypeVar("T")
@@ -28,7 +27,7 @@ class Evidence:
     run: Run
     recipe: Recipe
     results: Results | None
-    pairs: Mapping[tuple[str, str], Rows[Pair]]  # by (split, task), where there is a manifest
+    pairs: Mapping[tuple[str, str], list[Pair]]  # by (split, task), where there is a manifest
     logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
     models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
     batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
@@ -54,7 +53,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
     def read_table(path: Path) -> Mapping[str, Any]:
         return attempt(path.is_file(), lambda: table(read_json(path)), {})
 
-    def read_pairs(split: str, task: str) -> Rows[Pair] | None:
+    def read_pairs(split: str, task: str) -> list[Pair] | None:
         path = manifest_path(manifests, task, split)
         return attempt(path.is_file(), lambda: read_manifest(path), None)
 

@@ -18,6 +18,7 @@ from pbvs.evaluation.results import ImageScore, Results, number, table
 from pbvs.files import sha256
 from pbvs.report import charts, images
 from pbvs.report.evidence import AXES, Evidence
+from pbvs.seeds import evenly_spaced
 
 HISTOGRAM_IMAGES = 24  # images of a task whose levels are counted
 TEST_IMAGES = 4
@@ -151,7 +152,9 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
         if found:
             return [(heading, known[image.name], _measured(results, image)) for heading, image in found]
     made = predicted(evidence, "val", task, with_target=True) or predicted(evidence, "val", task)
-    return [(f"Image {i + 1}", pair, "not scored") for i, pair in enumerate(spread(made, UNSCORED_IMAGES))]
+    return [
+        (f"Image {i + 1}", pair, "not scored") for i, pair in enumerate(evenly_spaced(made, UNSCORED_IMAGES, ends=True))
+    ]
 
 
 def ranks(results: Results, task: str) -> dict[str, ImageScore]:
@@ -173,7 +176,7 @@ def predicted(evidence: Evidence, split: str, task: str, with_target: bool = Fal
         return bool(pair.target or not with_target) and evidence.run.prediction(split, task, pair.name).is_file()
 
     pairs = evidence.pairs.get((split, task))
-    return pairs.where(is_there) if pairs else ()
+    return [pair for pair in pairs or () if is_there(pair)]
 
 
 def find_pairs(pairs: Iterable[Pair], names: Sequence[str]) -> dict[str, Pair]:
@@ -190,13 +193,6 @@ def name_terms(results: Results) -> list[str]:
 def _measured(results: Results, image: ImageScore) -> str:
     parts = [f"{name} {image.metrics[term]:.3f}" for name, term in zip(name_terms(results), results.terms, strict=True)]
     return f"{image.score(results.terms):.3f}, the mean of {' and '.join(parts)}"
-
-
-def spread(items: Sequence[Pair], count: int) -> list[Pair]:
-    """Return up to `count` items evenly spaced over the whole sequence."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
 
 def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path | None) -> dict[str, Any]:
@@ -216,7 +212,7 @@ def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, An
     made = predicted(evidence, "val", task, with_target=True)
     counts: dict[int, NDArray[np.float64]] = {}
     used = 0
-    for pair in spread(made, HISTOGRAM_IMAGES) if root is not None else []:
+    for pair in evenly_spaced(made, HISTOGRAM_IMAGES, ends=True) if root is not None else []:
         opened = images.open_images(evidence.run, evidence.recipe, pair, root)
         if opened.prediction is None or opened.target is None or opened.prediction.shape[2] != opened.target.shape[2]:
             continue
@@ -300,7 +296,7 @@ def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, 
     made = predicted(evidence, "test", task)
     if not made:
         return None
-    strips = [_strip(evidence, pair, "", "", root) for pair in spread(made, TEST_IMAGES)]
+    strips = [_strip(evidence, pair, "", "", root) for pair in evenly_spaced(made, TEST_IMAGES, ends=True)]
     return {"task": task, "strips": strips, "count": len(made)}
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pbvs.challenge import TASKS
 from pbvs.data.headers import read_header
 from pbvs.data.images import SUFFIXES, read_image
-from pbvs.data.layout import Place, place_of
+from pbvs.data.layout import PathInfo, parse_path
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
+from pbvs.seeds import evenly_spaced
 
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 SAMPLE = 48  # training targets that are read for a task's brightness
@@ -55,7 +56,9 @@ class Inputs:
         """Return the mean level, 0..255, of a sample of 8-bit training targets, or None when there are none."""
         if self.root is None:
             return None
-        means = [_mean(inside(self.root, name)) for name in spread(self.targets.get(task, []), SAMPLE)]
+        means = [
+            _mean(inside(self.root, name)) for name in evenly_spaced(self.targets.get(task, []), SAMPLE, ends=True)
+        ]
         known = np.array([mean for mean in means if mean is not None], dtype=np.float64)
         return known if len(known) else None
 
@@ -66,13 +69,6 @@ def is_junk(name: str) -> bool:
     if "__MACOSX" in parts:
         return True
     return parts[-1].startswith(".") or parts[-1].lower() in JUNK_NAMES or parts[-1].endswith("~")
-
-
-def spread(items: list[str], count: int) -> list[str]:
-    """Return at most `count` items, evenly spread over all of them."""
-    if len(items) <= count:
-        return items
-    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
 
 
 def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> Inputs:
@@ -110,15 +106,15 @@ def from_data(root: Path, split: str = "test") -> Inputs:
     return inputs
 
 
-def _images(root: Path) -> Iterator[tuple[str, Place]]:
+def _images(root: Path) -> Iterator[tuple[str, PathInfo]]:
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for name in sorted(files):
             relative = (Path(folder) / name).relative_to(root).as_posix()
-            place = place_of(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
-            if isinstance(place, Place):
+            place = parse_path(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
+            if isinstance(place, PathInfo):
                 yield relative, place
 
 

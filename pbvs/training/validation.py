@@ -81,13 +81,6 @@ class Validator:
             return float(self.lpips(x, y))
 
 
-def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Return `count` of the pairs, evenly spread over their order, all when there are no more."""
-    if len(pairs) <= count:
-        return list(pairs)
-    return [pairs[number * len(pairs) // count] for number in range(count)]
-
-
 def _tensor(image: ImageArray) -> torch.Tensor:
     """Return an image as a tensor; one that came out of a decoder may not be written, which torch warns of."""
     return torch.from_numpy(np.require(image, requirements=["C_CONTIGUOUS", "WRITEABLE"]))

@@ -19,13 +19,14 @@ from pbvs.errors import PbvsError
 from pbvs.files import digest
 from pbvs.metrics.lpips import Lpips
 from pbvs.recipe import Augmentation
+from pbvs.seeds import evenly_spaced
 from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
 from pbvs.training.step import Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
-from pbvs.training.validation import Validator, spread
+from pbvs.training.validation import Validator
 from pbvs.translators.base import FitContext, ImageArray, Translator
 from pbvs.translators.inference import Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
@@ -176,7 +177,7 @@ class NetworkTranslator(Translator):
 
     def _validator(self, context: FitContext, lpips: Distance | None) -> Validator:
         return Validator(
-            spread([pair for pair in context.val if pair.target], self.stage.validation_images),
+            evenly_spaced([pair for pair in context.val if pair.target], self.stage.validation_images),
             lambda pair: open_pair(pair, context.root, context.recipe.radiometry),
             self.run,
             lpips,

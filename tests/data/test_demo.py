@@ -38,7 +38,7 @@ def test_it_has_every_wart_of_the_archives(demo: Path) -> None:
     assert catalog.unused == []
     assert {header.dtype for header in headers} == {"uint8", "uint16"}
     assert {header.crs for header in headers} == {"", "EPSG:32612", "EPSG:26912"}
-    assert any(entry.place.role == "mosaic" for entry in catalog.entries)
+    assert any(entry.info.role == "mosaic" for entry in catalog.entries)
     assert not any(path.is_dir() for path in (demo / "test").rglob("*target*"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbvs.data.layout import Place, date_of, natural_key, number_of, place_of
+from pbvs.data.layout import PathInfo, date_of, natural_key, number_of, parse_path
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,21 @@ from pbvs.data.layout import Place, date_of, natural_key, number_of, place_of
     ],
 )
 def test_both_spellings(path: str, modality: str, role: str, split: str, task: str) -> None:
-    place = place_of(path)
-    assert isinstance(place, Place)
+    place = parse_path(path)
+    assert isinstance(place, PathInfo)
     assert (place.modality, place.role, place.split, place.task) == (modality, role, split, task)
 
 
 def test_rgb_and_ir_of_one_moment_have_one_base() -> None:
-    places = [place_of(f"A/0_0/NAIP_2009_{name}.tiff") for name in ("rgb", "ir")]
-    assert len({place.base for place in places if isinstance(place, Place)}) == 1
-    assert isinstance(places[0], Place)
+    places = [parse_path(f"A/0_0/NAIP_2009_{name}.tiff") for name in ("rgb", "ir")]
+    assert len({place.base for place in places if isinstance(place, PathInfo)}) == 1
+    assert isinstance(places[0], PathInfo)
     assert places[0].location == "0_0"
 
 
 @pytest.mark.parametrize("path", ["loose.tiff", "A/0_0/preview.png", "A/0_0/mosiac.tiff"])
 def test_what_says_nothing_is_refused_with_a_reason(path: str) -> None:
-    assert isinstance(place_of(path), str)
+    assert isinstance(parse_path(path), str)
 
 
 @pytest.mark.parametrize(

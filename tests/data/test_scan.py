@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pbvs.data import catalog as catalog_module
-from pbvs.data.build import HEADERS, MEASURED, build_pairs
+from pbvs.data.build import build_pairs
+from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import scan
 from pbvs.data.headers import Header, read_header
 from pbvs.errors import UsageError
@@ -53,8 +54,7 @@ def test_a_second_run_reads_no_header_and_writes_the_same(
     build_pairs(small_full, tmp_path)
     assert seen == []
     assert everything(tmp_path) == first
-    for name in (HEADERS, MEASURED):
-        (tmp_path / name).unlink()
+    (tmp_path / CACHE_NAME).unlink()
     build_pairs(small_full, tmp_path)
     assert everything(tmp_path) == first
 
@@ -70,19 +70,21 @@ def test_only_what_changed_is_read_again(tree: Tree, tmp_path: Path, monkeypatch
     (tree.root / "A/two/s0_GEC.tiff").unlink()
     status = (tree.root / "A/two/s1_GEC.tiff").stat()
     os.utime(tree.root / "A/two/s1_GEC.tiff", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    catalog = scan(tree.root, tmp_path / HEADERS)
+    catalog = scan(tree.root, FileCache(tmp_path / CACHE_NAME, tree.root))
     assert sorted(seen) == ["A/one/a_rgb.tiff", "A/one/new_GEC.tiff", "A/two/s1_GEC.tiff"]
     assert {entry.path: entry.header.width for entry in catalog.entries}["A/one/a_rgb.tiff"] == 20
     assert [path for path, _ in catalog.unused] == ["A/two/broken_GEC.tiff"]
-    assert "two/s0" not in (tmp_path / HEADERS).read_text()
+    assert "two/s0" not in (tmp_path / CACHE_NAME).read_text()
 
 
-@pytest.mark.parametrize("text", ["", "headers 0\n", "headers 1\nA/one/a_rgb.tiff,1\n", "\x00\x01", "headers 1\n,,,\n"])
+@pytest.mark.parametrize(
+    "text", ["", "headers 0\n", "kind,path,stamp,value\n,A/one/a_rgb.tiff\n", "\x00\x01", "kind,path\n,,,\n"]
+)
 def test_a_damaged_memory_is_only_forgotten(tree: Tree, tmp_path: Path, text: str) -> None:
     tree.location("A", "one")
-    (tmp_path / HEADERS).write_text(text)
-    assert len(scan(tree.root, tmp_path / HEADERS).entries) == 4
-    assert len(scan(tree.root, tmp_path / HEADERS).entries) == 4
+    (tmp_path / CACHE_NAME).write_text(text)
+    assert len(scan(tree.root, FileCache(tmp_path / CACHE_NAME, tree.root)).entries) == 4
+    assert len(scan(tree.root, FileCache(tmp_path / CACHE_NAME, tree.root)).entries) == 4
 
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
@@ -114,7 +116,7 @@ def test_headers_of_the_stand_in_agree_with_its_description(standin: Path) -> No
     catalog = scan(standin)
     assert len(catalog.entries) == 1149
     assert catalog.junk == 2
-    crs = {entry.place.source.split("_")[2]: entry.header.crs for entry in catalog.entries if "Train" in entry.path}
+    crs = {entry.info.source.split("_")[2]: entry.header.crs for entry in catalog.entries if "Train" in entry.path}
     assert crs["NAIP"] == "EPSG:26914"
     sentinel = [entry.header for entry in catalog.entries if "Sentinel_" in entry.path]
     assert {header.nodata for header in sentinel if header.bands == 1} == {0.0}
