@@ -97,7 +97,7 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
     for column in ("name", "task", "split", "source"):
         for row in frame.index[frame[column] == ""]:
             yield row + 2, f"the column {column!r} is empty"
-    for column in frame:
+    for column in COLUMNS:
         for row in frame.index[frame[column].str.len() > LONGEST_CELL]:
             yield row + 2, f"the column {column!r} has more than {LONGEST_CELL} characters"
     for row, name in enumerate(frame["name"]):
