@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import aliases, devices
-from pbvs.challenge import TASKS, get_task
+from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.challenge.model import Challenge
 from pbvs.data.align import check_files, open_source
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, read_json, remove_all, sha256, sweep, visible_names, write_error, write_json, write_text
+from pbvs.files import digest, read_json, remove_all, sha256, sweep, visible_names, write_error, write_json
 from pbvs.locks import locked
 from pbvs.logs import say
-from pbvs.recipe import Recipe, Stage, TaskName, dump_recipe, load_recipe
+from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.translators import make_translator, translator_class
 from pbvs.translators.base import FitContext, Translator
@@ -54,7 +55,7 @@ def predict(
     instead = {"lpips_net": lpips_net, "deterministic": deterministic}
     chosen, place = _choose(recipe, run, submissions, instead)
     for task in tasks or ():
-        if get_task(task).name not in chosen.stages:
+        if task not in chosen.stages:
             raise UsageError(f"The recipe {chosen.name!r} has no stage for {task}; it has {', '.join(chosen.stages)}.")
     with _single_writer(place.folder):
         if recipe is None and run is not None:  # again: another command may have written it until the lock was had
@@ -81,15 +82,19 @@ class Job:
     jobs: int
     asked: frozenset[str]  # the tasks whose predictions are wanted
     retrain: bool  # make the models of the tasks asked for again
+    challenge: Challenge = field(init=False)
     loaded: dict[str, Translator] = field(default_factory=dict)
     made_from: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.challenge = load_challenge(self.recipe.challenge)
 
     def start(self) -> None:
         """Write down what the run is made of, after making sure that nothing made before would be lost."""
         self._refuse_to_overwrite()
         if devices.rank() == 0:
             sweep(self.run.folder)
-            write_text(self.run.recipe_file, dump_recipe(self.recipe))
+            self.run.write_recipe(self.recipe)
             self._write_provenance()
 
     def wanted(self) -> list[TaskName]:
@@ -121,8 +126,10 @@ class Job:
             "requires": [self.stage_digest(name) for name in stage.requires],
         }
         if self._class(task).learns:
-            unrelated = {"name", "description", "stages", "extra_data", "evaluation_size"}
+            unrelated = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
             shared = self.recipe.model_dump(mode="json", exclude=unrelated, exclude_defaults=True)
+            if self.recipe.challenge != DEFAULT:
+                shared["challenge"] = self.challenge.data_digest()
             parts |= {
                 "shared": aliases.original(shared),
                 "pairs": [self._manifest_digest(task, split) for split in ("train", "val")],
@@ -180,7 +187,7 @@ class Job:
         made_from = self.stage_digest(task)
         parts: dict[str, Translator] = {name: self.loaded[name] for name in stage.requires}
         device = devices.resolve_device(self.device if self._class(task).uses_device else "cpu")
-        translator = make_translator(get_task(task), stage, parts, device)
+        translator = make_translator(self.challenge.tasks[task], stage, parts, device)
         if is_done(record, made_from) and not (self._remakes(task) and self._class(task).learns):
             translator.load(record.parent)
         else:
@@ -270,7 +277,7 @@ class Job:
             pairs,
             lambda pair: open_source(pair, self.root, self.recipe.radiometry),
             lambda pair: self.run.prediction(split, task, pair.name),
-            size=None if native else TASKS[task].challenge_size,
+            size=None if native else self.challenge.tasks[task].challenge_size,
             what=f"{task} {split}",
             jobs=self.jobs,
         )

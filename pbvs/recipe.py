@@ -6,24 +6,16 @@ import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError, field_validator
+from pydantic import Field, GetPydanticSchema, ValidationError, field_validator, model_validator
 
 from pbvs import aliases
+from pbvs.challenge.loading import DEFAULT, load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, read_toml
+from pbvs.settings import Settings, explain
 
 BUILT_IN = Path(__file__).parent / "recipes"
-TaskName = Literal["sar2eo", "sar2rgb", "sar2ir", "rgb2ir"]
-
-
-class Settings(BaseModel):
-    """A table of a recipe: unknown keys are rejected, values never change after reading.
-
-    Models are recognised by what their recipe says beside the defaults: a default never changes, and a new setting's
-    leaves everything as it was, so that a newer version goes on with an older one's runs.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+TaskName = str  # of the recipe's challenge
 
 
 class Stage(Settings):
@@ -114,6 +106,7 @@ class Recipe(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     description: str = ""
+    challenge: str = DEFAULT  # whose tasks the stages are for: a name, or the path of a TOML file
     seed: int = Field(2024, ge=0, lt=2**63)
     evaluation_size: Literal["challenge", "native"] = "challenge"
     extra_data: bool = False
@@ -130,13 +123,26 @@ class Recipe(Settings):
         order_of(stages)
         return stages
 
+    @model_validator(mode="after")
+    def _serves(self) -> Recipe:
+        """Check that every stage is for a task of the challenge; its error is a sentence of its own."""
+        tasks = load_challenge(self.challenge).tasks
+        if wrong := [task for task in self.stages if task not in tasks]:
+            raise ValueError(
+                f"stages.{wrong[0]}: the challenge {self.challenge} has no such task; it has {', '.join(tasks)}"
+            )
+        return self
+
     def order(self) -> list[TaskName]:
         """Return the tasks in the order in which their stages can be made."""
         return order_of(self.stages)
 
     def digest(self) -> str:
-        """Return the SHA-256 of everything the recipe says."""
-        return digest(aliases.original(self.model_dump(mode="json")))
+        """Return the SHA-256 of everything the recipe and, unless it is the default, its challenge say."""
+        tables = self.model_dump(mode="json", exclude={"challenge"})
+        if self.challenge != DEFAULT:
+            tables["challenge"] = load_challenge(self.challenge).digest()
+        return digest(aliases.original(tables))
 
 
 def order_of(stages: dict[TaskName, Stage]) -> list[TaskName]:
@@ -175,7 +181,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             f"There is no recipe {str(name_or_path)!r}; give the path of a .toml file "
             f"or one of {', '.join(built_in_recipes())}."
         )
-    return parse_recipe(read_toml(path), str(path))
+    return read_recipe(path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe's file; a challenge that it names by path lies beside it, or below the working folder."""
+    tables = read_toml(path)
+    beside = path.parent / str(tables.get("challenge", DEFAULT))
+    if beside.suffix == ".toml" and beside.is_file():
+        tables["challenge"] = str(beside)
+    return parse_recipe(tables, str(path))
 
 
 def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
@@ -183,19 +198,7 @@ def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(aliases.recipe(tables))
     except ValidationError as error:
-        raise PbvsError(f"The recipe {where} cannot be used: {explain(error)}.") from None
-
-
-def explain(error: ValidationError) -> str:
-    """Return pydantic's findings as one clause: `stages.sar2eo.epochs: Input should be ...; ...`."""
-    parts = []
-    for finding in error.errors():
-        key = ".".join(str(part) for part in finding["loc"]) or "recipe"
-        message = finding["msg"]
-        if finding["type"] == "extra_forbidden":
-            message = "there is no such key; check its spelling"
-        parts.append(f"{key}: {message}")
-    return "; ".join(parts)
+        raise PbvsError(f"The recipe {where} cannot be used: {explain(error, '')}.") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pbvs import logs
 from pbvs.errors import PbvsError
-from pbvs.files import check_name, is_name, read_json, read_toml, write_json
+from pbvs.files import check_name, is_name, read_json, write_json, write_text
 
 if TYPE_CHECKING:
+    from pbvs.challenge import Challenge
     from pbvs.recipe import Recipe
 
 SUBMISSIONS = Path("submissions")
@@ -43,6 +44,11 @@ class Run:
     def recipe_file(self) -> Path:
         """The resolved recipe."""
         return self.folder / "recipe.toml"
+
+    @property
+    def challenge_file(self) -> Path:
+        """The challenge, where it is a team's own: the recipe names it by this file's name."""
+        return self.folder / "challenge.toml"
 
     @property
     def provenance_file(self) -> Path:
@@ -86,9 +92,25 @@ class Run:
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raise PbvsError when there is no such run."""
         self.existing()
-        from pbvs.recipe import parse_recipe  # pydantic, which no --help should wait for
+        from pbvs.recipe import read_recipe  # pydantic, which no --help should wait for
 
-        return parse_recipe(read_toml(self.recipe_file), str(self.recipe_file))
+        return read_recipe(self.recipe_file)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe, resolved, and beside it the challenge when that is a team's own."""
+        from pbvs.challenge.loading import dump_challenge, load_challenge
+        from pbvs.recipe import dump_recipe
+
+        if Path(recipe.challenge).suffix == ".toml":
+            write_text(self.challenge_file, dump_challenge(load_challenge(recipe.challenge)))
+            recipe = recipe.model_copy(update={"challenge": self.challenge_file.name})
+        write_text(self.recipe_file, dump_recipe(recipe))
+
+    def challenge(self) -> Challenge:
+        """Read the challenge that the run is for; raise PbvsError when there is no such run."""
+        from pbvs.challenge.loading import load_challenge
+
+        return load_challenge(self.recipe().challenge)
 
 
 def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:

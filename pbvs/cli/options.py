@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import SPLITS
 from pbvs.run import MANIFESTS, SUBMISSIONS
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -66,9 +66,7 @@ device = click.option("--device", default="auto", show_default=True, help="auto,
 jobs = click.option(
     "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores", help="Processes."
 )
-task = click.option(
-    "--task", "tasks", type=click.Choice(list(TASKS)), multiple=True, help="Only this task (repeatable)."
-)
+task = click.option("--task", "tasks", metavar="TASK", multiple=True, help="Only this task (repeatable).")
 split = click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True, help="Which split.")
 protocol = click.option(
     "--protocol", default="l2-lpips", show_default=True, help="How images are scored: a name or a .toml file."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import SPLITS
 from pbvs.cli import options
 
 if TYPE_CHECKING:
@@ -100,10 +100,11 @@ def package(
 def _say_plan(planned: Plan, with_readme: bool) -> None:
     from pbvs.submission.readme import write_readme
 
+    challenge = planned.run.challenge()
     for part in planned.parts:
         asked = f"{part.estimate(part.mode) / MEGABYTE:.1f} MB as {part.mode or 'they are'}"
         other = ""
-        if TASKS[part.task].target_channels == 1:
+        if challenge.tasks[part.task].target_channels == 1:
             sizes = (f"{part.estimate(mode) / MEGABYTE:.1f} MB as {mode}" for mode in ("L", "RGB") if mode != part.mode)
             other = f" (about {', '.join(sizes)})"
         click.echo(f"{part.task:8}{len(part.names):6} images from {part.run.name}, {asked}{other}")

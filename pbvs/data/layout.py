@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from pbvs.challenge import TASKS, Modality
+from pbvs.challenge import TASKS
 
 Role = Literal["image", "mosaic", "input"]
 
@@ -28,7 +28,7 @@ _SPLITS = {"train": "train", "validation": "val", "val": "val"}
 class PathInfo(NamedTuple):
     """What an image is, by its path alone."""
 
-    modality: Modality
+    modality: str
     source: str  # the archive: the folder that holds SAR and EO, or the locations
     location: str
     role: Role
@@ -108,7 +108,7 @@ def _chips(folders: list[str], low: list[str]) -> PathInfo | None:
         return PathInfo("sar", "/".join(folders[:-2]) or ".", "", "input", "test", task="sar2eo")
     if not tail or tail[-1] not in ("sar", "eo"):
         return None
-    modality: Modality = "sar" if tail[-1] == "sar" else "eo"
+    modality: str = "sar" if tail[-1] == "sar" else "eo"
     source = "/".join(folders[: len(tail) - 1]) or "."
     return PathInfo(modality, source, "", "image", split, task="sar2eo")
 
@@ -120,7 +120,7 @@ def _stack(folder: str, stem: str, suffix: str) -> PathInfo | str:
     found = list(_MODALITY.finditer(stem))
     date = date_of(stem)
     if found:
-        modality: Modality = "rgb" if found[-1].group(1).lower() == "rgb" else "ir"
+        modality: str = "rgb" if found[-1].group(1).lower() == "rgb" else "ir"
         base = stem[: found[-1].start()] + stem[found[-1].end() :]
         return PathInfo(modality, source, location, role, "train", base=base, date=date)
     if role == "mosaic":

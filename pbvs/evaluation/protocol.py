@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_toml
-from pbvs.recipe import Settings, explain
+from pbvs.settings import Settings, explain
 
 BUILT_IN = Path(__file__).parent / "protocols"
 DEFAULT = "l2-lpips"

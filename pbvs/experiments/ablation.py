@@ -22,8 +22,9 @@ from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.protocol import DEFAULT, load_protocol
 from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
-from pbvs.recipe import Recipe, Settings, TaskName, explain, load_recipe, parse_recipe
+from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
+from pbvs.settings import Settings, explain
 
 SPLIT = "val"
 

@@ -164,7 +164,7 @@ class Inspection:
         """Return the width and height that a prediction should have, or None when it is not known."""
         if self.evaluation_size == "challenge":
             side = TASKS[item.task].challenge_size
-            return side, side
+            return None if side is None else (side, side)
         return None if self.inputs is None else self.inputs.size(item.task, item.stem)
 
 

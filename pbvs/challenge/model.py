@@ -1,0 +1,291 @@
+"""What a challenge fixes, as one file says it: modalities, tasks, folders, outputs, rules of a submission, scoring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from pbvs.challenge import Split
+from pbvs.errors import UsageError
+from pbvs.files import digest
+from pbvs.settings import Settings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Kind = Literal["radar", "optical", "thermal", "other"]
+Pairing = Literal["name", "base", "location"]
+Role = Literal["image", "mosaic", "input", "mask", "unused"]
+Container = Literal["png", "tiff", "npy"]
+Line = Literal["runtime", "cpu", "extra-data", "description", "text"]
+
+GROUPS = ("modality", "split", "task", "source", "location", "base", "date", "id")
+_GROUP = re.compile(r"(.+?)[2-9]?")  # base2, base3 ... are further parts of base
+
+
+class Modality(Settings):
+    """A kind of image: how many channels it has, what sensor it is from, and which numbers its files hold.
+
+    `bands` says which bands, from 0, a file of at least so many has them in: `{8 = [3, 2, 1]}`; else the first ones.
+    """
+
+    title: str = ""  # as tables and pages show it; without it the name in capitals
+    channels: int = Field(default=1, ge=1, le=16)
+    kind: Kind = "other"
+    dtype: str = Field(default="", pattern=r"^(u?int(8|16|32)|float(32|64))?$")  # of the files; empty: as they are
+    bands: dict[Annotated[int, Field(ge=1)], tuple[Annotated[int, Field(ge=0)], ...]] = Field(default_factory=dict)
+    range: tuple[float, float] | None = None  # the numbers that become 0 and 1; None: found from the data
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and not value[0] < value[1]:
+            raise ValueError(f"the first number must be below the second, not {value[0]:g} and {value[1]:g}")
+        return value
+
+
+class Task(Settings):
+    """One translation: what it makes of what, how big, and how its images are paired."""
+
+    source: str
+    target: str
+    size: Annotated[int, Field(ge=1, le=8192)] | Literal["native"] = "native"  # pixels a side that are evaluated
+    scale: int = Field(default=1, ge=1, le=16)  # with "native": of a prediction's side to its input's
+    pairing: Pairing = "name"
+    mosaics: bool = True  # with "location": a location's mosaics, where it has them, are its only targets
+    inputs: dict[Split, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)  # expected number of official inputs
+    folder: str = ""  # of its predictions in an archive, where that is not the task's name
+    container: Container | None = None  # the only one its images are written in; None: as for all tasks
+
+    _name: str = PrivateAttr("")
+    _modalities: tuple[Modality, Modality] = PrivateAttr()
+
+    @property
+    def name(self) -> str:
+        """The task's key in the challenge."""
+        return self._name
+
+    @property
+    def source_channels(self) -> int:
+        """Channels of an input image."""
+        return self._modalities[0].channels
+
+    @property
+    def target_channels(self) -> int:
+        """Channels of a target image."""
+        return self._modalities[1].channels
+
+    @property
+    def challenge_size(self) -> int | None:
+        """Pixels a side at which the challenge evaluates; None where that is each image's own size."""
+        return None if self.size == "native" else self.size
+
+
+class FilePattern(Settings):
+    """Which files are what: a glob and a regular expression on the path below the data root, with '/' between folders.
+
+    The regular expression must match the whole path. Its named groups say what a file is: modality, split, task,
+    source (the archive), location, base (what images of one moment share), date and id (the name without suffix);
+    `base2`, `base3` ... are added to `base`. `{tasks}` and `{modalities}` stand for the challenge's names. A key of a
+    group's name is the value where the expression has no such group or the group took nothing.
+    """
+
+    glob: str = "**"
+    regex: str = ""
+    ignore_case: bool = True
+    role: Role = "image"
+    reason: str = ""  # with role "unused": why such files are not used
+    modality: str = ""
+    split: Split | Literal[""] = ""
+    task: str = ""
+    source: str = ""
+    location: str = ""
+    tasks: tuple[str, ...] = ()  # the tasks that such images serve; empty: all that have the modality
+    find_date: bool = False  # the first date in the file's name counts where there is no group `date`
+    otherwise: bool = False  # only for files that no pattern above took
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)  # group -> what it took -> what that means
+
+    def groups(self) -> frozenset[str]:
+        """Return which of GROUPS the expression has."""
+        return frozenset(match[1] for name in re.compile(self._filled("x", "x")).groupindex if (match := _group(name)))
+
+    def expression(self, tasks: tuple[str, ...], modalities: tuple[str, ...]) -> re.Pattern[str]:
+        """Return the compiled expression for a challenge's names; one that takes every path where none is given."""
+        alike = [
+            "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) for names in (tasks, modalities)
+        ]
+        return re.compile(self._filled(*alike), re.IGNORECASE if self.ignore_case else 0)
+
+    def _filled(self, tasks: str, modalities: str) -> str:
+        text = self.regex or ".*"
+        return text.replace("{tasks}", f"(?:{tasks})").replace("{modalities}", f"(?:{modalities})")
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, regex: str) -> str:
+        try:
+            names = re.compile(regex.replace("{tasks}", "x").replace("{modalities}", "x")).groupindex
+        except re.error as error:
+            raise ValueError(f"this is no regular expression ({error})") from None
+        if unknown := [name for name in names if not _group(name)]:
+            raise ValueError(f"there is no group {unknown[0]!r}; the groups are {', '.join(GROUPS)}")
+        return regex
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> FilePattern:
+        if self.role == "unused":
+            return self
+        given = self.groups() | {key for key in ("modality", "split", "task") if getattr(self, key)}
+        needed = ("task", "split") if self.role == "input" else ("modality",) if self.role != "mask" else ()
+        for key in needed:
+            if key not in given:
+                raise ValueError(f"role {self.role!r} needs a group {key!r} in the regex, or a key {key!r}")
+        return self
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+
+def _group(name: str) -> re.Match[str] | None:
+    match = _GROUP.fullmatch(name)
+    return match if match and match[1] in GROUPS else None
+
+
+class Layout(Settings):
+    """Where a challenge's files lie: named patterns, of which the first that takes a file says what it is."""
+
+    description: str = ""
+    junk: tuple[str, ...] = ()  # globs on the names of files and folders that are skipped without a word
+    files: dict[Name, FilePattern] = Field(default_factory=dict)
+
+
+class HoldOut(Settings):
+    """What is kept from training for validation where the data have no validation targets of their own.
+
+    Whole locations where images have one, else blocks of files whose names end in consecutive numbers.
+    """
+
+    share: float = Field(default=0.15, ge=0, lt=1)
+    block: int = Field(default=1, ge=1)  # consecutive numbers that show one scene
+
+
+class Outputs(Settings):
+    """The files of a submission: format, number type, channels, range, and where each lies in the archive.
+
+    In `path` {task} is the task's folder, {id} the input's name without suffix, {name} the prediction's unique name,
+    {location} the input's location. `"{task}/{id}"` is a folder a task, `"{id}"` a flat archive; the suffix follows.
+    """
+
+    container: Container = "png"
+    accepts: tuple[Container, ...] = ()  # other containers that are scored too
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    channels: Literal["target", "gray", "rgb"] = "target"
+    range: tuple[float, float] | None = None  # what 0 and 1 are written as; None: the type's whole range
+    path: str = "{task}/{id}"
+
+    @field_validator("path")
+    @classmethod
+    def _placeholders(cls, path: str) -> str:
+        known = {"task", "id", "name", "location"}
+        found = re.findall(r"\{([^{}]*)\}", path)
+        if wrong := [name for name in found if name not in known]:
+            raise ValueError(f"{{{wrong[0]}}} is none of {{task}}, {{id}}, {{name}}, {{location}}")
+        if not {"id", "name"} & set(found):
+            raise ValueError("it must hold {id} or {name}, or all predictions would have one name")
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ValueError("it must stay inside the archive")
+        return path
+
+
+class ReadmeLine(Settings):
+    """One line of the readme, `label : value`; lines are read by their order."""
+
+    label: str
+    kind: Line = "text"
+    value: str = ""  # of a line of kind "text"
+    keyword: str = ""  # what tells the label from the others, in lower case; empty: the label itself
+
+
+class Submission(Settings):
+    """What an archive must be: its readme, how much it may hold, and how often one may be uploaded.
+
+    `readme` has the lines in their order; none: the archive has no readme. Limits of 0 are no limits.
+    """
+
+    readme_name: str = "readme.txt"
+    readme: tuple[ReadmeLine, ...] = ()
+    max_bytes: int = Field(default=0, ge=0)  # of the zip
+    max_file_bytes: int = Field(default=0, ge=0)  # of each file in it, unpacked
+    max_files: int = Field(default=0, ge=0)
+    files: tuple[str, ...] = ()  # globs of further files that may lie in the archive
+    a_day: int = Field(default=0, ge=0)  # uploads in a calendar day
+    in_all: int = Field(default=0, ge=0)
+    tasks: Literal["any", "all"] = "any"  # whether a task may be left out
+
+
+class Challenge(Settings):
+    """All that a challenge fixes; `load_challenge` reads one from `challenges/<name>.toml` or a file of one's own.
+
+    `protocol` is the scoring rule that is used where none is named: one of `protocols`, the challenge's own rules in
+    this file (as pbvs/evaluation/protocol.py reads them), or one that comes with the package.
+    """
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    links: dict[str, str] = Field(default_factory=dict)
+    dates: dict[str, str] = Field(default_factory=dict)
+    modalities: dict[Name, Modality] = Field(min_length=1)
+    tasks: dict[Name, Task] = Field(min_length=1)
+    layout: Layout = Layout()
+    hold_out: HoldOut = HoldOut()
+    outputs: Outputs = Outputs()
+    submission: Submission = Submission()
+    protocol: str = "l2-lpips"
+    protocols: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _refers(self) -> Challenge:
+        for name, task in self.tasks.items():
+            for key in ("source", "target"):
+                self._known(f"tasks.{name}.{key}", "modality", getattr(task, key), self.modalities)
+        for name, pattern in self.layout.files.items():
+            where = f"layout.files.{name}"
+            self._known(f"{where}.modality", "modality", pattern.modality, ("", *self.modalities))
+            self._known(f"{where}.task", "task", pattern.task, ("", *self.tasks))
+            for task_name in pattern.tasks:
+                self._known(f"{where}.tasks", "task", task_name, self.tasks)
+        return self
+
+    @staticmethod
+    def _known(key: str, what: str, name: str, names: Any) -> None:
+        if name not in names:
+            raise ValueError(f"{key}: there is no {what} {name!r}; there are {', '.join(filter(None, names))}")
+
+    def model_post_init(self, context: Any) -> None:
+        """Tell each task its name and modalities."""
+        for name, task in self.tasks.items():
+            task._name = name
+            if task.source in self.modalities and task.target in self.modalities:
+                task._modalities = self.modalities[task.source], self.modalities[task.target]
+
+    def task(self, name: str) -> Task:
+        """Return the task called `name`; raise UsageError naming those that there are when there is none."""
+        if name not in self.tasks:
+            raise UsageError(f"There is no task {name!r}; the tasks are {', '.join(self.tasks)}.")
+        return self.tasks[name]
+
+    def title_of(self, modality: str) -> str:
+        """Return a modality's name as tables and pages show it."""
+        return self.modalities[modality].title or modality.upper()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything the challenge says, defaults apart."""
+        return digest(self.model_dump(mode="json", exclude_defaults=True))
+
+    def data_digest(self) -> str:
+        """Return the SHA-256 of what decides how data become pairs: modalities, tasks, layout and hold-out."""
+        keys = {"modalities", "tasks", "layout", "hold_out"}
+        return digest(self.model_dump(mode="json", exclude_defaults=True, include=keys))
