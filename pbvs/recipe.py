@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, GetPydanticSchema, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, field_validator, model_validator
 
 from pbvs import aliases
 from pbvs.challenge.loading import DEFAULT, load_challenge
