@@ -262,6 +262,7 @@ class Job:
             "seconds": 0.0,
             "device": self.loaded[task].device,
             "evaluation_size": self.recipe.evaluation_size,
+            "input_grid": self.loaded[task].input_grid,
             "expected": len(pairs),
         }
         if devices.rank() == 0:

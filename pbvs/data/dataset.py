@@ -88,6 +88,10 @@ class ChipDataset(Dataset[Sample]):
         tensor = torch.from_numpy(np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
         return Sample(tensor[:split], tensor[split:-1], tensor[-1:])
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of each usable pair on its target's grid, as it is kept in the cache."""
+        return [(item.prepared.height, item.prepared.width) for item in self.items]
+
     def _limit(self, members: Sequence[int]) -> int:
         unlimited = self.augmentation is None or self.sampling.policy == "all" or not self.sampling.pairs_per_location
         return len(members) if unlimited else self.sampling.pairs_per_location

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.devices import rank, world_size
 from pbvs.training import distributed
@@ -65,7 +66,8 @@ class Validator:
         opened = self.open_pair(self.pairs[index])
         if opened.target is None:
             return torch.zeros(2)
-        prediction = np.rint(self.translate(network, [opened.source])[0] * 255) / np.float32(255)
+        made = resize(self.translate(network, [opened.source])[0], *opened.target.shape[:2])
+        prediction = np.rint(made * 255) / np.float32(255)
         if len(self.strips) < STRIPS:
             self.strips.append((opened.source, prediction, opened.target))
         rmse = float(np.sqrt(np.mean((prediction - opened.target) ** 2, dtype=np.float64)))

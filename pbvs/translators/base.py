@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Task
+from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe, Stage
 
@@ -52,8 +53,21 @@ class Translator(ABC):
         """Learn from pairs; called again after an interruption it goes on where it stopped."""
 
     @abstractmethod
+    def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Translate (H, W, C_source) float32 images in [0, 1] to (H', W', C_target), at the sizes that suit the method.
+
+        Whoever wants another size resamples this once, instead of what was resampled already.
+        """
+
     def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Translate (H, W, C_source) float32 images in [0, 1] to (H, W, C_target) of the same height and width."""
+        made = self.render(images)
+        return [resize(result, *image.shape[:2]) for result, image in zip(made, images, strict=True)]
+
+    @property
+    def input_grid(self) -> dict[str, Any] | None:
+        """What inputs are brought to before they are translated (`inference.Grid`); None: inputs stay as they are."""
+        return None
 
     @abstractmethod
     def save(self, folder: Path) -> None:

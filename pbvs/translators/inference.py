@@ -1,21 +1,77 @@
-"""How a network translates an image of any size: padded, never resized; in tiles only where memory asks for it."""
+"""How a network translates an image of any size: on the grid it was trained on, padded, in tiles only where it must."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pbvs.data.images import resize
 from pbvs.networks.pix2pixhd import reflected
 
 Image = NDArray[np.float32]
 Forward = Callable[[Tensor], Tensor]
 TILE_STEP = 0.5  # of a tile's side between neighbours at most, as nnU-Net does
 LEAST_WEIGHT = 1e-3  # of a tile's corner, so that no pixel is without weight
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The sizes of the images that a network was trained on; an input is brought to one of them before the network.
+
+    A network knows textures by their size in pixels: an input of half the resolution is another kind of image to it.
+    An image's side is the root of its area. `whole`: images were resized to squares of one side for training.
+    """
+
+    least: float
+    most: float
+    whole: bool = False
+
+    @classmethod
+    def of(cls, sizes: Sequence[tuple[int, int]], whole: int = 0) -> Grid | None:
+        """Return the grid of training images of these (height, width), None without any; `whole`: their square's side.
+
+        The smallest and largest twentieth are left out, so that a few odd images do not make everything usual.
+        """
+        if whole:
+            return cls(whole, whole, whole=True)
+        if not sizes:
+            return None
+        least, most = np.quantile([math.sqrt(height * width) for height, width in sizes], (0.05, 0.95))
+        return cls(float(least), float(most))
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any] | None) -> Grid | None:
+        """Return the grid that a model file states; None where it states none."""
+        return cls(**table) if table else None
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size at which an image of (height, width) goes through the network.
+
+        >>> Grid(256, 512).size(100, 400), Grid(256, 512).size(300, 400)
+        ((128, 512), (300, 400))
+        """
+        if self.whole:
+            return round(self.most), round(self.most)
+        side = math.sqrt(height * width)
+        scale = min(max(side, self.least), self.most) / side
+        if abs(scale - 1) < 0.01:  # not worth a resampling
+            return height, width
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def bring(self, image: Image) -> Image:
+        """Return (H, W, C) in [0, 1] on the grid, antialiased."""
+        return resize(image, *self.size(*image.shape[:2]))
+
+    def table(self) -> dict[str, Any]:
+        """Return what `read` reads."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

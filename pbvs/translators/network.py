@@ -28,7 +28,7 @@ from pbvs.training.step import Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator
 from pbvs.translators.base import FitContext, ImageArray, Translator
-from pbvs.translators.inference import Inference, pixel_budget, translate
+from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
@@ -55,6 +55,12 @@ class NetworkTranslator(Translator):
     def augmentation(self) -> Augmentation:
         """How chips are changed before each use."""
         return Augmentation()
+
+    @property
+    def input_grid(self) -> dict[str, Any] | None:
+        """The sizes that the network was trained on, as its file says; None where inputs stay as they are."""
+        table: dict[str, Any] | None = self.facts.get("grid")
+        return table if self.stage.input_grid == "trained" else None
 
     @property
     def schedule(self) -> Schedule:
@@ -101,15 +107,17 @@ class NetworkTranslator(Translator):
         self.load(context.folder)
         self._choose_flips(context, validator)
 
-    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
-        """Translate (H, W, C_source) images in [0, 1] to (H, W, C_target), whole where memory allows."""
+    def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Translate (H, W, C_source) images in [0, 1] to (H', W', C_target) on the grid that the network knows."""
         return self.run(self._loaded(), images, dihedral=bool(self.facts.get("flips")))
 
     def run(self, network: nn.Module, images: Sequence[ImageArray], *, dihedral: bool = False) -> list[ImageArray]:
-        """Translate images with any network of this configuration."""
+        """Translate images with any network of this configuration, brought onto the grid of its training before."""
         config = self.config
         how = Inference(config.multiple, pixel_budget(self.stage.inference_memory, config.width), dihedral)
-        inputs = [with_channels(image, config.source_channels) for image in images]
+        grid = Grid.read(self.input_grid)
+        on_grid = images if grid is None else [grid.bring(image) for image in images]
+        inputs = [with_channels(image, config.source_channels) for image in on_grid]
         outputs = translate(network, inputs, how, self.device)
         return [with_channels(image, self.task.target_channels) for image in outputs]
 
@@ -139,6 +147,7 @@ class NetworkTranslator(Translator):
         """Return `facts` with what the model is for and the recipe's stage that made it."""
         return {
             **facts,
+            "grid": self.facts.get("grid"),
             "task": self.task.name,
             "method": self.method,
             "stage": self.stage.model_dump(mode="json"),
@@ -173,7 +182,10 @@ class NetworkTranslator(Translator):
                 sampling=recipe.sampling,
             )
 
-        return distributed.main_first(prepare)
+        chips = distributed.main_first(prepare)
+        grid = Grid.of(chips.sizes(), self.stage.size if recipe.chips.mode == "whole" else 0)
+        self.facts = {**self.facts, "grid": grid.table() if grid else None}
+        return chips
 
     def _validator(self, context: FitContext, lpips: Distance | None) -> Validator:
         return Validator(

@@ -54,8 +54,9 @@ def predict_pairs(
         for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch):
             outcome.failures += [result for _, result in group if isinstance(result, str)]
             good = [(pair, result) for pair, result in group if not isinstance(result, str)]
-            for (pair, _), made in zip(good, translator.translate([p for _, p in good]), strict=True):
-                pending.append(writers.submit(_write, target(pair), made, size))
+            for (pair, image), made in zip(good, translator.render([image for _, image in good]), strict=True):
+                shape = image.shape[:2] if size is None else (size, size)
+                pending.append(writers.submit(_write, target(pair), made, shape))
             while len(pending) > 2 * batch:
                 pending.popleft().result()
             outcome.images += len(good)
@@ -72,8 +73,8 @@ def _try_read(read: Callable[[Pair], ImageArray], pair: Pair) -> tuple[Pair, Ima
         return pair, str(error)
 
 
-def _write(path: Path, image: ImageArray, size: int | None) -> None:
-    write_png(path, to_uint8(image if size is None else resize(image, size, size)))
+def _write(path: Path, image: ImageArray, shape: tuple[int, ...]) -> None:
+    write_png(path, to_uint8(resize(image, *shape)))
 
 
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:

@@ -19,7 +19,7 @@ class NetworkStage(Stage):
     # What may change and training still goes on from its state; any other change makes it another training.
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"epochs", "half_rate_epochs", "decay_epochs", "validate_every", "validation_images", "patience", "keep"}
-        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic"}
+        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic", "input_grid"}
     )
 
     init_from: TaskName | None = None
@@ -43,6 +43,7 @@ class NetworkStage(Stage):
     patience: int = Field(0, ge=0)  # validations without a better score before training stops; 0: never
     keep: Literal["best", "last"] = "best"  # which epoch's network translates
     save_minutes: float = Field(10.0, ge=0)  # between training states inside an epoch; 0: after every step
+    input_grid: Literal["trained", "native"] = "trained"  # inputs are brought to the sizes trained on, or not
     test_time_flips: Literal["never", "always", "auto"] = "never"  # auto: when it scores better on validation
     inference_memory: float = Field(4.0, gt=0)  # GiB of activations that translating may take before it tiles
 

@@ -30,7 +30,7 @@ def test_grayscale_does_not_change_its_input() -> None:
 class Inverse(Grayscale):
     """Stands for a first stage: three channels from one, inverted."""
 
-    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+    def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         return [np.repeat(1 - image, 3, axis=2) for image in images]
 
 

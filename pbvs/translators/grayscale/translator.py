@@ -70,7 +70,7 @@ class Grayscale(Translator):
     def fit(self, context: FitContext) -> None:
         """Nothing is learnt."""
 
-    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+    def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Return each image's grayscale, (H, W, 1) in [0, 1]."""
         return [grayscale(image, **self.tone) for image in images]
 
@@ -100,6 +100,11 @@ class Cascade(Grayscale):
     uses_device: ClassVar[bool] = True
     stage: CascadeStage
 
-    def translate(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+    def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Return (H, W, 1) in [0, 1] for each image (paper, section 3.6)."""
-        return super().translate(self.parts[self.stage.first].translate(images))
+        return super().render(self.parts[self.stage.first].render(images))
+
+    @property
+    def input_grid(self) -> dict[str, Any] | None:
+        """The first model's."""
+        return self.parts[self.stage.first].input_grid
