@@ -48,7 +48,9 @@ AnyStage = Annotated[Stage, GetPydanticSchema(_any_stage)]
 
 # auto: the rule that build-pairs found and wrote into the manifest; the others are explained in data/intensity.py.
 NUMBER = r"-?\d{1,20}(\.\d{0,20})?([eE][-+]?\d{1,2})?"
-RULE_PATTERN = rf"^(auto|full|full:{NUMBER}|(percentile|window|power-db|amplitude-db):{NUMBER}:{NUMBER})$"
+RULE_PATTERN = (
+    rf"^(auto|(full(:{NUMBER})?|(percentile|window|power-db|amplitude-db):{NUMBER}:{NUMBER})(,nodata:{NUMBER})?)$"
+)
 Rule = Annotated[str, Field(pattern=RULE_PATTERN)]
 Policy = Literal["random", "nearest-date", "all"]
 
@@ -60,13 +62,16 @@ class Radiometry(Settings):
     eo: Rule = "auto"
     rgb: Rule = "auto"
     ir: Rule = "auto"
+    archives: dict[str, dict[str, Rule]] = Field(default_factory=dict)  # archive -> modality -> rule, before the others
 
-    def rule(self, modality: str, found: str = "") -> str:
-        """Return the rule for a modality: the recipe's own, else the one `found` in the manifest, else full."""
-        own: str = getattr(self, modality)
-        if own != "auto":
-            return own
-        return found or "full"
+    def rule(self, modality: str, found: str = "", path: str = "") -> str:
+        """Return the rule for an image of a modality at `path`, relative to the data root.
+
+        It is the recipe's own for the archive (a folder of the path), else for the modality, else the one `found` in
+        the manifest, else full.
+        """
+        rules = [own.get(modality, "auto") for name, own in self.archives.items() if f"/{name}/" in f"/{path}"]
+        return next((rule for rule in (*rules, getattr(self, modality)) if rule != "auto"), found or "full")
 
 
 class Chips(Settings):

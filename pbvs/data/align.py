@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import get_task
-from pbvs.data.geometry import Window, overlap_window
-from pbvs.data.headers import Header, header_of, read_header
-from pbvs.data.images import image_errors, open_tiff, read_image, resize
-from pbvs.data.intensity import Image, to_unit
+from pbvs.data.geometry import Window, overlap_window, turns
+from pbvs.data.headers import Header, read_header
+from pbvs.data.images import read_samples, resize
+from pbvs.data.intensity import Image, bands_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.files import inside
@@ -36,27 +36,15 @@ class Raster:
 
 
 def read_raster(path: Path, modality: str, rule: str) -> Raster:
-    """Read an image in [0, 1] by `rule`; where its mask or no-data says so, or it has no numbers, it is not valid."""
-    stored, header, mask = _read(path)
-    valid = known(stored, header.nodata)
-    if mask is not None:
-        valid &= mask
-    return Raster(to_unit(stored, modality, rule, valid), valid, header)
+    """Read a modality's bands of an image in [0, 1] by `rule`, and which pixels hold data.
 
-
-def known(stored: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
-    """Return which pixels of (H, W, B) hold data: finite in every band, and not no-data in all of them."""
-    valid = np.ones(stored.shape[:2], np.bool_)
-    bands = [stored[:, :, band] for band in range(stored.shape[2])]  # band by band: much quicker than all(axis=2)
-    if not np.issubdtype(stored.dtype, np.integer):
-        for band in bands:
-            valid &= np.isfinite(band)
-    if nodata is not None and np.isfinite(nodata):
-        missing = bands[0] == nodata
-        for band in bands[1:]:
-            missing &= band == nodata
-        valid &= ~missing
-    return valid
+    Raises PbvsError when the file is damaged or declares what cannot be read, ReadError when the disk fails.
+    """
+    samples = read_samples(path, lambda header: bands_of(header, modality))
+    valid = samples.valid
+    if (told := holds_data(samples.values, rule)) is not None:
+        valid = valid & told
+    return Raster(to_unit(samples.values, rule, valid), valid, samples.header)
 
 
 def warp(source: Raster, target: Header, window: Window, shift: tuple[float, float] = (0.0, 0.0)) -> Raster:
@@ -70,8 +58,7 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
 
     shape = (window.height, window.width)
     how = {
-        "src_crs": source.header.crs,
-        "src_transform": affine(source.header),
+        **_place(source.header, target),
         "dst_crs": target.crs,
         "dst_transform": affine(target, window.top + shift[0], window.left + shift[1]),
         "resampling": Resampling.bilinear,
@@ -87,32 +74,25 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
     return Raster(pixels.astype(np.float32), valid, target)
 
 
+def _place(source: Header, target: Header) -> dict[str, Any]:
+    """Return where the source lies in rasterio's words; degrees are counted as the target's are, by whole turns."""
+    from rasterio.control import GroundControlPoint
+
+    turn = 360.0 * turns(source, target)
+    if not source.gcps:
+        transform = source.transform
+        moved = source._replace(transform=(*transform[:2], transform[2] + turn, *transform[3:]))
+        return {"src_crs": source.crs, "src_transform": affine(moved)}
+    points = [source.gcps[index : index + 4] for index in range(0, len(source.gcps), 4)]
+    return {"src_crs": source.crs, "gcps": [GroundControlPoint(row, col, x + turn, y) for col, row, x, y in points]}
+
+
 def resample(source: Raster, height: int, width: int) -> Raster:
     """Resample an image that has the same footprint to a new size with antialiasing."""
     if source.pixels.shape[:2] == (height, width):
         return source
     valid = resize(source.valid[:, :, None].astype(np.float32), height, width)[:, :, 0] > 0.99
     return Raster(resize(source.pixels, height, width), valid, source.header)
-
-
-def _read(path: Path) -> tuple[NDArray[np.generic], Header, NDArray[np.bool_] | None]:
-    """Return stored pixels (H, W, B), the header, and the file's own mask where it has one."""
-    if path.suffix.lower() == ".png":
-        return read_image(path), read_header(path), None
-    with image_errors(path), open_tiff(path) as file:
-        header = header_of(file)
-        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2)), header, _own_mask(file)
-
-
-def _own_mask(file: Any) -> NDArray[np.bool_] | None:
-    """Return the mask that a TIFF holds beside its bands; a fourth band is no mask, whatever its tag says."""
-    from rasterio.enums import MaskFlags
-
-    flags = file.mask_flag_enums[0]
-    if MaskFlags.per_dataset not in flags or MaskFlags.alpha in flags:
-        return None
-    mask: NDArray[np.bool_] = file.read_masks(1) > 0
-    return mask
 
 
 def move(source: Raster, down: float, across: float) -> Raster:
@@ -184,7 +164,7 @@ def check_files(pairs: list[Pair], root: Path) -> None:
 
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     modality = get_task(pair.task).source
-    source = read_raster(inside(root, pair.source), modality, radiometry.rule(modality, pair.source_rule))
+    source = read_raster(inside(root, pair.source), modality, radiometry.rule(modality, pair.source_rule, pair.source))
     if not pair.target:
         return source
     target = read_header(inside(root, pair.target))
@@ -195,7 +175,7 @@ def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     modality = get_task(pair.task).target
-    target = read_raster(inside(root, pair.target), modality, radiometry.rule(modality, pair.target_rule))
+    target = read_raster(inside(root, pair.target), modality, radiometry.rule(modality, pair.target_rule, pair.target))
     if pair.alignment != "georeference":
         return target
     return target.cut(_window(pair, read_header(inside(root, pair.source)), target.header))

@@ -103,7 +103,10 @@ def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, s
 def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
     pair, source, target = work
     task = get_task(pair.task)
-    rules = [radiometry.rule(task.source, pair.source_rule), radiometry.rule(task.target, pair.target_rule)]
+    rules = [
+        radiometry.rule(task.source, pair.source_rule, pair.source),
+        radiometry.rule(task.target, pair.target_rule, pair.target),
+    ]
     sized = size if chips.mode != "crop" else 0
     return digest([VERSION, source, target, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized])
 

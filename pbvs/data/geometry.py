@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pbvs.data.georeference import Point, corners, is_geographic, project
 from pbvs.data.headers import Header
 
-Point = tuple[float, float]
 Key = tuple[str, tuple[float, ...], int, int]  # CRS, transform, width, height
 SMALL = 1.0  # degrees: within so much, longitude and latitude may be taken as a plane
 
@@ -24,22 +24,40 @@ class Window:
     width: int
 
 
-def corners(header: Header) -> list[Point]:
-    """Return the image's corners in its own CRS, in order around it."""
-    a, b, c, d, e, f = header.transform
-    ends = ((0, 0), (header.width, 0), (header.width, header.height), (0, header.height))
-    return [(a * x + b * y + c, d * x + e * y + f) for x, y in ends]
+def _outline(header: Header, crs: str, longitude: float | None = None) -> list[Point]:
+    """Return an image's corners in a CRS, around it; degrees without a jump at 180, and near `longitude` if given."""
+    points = project(corners(header.transform, header.width, header.height), header.crs, crs)
+    if not is_geographic(crs):
+        return points
+    points = _together(points, header.crs)
+    return points if longitude is None else _near_to(points, [(longitude, 0.0)])
 
 
-def project(points: Sequence[Point], source: str, target: str) -> list[Point]:
-    """Return points in another CRS; points that have no place there become infinite."""
-    if source == target:
-        return list(points)
-    from rasterio.crs import CRS
-    from rasterio.warp import transform
+def _together(points: list[Point], crs: str) -> list[Point]:
+    """Return longitudes and latitudes without a jump at 180 degrees; those of a grid in degrees have none."""
+    if is_geographic(crs) or not all(math.isfinite(x) for x, _ in points):
+        return points
+    return [(x - 360 * round((x - points[0][0]) / 360), y) for x, y in points]
 
-    x, y = zip(*points, strict=True)
-    return list(zip(*transform(CRS.from_user_input(source), CRS.from_user_input(target), x, y), strict=True))
+
+def _near_to(points: list[Point], others: Sequence[Point]) -> list[Point]:
+    """Return longitudes and latitudes on the same turn around the globe as others."""
+    away = _middle(others)[0] - _middle(points)[0]
+    if not math.isfinite(away) or abs(away) < 180:
+        return points
+    return [(x + 360 * round(away / 360), y) for x, y in points]
+
+
+def _middle(points: Sequence[Point]) -> Point:
+    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+
+
+def turns(source: Header, target: Header) -> int:
+    """Return how many times 360 degrees are to be added to the source's longitudes so that they are the target's."""
+    if not (source.georeferenced and is_geographic(source.crs)):
+        return 0
+    there, here = (_middle(_outline(header, source.crs))[0] for header in (target, source))
+    return round((there - here) / 360) if math.isfinite(there) else 0
 
 
 def pixel_corners(source: Header, target: Header) -> list[Point]:
@@ -47,7 +65,7 @@ def pixel_corners(source: Header, target: Header) -> list[Point]:
     a, b, c, d, e, f = target.transform
     determinant = a * e - b * d
     result = []
-    for x, y in project(corners(source), source.crs, target.crs):
+    for x, y in _outline(source, target.crs, _middle(_outline(target, target.crs))[0]):
         dx, dy = x - c, y - f
         result.append(((e * dx - b * dy) / determinant, (a * dy - d * dx) / determinant))
     return result
@@ -111,9 +129,10 @@ class Footprints:
         self._corners: dict[Key, list[Point]] = {}
         self._overlaps: dict[tuple[Key, Key], float] = {}
         for crs, members in by_crs.items():
-            points = project([point for header in members for point in corners(header)], crs, "EPSG:4326")
+            ends = [point for header in members for point in corners(header.transform, header.width, header.height)]
+            points = project(ends, crs, "EPSG:4326")
             for index, header in enumerate(members):
-                self._corners[_key(header)] = points[4 * index : 4 * index + 4]
+                self._corners[_key(header)] = _together(points[4 * index : 4 * index + 4], crs)
 
     def place(self, header: Header) -> list[Point]:
         """Return the image's corners as (longitude, latitude)."""
@@ -127,7 +146,8 @@ class Footprints:
         return self._overlaps[key]
 
     def _overlap(self, source: Header, target: Header) -> float:
-        over, under = self.place(source), self.place(target)
+        under = self.place(target)
+        over = _near_to(self.place(source), under)
         if not all(max(axis) - min(axis) < SMALL for axis in zip(*over, *under, strict=True)):
             return overlap(source, target) if _near(over, under) else 0.0
         (x0, y0), (x1, y1), _, (x3, y3) = under

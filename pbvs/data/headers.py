@@ -1,32 +1,110 @@
-"""What an image's first bytes say: size, bands, number type and georeference, without reading its pixels."""
+"""What an image file declares: size, bands, samples, validity and georeference, without reading its pixels.
+
+Formats are opened by an allow-list, each by the library's driver of that format alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import struct
-from collections.abc import Sequence
-from functools import lru_cache
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pbvs.data.images import check_readable, check_size, gdal, one_line, open_tiff
+import numpy as np
+from PIL import Image
+
+from pbvs.data.georeference import SideFiles, from_side_files, georeference_of, read_side_files
 from pbvs.errors import PbvsError, ReadError
 
+DRIVERS = {
+    ".png": "PNG",
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jp2": "JP2OpenJPEG",
+}
+SUFFIXES = frozenset(DRIVERS)
+OTHER_FORMATS = frozenset(
+    (
+        ".bil",
+        ".bip",
+        ".bmp",
+        ".bsq",
+        ".dng",
+        ".exr",
+        ".gif",
+        ".grd",
+        ".h5",
+        ".hdf",
+        ".hdr",
+        ".heic",
+        ".img",
+        ".j2k",
+        ".jpf",
+        ".jpx",
+        ".mat",
+        ".nc",
+        ".ntf",
+        ".npy",
+        ".npz",
+        ".pgm",
+        ".ppm",
+        ".raw",
+        ".safe",
+        ".vrt",
+        ".webp",
+    )
+)  # images that people have and that are not read
+MAX_SIDE = 8192  # the largest image of the archives has 3240 pixels a side
+MAX_PIXELS = 40_000_000
+MAX_BANDS = 16  # Sentinel-2 has 13
+MAX_BLOCK = 1 << 29  # bytes of a block, which is decoded as a whole
+LARGE, THIN = 16_000_000, 100  # more pixels than the first need a byte of the file for so many of them
+_ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 128}  # no side files; MiB
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+_PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
+_PNG_ALPHA = {4: 2, 6: 4}
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SUBFILE = 258, 262, 274, 254  # TIFF's tags
+_MIN_IS_WHITE, _PALETTE = 0, 3
+_CONVERTED = (5, 6, 8, 9, 10)  # CMYK, YCbCr and L*a*b*, which the library turns into red, green and blue
+_PLAIN = (1, 2, 34892)
+_BAND_NUMBER = re.compile(r"b0?(\d{1,2})(?![\da])", re.IGNORECASE)
+_SENTINEL = {2: "blue", 3: "green", 4: "red", 8: "nir"}
+_WORDS = {
+    "nir": re.compile(r"\b(nir|n|near[\s_-]*infra-?red)\b"),
+    "red": re.compile(r"\b(red|r)\b(?![\s_-]*edge)"),
+    "green": re.compile(r"\b(green|g)\b"),
+    "blue": re.compile(r"\b(blue|b)\b"),
+}
 
 
 class Header(NamedTuple):
-    """Size, bands and number type of an image, and its georeference where it has one."""
+    """What a file says of itself."""
 
-    width: int
+    width: int  # pixels, upright
     height: int
-    bands: int
-    dtype: str
-    crs: str = ""  # EPSG code or WKT; empty where there is none
+    bands: int  # of colour or measurement: pages count, alpha does not
+    dtype: str  # of a sample as it is stored: uint8, int16, float32, complex_int16 ...
+    crs: str = ""  # EPSG code or WKT; empty where there is no whole georeference
     transform: tuple[float, ...] = ()  # a b c d e f: x = a col + b row + c, y = d col + e row + f
     nodata: float | None = None
+    bits: int = 0  # that a sample has, where they are fewer than its type's
+    photometric: str = ""  # "palette" or "min-is-white", where a sample is not what is seen
+    colours: tuple[str, ...] = ()  # red, green, blue, nir or "" of each band, where they are not in the usual order
+    alpha: int = 0  # the stored band, from 1, that says which pixels hold data
+    pages: tuple[int, ...] = ()  # the directories, from 1, of a TIFF whose pages are its bands
+    orientation: int = 1  # TIFF's and EXIF's way of saying which corner comes first
+    scales: tuple[float, ...] = ()  # scale and offset of each band: value = scale * sample + offset
+    gcps: tuple[float, ...] = ()  # column, row, x, y of control points; `transform` is then only near them
+    origin: str = ""  # where the georeference comes from, or which half of one is there
+    extra_pages: int = 0  # pages that are not read
 
     @property
     def georeferenced(self) -> bool:
@@ -35,18 +113,15 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path, size: int | None = None) -> Header:
-    """Read an image's header; raise PbvsError when it is empty, truncated, of another format or too large.
+    """Read an image's header; `size` is the file's in bytes, when it is known already.
 
-    `size` is the file's in bytes, when it is known already.
+    Raises PbvsError when it is empty, truncated, of another format or too large, ReadError when the disk fails.
     """
-    try:
+    with image_errors(path):
         size = path.stat().st_size if size is None else size
         if size == 0:
             raise OSError("the file is empty")
-        return _png_header(path, size) if path.suffix.lower() == ".png" else _tiff_header(path, size)
-    except (OSError, ValueError, struct.error) as error:
-        check_readable(path, error)
-        raise PbvsError(f"The image {path} cannot be read ({error}); fetch it again or take it out.") from None
+        return png_header(path, size) if path.suffix.lower() == ".png" else _library_header(path, size)
 
 
 def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str | ReadError]:
@@ -60,60 +135,317 @@ def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | 
 
 def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadError:
     try:
-        return read_header(Path(f"{root}/{path}"), size)
+        return _read_twice(Path(f"{root}/{path}"), size)
     except ReadError as error:
         return error
     except PbvsError as error:
         return str(error).replace(f"{root}/", "")
 
 
-def _png_header(path: Path, size: int) -> Header:
+def _read_twice(path: Path, size: int) -> Header:
+    """Read a header, once more if it seems damaged: a disk that failed for a moment must not be remembered so."""
+    try:
+        return read_header(path, size)
+    except ReadError:
+        raise
+    except PbvsError:
+        return read_header(path, size)
+
+
+# --- Opening, and what goes wrong.
+
+
+@contextlib.contextmanager
+def image_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise while they read `path` into one sentence.
+
+    A PbvsError says that the file's bytes are at fault, a ReadError that the disk, the permissions or the memory are.
+    """
+    silence(Image.DecompressionBombWarning)  # check_size refuses sooner
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise _disk_error(path, error) from None
+        _read_through(path)
+        raise PbvsError(
+            f"The image {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
+        ) from None
+    except MemoryError:
+        raise ReadError(f"There is too little memory to read the image {path}; lower --jobs and run again.") from None
+
+
+def _read_through(path: Path) -> None:
+    """Raise ReadError when the system cannot give a file's bytes; the libraries do not tell that from damage."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise _disk_error(path, error) from None
+
+
+def _disk_error(path: Path, error: OSError) -> ReadError:
+    if isinstance(error, FileNotFoundError):
+        return ReadError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.")
+    return ReadError(
+        f"The image {path} cannot be read now ({error.strerror}); check the disk and its permissions, and run again."
+    )
+
+
+@contextlib.contextmanager
+def open_image(path: Path, page: int = 0) -> Iterator[Any]:
+    """Open an image with rasterio, by the driver of its suffix alone (a VRT could name any other file).
+
+    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the image is too large.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.io import DatasetReader
+
+    driver = DRIVERS.get(path.suffix.lower(), "GTiff")
+    name = f"GTIFF_DIR:{page}:{path}" if page else str(path)
+    try:
+        with gdal(), DatasetReader(name, driver=driver) as file:
+            check_size(path, file.width, file.height)
+            _check_bands(path, file)
+            yield file
+    except RasterioError as error:
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "it is gone", str(path)) from None
+        raise OSError(one_line(error)) from None
+
+
+def _check_bands(path: Path, file: Any) -> None:
+    if file.count > MAX_BANDS:
+        raise PbvsError(f"The image {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
+    rows, columns = file.block_shapes[0]
+    together = file.count if file.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
+    block = rows * columns * together * _width(file.dtypes[0])
+    if block > MAX_BLOCK:
+        raise PbvsError(f"The image {path} has blocks of {block >> 20} MiB, over the limit of {MAX_BLOCK >> 20} MiB.")
+
+
+def _width(dtype: str) -> int:
+    """Return the bytes of a sample."""
+    return 4 if dtype == "complex_int16" else np.dtype(dtype).itemsize
+
+
+@contextlib.contextmanager
+def gdal() -> Iterator[None]:
+    """Set GDAL to look for no side files, once around many images; a missing georeference is no warning."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    options = rasterio.env.getenv() if rasterio.env.hasenv() else {}
+    if all(options.get(key) == value for key, value in _ENVIRONMENT.items()):
+        yield
+        return
+    silence(NotGeoreferencedWarning)
+    with rasterio.Env(**_ENVIRONMENT):
+        yield
+
+
+def silence(category: type[Warning]) -> None:
+    """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
+    if not any(action == "ignore" and kind is category for action, _, kind, _, _ in warnings.filters):
+        warnings.simplefilter("ignore", category)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's cause as one line of at most 200 characters."""
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise PbvsError when an image says it is larger than the limits, or than its bytes can honestly fill."""
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side.")
+    if width * height > LARGE and (size := path.stat().st_size) * THIN < width * height:
+        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, more than its {size} bytes can show.")
+
+
+# --- PNG by its first bytes, as there may be a hundred thousand of them.
+
+
+def png_header(path: Path, size: int) -> Header:
+    """Return a PNG's header; raise OSError when it is none or its end is missing."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # for the two reads a file object costs more than they do
     try:
-        head, end = os.pread(handle, 29, 0), os.pread(handle, 12, max(0, size - 12))
+        head = os.pread(handle, 29, 0)
+        if head[:8] != _PNG or head[12:16] != b"IHDR":
+            raise OSError("it is no PNG")
+        if os.pread(handle, 12, max(0, size - 12)) != _PNG_END:
+            _find_png_end(handle, size)
     finally:
         os.close(handle)
-    if head[:8] != _PNG or head[12:16] != b"IHDR":
-        raise OSError("it is no PNG")
-    if end != _PNG_END:
-        raise OSError("it is truncated")
-    width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
-    if colour not in _PNG_BANDS or not width or not height:
+    width, height, depth, kind = struct.unpack(">IIBB", head[16:26])
+    if kind not in _PNG_BANDS or not width or not height:
         raise OSError("its PNG header is damaged")
     check_size(path, width, height)
-    return Header(width, height, _PNG_BANDS[colour], "uint16" if depth == 16 else "uint8")
+    dtype, photometric = "uint16" if depth == 16 else "uint8", "palette" if kind == 3 else ""
+    place = from_side_files(read_side_files(path), width, height)
+    return Header(
+        width, height, _PNG_BANDS[kind], dtype, place.crs, place.transform, photometric=photometric,
+        alpha=_PNG_ALPHA.get(kind, 0), gcps=place.gcps, origin=place.origin,
+    )  # fmt: skip
 
 
-def _tiff_header(path: Path, size: int) -> Header:
-    with open_tiff(path) as file:
-        _check_blocks(file, size)
-        return header_of(file)
+def _find_png_end(handle: int, size: int) -> None:
+    """Go from chunk to chunk to the last one, after which tools may write what they like; raise OSError without it."""
+    offset = len(_PNG)
+    while offset + 12 <= size:
+        length, kind = struct.unpack(">I4s", os.pread(handle, 8, offset))
+        if kind == b"IEND":
+            return
+        offset += 12 + length
+    raise OSError("it is truncated")
 
 
-def header_of(file: Any) -> Header:
-    """Return the header of an open rasterio dataset; raise OSError for a CRS that PROJ does not know."""
-    crs = crs_text(file.crs.to_wkt()) if file.crs else ""
-    transform = tuple(float(value) for value in tuple(file.transform)[:6]) if crs else ()
-    if transform and abs(transform[0] * transform[4] - transform[1] * transform[3]) < 1e-30:
-        raise OSError("its georeference has no extent")
-    nodata = None if file.nodata is None else float(file.nodata)
-    return Header(file.width, file.height, file.count, file.dtypes[0], crs, transform, nodata)
+# --- TIFF, JPEG and JPEG 2000 by the library.
 
 
-@lru_cache(maxsize=256)
-def crs_text(wkt: str) -> str:
-    """Return the short name of a CRS (EPSG:32614) or its WKT; raise OSError when nothing can be projected from it."""
-    from rasterio.crs import CRS
-    from rasterio.warp import transform
+def _library_header(path: Path, size: int) -> Header:
+    with open_image(path) as file:
+        if file.driver == "GTiff":
+            _check_blocks(file, size)
+        return header_of(file, path)
 
+
+def header_of(file: Any, path: Path) -> Header:
+    """Return the header of an open rasterio dataset; raise OSError naming what it declares and cannot be read."""
+    tags, pages, extra = _tiff_tags(path) if file.driver == "GTiff" else ({}, (), 0)
+    photometric = _photometric(file, tags)
+    alpha = _alpha(file)
+    numbers = [number for number in range(1, file.count + 1) if number != alpha]
+    side = _side_files(file, path)
+    place = georeference_of(file, side)
+    orientation = 1 if place.crs else _orientation(file, tags)
+    width, height = (file.width, file.height) if orientation < 5 else (file.height, file.width)
+    return Header(
+        width=width,
+        height=height,
+        bands=3 if photometric == "palette" else len(pages) or len(numbers),
+        dtype=file.dtypes[0],
+        crs=place.crs,
+        transform=place.transform,
+        nodata=side.nodata if file.nodata is None else float(file.nodata),
+        bits=0 if photometric == "palette" else _bits(file),
+        photometric=photometric,
+        colours=() if photometric else _colours(file, numbers),
+        alpha=alpha,
+        pages=pages,
+        orientation=orientation,
+        scales=_scales(file, numbers),
+        gcps=place.gcps,
+        origin=place.origin,
+        extra_pages=extra,
+    )
+
+
+def _side_files(file: Any, path: Path) -> SideFiles:
+    """Return what lies beside an image that does not say itself where it is."""
+    if (file.crs and not file.transform.is_identity) or file.gcps[0]:
+        return SideFiles()
+    return read_side_files(path)
+
+
+def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:
+    """Return the first directory's tags, the directories that are bands of one image, and how many are not read."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    directories = []
+    with path.open("rb") as file:
+        head = file.read(8)
+        directory = ImageFileDirectory_v2(head + file.read(8) if head[2:4] in (b"+\0", b"\0+") else head)
+        seen: set[int] = set()
+        while directory.next and directory.next not in seen and len(seen) < 4 * MAX_BANDS:
+            seen.add(directory.next)
+            file.seek(directory.next)
+            directory.load(file)
+            kept = (256, 257, _BITS, 277, 339, _PHOTOMETRIC, _ORIENTATION, _SUBFILE)
+            directories.append({tag: directory[tag] for tag in kept if tag in directory})
+    shapes = [tuple(tags.get(tag) for tag in (256, 257, _BITS, 277, 339)) for tags in directories]
+    main = [index for index, tags in enumerate(directories) if not tags.get(_SUBFILE, 0) & 5]  # no overview, no mask
+    alike = all(shapes[index] == shapes[0] for index in main) and (directories[0].get(277) or 1) == 1
+    if 1 < len(main) <= MAX_BANDS and alike:
+        return directories[0], tuple(index + 1 for index in main), 0
+    return directories[0], (), len(main) - 1
+
+
+def _photometric(file: Any, tags: dict[int, Any]) -> str:
+    declared = int(tags.get(_PHOTOMETRIC, 1))
+    colours = [colour.name for colour in file.colorinterp]
+    if (declared in _CONVERTED and colours[:3] == ["red", "green", "blue"]) or declared in _PLAIN:
+        return ""
+    if declared == _PALETTE and "palette" in colours:
+        return "palette"
+    if declared == _MIN_IS_WHITE and file.dtypes[0].startswith("uint"):
+        return "min-is-white"
+    raise OSError(f"its tag PhotometricInterpretation is {declared}, of {file.dtypes[0]} samples, which is not known")
+
+
+def _bits(file: Any) -> int:
+    """Return how many bits a whole number has where they are fewer than its type's; 0 elsewhere."""
+    if not file.dtypes[0].startswith("uint"):
+        return 0
+    bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 0))
+    return bits if 0 < bits < 8 * _width(file.dtypes[0]) else 0
+
+
+def _alpha(file: Any) -> int:
+    """Return the number of the band that is alpha, or 0.
+
+    GDAL calls the fourth band of 8 bits alpha unless it is told otherwise, so a band of a TIFF is alpha only when it
+    looks like one: mostly nothing or full, and not nothing everywhere.
+    """
+    from rasterio.enums import ColorInterp
+
+    if ColorInterp.alpha not in file.colorinterp:
+        return 0
+    number = int(file.colorinterp.index(ColorInterp.alpha)) + 1
+    if file.driver != "GTiff":
+        return number
+    seen = file.read(number, out_shape=(min(file.height, 256), min(file.width, 256)))
+    full = seen.max()
+    clear = (seen == 0) | (seen == full)
+    return number if full > 0 and clear.mean() > 0.5 else 0
+
+
+def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
+    """Return the colour of each band by its name, else by its interpretation; nothing when they are in usual order."""
+    names = [(file.descriptions[number - 1] or "").lower().replace("_", " ") for number in numbers]
+    found = [_named(name) for name in names]
+    codes = [_BAND_NUMBER.match(name) for name in names]
+    told = [int(code.group(1)) if code else 0 for code in codes]
+    if {2, 3, 4} <= set(told) and (1 not in told or len(told) > 4):  # B1 to B4 may be red, green, blue and infrared
+        found = [_SENTINEL.get(number, "") for number in told]
+    if not {"red", "green", "blue"} <= set(found):
+        found = [file.colorinterp[number - 1].name for number in numbers]
+        found = [name if name in _WORDS else "" for name in found]
+    if not any(found) or (found[:3] == ["red", "green", "blue"] and not any(found[3:])):
+        return ()
+    return tuple(found)
+
+
+def _named(text: str) -> str:
+    return next((colour for colour, words in _WORDS.items() if words.search(text)), "")
+
+
+def _orientation(file: Any, tags: dict[int, Any]) -> int:
+    told = tags.get(_ORIENTATION) or (file.tags().get("EXIF_Orientation") if file.driver == "JPEG" else 1)
     try:
-        crs = CRS.from_wkt(wkt)
-        transform(crs, CRS.from_epsg(4326), [0.0], [0.0])
-    except Exception as error:  # what PROJ refuses comes as private classes of rasterio without a common public one
-        reason = one_line(error)[:80]
-        raise OSError(f"its coordinate system is not known to PROJ: {reason}") from None
-    code = crs.to_epsg()
-    return f"EPSG:{code}" if code else wkt
+        number = int(told or 1)
+    except ValueError:
+        return 1
+    return number if 1 <= number <= 8 else 1
+
+
+def _scales(file: Any, numbers: Sequence[int]) -> tuple[float, ...]:
+    pairs = [(float(file.scales[number - 1]), float(file.offsets[number - 1])) for number in numbers]
+    usable = all(np.isfinite(pair).all() and pair[0] for pair in pairs)
+    if not usable or all(pair == (1.0, 0.0) for pair in pairs):
+        return ()
+    return tuple(value for pair in pairs for value in pair)
 
 
 def _check_blocks(file: Any, size: int) -> None:

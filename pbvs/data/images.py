@@ -1,147 +1,221 @@
-"""The only place that opens and writes image files, and that knows of bit depth, bands and formats."""
+"""Samples as a file declares them, with the pixels that hold data; and images written, resampled and quantised."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.errors import PbvsError, ReadError
+from pbvs.data.headers import MAX_PIXELS as MAX_PIXELS
+from pbvs.data.headers import MAX_SIDE as MAX_SIDE
+from pbvs.data.headers import SUFFIXES as SUFFIXES
+from pbvs.data.headers import Header, header_of, image_errors, open_image, png_header, silence
 from pbvs.files import atomic_path
 
-SUFFIXES = frozenset({".png", ".tif", ".tiff"})
-MAX_SIDE = 8192  # the largest image of the archives has 3240 pixels a side
-MAX_PIXELS = 40_000_000
-MAX_BANDS = 16  # Sentinel-2 has 13
-_NO_SIDE_FILES = ("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
+Chooser = Callable[[Header], list[int]]
+
+STRIP = 1 << 26  # bytes that are converted at a time
+
+
+class Samples(NamedTuple):
+    """An image's numbers as its file declares them, and which pixels hold data."""
+
+    values: NDArray[np.generic]  # (H, W, C): colours of a palette, amplitudes of complex numbers, white is large
+    valid: NDArray[np.bool_]  # (H, W)
+    header: Header
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
-    """Read a PNG or TIFF as it is stored: (H, W, C), the file's own number type.
+    """Read all bands of an image as they are declared: (H, W, C), for whole numbers in the file's own type.
 
-    Raises PbvsError when the file is missing, of another format, damaged or larger than the limits.
+    Raises PbvsError when the file is damaged, of another format or larger than the limits, ReadError when it is
+    missing or the disk fails.
+    """
+    return read_samples(path).values
+
+
+def read_samples(path: Path, choose: Chooser | None = None, side: int = 0) -> Samples:
+    """Read the bands (from 0) that `choose` names for the header, without it all bands that are no alpha.
+
+    With `side` at most so many pixels each way are read, spread evenly over the image. Raises as `read_image` does.
     """
     with image_errors(path):
         if path.suffix.lower() == ".png":
-            return _read_png(path)
-        return _read_tiff(path)
+            header = png_header(path, path.stat().st_size)
+            plain = _plain_png(path, header, choose)
+            if plain is not None:
+                some = _steps(header, side)
+                return Samples(plain[0][some], plain[1][some], header)
+        with open_image(path) as file:
+            header = header if file.driver == "PNG" else header_of(file, path)
+            bands = list(range(header.bands) if choose is None else choose(header))
+            values, valid = _Stored(file, path, header, bands).read(side)
+            return Samples(_upright(values, header), _upright(valid, header), header)
 
 
-@contextlib.contextmanager
-def image_errors(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise while they read `path` into a PbvsError with one sentence."""
-    _silence(Image.DecompressionBombWarning)  # check_size refuses sooner
-    try:
-        yield
-    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        check_readable(path, error)
-        raise PbvsError(
-            f"The image {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
-        ) from None
-
-
-def check_readable(path: Path, error: BaseException) -> None:
-    """Raise ReadError when `path` could not be read for a reason that does not follow from its bytes.
-
-    Libraries do not always pass on what the system said, so a file that failed is read once more, as bytes.
-    """
-    cause: BaseException | None = error if isinstance(error, OSError) and error.errno else None
-    try:
-        with path.open("rb") as file:
-            while cause is None and file.read(1 << 20):
-                pass
-    except OSError as failure:
-        cause = failure
-    if isinstance(cause, FileNotFoundError):
-        raise ReadError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
-    if cause is not None:
-        reason = getattr(cause, "strerror", None) or one_line(cause)
-        raise ReadError(f"The image {path} cannot be read ({reason}); check its permissions and its disk.") from None
-
-
-def _silence(category: type[Warning]) -> None:
-    """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
-    if not any(action == "ignore" and kind is category for action, _, kind, _, _ in warnings.filters):
-        warnings.simplefilter("ignore", category)
-
-
-def _read_png(path: Path) -> NDArray[np.generic]:
+def _plain_png(
+    path: Path, header: Header, choose: Chooser | None
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]] | None:
+    """Return the pixels of a PNG without any transparency, or None for what Pillow would not hand over whole."""
+    if header.alpha or (header.dtype == "uint16" and header.bands > 1):
+        return None
     with Image.open(path, formats=["PNG"]) as image:
-        check_size(path, *image.size)
-        if image.mode == "P":
-            image = image.convert("RGB")
+        if "transparency" in image.info:
+            return None
+        if image.mode in ("1", "P"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
         array = np.asarray(image)
-    return array[:, :, None] if array.ndim == 2 else array
+    array = array[:, :, None] if array.ndim == 2 else array
+    if choose is not None and (bands := choose(header)) != list(range(array.shape[2])):
+        array = array[:, :, bands]
+    return array, np.ones(array.shape[:2], np.bool_)
 
 
-def _read_tiff(path: Path) -> NDArray[np.generic]:
-    with open_tiff(path) as file:
-        return np.ascontiguousarray(np.moveaxis(file.read(), 0, 2))
+def _steps(header: Header, side: int) -> tuple[slice, slice]:
+    """Return every so manieth row and column, so that at most `side` of each are left."""
+    rows, columns = (-(-length // side) if side else 1 for length in (header.height, header.width))
+    return slice(rows // 2, None, rows), slice(columns // 2, None, columns)
 
 
-def read_centre(path: Path, side: int = 1024) -> tuple[NDArray[np.generic], float | None]:
-    """Read at most `side` pixels each way from the middle of an image, as `read_image` does, and its no-data value."""
-    if path.suffix.lower() == ".png":
-        return read_image(path), None
-    from rasterio.windows import Window
-
-    with image_errors(path), open_tiff(path) as file:
-        height, width = min(file.height, side), min(file.width, side)
-        window = Window((file.width - width) // 2, (file.height - height) // 2, width, height)
-        pixels = np.ascontiguousarray(np.moveaxis(file.read(window=window), 0, 2))
-        return pixels, None if file.nodata is None else float(file.nodata)
+def _upright(array: NDArray[Any], header: Header) -> NDArray[Any]:
+    """Return an array turned as the tag Orientation says."""
+    turns, flip = {2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}.get(
+        header.orientation, (0, 0)
+    )
+    turned = np.rot90(array, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if flip else turned)
 
 
-@contextlib.contextmanager
-def open_tiff(path: Path) -> Iterator[Any]:
-    """Open a GeoTIFF with rasterio, and nothing that only calls itself so (a VRT could name any other file).
+class _Stored:
+    """Reads some bands of an open file, a strip of rows at a time, so that no more than they need is in memory."""
 
-    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the image is too large.
+    def __init__(self, file: Any, path: Path, header: Header, bands: list[int]) -> None:
+        self.file, self.path, self.header, self.bands = file, path, header, bands
+        numbers = [number for number in range(1, file.count + 1) if number != header.alpha]
+        self.numbers = [1] if header.pages or header.photometric == "palette" else [numbers[band] for band in bands]
+        self.depth = (1 << (header.bits or 8 * np.dtype(file.dtypes[0]).itemsize)) - 1 if _is_unsigned(file) else 0
+
+    def read(self, side: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Return (H, W, C) and (H, W)."""
+        height, width = self.file.height, self.file.width
+        if side:
+            return self._part(None, (min(height, side), min(width, side)))
+        size = width * max(1, len(self.bands)) * max(4, np.dtype(self.file.dtypes[0].replace("_int16", "64")).itemsize)
+        rows = max(1, STRIP // size)
+        values = np.empty((height, width, len(self.bands)), self._dtype())
+        valid = np.empty((height, width), np.bool_)
+        for top in range(0, height, rows):
+            part = slice(top, min(top + rows, height))
+            values[part], valid[part] = self._part(((part.start, part.stop), (0, width)), (part.stop - top, width))
+        return values, valid
+
+    def _dtype(self) -> Any:
+        if self.header.photometric == "palette":
+            return np.uint8
+        stored = self.file.dtypes[0]
+        wide = stored.startswith("complex") or stored == "float64"
+        return np.float32 if wide or self.header.scales else np.dtype(stored)
+
+    def _part(self, window: Any, shape: tuple[int, int]) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        how = {"window": window, "out_shape": shape}
+        stack = {"window": window, "out_shape": (len(self.numbers), *shape)}
+        raw = self._pages(how) if self.header.pages else self.file.read(self.numbers, **stack)
+        valid = known(np.moveaxis(raw, 0, 2), self._nodata(), self.file.driver == "PNG")
+        for mask in self._masks(how):
+            valid &= mask
+        if self.header.photometric == "palette":
+            colours, clear = self._palette(raw[0])
+            return colours, valid & clear
+        return np.moveaxis(self._declared(raw), 0, 2), valid
+
+    def _pages(self, how: dict[str, Any]) -> NDArray[np.generic]:
+        pages = []
+        for band in self.bands:
+            with open_image(self.path, self.header.pages[band]) as page:
+                pages.append(page.read(1, **how))
+        return np.stack(pages)
+
+    def _nodata(self) -> list[float | None]:
+        told = [self.file.nodatavals[number - 1] for number in self.numbers]
+        told = [self.header.nodata if value is None else value for value in told]
+        return told * len(self.bands) if self.header.pages else told
+
+    def _declared(self, raw: NDArray[Any]) -> NDArray[np.generic]:
+        """Return (C, H, W) with min-is-white turned round, complex numbers as amplitudes, scaled as declared."""
+        if self.header.photometric == "min-is-white":
+            raw = np.array(self.depth, raw.dtype) - np.minimum(raw, np.array(self.depth, raw.dtype))
+        if np.iscomplexobj(raw):
+            raw = np.abs(raw)
+        with np.errstate(over="ignore"):
+            values: NDArray[np.generic] = raw.astype(self._dtype(), copy=False)
+        if self.header.scales:
+            pairs = np.array(self.header.scales).reshape(-1, 2)[self.bands].astype(np.float32)
+            values = values.astype(np.float32) * pairs[:, :1, None] + pairs[:, 1:, None]
+        return values
+
+    def _palette(self, index: NDArray[Any]) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        table = np.zeros((int(np.iinfo(index.dtype).max) + 1, 4), np.uint8)
+        colours = self.file.colormap(1)
+        table[list(colours)] = list(colours.values())
+        return table[index][:, :, self.bands], table[index, 3] > 0
+
+    def _masks(self, how: dict[str, Any]) -> Iterator[NDArray[np.bool_]]:
+        """Yield what says beside the bands which pixels hold data: alpha, masks in the file, a mask beside it."""
+        from rasterio.enums import MaskFlags
+
+        if self.header.alpha:
+            yield self.file.read(self.header.alpha, **how) > 0
+            return
+        flags = [set(self.file.mask_flag_enums[number - 1]) for number in self.numbers]
+        if any(flag == {MaskFlags.per_dataset} for flag in flags):
+            yield self.file.read_masks(1, **how) > 0
+        elif any(not flag for flag in flags):  # a plane of the mask for each band
+            for number in self.numbers:
+                yield self.file.read_masks(number, **how) > 0
+        else:
+            yield from self._beside(how)
+
+    def _beside(self, how: dict[str, Any]) -> Iterator[NDArray[np.bool_]]:
+        path = self.path.with_name(self.path.name + ".msk")
+        if not path.is_file():
+            return
+        with open_image(path) as mask:
+            if (mask.height, mask.width) != (self.file.height, self.file.width):
+                raise OSError(f"its mask {path.name} is {mask.width} x {mask.height} pixels, the image is not")
+            for number in self.numbers if mask.count == self.file.count else [1]:
+                yield mask.read(number, **how) > 0
+
+
+def _is_unsigned(file: Any) -> bool:
+    return bool(file.dtypes[0].startswith("uint"))
+
+
+def known(
+    stored: NDArray[np.generic], nodata: float | Sequence[float | None] | None, together: bool = False
+) -> NDArray[np.bool_]:
+    """Return which pixels of (H, W, B) hold data: finite in every band, and not no-data.
+
+    A pixel has no data where all its bands have the no-data value; for signed and floating-point numbers, of which that
+    is a value apart, where one of them has it (unless they only mean it `together`).
     """
-    from rasterio.errors import RasterioError
-    from rasterio.io import DatasetReader
-
-    try:
-        with gdal(), DatasetReader(str(path), driver="GTiff") as file:
-            check_size(path, file.width, file.height)
-            if file.count > MAX_BANDS:
-                raise PbvsError(f"The image {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
-            yield file
-    except RasterioError as error:
-        if not path.exists():
-            raise FileNotFoundError(path) from None
-        raise OSError(one_line(error)) from None
-
-
-@contextlib.contextmanager
-def gdal() -> Iterator[None]:
-    """Set GDAL to look for no side files, once around many images; a missing georeference is no warning."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    if rasterio.env.hasenv() and rasterio.env.getenv().get(_NO_SIDE_FILES[0]) == _NO_SIDE_FILES[1]:
-        yield
-        return
-    _silence(NotGeoreferencedWarning)
-    with rasterio.Env(**dict([_NO_SIDE_FILES])):
-        yield
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's cause as one line of at most 200 characters."""
-    return " ".join(str(error.__cause__ or error).split())[:200]
-
-
-def check_size(path: Path, width: int, height: int) -> None:
-    """Raise PbvsError when an image says it is larger than the limits."""
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side.")
+    valid = np.ones(stored.shape[:2], np.bool_)
+    bands = [stored[:, :, band] for band in range(stored.shape[2])]  # band by band: much quicker than all(axis=2)
+    if not np.issubdtype(stored.dtype, np.integer):
+        for band in bands:
+            valid &= np.isfinite(band)
+    values = list(nodata) if isinstance(nodata, Sequence) else [nodata] * len(bands)
+    if any(value is None or not np.isfinite(value) for value in values):
+        return valid
+    single = not together and stored.dtype.kind in "ifc" and all(values)
+    missing = bands[0] == values[0]
+    for band, value in zip(bands[1:], values[1:], strict=True):
+        missing = missing | (band == value) if single else missing & (band == value)
+    valid &= ~missing
+    return valid
 
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -202,6 +276,6 @@ def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[
     profile |= {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
     if crs:
         profile |= {"crs": crs, "transform": Affine(*transform)}
-    _silence(NotGeoreferencedWarning)
+    silence(NotGeoreferencedWarning)
     with atomic_path(path) as part, rasterio.open(part, "w", **profile) as file:
         file.write(np.moveaxis(image, 2, 0))

@@ -15,7 +15,8 @@ from pbvs.challenge import SPLITS, TASKS
 from pbvs.data.build import Builder, Pairs
 from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import Catalog, Entry, scan
-from pbvs.data.geometry import Footprints, Point
+from pbvs.data.geometry import Footprints
+from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key

@@ -2,53 +2,79 @@
 
 Rules: `full` divides by the type's largest value, `full:N` by N; `window:LOW:HIGH` maps LOW..HIGH to 0..1 (SAR in dB,
 reflectance in floats); `percentile:LOW:HIGH` takes LOW and HIGH from the image itself; `power-db:LOW:HIGH` and
-`amplitude-db:LOW:HIGH` take 10 or 20 times the logarithm to base 10 first.
+`amplitude-db:LOW:HIGH` take 10 or 20 times the logarithm to base 10 first. `,nodata:N` behind a rule says that N holds
+no data, though no tag of the files says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import Modality, load_challenge
 from pbvs.data.catalog import Catalog, Entry
-from pbvs.data.images import read_centre
-from pbvs.errors import PbvsError
+from pbvs.data.headers import Header
+from pbvs.data.images import read_samples
+from pbvs.errors import PbvsError, ReadError
 from pbvs.recipe import Radiometry
+from pbvs.seeds import evenly_spaced
 
 Image = NDArray[np.float32]
+Values = NDArray[np.float64]
 
 
-def to_unit(pixels: NDArray[np.generic], modality: str, rule: str, valid: NDArray[np.bool_] | None = None) -> Image:
-    """Return (H, W, C) float32 in [0, 1] of a file's (H, W, B) pixels by `rule`; what is no number becomes 0.
+class Rule(NamedTuple):
+    """A rule in its parts."""
+
+    kind: str
+    limits: tuple[float, ...]
+    nodata: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Return the rule that a text such as `window:-25:0,nodata:-9999` says."""
+        rule, _, nodata = text.partition(",nodata:")
+        kind, *limits = rule.split(":")
+        return cls(kind, tuple(map(float, limits)), float(nodata) if nodata else None)
+
+
+def to_unit(values: NDArray[np.generic], rule: str, valid: NDArray[np.bool_] | None = None) -> Image:
+    """Return (H, W, C) float32 in [0, 1] of a file's (H, W, C) numbers by `rule`; what is no number becomes 0.
 
     `valid` (H, W) says which pixels a percentile may look at.
     """
-    bands = select_bands(pixels, modality)
-    kind, *numbers = rule.split(":")
-    limits = [float(number) for number in numbers]
-    if kind == "full":
-        low, high = 0.0, limits[0] if limits else full_scale(bands.dtype)
-        values = bands.astype(np.float32)
-        if not low and np.issubdtype(bands.dtype, np.unsignedinteger):
-            return _shares(values, high)
-    else:
-        values = _logarithm(bands.astype(np.float32), kind)
-        low, high = _percentiles(values, valid, *limits) if kind == "percentile" else (limits[0], limits[1])
-    with np.errstate(invalid="ignore", over="ignore"):
-        unit = (values - np.float32(low)) / np.float32(max(high - low, 1e-12))
+    unit = _scaled(values, rule, valid)
     np.fmax(unit, np.float32(0), out=unit)  # of a number and NaN, fmax takes the number
     clipped: Image = np.minimum(unit, np.float32(1), out=unit)
     return clipped
 
 
-def _shares(values: Image, high: float) -> Image:
-    """Return what the general way gives for whole numbers from 0 on, in place: nothing to subtract, no NaN."""
-    values /= np.float32(max(high, 1e-12))
-    shares: Image = np.minimum(values, np.float32(1), out=values)
-    return shares
+def clipped_share(values: NDArray[np.generic], rule: str, valid: NDArray[np.bool_]) -> float:
+    """Return the share of the valid pixels' numbers that lie outside of what `rule` maps to [0, 1]."""
+    unit = _scaled(values, rule, valid)[valid]
+    return float(((unit < 0) | (unit > 1)).mean()) if unit.size else 0.0
+
+
+def _scaled(values: NDArray[np.generic], rule: str, valid: NDArray[np.bool_] | None) -> Image:
+    kind, limits, _ = Rule.parse(rule)
+    unit = values.astype(np.float32)
+    if kind == "full":
+        low, high = 0.0, limits[0] if limits else full_scale(values.dtype)
+    else:
+        unit = _logarithm(unit, kind)
+        low, high = _percentiles(unit, valid, *limits) if kind == "percentile" else (limits[0], limits[1])
+    with np.errstate(invalid="ignore", over="ignore"):
+        if low:
+            unit -= np.float32(low)
+        unit /= np.float32(max(high - low, 1e-12))
+    return unit
 
 
 def full_scale(dtype: np.dtype[np.generic]) -> float:
@@ -56,23 +82,35 @@ def full_scale(dtype: np.dtype[np.generic]) -> float:
     return float(np.iinfo(dtype.name).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
-def select_bands(pixels: NDArray[np.generic], modality: str) -> NDArray[np.generic]:
-    """Return the modality's bands of (H, W, B): (H, W, 3) for RGB, (H, W, 1) for SAR, EO and IR.
+def holds_data(values: NDArray[np.generic], rule: str) -> NDArray[np.bool_] | None:
+    """Return where (H, W, C) numbers are not what the rule knows to be no data; None where it knows nothing."""
+    nodata = Rule.parse(rule).nodata
+    if nodata is None:
+        return None
+    missing = values.astype(np.float32, copy=False) == np.float32(nodata)
+    return ~np.asarray(missing.all(axis=2))
 
-    Four bands are red, green, blue and near infrared, never an alpha channel. Eight and more are Sentinel-2's
-    order (B1 coastal, B2 blue, B3 green, B4 red ... B8 near infrared). Several bands of SAR: the first.
+
+def bands_of(header: Header, modality: str) -> list[int]:
+    """Return the bands (from 0) of an image that a modality has, as many as it has channels.
+
+    Bands that are named are taken by their names: red, green and blue, or the near infrared of a thermal modality. Of
+    others the challenge says which of at least how many they are; else they are the first, one of them as often as
+    needed. Several bands of SAR: the first.
     """
-    count = pixels.shape[2]
-    if modality == "rgb":
-        chosen = [3, 2, 1] if count >= 8 else [0, 1, 2] if count >= 3 else [0, 0, 0]
-    elif modality == "ir":
-        chosen = [7] if count >= 8 else [3] if count >= 4 else [0]
-    else:
-        chosen = [0]
-    first = chosen[0]
-    if chosen == list(range(first, first + len(chosen))):
-        return pixels[:, :, first : first + len(chosen)]  # a view, where a list of indices would copy
-    return pixels[:, :, chosen]
+    kind, count, colours = modality_of(modality), header.bands, header.colours
+    wanted = ("red", "green", "blue") if kind.channels == 3 else ("nir",) if kind.kind == "thermal" else ()
+    if wanted and set(wanted) <= set(colours):
+        return [colours.index(colour) for colour in wanted]
+    places = [kind.bands[least] for least in sorted(kind.bands) if least <= count]
+    if places and not (kind.channels == 1 and colours and colours[places[-1][0]] in ("red", "green", "blue")):
+        return list(places[-1])
+    return list(range(kind.channels)) if kind.channels <= count else [0] * kind.channels
+
+
+def modality_of(name: str) -> Modality:
+    """Return what the default challenge says of a modality."""
+    return load_challenge().modalities[name]
 
 
 def _logarithm(values: Image, kind: str) -> Image:
@@ -92,12 +130,19 @@ def _percentiles(values: Image, valid: NDArray[np.bool_] | None, low: float, hig
     return float(bottom), float(top)
 
 
-# --- The radiometry rule of every group of files (archive, modality, number type), found once and written down.
+# --- The rule of every group of files, found once from the training images and used unchanged for all others.
 
-SAMPLED = 16  # files of a group that are read
-DEPTHS = (1023, 4095, 16383)  # 10, 12 and 14 bits kept in a 16-bit file
+SAMPLED = 64  # training images of a modality and sample type that are looked at
+VALUES = 1 << 18  # numbers of them all
+SIDE = 256  # pixels each way of an image, spread over it
+APART = 8.0  # archives whose large values differ by more are of different sensors
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that whole numbers are kept in
+HEAVY = 4.0  # times the median that the 99th percentile of linear SAR lies above it, of scaled SAR it does not
+SPREAD = 8.0  # a window is better when the middle 98 % of the values fill less than this part of the depth
+RANGE = 40.0  # dB below the 99th percentile that a window reaches at most
+RARE = 2e-4  # share of values at either end that say nothing about a range: hot and dead pixels
 
-Group = tuple[str, str, str]  # archive, modality, number type
+Group = tuple[str, str, str]  # archive, modality, sample type
 
 
 @dataclass
@@ -108,7 +153,7 @@ class RuleBook:
 
     def rule(self, entry: Entry) -> str:
         """Return the rule of an image."""
-        return self.rules[_group(entry)]
+        return self.rules[group_of(entry)]
 
     def as_json(self) -> dict[str, str]:
         """Return the rules by group as one flat table."""
@@ -116,58 +161,205 @@ class RuleBook:
 
 
 def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
-    """Return the rule of every image: the recipe's for its modality, else what its group's numbers say."""
-    members: dict[Group, list[Entry]] = defaultdict(list)
+    """Return the rule of every image: the recipe's for its modality and archive, else the training images'.
+
+    All archives whose files have samples of one type and a like range share a rule, which is found from training images
+    spread evenly over archives and locations; validation and test inputs take the training images' rule.
+    """
+    members: dict[tuple[str, str], dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in catalog.entries:
-        members[_group(entry)].append(entry)
+        archive, modality, kind = group_of(entry)
+        members[modality, kind][archive].append(entry)
     book = RuleBook()
-    for group, entries in members.items():
-        own = radiometry.rule(group[1], "auto")
-        book.rules[group] = own if own != "auto" else _found(catalog, group, entries)
+    for (modality, kind), archives in members.items():
+        own = {archive: radiometry.rule(modality, "auto", f"{archive}/") for archive in archives}
+        found = _rules_of(catalog.root, archives, modality, kind) if "auto" in own.values() else {}
+        for archive, rule in own.items():
+            book.rules[archive, modality, kind] = found[archive] if rule == "auto" else rule
     return book
 
 
-def _group(entry: Entry) -> Group:
-    return entry.info.source, entry.info.modality, entry.header.dtype
+def group_of(entry: Entry) -> Group:
+    """Return the group whose images have one rule."""
+    return entry.info.source, entry.info.modality, sample_type(entry.header)
 
 
-def _found(catalog: Catalog, group: Group, entries: list[Entry]) -> str:
-    _, modality, dtype = group
-    if dtype == "uint8":
-        return "full"
-    step = max(1, len(entries) // SAMPLED)
-    samples = []
-    for entry in entries[::step][:SAMPLED]:
+def sample_type(header: Header) -> str:
+    """Return the type of an image's numbers: `uint16`, with the bits that are declared to be used `uint16:12`."""
+    if header.photometric == "palette":
+        return "uint8"
+    if header.scales:
+        return "float32"
+    return f"{header.dtype}:{header.bits}" if header.bits else header.dtype
+
+
+def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: str, kind: str) -> dict[str, str]:
+    """Return the rule of each archive whose images have samples of one type."""
+    if kind == "uint8":
+        return dict.fromkeys(archives, "full")
+    training = {name: [entry for entry in entries if _teaches(entry)] for name, entries in archives.items()}
+    training = {name: entries for name, entries in training.items() if entries}
+    if not training:
+        training = dict(archives)
+    each = max(4, SAMPLED // len(training))
+    seen = {name: _values(root, entries, modality, each) for name, entries in training.items()}
+    clusters = _clusters(seen)
+    rules = [rule_for(np.concatenate([seen[name] for name in names]), modality, kind) for names in clusters]
+    result = {name: rule for names, rule in zip(clusters, rules, strict=True) for name in names}
+    for name in archives.keys() - training.keys():
+        result[name] = rules[0]
+        if len(rules) > 1:
+            near = _nearest(_values(root, archives[name], modality, each), clusters, seen)
+            result[name] = rules[near]
+    return result
+
+
+def _teaches(entry: Entry) -> bool:
+    return entry.info.role != "input" and entry.info.split == "train"
+
+
+def _clusters(seen: Mapping[str, Values]) -> list[list[str]]:
+    """Return the archives that are of one sensor by the range of their values: all of them, in the usual case."""
+    levels = {name: level(values) for name, values in seen.items()}
+    clusters: list[list[str]] = []
+    for name in sorted(levels, key=lambda name: (levels[name], name)):
+        last = levels[clusters[-1][-1]] if clusters else (False, 0.0)
+        if clusters and last[0] == levels[name][0] and levels[name][1] <= APART * max(last[1], 1e-30):
+            clusters[-1].append(name)
+        else:
+            clusters.append([name])
+    return clusters
+
+
+def _nearest(values: Values, clusters: Sequence[Sequence[str]], seen: Mapping[str, Values]) -> int:
+    negative, top = level(values)
+    others = [level(np.concatenate([seen[name] for name in names])) for names in clusters]
+    distances = [(negative != other[0], abs(math.log(max(top, 1e-30) / max(other[1], 1e-30)))) for other in others]
+    return distances.index(min(distances))
+
+
+def level(values: Values) -> tuple[bool, float]:
+    """Return whether most values are negative, and how large the large ones are."""
+    nodata = undeclared_nodata(values)
+    values = values[values != nodata] if nodata is not None else values
+    if not values.size:
+        return False, 0.0
+    return bool(np.median(values) < 0), float(np.percentile(np.abs(values), 99))
+
+
+def _values(root: Path, entries: Sequence[Entry], modality: str, count: int) -> Values:
+    """Return numbers of at most `count` images that are spread evenly over their locations, as many of each."""
+    chosen = _spread(entries, count)
+    most = max(1, VALUES // max(len(chosen), 1))
+    parts = []
+    for entry in chosen:
         try:
-            pixels = select_bands(read_centre(catalog.root / entry.path)[0], modality)
+            samples = read_samples(root / entry.path, lambda header: bands_of(header, modality), SIDE)
+        except ReadError:
+            raise
         except PbvsError:
             continue
-        samples.append(pixels[np.isfinite(pixels) & (pixels != _nodata(entry))].ravel()[::7])
-    values = np.concatenate(samples) if samples else np.zeros(0)
-    return rule_for(values, modality, dtype)
+        numbers = samples.values[samples.valid].astype(np.float64).ravel()
+        parts.append(numbers[:: max(1, -(-numbers.size // most))])
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def rule_for(values: NDArray[np.generic], modality: str, dtype: str) -> str:
-    """Return the rule for numbers of a type, seen in a sample of a group's files.
+def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Return at most about `count` images, as many of each location, of locations spread evenly over all of them."""
+    by_location: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_location[entry.info.location or entry.path].append(entry)
+    chosen = evenly_spaced(list(by_location.values()), count)
+    each = -(-count // len(chosen))
+    return [entry for members in chosen for entry in evenly_spaced(members, each)]
 
-    Unsigned integers use the smallest of 10, 12, 14 and 16 bits that holds them. Floats within 0..1 are taken as they
-    are; SAR below zero is in dB already and gets the window -25..0 dB, other SAR is power. Everything else maps its
-    1st to 99th percentile.
+
+def rule_for(values: NDArray[np.generic], modality: str, kind: str) -> str:
+    """Return the rule for numbers of a sample type, seen in a sample of a group's files.
+
+    Whole numbers use the smallest of 8, 10, 12, 14 ... bits that holds them, and a window where they fill little of it.
+    Floats within 0..1 are taken as they are. SAR whose large values rise far above its median is linear, amplitude or
+    power, and gets a window in dB; SAR in dB or scaled already, and everything else, maps its 1st to 99th percentile.
     """
-    if values.size == 0:
+    numbers: Values = values.astype(np.float64)
+    nodata = undeclared_nodata(numbers)
+    if nodata is not None:
+        numbers = numbers[numbers != nodata]
+    if not numbers.size:
         return "full"
-    low, high = float(values.min()), float(values.max())
-    if dtype.startswith("uint"):
-        return next((f"full:{depth}" for depth in DEPTHS if dtype == "uint16" and high <= depth), "full")
-    if dtype.startswith("float") and low >= 0.0 and high <= 1.0:
+    rule = _radar(numbers, kind) if modality_of(modality).kind == "radar" else _plain(numbers, kind)
+    return rule if nodata is None else f"{rule},nodata:{_number(nodata)}"
+
+
+def _plain(values: Values, kind: str) -> str:
+    low, high = robust_range(values)
+    whole = kind.startswith("uint") or (low >= 0 and high > 1 and bool((values == np.rint(values)).all()))
+    if whole and not kind.startswith("int"):
+        return _depth(values, high, kind)
+    if low >= 0.0 and high <= 1.0 and not kind.startswith("int"):
         return "full"
-    if modality == "sar" and dtype.startswith("float"):
-        return "window:-25:0" if float(np.median(values.astype(np.float64))) < 0 else "power-db:-25:0"
+    return _window(values)
+
+
+def _depth(values: Values, high: float, kind: str) -> str:
+    """Return the rule for whole numbers from 0 on: the depth that holds them, or a window where they fill little."""
+    name, _, bits = kind.partition(":")
+    own = np.iinfo(name).bits if name.startswith("uint") else 64
+    depth = int(bits) if bits else next((depth for depth in DEPTHS if high < 2**depth and depth < own), own)
+    bottom, top = np.percentile(values, [1, 99])
+    if top - bottom < 2**depth / SPREAD and values.size > 100 and depth > 8:
+        return _window(values)
+    return "full" if depth == own else f"full:{2**depth - 1}"
+
+
+def _radar(values: Values, kind: str) -> str:
+    positive = values[values > 0]
+    middle, top = np.percentile(positive, [50, 99]) if positive.size else (0.0, 0.0)
+    if np.median(values) < 0 or (values < 0).mean() > 0.01:
+        return _window(values)  # dB
+    if top <= HEAVY * middle:
+        bottom = float(np.percentile(values, 1))
+        return _plain(values, kind) if kind.startswith("uint") or 1 / SPREAD < top - bottom <= 1 else _window(values)
+    power = kind.startswith("float") and middle < 1
+    decibels = (10 if power else 20) * np.log10(positive)
+    low, high = np.percentile(decibels, [1, 99])
+    return f"{'power' if power else 'amplitude'}-db:{max(low, high - RANGE):.2f}:{high:.2f}"
+
+
+def _window(values: Values) -> str:
+    low, high = np.percentile(values, [1, 99])
     if low == high:
-        return "full"
-    first, last = (f"{number:.6f}" for number in np.percentile(values.astype(np.float64), [1, 99]))
-    return f"window:{first}:{last}"
+        low, high = values.min(), values.max()
+    return "full" if low == high else f"window:{_number(low)}:{_number(high)}"
 
 
-def _nodata(entry: Entry) -> float:
-    return float("nan") if entry.header.nodata is None else entry.header.nodata
+def _number(value: float) -> str:
+    return f"{value:.6f}" if not value or 1e-2 <= abs(value) < 1e9 else f"{value:.9e}"
+
+
+def robust_range(values: Values) -> tuple[float, float]:
+    """Return the least and the largest value but for the few at either end that a broken pixel could be."""
+    rare = min(max(3, round(RARE * values.size)), values.size // 20)
+    ordered = np.partition(values, (rare, values.size - 1 - rare))
+    return float(ordered[rare]), float(ordered[values.size - 1 - rare])
+
+
+CONVENTIONS = (9999.0, 99999.0, 32767.0, 65535.0, 4294967295.0)  # that stand for no data above all others
+
+
+def undeclared_nodata(values: Values) -> float | None:
+    """Return the value that stands for no data though nothing says so: often there, and far away from all others."""
+    if values.size < 100:
+        return None
+    for value, share in ((float(values.min()), 5e-4), (float(values.max()), 5e-3)):
+        here = values == value
+        rest = values[~here]
+        if here.mean() < share or not rest.size:
+            continue
+        if value == values.max() and value not in CONVENTIONS and value < 1e19:
+            continue
+        bottom, top = np.percentile(rest, [1, 99])
+        gap = float(np.abs(rest - value).min())
+        if gap > 2 * (top - bottom) and gap > 0:
+            return value
+    return None

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import get_task
-from pbvs.data.align import known
 from pbvs.data.cache import FileCache
-from pbvs.data.images import gdal, read_centre
-from pbvs.data.intensity import to_unit
+from pbvs.data.headers import gdal
+from pbvs.data.images import read_samples
+from pbvs.data.intensity import bands_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import inside
@@ -29,6 +29,7 @@ from pbvs.seeds import evenly_spaced
 Counts = NDArray[np.float64]  # (64,): a histogram of brightness
 
 BINS = 64
+SIDE = 1024  # pixels each way of an image, spread over it
 SAMPLED = 24  # images of each task, split and role
 BRIGHTER = 1.25  # ratio of mean brightness from which a warning is given
 APART = 0.04  # and difference of the means, of 1
@@ -163,13 +164,14 @@ def _histogram(root: Path, want: Want) -> Counts | None:
     """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable image."""
     path = inside(root, want.path)
     try:
-        pixels, nodata = read_centre(path)
-        valid = known(pixels, nodata)
+        values, valid, _ = read_samples(path, lambda header: bands_of(header, want.modality), SIDE)
     except ReadError:
         raise
     except PbvsError:
         return None
-    unit = to_unit(pixels, want.modality, want.rule, valid).mean(axis=2)[valid]
+    if (told := holds_data(values, want.rule)) is not None:
+        valid = valid & told
+    unit = to_unit(values, want.rule, valid).mean(axis=2)[valid]
     return np.histogram(unit, BINS, (0.0, 1.0))[0].astype(np.float64)
 
 

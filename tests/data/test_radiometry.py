@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from pbvs.data.align import read_raster
 from pbvs.data.build import build_pairs
+from pbvs.data.headers import Header
 from pbvs.data.images import read_image, to_uint8, write_tiff
-from pbvs.data.intensity import rule_for, select_bands, to_unit
+from pbvs.data.intensity import bands_of, rule_for, to_unit
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.recipe import Radiometry
 from tests.data.conftest import Tree
@@ -34,22 +35,22 @@ EIGHT = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     ],
 )
 def test_every_type_gives_the_same_brightness(pixels: np.ndarray, rule: str) -> None:
-    unit = to_unit(pixels, "sar", rule)
+    unit = to_unit(pixels, rule)
     assert unit.dtype == np.float32
     assert np.array_equal(to_uint8(unit), EIGHT)
 
 
 def test_values_outside_and_no_numbers_stay_in_range() -> None:
     pixels = np.array([[[np.nan], [np.inf]], [[-np.inf], [7.0]]], np.float32)
-    assert to_unit(pixels, "sar", "full").ravel().tolist() == [0, 1, 0, 1]
-    assert to_unit(np.zeros((1, 1, 1), np.float32), "sar", "power-db:-25:0").ravel().tolist() == [0]
-    assert to_unit(np.full((2, 2, 1), 9, np.uint8), "sar", "percentile:2:98").max() <= 1
+    assert to_unit(pixels, "full").ravel().tolist() == [0, 1, 0, 1]
+    assert to_unit(np.zeros((1, 1, 1), np.float32), "power-db:-25:0").ravel().tolist() == [0]
+    assert to_unit(np.full((2, 2, 1), 9, np.uint8), "percentile:2:98").max() <= 1
 
 
 def test_a_percentile_looks_at_valid_pixels_only() -> None:
     pixels = np.array([[[0.0], [10.0], [20.0], [1000.0]]], np.float32)
     valid = np.array([[False, True, True, False]])
-    assert to_unit(pixels, "ir", "percentile:0:100", valid).ravel().tolist() == [0, 0, 1, 1]
+    assert to_unit(pixels, "percentile:0:100", valid).ravel().tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,7 @@ def test_a_percentile_looks_at_valid_pixels_only() -> None:
     ],
 )
 def test_four_bands_are_rgb_and_near_infrared(bands: int, modality: str, chosen: list[int]) -> None:
-    pixels = np.arange(bands, dtype=np.uint8).reshape(1, 1, bands)
-    assert select_bands(pixels, modality).ravel().tolist() == chosen
+    assert bands_of(Header(1, 1, bands, "uint8"), modality) == chosen
 
 
 def test_a_four_band_tiff_has_no_alpha(tmp_path: Path) -> None:
@@ -86,8 +86,9 @@ def test_a_four_band_tiff_has_no_alpha(tmp_path: Path) -> None:
         (np.array([0, 3000], np.uint16), "rgb", "full:4095"),
         (np.array([0, 60000], np.uint16), "rgb", "full"),
         (np.array([0.0, 0.9], np.float32), "sar", "full"),
-        (np.array([-20.0, -3.0, 1.0], np.float32), "sar", "window:-25:0"),
-        (np.array([0.001, 3.0], np.float32), "sar", "power-db:-25:0"),
+        (np.linspace(-30, -5, 101, dtype=np.float32), "sar", "window:-29.750000:-5.250000"),
+        (np.logspace(-3, 0.5, 351, dtype=np.float32), "sar", "power-db:-29.65:4.65"),
+        (np.logspace(0, 4, 401, dtype=np.float32), "sar", "amplitude-db:39.20:79.20"),
         (np.array([-5, 5], np.int16), "ir", "window:-4.900000:4.900000"),
         (np.array([], np.float32), "ir", "full"),
     ],

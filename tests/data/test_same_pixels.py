@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pbvs.data.align import known
-from pbvs.data.images import equal_bands, png_options, read_image, to_uint8, write_png
-from pbvs.data.intensity import select_bands, to_unit
+from pbvs.data.headers import Header
+from pbvs.data.images import equal_bands, known, png_options, read_image, to_uint8, write_png
+from pbvs.data.intensity import bands_of, to_unit
 from pbvs.translators.grayscale.translator import grayscale
 
 RNG = np.random.default_rng(8)
@@ -40,7 +40,8 @@ def plain_unit(pixels: np.ndarray, modality: str, low: float, high: float) -> np
 )
 def test_scaled_as_by_the_formula(pixels: np.ndarray, rule: str, low: float, high: float, modality: str) -> None:
     before = pixels.copy()
-    found = to_unit(pixels, modality, rule)
+    bands = bands_of(Header(7, 9, pixels.shape[2], pixels.dtype.name), modality)
+    found = to_unit(pixels[:, :, bands], rule)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, plain_unit(pixels, modality, low, high))
     np.testing.assert_array_equal(pixels, before)
@@ -51,8 +52,7 @@ def test_scaled_as_by_the_formula(pixels: np.ndarray, rule: str, low: float, hig
     [(3, "rgb", [0, 1, 2]), (12, "rgb", [3, 2, 1]), (1, "rgb", [0, 0, 0]), (4, "ir", [3]), (2, "sar", [0])],
 )
 def test_bands_are_those_of_the_list(count: int, modality: str, bands: list[int]) -> None:
-    pixels = RNG.integers(0, 99, (4, 5, count), dtype=np.uint8)
-    np.testing.assert_array_equal(select_bands(pixels, modality), pixels[:, :, bands])
+    assert bands_of(Header(5, 4, count, "uint8"), modality) == bands
 
 
 @pytest.mark.parametrize("nodata", [None, 0.0, float("nan")])

@@ -112,7 +112,7 @@ def test_radiometry_makes_numbers_of_what_is_none(rule: str) -> None:
         np.zeros((4, 4, 1), np.float32),
         np.array([[[NAN], [INF]], [[-INF], [1.0]]], np.float32),
     ):
-        unit = to_unit(pixels, "sar", rule)
+        unit = to_unit(pixels, rule)
         assert np.isfinite(unit).all() and unit.min() >= 0 and unit.max() <= 1
 
 

@@ -1,0 +1,245 @@
+"""Where an image says it lies on Earth: its own tags, control points or files beside it; whole, or not at all."""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Point = tuple[float, float]
+Transform = tuple[float, ...]  # a b c d e f: x = a col + b row + c, y = d col + e row + f
+
+LONGEST = 1 << 20  # bytes of a file beside an image
+AFFINE = 0.5  # pixels that control points may lie off an affine transform for it to stand in their place
+WORLD_FILES = {
+    ".png": (".pgw", ".pngw", ".wld"),
+    ".tif": (".tfw", ".tifw", ".wld"),
+    ".tiff": (".tfw", ".tiffw", ".wld"),
+    ".jpg": (".jgw", ".jpgw", ".wld"),
+    ".jpeg": (".jgw", ".jpegw", ".wld"),
+    ".jp2": (".j2w", ".jp2w", ".wld"),
+}
+SIDE_SUFFIXES = frozenset({".prj", ".xml", ".msk"}.union(*WORLD_FILES.values()))
+
+
+class Georeference(NamedTuple):
+    """A coordinate system with a transform into it; `origin` says where it comes from, or what is lacking."""
+
+    crs: str = ""
+    transform: Transform = ()
+    gcps: tuple[float, ...] = ()  # column, row, x, y of each control point, where no affine transform fits them
+    origin: str = ""
+
+
+class SideFiles(NamedTuple):
+    """What the files beside an image say: .aux.xml as GDAL writes it, a world file, a .prj."""
+
+    wkt: str = ""
+    transform: Transform = ()
+    points: tuple[float, ...] = ()
+    nodata: float | None = None
+    origin: str = ""
+
+
+def georeference_of(file: Any, side: SideFiles) -> Georeference:
+    """Return where an open rasterio dataset lies; what it does not say itself is taken from the files beside it.
+
+    Raises OSError when what it says cannot be: an unknown CRS, no extent, corners that have no place on Earth.
+    """
+    wkt = file.crs.to_wkt() if file.crs else ""
+    transform = () if file.transform.is_identity else tuple(float(value) for value in tuple(file.transform)[:6])
+    points: tuple[float, ...] = ()
+    origin = "tags"
+    if not transform and file.gcps[0] and file.gcps[1]:
+        wkt, origin = file.gcps[1].to_wkt(), "control points"
+        points = tuple(float(value) for gcp in file.gcps[0] for value in (gcp.col, gcp.row, gcp.x, gcp.y))
+    if not (wkt and (transform or points)):
+        beside = (side.wkt and not wkt) or ((side.transform or side.points) and not (transform or points))
+        wkt, transform, points = wkt or side.wkt, transform or side.transform, points or side.points
+        origin = side.origin if beside else origin
+    if wkt and (transform or points):
+        return _whole(wkt, transform, points, origin, file.width, file.height)
+    return Georeference(origin=_lacking(wkt, transform or points, file.rpcs))
+
+
+def from_side_files(side: SideFiles, width: int, height: int) -> Georeference:
+    """Return where an image without tags of its own lies by the files beside it; raises as `georeference_of` does."""
+    if side.wkt and (side.transform or side.points):
+        return _whole(side.wkt, side.transform, side.points, side.origin, width, height)
+    return Georeference(origin=_lacking(side.wkt, side.transform or side.points, None))
+
+
+def _lacking(wkt: str, grid: tuple[float, ...], rpcs: Any) -> str:
+    """Return which half of a georeference is there without the other."""
+    if wkt:
+        return "CRS without a transform"
+    if grid:
+        return "transform without a CRS"
+    return "RPCs alone" if rpcs else ""
+
+
+def _whole(
+    wkt: str, transform: Transform, points: tuple[float, ...], origin: str, width: int, height: int
+) -> Georeference:
+    crs = crs_text(wkt)
+    if not transform:
+        if len(points) < 12:
+            return Georeference(origin="fewer than three control points")
+        points = _unwrapped(points, crs)
+        transform, furthest = fit_affine(points)
+        points = points if furthest > AFFINE else ()
+    if not all(map(math.isfinite, transform)) or abs(transform[0] * transform[4] - transform[1] * transform[3]) < 1e-30:
+        raise OSError("its georeference has no extent")
+    _check_on_earth(crs, transform, width, height)
+    return Georeference(crs, transform, points, origin)
+
+
+def fit_affine(points: Sequence[float]) -> tuple[Transform, float]:
+    """Return the affine transform that fits control points best, and how many pixels the worst of them lies off."""
+    table = np.array(points, np.float64).reshape(-1, 4)
+    grid = np.column_stack([table[:, :2], np.ones(len(table))])
+    middle = table[:, 2:].mean(axis=0)  # coordinates are large, what differs is small
+    (a, d), (b, e), (c, f) = np.linalg.lstsq(grid, table[:, 2:] - middle, rcond=None)[0]
+    off = grid @ np.array([[a, d], [b, e], [c, f]]) + middle - table[:, 2:]
+    pixel = math.sqrt(max(abs(a * e - b * d), 1e-300))
+    return tuple(map(float, (a, b, c + middle[0], d, e, f + middle[1]))), float(np.hypot(*off.T).max() / pixel)
+
+
+def _unwrapped(points: tuple[float, ...], crs: str) -> tuple[float, ...]:
+    """Return control points in degrees without a jump of 360 between them."""
+    if not is_geographic(crs):
+        return points
+    table = np.array(points, np.float64).reshape(-1, 4)
+    table[:, 2] -= 360 * np.round((table[:, 2] - table[0, 2]) / 360)
+    return tuple(map(float, table.ravel()))
+
+
+@lru_cache(maxsize=1024)
+def crs_text(wkt: str) -> str:
+    """Return the short name of a CRS (EPSG:32614) where it says the same, else its WKT.
+
+    Raises OSError when PROJ does not know it.
+    """
+    from rasterio.crs import CRS
+
+    try:
+        crs = CRS.from_wkt(wkt, morph_from_esri_dialect=not re.search(r"AUTHORITY|\bID\[", wkt))
+        code = crs.to_epsg()
+        known = CRS.from_epsg(code) if code else crs
+        if not (crs.is_projected or crs.is_geographic):
+            raise ValueError("it says nothing of the Earth")
+    except Exception as error:  # what PROJ refuses comes as private classes of rasterio without a common public one
+        reason = " ".join(str(error.__cause__ or error).split())[:80]
+        raise OSError(f"its coordinate system is not known to PROJ: {reason}") from None
+    return f"EPSG:{code}" if code and known == crs else wkt
+
+
+@lru_cache(maxsize=1024)
+def is_geographic(crs: str) -> bool:
+    """Return whether a CRS counts in degrees of longitude and latitude."""
+    from rasterio.crs import CRS
+
+    return bool(CRS.from_user_input(crs).is_geographic)
+
+
+def corners(transform: Transform, width: int, height: int) -> list[Point]:
+    """Return an image's corners in its own CRS, in order around it."""
+    a, b, c, d, e, f = transform
+    ends = ((0, 0), (width, 0), (width, height), (0, height))
+    return [(a * x + b * y + c, d * x + e * y + f) for x, y in ends]
+
+
+def project(points: Sequence[Point], source: str, target: str) -> list[Point]:
+    """Return points in another CRS; points that have no place there become infinite."""
+    if source == target:
+        return list(points)
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    systems = CRS.from_user_input(source), CRS.from_user_input(target)
+    try:
+        return list(zip(*transform(*systems, *map(list, zip(*points, strict=True))), strict=True))
+    except Exception:  # one point outside of PROJ's domain fails them all, with private classes of rasterio
+        return [_projected(point, *systems) for point in points]
+
+
+def _projected(point: Point, source: Any, target: Any) -> Point:
+    from rasterio.warp import transform
+
+    try:
+        (x,), (y,) = transform(source, target, [point[0]], [point[1]])
+    except Exception:  # as above
+        return math.inf, math.inf
+    return x, y
+
+
+def _check_on_earth(crs: str, transform: Transform, width: int, height: int) -> None:
+    """Raise OSError when a corner of the image has no longitude and latitude."""
+    for longitude, latitude in project(corners(transform, width, height), crs, "EPSG:4326"):
+        if not (abs(latitude) <= 91 and abs(longitude) <= 720):  # of a grid in degrees some rows may lie beyond
+            name = crs if len(crs) < 24 else "its coordinate system"
+            raise OSError(f"its corners have no place on Earth in {name}: see its unit, its origin and its CRS")
+
+
+def read_side_files(path: Path) -> SideFiles:
+    """Return what .aux.xml, world file and .prj beside an image say; raises OSError when one of them cannot be read."""
+    sides = [side for side in (_aux_xml(path), _world_file(path)) if side is not None]
+    if not sides:
+        return SideFiles()
+    wkt = next((side.wkt for side in sides if side.wkt), "") or _text(path.with_suffix(".prj"))
+    grid = next((side for side in sides if side.transform or side.points), sides[0])
+    origin = " and ".join(side.origin for side in sides)
+    return SideFiles(wkt, grid.transform, grid.points, sides[0].nodata, origin)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(LONGEST).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _world_file(path: Path) -> SideFiles | None:
+    for suffix in WORLD_FILES.get(path.suffix.lower(), ()):
+        text = _text(path.with_suffix(suffix))
+        if text:
+            return SideFiles(transform=_world_transform(text), origin=f"world file ({suffix})")
+    return None
+
+
+def _world_transform(text: str) -> Transform:
+    """Return the transform of a world file's six numbers, which place the middle of the first pixel."""
+    try:
+        a, d, b, e, x, y = (float(line.replace(",", ".")) for line in text.split()[:6])
+    except ValueError:
+        return ()
+    return a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2
+
+
+def _aux_xml(path: Path) -> SideFiles | None:
+    text = _text(path.with_name(path.name + ".aux.xml"))
+    if not text or "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return None
+    try:
+        tree = ElementTree.fromstring(text)
+        points = tuple(_numbers_of(tree))
+        geo = [float(value) for value in (tree.findtext("GeoTransform") or "").split(",") if value.strip()]
+        nodata = tree.findtext("PAMRasterBand/NoDataValue")
+    except (ElementTree.ParseError, ValueError):
+        return None
+    transform = (geo[1], geo[2], geo[0], geo[4], geo[5], geo[3]) if len(geo) == 6 else ()
+    listed = tree.find("GCPList")
+    wkt = (tree.findtext("SRS") or "").strip() or ("" if listed is None else listed.get("Projection", ""))
+    return SideFiles(wkt, transform, points, float(nodata) if nodata else None, ".aux.xml")
+
+
+def _numbers_of(tree: ElementTree.Element) -> Iterator[float]:
+    for point in tree.iterfind("GCPList/GCP"):
+        yield from (float(point.get(key, "nan")) for key in ("Pixel", "Line", "X", "Y"))
