@@ -15,7 +15,7 @@ from pbvs.experiments import ablation_table as tables
 from pbvs.experiments.ablation import Made, Plan, Row, ablate, built_in_plans, copy_model, load_plan, merged, row_recipe
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
-from pbvs.report.ablation import render_ablation
+from pbvs.report.comparison import render_ablation
 from tests.report.world import HOSTILE, World
 
 ROWS = """

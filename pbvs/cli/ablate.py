@@ -102,7 +102,7 @@ def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | N
     from pbvs.data.build import find_root
     from pbvs.experiments import ablation_table as tables
     from pbvs.files import sweep, write_json, write_text
-    from pbvs.report.ablation import render_ablation
+    from pbvs.report.comparison import render_ablation
 
     table = tables.tabulate(plan, recipe, made)
     sweep(stem.parent, deep=False)

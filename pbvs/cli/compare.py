@@ -19,7 +19,10 @@ from pbvs.errors import UsageError
 @click.option("--anyway", is_flag=True, help="Compare what is shared though rules, nets, splits or images differ.")
 @click.option("--page", type=options.FILE, help="Where the page goes; else beside the runs.")
 @click.option("--no-page", is_flag=True, help="Print the table only.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@options.one_file
+@options.images
+@options.jobs
+@options.as_json
 def compare(
     runs: tuple[str, ...],
     data: Path | None,
@@ -28,6 +31,9 @@ def compare(
     anyway: bool,
     page: Path | None,
     no_page: bool,
+    one_file: bool,
+    images: str,
+    jobs: int,
     as_json: bool,
 ) -> None:
     """Compare scored runs with the first one: differences with intervals, and images of the largest changes.
@@ -43,14 +49,15 @@ def compare(
     first, *others = (Run(name, submissions) for name in runs)
     found = [compare_runs(first, other, anyway=anyway) for other in others]
     if as_json:
-        click.echo(json.dumps([comparison.as_json() for comparison in found], indent=2))
+        options.echo_json([comparison.as_json() for comparison in found])
     else:
         click.echo("\n\n".join(comparison_table(comparison) for comparison in found))
     if not no_page:
         from pbvs.report.comparison import write_comparisons
 
         page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
-        write_comparisons(page, found, root_or_none(data, manifests), manifests)
+        root = root_or_none(data, manifests)
+        write_comparisons(page, found, root, manifests, one_file=one_file, all_images=images == "all", jobs=jobs)
         click.echo(f"\nPage: {page}", err=as_json)
 
 

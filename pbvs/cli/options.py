@@ -81,6 +81,14 @@ backend = click.option(
     show_default=True,
     help="joblib's backend; dask only where it is installed.",
 )
+one_file = click.option("--one-file", is_flag=True, help="Put the images into the page itself, to hand it on.")
+images = click.option(
+    "--images",
+    type=click.Choice(["worst", "all"]),
+    default="worst",
+    show_default=True,
+    help="Which images are kept at full size; there is a thumbnail of each.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

@@ -14,14 +14,34 @@ from pbvs.cli import options
 @options.data
 @options.manifests
 @options.submissions
-def report(run: str | None, data: Path | None, manifests: Path, submissions: Path) -> None:
+@options.one_file
+@options.images
+@options.jobs
+def report(
+    run: str | None,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    one_file: bool,
+    images: str,
+    jobs: int,
+) -> None:
     """Write a run's report.html again: scores where there are any, else images to look at.
 
-    `pbvs score` does this by itself; this command is for runs without scores, and after training or packaging.
+    `pbvs score` does this by itself; this command is for runs without scores, after training or packaging, and for
+    a page of one file to hand on.
     """
     from pbvs.cli.compare import root_or_none
     from pbvs.report import write_report
     from pbvs.run import choose_run
 
-    place = choose_run(run, submissions)
-    click.echo(f"Report: {write_report(place, root=root_or_none(data, manifests), manifests=manifests)}")
+    chosen = choose_run(run, submissions)
+    path = write_report(
+        chosen,
+        root=root_or_none(data, manifests),
+        manifests=manifests,
+        one_file=one_file,
+        all_images=images == "all",
+        jobs=jobs,
+    )
+    click.echo(f"Report: {path}" + ("" if one_file else f" (its images are in {path.stem}_files)"))

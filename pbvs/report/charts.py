@@ -96,7 +96,7 @@ def _describe(row: ScoreRow) -> str:
 
 
 def _percent(value: float, low: float, high: float) -> float:
-    return round(100.0 * min(max((value - low) / (high - low), 0.0), 1.0), 3)
+    return round(100.0 * min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0), 3)
 
 
 def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
@@ -119,7 +119,19 @@ def _steps(heights: Sequence[float], top: float) -> str:
     return " ".join(points)
 
 
-def curve(data: Curve) -> Markup:
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with what its axes say; `unit` names the horizontal axis."""
+
+    title: str
+    svg: Markup
+    left: tuple[str, str] = ("", "")  # top and bottom of the vertical axis
+    below: tuple[str, str] = ("", "")  # ends of the horizontal axis
+    unit: str = ""
+    note: str = ""
+
+
+def curve(data: Curve, unit: str = "epoch") -> Plot:
     """Draw one curve on its own scale, from its smallest to its largest value."""
     low, high = min(data.y), max(data.y)
     spread = high - low
@@ -131,10 +143,129 @@ def curve(data: Curve) -> Markup:
 
     path = "M" + " L".join(place(i) for i in evenly_spaced(range(len(data.y)), MAX_POINTS, ends=True))
     parts = [Markup('<path class="curve" d="{}"/>').format(path)]
+    note = f"last {data.y[-1]:.4g}"
     if data.best is not None:
         x = 100 * (data.x[data.best] - start) / length
         parts.append(Markup('<line class="best" x1="{0:.2f}" x2="{0:.2f}" y1="0" y2="100"/>').format(x))
-    return _stretched(Markup("").join(parts), f"{data.name} over training", 64)
+        note = f"best {data.y[data.best]:.4g} at {unit} {data.x[data.best]:g}, {note}"
+    svg = _stretched(Markup("").join(parts), f"{data.name} over training", 84)
+    ends = (f"{data.x[0]:g}", f"{data.x[-1]:g}")
+    return Plot(data.name.replace("_", " "), svg, (f"{high:.3g}", f"{low:.3g}"), ends, unit, note)
+
+
+def distribution(title: str, values: Sequence[float]) -> Plot:
+    """Draw how many images have which value, in 24 bins from the smallest to the largest, with the median marked."""
+    known = np.asarray(values, np.float64)
+    low, high = float(known.min()), float(known.max())
+    high = high if high > low else low + 1e-3
+    counts, _ = np.histogram(known, bins=24, range=(low, high))
+    top, width = max(1, int(counts.max())), 100 / len(counts)
+    bar = Markup('<rect class="bar" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
+    bars = [bar.format(i * width, 100 - 100 * n / top, width * 0.92, 100 * n / top) for i, n in enumerate(counts)]
+    x = 100 * (float(np.median(known)) - low) / (high - low)
+    line = Markup('<line class="middle" x1="{0:.2f}" x2="{0:.2f}" y1="0" y2="100"/>').format(x)
+    svg = _stretched(Markup("").join([*bars, line]), f"Histogram of {title}", 110)
+    note = f"{len(known)} images, median {np.median(known):.3f}"
+    return Plot(title, svg, (str(top), "0"), (f"{low:.3f}", f"{high:.3f}"), "images by score", note)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point that opens an image or lists a location when it is clicked."""
+
+    x: float
+    y: float
+    name: str
+    task: str
+    value: float = 0.0
+
+
+def scatter(title: str, spots: Sequence[Spot], unit: str) -> Plot:
+    """Draw images as points of two numbers; a click opens one."""
+    left, right = min(spot.x for spot in spots), max(spot.x for spot in spots)
+    low, high = min(spot.y for spot in spots), max(spot.y for spot in spots)
+    dot = Markup(
+        '<circle class="spot" cx="{}%" cy="{}%" r="3.5" data-image="{}" data-task="{}"><title>{}</title></circle>'
+    )
+    kept = evenly_spaced(spots, 2000)
+    drawn = [
+        dot.format(
+            2 + 0.96 * _percent(spot.x, left, right or 1.0),
+            98 - 0.96 * _percent(spot.y, low, high),
+            spot.name,
+            spot.task,
+            f"{spot.name}: {spot.y:.3f} at {spot.x:.3f}",
+        )
+        for spot in kept
+    ]
+    svg = Markup('<svg class="plot" role="img" aria-label="{}" width="100%" height="150">{}</svg>').format(
+        title, Markup("").join(drawn)
+    )
+    ends = (f"{left:.2f}", f"{right:.2f}")
+    return Plot(title, svg, (f"{high:.3f}", f"{low:.3f}"), ends, unit, correlation(spots))
+
+
+def correlation(spots: Sequence[Spot]) -> str:
+    """Say how two numbers go together: Spearman's rank correlation, where there are enough images."""
+    if len(spots) < 8 or len({spot.x for spot in spots}) < 2 or len({spot.y for spot in spots}) < 2:
+        return f"{len(spots)} images"
+    from scipy.stats import spearmanr
+
+    value = float(spearmanr([spot.x for spot in spots], [spot.y for spot in spots]).statistic)
+    return f"{len(spots)} images, rank correlation {value:+.2f}"
+
+
+def location_map(title: str, spots: Sequence[Spot], task: str) -> Plot:
+    """Draw locations, x and y in degrees east and north, north up; the colour says in which fifth a value lies."""
+    width, height = 320.0, 200.0
+    middle_x = (min(spot.x for spot in spots) + max(spot.x for spot in spots)) / 2
+    middle_y = (min(spot.y for spot in spots) + max(spot.y for spot in spots)) / 2
+    squeeze = max(0.05, math.cos(math.radians(middle_y)))
+    reach = max(
+        (max(abs(spot.x - middle_x) for spot in spots)) * 2 * squeeze / width,
+        (max(abs(spot.y - middle_y) for spot in spots)) * 2 / height,
+        1e-5,
+    )
+    ranked = sorted(spot.value for spot in spots)
+    edges = [ranked[min(len(ranked) - 1, len(ranked) * i // 5)] for i in range(1, 5)]
+    dot = Markup(
+        '<circle class="spot level{}" cx="{:.2f}" cy="{:.2f}" r="4.5" data-location="{}" data-task="{}">'
+        "<title>{}</title></circle>"
+    )
+    drawn = [
+        dot.format(
+            sum(spot.value >= edge for edge in edges) if edges[0] < edges[-1] else 2,
+            width / 2 + (spot.x - middle_x) * squeeze * 0.86 / reach,
+            height / 2 - (spot.y - middle_y) * 0.8 / reach,
+            spot.name,
+            task,
+            f"{spot.name}: {spot.value:.3f}",
+        )
+        for spot in sorted(spots, key=lambda spot: spot.value)
+    ]
+    svg = Markup('<svg class="map" viewBox="0 0 320 200" role="img" aria-label="{}">{}</svg>').format(
+        title, Markup("").join(drawn)
+    )
+    kilometres = reach * width * 111.32 / 0.86
+    note = f"{len(spots)} locations around {abs(middle_y):.2f}° {'N' if middle_y >= 0 else 'S'}, "
+    note += f"{abs(middle_x):.2f}° {'E' if middle_x >= 0 else 'W'}; the map is {kilometres:.3g} km wide"
+    return Plot(title, svg, note=note)
+
+
+def clusters(spots: Sequence[Spot], cell: float = 2.0) -> list[list[Spot]]:
+    """Return the spots in groups that lie together: cells of `cell` degrees that touch, the largest group first."""
+    cells: dict[tuple[int, int], list[Spot]] = {}
+    for spot in spots:
+        cells.setdefault((math.floor(spot.x / cell), math.floor(spot.y / cell)), []).append(spot)
+    groups = []
+    while cells:
+        waiting, group = [next(iter(cells))], []
+        while waiting:
+            x, y = waiting.pop()
+            group += cells.pop((x, y), [])
+            waiting += [(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (x + i, y + j) in cells]
+        groups.append(group)
+    return sorted(groups, key=len, reverse=True)
 
 
 def _stretched(content: Markup, label: str, height: int) -> Markup:

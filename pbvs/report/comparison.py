@@ -1,31 +1,100 @@
-"""The page of a comparison: the differences with their intervals, then images of the largest changes."""
+"""Pages of several runs: a comparison of each with the first, and an ablation's table, with the same images of all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.evaluation.compare import Change, Comparison, Difference, largest
+from pbvs.evaluation.compare import Comparison, Difference
+from pbvs.evaluation.leaderboard import ORDER
+from pbvs.evaluation.results import Results, read_results
+from pbvs.experiments.ablation import SPLIT, Made
+from pbvs.experiments.ablation_table import COLUMNS, Ablation
 from pbvs.report import charts, images
-from pbvs.report.page import render
-from pbvs.report.sections import find_pairs
+from pbvs.report.gallery import Gallery, Item, Panes
+from pbvs.report.page import render, task_title
+from pbvs.run import Run
 
-SIDE = 224
-EXAMPLES = 2  # images a task and direction
+SIDE = 176  # pixels of an ablation's thumbnails
+IMAGES = 3  # of a task in an ablation, spread from the reference's best to its worst
 
 
-def render_comparisons(comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> str:
+def write_comparisons(
+    path: Path,
+    comparisons: Sequence[Comparison],
+    root: Path | None,
+    manifests: Path,
+    *,
+    one_file: bool = False,
+    all_images: bool = False,
+    jobs: int = 1,
+) -> None:
+    """Write the page of runs compared with the first, its images beside it; raises PbvsError when it cannot."""
+    from pbvs.files import sweep, write_text
+
+    if not comparisons:
+        raise PbvsError("There is nothing to compare; name at least two runs.")
+    sweep(path.parent, deep=False)
+    runs = [comparisons[0].before.run, *(comparison.after.run for comparison in comparisons)]
+    panes = ["Input", *(run.name for run in runs), "Target", *(f"Error of {run.name}" for run in runs)]
+    gallery = Gallery(
+        path,
+        panes,
+        [*(f"change in {run.name}" for run in runs[1:]), *(run.name for run in runs)],
+        key=[comparison.as_json() for comparison in comparisons],
+        inline=one_file,
+        all_images=all_images,
+        jobs=jobs,
+    )
+    for task in dict.fromkeys(row.label for comparison in comparisons for row in comparison.tasks):
+        pairs = {pair.name: pair for pair in _pairs(manifests, task, comparisons[0].after.split)}
+        gallery.show(task, task_title(task), _items(comparisons, runs, task, pairs, root))
+    write_text(path, render_comparisons(comparisons, gallery))
+    gallery.finish()
+
+
+def _items(
+    comparisons: Sequence[Comparison], runs: Sequence[Run], task: str, pairs: Mapping[str, Pair], root: Path | None
+) -> list[Item]:
+    """Return the images that every comparison has, with each run's score and each change."""
+    found: dict[str, dict[str, float | None]] = {}
+    locations: dict[str, str] = {}
+    for comparison in comparisons:
+        after = comparison.after.run.name
+        for change in comparison.changes:
+            if change.task == task:
+                numbers = {f"change in {after}": change.difference, after: change.after}
+                found.setdefault(change.name, {}).update({comparison.before.run.name: change.before, **numbers})
+                locations[change.name] = change.location
+    return [Item(name, locations[name], values, _reader(runs, pairs.get(name), root)) for name, values in found.items()]
+
+
+def _reader(runs: Sequence[Run], pair: Pair | None, root: Path | None) -> Callable[[], Panes]:
+    recipes = [run.recipe() for run in runs]
+
+    def read() -> Panes:
+        if pair is None:
+            return Panes((), "the manifests no longer list this image")
+        opened = [images.open_images(run, recipe, pair, root) for run, recipe in zip(runs, recipes, strict=True)]
+        shown = [opened[0].source, *(each.prediction for each in opened), opened[0].target]
+        problem = " ".join(dict.fromkeys(each.problem for each in opened if each.problem))
+        return Panes([*shown, *map(images.error_of_opened, opened)], problem)
+
+    return read
+
+
+def render_comparisons(comparisons: Sequence[Comparison], gallery: Gallery) -> str:
     """Return the HTML of one or several comparisons with the same first run."""
     names = [comparisons[0].before.run.name, *(comparison.after.run.name for comparison in comparisons)]
-    views = [comparison_view(comparison, root, manifests) for comparison in comparisons]
     title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
-    return render("compare.html", title=title, comparisons=views)
+    views = [comparison_view(comparison) for comparison in comparisons]
+    return render("compare.html", title=title, comparisons=views, explorer=gallery.view())
 
 
-def comparison_view(comparison: Comparison, root: Path | None, manifests: Path) -> dict[str, Any]:
+def comparison_view(comparison: Comparison) -> dict[str, Any]:
     """Return what the template shows of one comparison."""
     drawn, axis = charts.difference_rows([_chart_row(comparison, row) for row in comparison.rows])
     return {
@@ -38,8 +107,23 @@ def comparison_view(comparison: Comparison, root: Path | None, manifests: Path) 
         "warnings": comparison.warnings,
         "rows": comparison.rows,
         "chart": {"rows": drawn, "axis": axis},
-        "tasks": [_task_view(comparison, row.label, root, manifests) for row in comparison.tasks],
+        "settings": setting_differences(comparison.before.run, comparison.after.run),
+        "identical": all(change.difference == 0 for change in comparison.changes),
     }
+
+
+def setting_differences(before: Run, after: Run) -> list[tuple[str, str, str]]:
+    """Return the keys in which two runs' recipes differ, with both values; `-` where a recipe has no such key."""
+    old, new = (_flat(run.recipe().model_dump(mode="json", exclude={"name", "description"})) for run in (before, after))
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return [(key, str(old.get(key, "-")), str(new.get(key, "-"))) for key in keys]
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{path}{key}.") if isinstance(item, dict) else {f"{path}{key}": item}
+    return found
 
 
 def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
@@ -47,57 +131,52 @@ def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
     return charts.ScoreRow(row.label, row.difference, row.interval, images)
 
 
-def _task_view(comparison: Comparison, task: str, root: Path | None, manifests: Path) -> dict[str, Any]:
-    better, worse = largest(comparison, task, EXAMPLES)
-    names = [change.name for change in (*better, *worse)]
-    pairs = find_pairs(_pairs(manifests, task, comparison.after.split), names)
-    strips = [
-        _strip(comparison, change, pairs[change.name], heading, root)
-        for heading, changes in (("Better", better), ("Worse", worse))
-        for change in changes
-        if change.name in pairs
-    ]
-    return {"task": task, "strips": strips}
-
-
 def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
     path = manifest_path(manifests, task, split)
     return read_manifest(path) if path.is_file() else ()
 
 
-def _strip(comparison: Comparison, change: Change, pair: Pair, heading: str, root: Path | None) -> dict[str, Any]:
-    old_run, new_run = comparison.before.run, comparison.after.run
-    old = images.open_images(old_run, old_run.recipe(), pair, root)
-    new = images.open_images(new_run, new_run.recipe(), pair, root)
-    tiles = [
-        images.tile("Input", old.source, "no data folder given", SIDE),
-        images.tile(old_run.name, old.prediction, side=SIDE),
-        images.tile(new_run.name, new.prediction, side=SIDE),
-        images.tile("Target", old.target, "no data folder given", SIDE),
-        images.tile(f"Error of {old_run.name}", _error(old), side=SIDE),
-        images.tile(f"Error of {new_run.name}", _error(new), side=SIDE),
-    ]
+# --- The page of an ablation: its table, then the same images as each row makes them.
+
+
+def render_ablation(table: Ablation, rows: Sequence[Made], root: Path | None, manifests: Path) -> str:
+    """Return the HTML of a table."""
+    results = {made.run.name: read_results(made.run) for made in rows}
+    tasks = [_ablation_task(task, rows, results, root, manifests) for task in ORDER]
+    return render("ablation.html", title=table.title, table=table, columns=COLUMNS, tasks=[t for t in tasks if t])
+
+
+def _ablation_task(
+    task: str, rows: Sequence[Made], results: dict[str, Results], root: Path | None, manifests: Path
+) -> dict[str, Any] | None:
+    taking = [made for made in rows if task in made.row.tasks]
+    path = manifest_path(manifests, task, SPLIT)
+    pairs = {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
+    scores = {made.run.name: results[made.run.name].scores(task) for made in taking}
+    common = set(pairs).intersection(*(set(found) for found in scores.values())) if taking else set()
+    if not common:
+        return None
+    ranked = sorted(common, key=lambda name: (scores[taking[0].run.name][name], name))
+    places = sorted({round(i * (len(ranked) - 1) / (IMAGES - 1)) for i in range(IMAGES)})
+    return {"task": task, "strips": [_ablation_strip(pairs[ranked[place]], taking, scores, root) for place in places]}
+
+
+def _ablation_strip(
+    pair: Pair, taking: Sequence[Made], scores: dict[str, dict[str, float]], root: Path | None
+) -> dict[str, Any]:
+    first = images.open_images(taking[0].run, taking[0].recipe, pair, root)
+    tiles = [images.tile("Input", first.source, "no data folder given", SIDE)]
+    for made in taking:
+        opened = images.open_images(made.run, made.recipe, pair, None)
+        tiles.append(
+            images.tile(f"{made.row.name} {scores[made.run.name][pair.name]:.3f}", opened.prediction, side=SIDE)
+        )
+    tiles.append(images.tile("Target", first.target, "no data folder given", SIDE))
     return {
-        "heading": f"{heading} by {abs(change.difference):.3f}",
-        "note": f"from {change.before:.3f} to {change.after:.3f}",
-        "location": change.location,
-        "name": change.name,
-        "problem": " ".join(dict.fromkeys(text for text in (old.problem, new.problem) if text)),
+        "heading": "",
+        "note": "",
+        "location": pair.location,
+        "name": pair.name,
+        "problem": first.problem,
         "tiles": tiles,
     }
-
-
-def _error(opened: images.Opened) -> images.ImageArray | None:
-    if opened.prediction is None or opened.target is None:
-        return None
-    return images.error_map(images.error_of(opened.prediction, opened.target))
-
-
-def write_comparisons(path: Path, comparisons: Sequence[Comparison], root: Path | None, manifests: Path) -> None:
-    """Write the page; raises PbvsError when it cannot be written."""
-    from pbvs.files import sweep, write_text
-
-    if not comparisons:
-        raise PbvsError("There is nothing to compare; name at least two runs.")
-    sweep(path.parent, deep=False)
-    write_text(path, render_comparisons(comparisons, root, manifests))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def error_of(prediction: ImageArray, target: ImageArray) -> NDArray[np.float32]:
     return error
 
 
+def error_of_opened(opened: Opened) -> ImageArray | None:
+    """Return the coloured error where both images are there."""
+    if opened.prediction is None or opened.target is None:
+        return None
+    return error_map(error_of(opened.prediction, opened.target))
+
+
 def error_map(error: NDArray[np.float32]) -> ImageArray:
     """Colour an error (H, W): the scale is the same in every image of every report, 0 to `ERROR_END`."""
     place = np.clip(error / ERROR_END, 0.0, 1.0) * (len(ERROR_COLOURS) - 1)
@@ -106,7 +114,7 @@ def tile(caption: str, image: ImageArray | None, absent: str = "not there", side
     if image is None or not image.size:
         return Tile(caption, absent=absent)
     small = shrink(image, side)
-    return Tile(caption, data_uri(small), small.shape[1], small.shape[0])
+    return Tile(caption, data_uri(encode(small)), small.shape[1], small.shape[0])
 
 
 def shrink(image: ImageArray, side: int) -> ImageArray:
@@ -118,14 +126,34 @@ def shrink(image: ImageArray, side: int) -> ImageArray:
     return resize(np.ascontiguousarray(image), max(1, round(height * factor)), max(1, round(width * factor)))
 
 
-def data_uri(image: ImageArray) -> str:
-    """Encode an image as JPEG inside a data URI."""
+def encode(image: ImageArray, lossless: bool = False) -> bytes:
+    """Encode an image in [0, 1] as JPEG, or as PNG."""
     pixels = to_uint8(image)
     shown = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     buffer = io.BytesIO()
-    # Pillow's `optimize` fails on very noisy images when it writes to memory, so it stays off.
-    shown.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    if lossless:
+        shown.save(buffer, "PNG", compress_level=1)
+    else:
+        # Pillow's `optimize` fails on very noisy images when it writes to memory, so it stays off.
+        shown.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def data_uri(data: bytes) -> str:
+    """Return an encoded image as text that a page can hold."""
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
+
+
+def side_by_side(found: Sequence[ImageArray | None], side: int) -> ImageArray:
+    """Return images of any sizes in one row of squares of `side` pixels; an absent one leaves mid gray."""
+    sheet = np.full((side, side * len(found), 3), 0.5, np.float32)
+    for place, image in enumerate(found):
+        if image is not None:
+            small = shrink(image, side)
+            top, left = (side - small.shape[0]) // 2, side * place + (side - small.shape[1]) // 2
+            sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet
 
 
 def strip(opened: Opened, has_target: bool) -> list[Tile]:
@@ -134,10 +162,7 @@ def strip(opened: Opened, has_target: bool) -> list[Tile]:
     if not has_target:
         return tiles
     tiles.append(tile("Target", opened.target, "no data folder given"))
-    error = None
-    if opened.prediction is not None and opened.target is not None:
-        error = error_map(error_of(opened.prediction, opened.target))
-    return [*tiles, tile("Error", error)]
+    return [*tiles, tile("Error", error_of_opened(opened))]
 
 
 def level_counts(image: ImageArray, bins: int = 64) -> NDArray[np.int64]:

@@ -1,60 +1,33 @@
-"""Put a run's evidence on one page: what was measured and how far to trust it first, then the images."""
+"""Templates into pages: everything is escaped, nothing is loaded from elsewhere, and only our own script runs."""
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
-from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from pbvs import __version__
 from pbvs.challenge import TASKS
-from pbvs.evaluation.results import number, table
-from pbvs.report.evidence import Evidence, gather
-from pbvs.report.sections import headline, provenance, score_chart, task_section, test_section
-from pbvs.run import Run
+from pbvs.evaluation.results import number
 
 DIGEST = re.compile("[0-9a-f]{40,64}")
 
 
-def render_run(run: Run, root: Path | None, manifests: Path) -> str:
-    """Return the HTML of a run's report; raises PbvsError when there is no such run."""
-    evidence = gather(run, manifests)
-    return render("run.html", **run_view(evidence, root))
-
-
-def run_view(evidence: Evidence, root: Path | None) -> dict[str, Any]:
-    """Return everything that the template shows, in the order of the page."""
-    tasks = [task_section(evidence, task, root) for task in TASKS]
-    tests = [test_section(evidence, task, root) for task in TASKS]
-    return {
-        "title": f"Run {evidence.run.name}",
-        "name": evidence.run.name,
-        "recipe": evidence.recipe,
-        "headline": headline(evidence.results) if evidence.results else None,
-        "chart": score_chart(evidence.results) if evidence.results else None,
-        "tasks": [task for task in tasks if task],
-        "tests": [test for test in tests if test],
-        "sensitivity": _sensitivity(evidence),
-        "provenance": provenance(evidence),
-        "problems": evidence.problems,
-    }
-
-
-def _sensitivity(evidence: Evidence) -> list[dict[str, Any]]:
-    rows = evidence.results.summary.get("sensitivity") if evidence.results else None
-    return [
-        {"reading": str(row.get("reading", "")), "combined": row.get("combined"), "tasks": table(row.get("tasks"))}
-        for row in (rows if isinstance(rows, list) else [])
-        if isinstance(row, dict)
-    ]
-
-
 def render(template: str, **view: Any) -> str:
     """Render one of the package's templates; everything in `view` is escaped."""
-    return environment().get_template(template).render(version=__version__, **view)
+    explorer = view.get("explorer")
+    # The digest is of the script as the browser sees it; no other script can run, whatever a name in the data says.
+    allowed = f"'sha256-{_digest(str(explorer['script']))}'" if explorer else "'none'"
+    view = {"explorer": None, **view}
+    return environment().get_template(template).render(version=__version__, allowed=allowed, **view)
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pbvs.cli import main
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import compare, comparison_table, largest
 from pbvs.recipe import dump_recipe
-from pbvs.report.comparison import render_comparisons
+from pbvs.report.comparison import write_comparisons
 from pbvs.run import Run
 from tests.evaluation.scored_runs import maker
 from tests.report.world import HOSTILE, World
@@ -147,12 +148,31 @@ def test_the_table_fits_a_terminal(scored: Make) -> None:
 
 def test_the_page_has_images_of_both_runs_and_escapes_names(world: World, tmp_path: Path) -> None:
     old, new = world.run(tmp_path / "runs", "old"), world.run(tmp_path / "runs", "new", shift=-0.02)
-    page = render_comparisons([compare(old, new)], world.root, world.manifests)
-    assert page.count("<img") == 4 * 2 * 6
-    assert "<script" not in page
+    path = tmp_path / "runs" / "compare-old-new.html"
+    write_comparisons(path, [compare(old, new)], world.root, world.manifests)
+    page = path.read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    assert data["panes"] == ["Input", "old", "new", "Target", "Error of old", "Error of new"]
+    rows = [row for task in data["tasks"] for row in task["rows"]]
+    assert len(rows) == 4 * world.images
+    assert all(row["values"][0] == pytest.approx(-0.02) and len(row["full"]) == 6 for row in rows)
+    assert all((path.parent / file).is_file() for row in rows for file in [row["thumb"], *row["full"]])
+    assert page.count("<script") == 2
     assert HOSTILE.split(">")[1] not in page
-    assert "Error of old" in page
+    assert "Both recipes have the same settings." in page
     assert len(page) < 6_000_000
+
+
+def test_the_page_says_which_settings_differ_and_when_nothing_moved(world: World, tmp_path: Path) -> None:
+    old, new = world.run(tmp_path / "runs", "old"), world.run(tmp_path / "runs", "new")
+    text = new.recipe_file.read_text()
+    new.recipe_file.write_text(re.sub(r"(?m)^seed = .*$", "seed = 99", text))
+    path = tmp_path / "runs" / "page.html"
+    write_comparisons(path, [compare(old, new)], world.root, world.manifests)
+    page = path.read_text()
+    assert "no image's score moved" in page
+    assert "1 setting differs" in page
+    assert "<code>seed</code>" in page
 
 
 def test_the_command_prints_a_table_json_and_a_page(world: World, tmp_path: Path) -> None:

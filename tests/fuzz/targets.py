@@ -315,7 +315,7 @@ def _csv_seeds() -> list[bytes]:
 
 
 def _read_training_log(path: Path) -> None:
-    from pbvs.report.evidence import read_log as of_report
+    from pbvs.report.run_page import read_log as of_report
     from pbvs.training.log import read_log
 
     read_log(path)

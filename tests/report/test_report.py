@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html.parser
 import json
 import random
@@ -18,8 +20,8 @@ from pbvs.cli import cli
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
-from pbvs.report import charts, images, write_report
-from pbvs.report.evidence import read_log
+from pbvs.report import charts, gallery, images, write_report
+from pbvs.report.run_page import read_log
 from pbvs.run import Run
 from tests.report.world import HOSTILE, World
 
@@ -32,7 +34,7 @@ def world(tmp_path: Path) -> World:
 class Page(html.parser.HTMLParser):
     """Collects tags, attributes and text, and checks that every element is closed."""
 
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -85,9 +87,25 @@ def test_a_whole_run_shows_every_part(world: World, tmp_path: Path) -> None:
     assert len(text) < 6_000_000
 
 
-def test_it_loads_and_runs_nothing(world: World, tmp_path: Path) -> None:
-    _, page = written(world, world.run(tmp_path / "runs"))
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+def explorer(text: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    return data
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    return [row for task in explorer(text)["tasks"] for row in task["rows"]]
+
+
+def test_it_loads_nothing_from_elsewhere_and_runs_its_own_script_only(world: World, tmp_path: Path) -> None:
+    text, page = written(world, world.run(tmp_path / "runs"))
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("script") == 2
+    script = text.rsplit("<script>", 1)[1].split("</script>")[0]
+    assert script == gallery.script()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(value for name, value in page.attributes if name == "content" and "default-src" in value)
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert not re.search("http|unsafe-eval", policy)
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("src", "href"):
@@ -97,8 +115,95 @@ def test_it_loads_and_runs_nothing(world: World, tmp_path: Path) -> None:
 def test_names_from_the_data_are_text(world: World, tmp_path: Path) -> None:
     text, page = written(world, world.run(tmp_path / "runs"))
     assert HOSTILE.split("-")[0] not in text
-    assert "<script" not in text
+    assert text.count("<script") == 2
     assert HOSTILE in page.text
+    assert {row["location"] for row in rows_of(text)} == {f"{HOSTILE}-{i}" for i in range(3)}
+
+
+def test_every_scored_image_is_listed_with_its_files_the_worst_first(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    text, _ = written(world, run)
+    assert explorer(text)["panes"] == ["Input", "Prediction", "Target", "Error"]
+    for task in explorer(text)["tasks"]:
+        scores = [row["values"][0] for row in task["rows"]]
+        assert scores == sorted(scores, reverse=True)
+        assert len(scores) == world.images
+    for row in rows_of(text):
+        assert len(row["full"]) == 4
+        for file in (row["thumb"], *row["full"]):
+            assert file.startswith("report_files/")
+            with Image.open(run.folder / file) as image:
+                image.load()
+    first = rows_of(text)[0]
+    with (
+        Image.open(run.folder / first["full"][1]) as kept,
+        Image.open(run.prediction("val", "sar2eo", first["name"])) as made,
+    ):
+        assert kept.tobytes() == made.tobytes()
+    with Image.open(run.folder / first["thumb"]) as sheet:
+        assert sheet.size == (4 * gallery.THUMBNAIL, gallery.THUMBNAIL)
+
+
+def test_one_file_holds_everything(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    written(world, run)
+    path = write_report(run, root=world.root, manifests=world.manifests, one_file=True)
+    rows = rows_of(path.read_text())
+    assert all(file.startswith("data:image/") for row in rows for file in [row["thumb"], *row["full"]])
+    assert not (run.folder / "report_files").exists()
+
+
+def test_only_the_worst_are_kept_whole_unless_all_are_asked_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "PIXELS", 5.0 * world.size**2)
+    run = world.run(tmp_path / "runs")
+    text, page = written(world, run)
+    for task in explorer(text)["tasks"]:
+        assert [bool(row["full"]) for row in task["rows"]] == [True] * 5 + [False] * 2
+    assert "Of 8 images a thumbnail alone is kept" in page.text
+    whole = write_report(run, root=world.root, manifests=world.manifests, all_images=True).read_text()
+    assert all(row["full"] for row in rows_of(whole))
+
+
+def test_writing_again_leaves_no_image_of_the_page_before(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    written(world, run)
+    change_summary(run, combined=0.123)
+    text, _ = written(world, run)
+    listed = {file for row in rows_of(text) for file in [row["thumb"], *row["full"]]}
+    there = {path.relative_to(run.folder).as_posix() for path in (run.folder / "report_files").rglob("*.*")}
+    assert there == listed
+
+
+def test_a_linked_folder_of_images_is_refused_and_left_alone(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    other = tmp_path / "other"
+    other.mkdir()
+    (run.folder / "report_files").symlink_to(other)
+    with pytest.raises(PbvsError, match="is a link"):
+        written(world, run)
+    assert not list(other.iterdir())
+
+
+def test_charts_say_their_axes_and_name_the_images(tmp_path: Path) -> None:
+    world = World(tmp_path, images=9, location="33.5_-118")
+    text, page = written(world, world.run(tmp_path / "runs"))
+    for words in ("images by score", "mean of the input", "rank correlation", "epoch", "best 0.34"):
+        assert words in page.text
+    assert text.count('data-image="sar2eo-') == 9
+
+
+def test_locations_named_by_their_coordinates_are_on_a_map() -> None:
+    spots = [charts.Spot(-118.0 + i / 10, 34.0, f"34_{i}", "t", 0.1 * i) for i in range(4)]
+    far = charts.Spot(10.0, 50.0, "far", "t", 0.2)
+    groups = charts.clusters([*spots, far])
+    assert [len(group) for group in groups] == [4, 1]
+    drawn = charts.location_map("x", groups[0], "t")
+    places = {name: float(x) for x, name in re.findall(r'cx="([\d.]+)"[^>]*data-location="(\S+)"', drawn.svg)}
+    assert places["34_0"] < places["34_1"] < places["34_3"]
+    assert "118" not in drawn.note or "W" in drawn.note
+    assert "around 34.00° N, 117.85° W" in drawn.note
 
 
 def test_the_same_run_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
@@ -161,7 +266,7 @@ def test_missing_and_damaged_numbers_are_dashes(world: World, tmp_path: Path) ->
     run = world.run(tmp_path / "runs")
     missing = {"status": "missing", "reason": "nothing was predicted", "images": 0, "expected": 7, "score": None}
     tasks = json.loads((run.scores / "summary.json").read_text())["tasks"] | {"sar2ir": missing}
-    change_summary(run, tasks=tasks, interval=None, combined=float("nan"), partial=True, sensitivity="?", notes=None)
+    change_summary(run, tasks=tasks, interval=None, combined=None, partial=True, sensitivity="?", notes=None)
     table = (run.scores / "sar2eo.csv").read_text().splitlines()
     table[1] = table[1].rsplit(",", 1)[0] + ",nan"
     write_text(run.scores / "sar2eo.csv", "\n".join(table))
@@ -293,7 +398,7 @@ def test_charts_escape_and_stay_in_their_frame() -> None:
 
 def test_one_point_or_a_flat_curve_is_drawn() -> None:
     flat = charts.curve(charts.Curve("flat", [0, 1, 2], [0.5, 0.5, 0.5]))
-    assert flat.count(",50.00") == 3
+    assert flat.svg.count(",50.00") == 3
 
 
 def test_prediction_and_target_reach_a_png_reader(world: World, tmp_path: Path) -> None:

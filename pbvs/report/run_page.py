@@ -1,32 +1,149 @@
-"""What each section of a report shows, as plain values for the template."""
+"""The page of a run: what there is of it is read, measured against what is missing, and laid out for the template."""
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pbvs.challenge import TASKS
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.evaluation.results import ImageScore, Results, number, table
-from pbvs.files import sha256
+from pbvs.evaluation.results import ImageScore, Results, is_scored, number, read_csv, read_results, table
+from pbvs.files import read_json, sha256
+from pbvs.recipe import Recipe
 from pbvs.report import charts, images
-from pbvs.report.evidence import AXES, Evidence
+from pbvs.report.gallery import Gallery, Item, Panes, Shown, levels_of
+from pbvs.report.page import render, task_title
+from pbvs.run import Run
 from pbvs.seeds import evenly_spaced
 
-HISTOGRAM_IMAGES = 24  # images of a task whose levels are counted
 TEST_IMAGES = 4
 SHEET_SIDE = 600  # pixels of a training sheet's longer side
 UNSCORED_IMAGES = 3
 FEW_LOCATIONS = 10  # with fewer, a percentile bootstrap is known to be too narrow
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
-CHANNEL_NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
+CHANNEL_NAMES = {1: ("gray",), 3: ("red", "green", "blue")}
+COLUMNS = ("rmse", "lpips", "l1", "psnr", "ssim")  # of the table of images, where they were measured
+AXES = ("epoch", "step", "seconds")  # columns of a training log that count, and say nothing of how well it goes
+COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # locations named latitude_longitude
+FEWEST_ON_MAP, MAPS = 3, 6
+
+T = TypeVar("T")
+
+
+def render_run(
+    run: Run, root: Path | None, manifests: Path, *, inline: bool = False, all_images: bool = False, jobs: int = 1
+) -> tuple[str, Gallery]:
+    """Return the HTML of a run's report and the gallery whose files it shows; raise PbvsError without such a run."""
+    evidence = gather(run, manifests)
+    gallery = Gallery(
+        run.report_file,
+        ("Input", "Prediction", "Target", "Error"),
+        metrics_of(evidence.results),
+        key=[dict(evidence.results.summary) if evidence.results else None, [*map(dict, evidence.batches.values())]],
+        inline=inline,
+        all_images=all_images,
+        jobs=jobs,
+    )
+    return render("run.html", **run_view(evidence, root, gallery)), gallery
+
+
+def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[str, Any]:
+    """Return everything that the template shows, in the order of the page."""
+    tasks = [task_section(evidence, task, root, gallery) for task in TASKS]
+    tests = [test_section(evidence, task, root) for task in TASKS]
+    return {
+        "title": f"Run {evidence.run.name}",
+        "name": evidence.run.name,
+        "recipe": evidence.recipe,
+        "headline": headline(evidence.results) if evidence.results else None,
+        "chart": score_chart(evidence.results) if evidence.results else None,
+        "tasks": [task for task in tasks if task],
+        "tests": [test for test in tests if test],
+        "sensitivity": _sensitivity(evidence),
+        "provenance": provenance(evidence),
+        "problems": evidence.problems,
+        "explorer": gallery.view(),
+    }
+
+
+def _sensitivity(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = evidence.results.summary.get("sensitivity") if evidence.results else None
+    return [
+        {"reading": str(row.get("reading", "")), "combined": row.get("combined"), "tasks": table(row.get("tasks"))}
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict)
+    ]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The parts of a run; `problems` are sentences about what is there and cannot be read."""
+
+    run: Run
+    recipe: Recipe
+    results: Results | None
+    pairs: Mapping[tuple[str, str], list[Pair]]  # by (split, task), where there is a manifest
+    logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
+    models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
+    batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
+    provenance: Mapping[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+
+def gather(run: Run, manifests: Path) -> Evidence:
+    """Read everything but the images; raise PbvsError only when there is no such run."""
+    recipe = run.recipe()
+    problems: list[str] = []
+
+    def attempt(exists: bool, read: Callable[[], T], otherwise: T) -> T:
+        """Read a part, or note why it cannot be read."""
+        if not exists:
+            return otherwise
+        try:
+            return read()
+        except PbvsError as error:
+            problems.append(str(error))
+            return otherwise
+
+    def read_table(path: Path) -> Mapping[str, Any]:
+        return attempt(path.is_file(), lambda: table(read_json(path)), {})
+
+    def read_pairs(split: str, task: str) -> list[Pair] | None:
+        path = manifest_path(manifests, task, split)
+        return attempt(path.is_file(), lambda: read_manifest(path), None)
+
+    keys = [(split, task) for split in ("val", "test") for task in TASKS]
+    logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in TASKS}
+    return Evidence(
+        run=run,
+        recipe=recipe,
+        results=attempt(is_scored(run), lambda: read_results(run), None),
+        pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
+        logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
+        models={task: read_table(run.model(task) / "done.json") for task in TASKS},
+        batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
+        provenance=read_table(run.provenance_file),
+        problems=problems,
+    )
+
+
+def read_log(path: Path) -> dict[str, list[float | None]]:
+    """Read a training log: for each column its numbers, None where a cell is empty or not finite.
+
+    Columns without a single number are left out.
+    """
+    names, rows = read_csv(path)
+    columns = {name: [number(row.get(name)) for row in rows] for name in names}
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
 def interval_of(value: Any) -> tuple[float, float] | None:
@@ -121,25 +238,103 @@ def score_chart(results: Results) -> dict[str, Any]:
     return {"rows": drawn, "axis": axis}
 
 
-def task_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
-    """Return a task's images, histograms, locations and training curves; None when there is nothing of it."""
+def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gallery) -> dict[str, Any] | None:
+    """Return a task's images, charts, locations and training curves; None when there is nothing of it."""
     examples = chosen(evidence, task)
     strips = [_strip(evidence, pair, heading, note, root) for heading, pair, note in examples]
     curves = training_curves(evidence, task)
     if not strips and not curves and not (evidence.results and evidence.results.images.get(task)):
         return None
     stage = next((stage for name, stage in evidence.recipe.stages.items() if name == task), None)
+    shown = gallery.show(task, task_title(task), items(evidence, task, root))
     return {
         "task": task,
         "method": stage.method if stage else "",
         "strips": strips,
-        "histograms": histograms(evidence, task, root),
+        "levels": levels(shown),
+        "charts": score_charts(task, shown),
+        "maps": location_maps(evidence.results, task),
         "locations": locations(evidence.results, task),
         "folded": LOCATIONS_IN_VIEW,
         "curves": curves,
         "samples": training_samples(evidence, task),
         "trained": evidence.models.get(task, {}),
     }
+
+
+def items(evidence: Evidence, task: str, root: Path | None) -> list[Item]:
+    """Return every image of a task that was scored, or where none was, every one that was predicted."""
+    run, recipe, results = evidence.run, evidence.recipe, evidence.results
+
+    def reader(pair: Pair) -> Callable[[], Panes]:
+        def read() -> Panes:
+            opened = images.open_images(run, recipe, pair, root)
+            panes = [opened.source, opened.prediction, opened.target, images.error_of_opened(opened)]
+            return Panes(panes, opened.problem)
+
+        return read
+
+    pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
+    if results is None or not results.images.get(task) or results.split != "val":
+        made = predicted(evidence, "val", task)
+        return [Item(pair.name, pair.location, {}, reader(pair)) for pair in made]
+    found = []
+    for image in results.images[task]:
+        values = {**image.metrics, "score": image.score(results.terms)}
+        note = "" if image.status == "ok" else f"not scored: {image.status}"
+        pair = pairs.get(image.name)
+        read = reader(pair) if pair else lambda: Panes((), "the manifests no longer list this image")
+        found.append(Item(image.name, image.location, values, read, note))
+    return found
+
+
+def metrics_of(results: Results | None) -> list[str]:
+    """Return the columns of the table of images: the score, then what was measured."""
+    if results is None:
+        return []
+    measured = {metric for images in results.images.values() for image in images for metric in image.metrics}
+    return ["score", *(name for name in COLUMNS if name in measured), *sorted(measured - {*COLUMNS, "mse"})]
+
+
+def levels(shown: Sequence[Shown]) -> dict[str, Any] | None:
+    """Return a histogram for each channel of predictions against targets."""
+    found = levels_of(shown)
+    if found is None:
+        return None
+    totals, count = found
+    names = CHANNEL_NAMES.get(totals.shape[1], tuple(f"channel {i + 1}" for i in range(totals.shape[1])))
+    drawn = [
+        (name, charts.histogram(totals[0, i].tolist(), totals[1, i].tolist(), name)) for i, name in enumerate(names)
+    ]
+    return {"charts": drawn, "images": count}
+
+
+def score_charts(task: str, shown: Sequence[Shown]) -> list[charts.Plot]:
+    """Return how the scores spread, and how they go with the brightness of the input."""
+    scored = [(each, score) for each in shown if (score := each.item.values.get("score")) is not None]
+    if len(scored) < 2:
+        return []
+    drawn = [charts.distribution("Scores", [score for _, score in scored])]
+    spots = [
+        charts.Spot(each.brightness, score, each.item.name, task)
+        for each, score in scored
+        if each.brightness is not None
+    ]
+    if len(spots) > 1:
+        drawn.append(charts.scatter("Score by brightness of the input", spots, "mean of the input"))
+    return drawn
+
+
+def location_maps(results: Results | None, task: str) -> list[charts.Plot]:
+    """Return maps of the locations that are named by their coordinates, coloured by score."""
+    spots = []
+    for row in locations(results, task):
+        found = COORDINATE.match(row["location"])
+        if found and row["score"] is not None:
+            latitude, longitude = float(found[1]), float(found[2])
+            spots.append(charts.Spot(longitude, latitude, row["location"], task, row["score"]))
+    groups = [group for group in charts.clusters(spots) if len(group) >= FEWEST_ON_MAP][:MAPS]
+    return [charts.location_map("Score by location", group, task) for group in groups]
 
 
 def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
@@ -207,34 +402,6 @@ def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path |
     }
 
 
-def histograms(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
-    """Return a histogram for each channel of predictions against targets over a spread of the val images."""
-    made = predicted(evidence, "val", task, with_target=True)
-    counts: dict[int, NDArray[np.float64]] = {}
-    used = 0
-    for pair in evenly_spaced(made, HISTOGRAM_IMAGES, ends=True) if root is not None else []:
-        opened = images.open_images(evidence.run, evidence.recipe, pair, root)
-        if opened.prediction is None or opened.target is None or opened.prediction.shape[2] != opened.target.shape[2]:
-            continue
-        both = np.stack([_shares(opened.prediction), _shares(opened.target)])
-        counts[both.shape[1]] = counts.get(both.shape[1], np.zeros_like(both)) + both
-        used += 1
-    if not counts:
-        return None
-    channels, totals = max(counts.items(), key=lambda item: float(item[1].sum()))
-    names = CHANNEL_NAMES.get(channels, tuple(f"channel {i + 1}" for i in range(channels)))
-    drawn = [
-        (names[i], charts.histogram(totals[0, i].tolist(), totals[1, i].tolist(), names[i])) for i in range(channels)
-    ]
-    return {"charts": drawn, "images": used, "of": len(made)}
-
-
-def _shares(image: images.ImageArray) -> NDArray[np.float64]:
-    # Every image counts the same, however large it is.
-    shares: NDArray[np.float64] = images.level_counts(image) / max(image.shape[0] * image.shape[1], 1)
-    return shares
-
-
 def locations(results: Results | None, task: str) -> list[dict[str, Any]]:
     """Return the task's locations, worst first."""
     found = table(results.task(task).get("locations")) if results else {}
@@ -246,7 +413,7 @@ def locations(results: Results | None, task: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-(row["score"] or 0.0), row["location"]))
 
 
-def training_curves(evidence: Evidence, task: str) -> list[dict[str, Any]]:
+def training_curves(evidence: Evidence, task: str) -> list[charts.Plot]:
     """Return a small chart for each column of the training log, the measures of validation first."""
     log = evidence.logs.get(task, {})
     names = [name for name in log if name not in AXES]
@@ -275,20 +442,13 @@ def _axis(log: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
     return [float(i) for i in range(max((len(values) for values in log.values()), default=0))]
 
 
-def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | None]) -> dict[str, Any] | None:
+def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | None]) -> charts.Plot | None:
     points = [(x, y) for x, y in zip(axis, values, strict=False) if x is not None and y is not None]
     if len(points) < 2 or not any(y for _, y in points):
         return None
     x, y = [point[0] for point in points], [point[1] for point in points]
     best = int(np.argmin(y)) if name.startswith("val") else None
-    return {
-        "name": name.replace("_", " "),
-        "svg": charts.curve(charts.Curve(name, x, y, best)),
-        "first": y[0],
-        "last": y[-1],
-        "best": None if best is None else y[best],
-        "best_at": None if best is None else x[best],
-    }
+    return charts.curve(charts.Curve(name, x, y, best))
 
 
 def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
