@@ -6,10 +6,19 @@ import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pbvs import aliases
 from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.challenge.model import Challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, read_toml
 from pbvs.settings import Settings, explain
@@ -56,13 +65,45 @@ Policy = Literal["random", "nearest-date", "all"]
 
 
 class Radiometry(Settings):
-    """The rule that turns a file's numbers into [0, 1], for each modality."""
+    """The rule that turns a file's numbers into [0, 1], for each modality of the challenge; `auto` where none is said.
 
-    sar: Rule = "auto"
-    eo: Rule = "auto"
-    rgb: Rule = "auto"
-    ir: Rule = "auto"
+
+    A recipe's knows the challenge whose images it is for; `of` says another.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Rule] = Field(init=False)
+
     archives: dict[str, dict[str, Rule]] = Field(default_factory=dict)  # archive -> modality -> rule, before the others
+
+    _challenge: Challenge | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, tables: Any) -> Any:
+        """Keep what differs from the default alone."""
+        return {name: rule for name, rule in tables.items() if rule != "auto"} if isinstance(tables, dict) else tables
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another has the same rules."""
+        return isinstance(other, Radiometry) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def challenge(self) -> Challenge:
+        """The challenge whose modalities the rules are for."""
+        return self._challenge or load_challenge()
+
+    def of(self, challenge: Challenge) -> Radiometry:
+        """Return these rules for a challenge's modalities; raise ValueError for a modality that it does not have."""
+        named = {*self.__pydantic_extra__, *(name for own in self.archives.values() for name in own)}
+        if wrong := sorted(named - challenge.modalities.keys()):
+            known = ", ".join(challenge.modalities)
+            raise ValueError(f"radiometry.{wrong[0]}: there is no such modality; there are {known}")
+        bound = self.model_copy()
+        bound._challenge = challenge
+        return bound
 
     def rule(self, modality: str, found: str = "", path: str = "") -> str:
         """Return the rule for an image of a modality at `path`, relative to the data root.
@@ -71,7 +112,8 @@ class Radiometry(Settings):
         the manifest, else full.
         """
         rules = [own.get(modality, "auto") for name, own in self.archives.items() if f"/{name}/" in f"/{path}"]
-        return next((rule for rule in (*rules, getattr(self, modality)) if rule != "auto"), found or "full")
+        rules.append(self.__pydantic_extra__.get(modality, "auto"))
+        return next((rule for rule in rules if rule != "auto"), found or "full")
 
 
 class Chips(Settings):
@@ -130,8 +172,10 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _serves(self) -> Recipe:
-        """Check that every stage is for a task of the challenge; its error is a sentence of its own."""
-        tasks = load_challenge(self.challenge).tasks
+        """Check that stages and rules are for what the challenge has; its error is a sentence of its own."""
+        challenge = load_challenge(self.challenge)
+        tasks = challenge.tasks
+        object.__setattr__(self, "radiometry", self.radiometry.of(challenge))
         if wrong := [task for task in self.stages if task not in tasks]:
             raise ValueError(
                 f"stages.{wrong[0]}: the challenge {self.challenge} has no such task; it has {', '.join(tasks)}"
@@ -142,9 +186,17 @@ class Recipe(Settings):
         """Return the tasks in the order in which their stages can be made."""
         return order_of(self.stages)
 
+    def tables(self) -> dict[str, Any]:
+        """Return all that the recipe says, defaults too, as JSON has it."""
+        tables = self.model_dump(mode="json")
+        rules = self.radiometry
+        own = {} if not rules.archives else {"archives": tables["radiometry"]["archives"]}
+        tables["radiometry"] = {name: rules.rule(name, "auto") for name in rules.challenge.modalities} | own
+        return tables
+
     def digest(self) -> str:
         """Return the SHA-256 of everything the recipe and, unless it is the default, its challenge say."""
-        tables = self.model_dump(mode="json", exclude={"challenge"})
+        tables = {key: value for key, value in self.tables().items() if key != "challenge"}
         if self.challenge != DEFAULT:
             tables["challenge"] = load_challenge(self.challenge).digest()
         return digest(aliases.original(tables))
@@ -208,4 +260,4 @@ def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as TOML with every default written out, so that nothing else needs to be read again."""
-    return dump_toml(recipe.model_dump(mode="json"))
+    return dump_toml(recipe.tables())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from pbvs.challenge import Split
 from pbvs.errors import UsageError
@@ -21,6 +21,7 @@ Container = Literal["png", "tiff", "npy"]
 Line = Literal["runtime", "cpu", "extra-data", "description", "text"]
 
 GROUPS = ("modality", "split", "task", "source", "location", "base", "date", "id")
+DATE = r"\d{4}[-_]?\d\d[-_]?\d\d"
 _GROUP = re.compile(r"(.+?)[2-9]?")  # base2, base3 ... are further parts of base
 
 
@@ -83,15 +84,19 @@ class Task(Settings):
 
 
 class FilePattern(Settings):
-    """Which files are what: a glob and a regular expression on the path below the data root, with '/' between folders.
+    """Which files are what: a glob, a regular expression or both, on the path below the data root, '/' between folders.
 
-    The regular expression must match the whole path. Its named groups say what a file is: modality, split, task,
-    source (the archive), location, base (what images of one moment share), date and id (the name without suffix);
-    `base2`, `base3` ... are added to `base`. `{tasks}` and `{modalities}` stand for the challenge's names. A key of a
-    group's name is the value where the expression has no such group or the group took nothing.
+    What a file is comes from the named groups of GROUPS: as `{split}/{modality}/{id}.png` in a glob, where `{split}`,
+    `{modality}` and `{task}` take only names that there are, and as `(?P<id>...)` in an expression, which must match
+    the whole path; there `{tasks}` and `{modalities}` stand for the challenge's names. `source` is the archive, `base`
+    what images of one moment share (`base2`, `base3` ... are added to it), `id` the name that a pair's images share.
+    A key of a group's name is the value where there is no such group, or it took nothing.
+
+    >>> sorted(FilePattern(glob="{split}/{modality}/{id}.png").groups())
+    ['id', 'modality', 'split']
     """
 
-    glob: str = "**"
+    glob: str = ""
     regex: str = ""
     ignore_case: bool = True
     role: Role = "image"
@@ -107,45 +112,58 @@ class FilePattern(Settings):
     values: dict[str, dict[str, str]] = Field(default_factory=dict)  # group -> what it took -> what that means
 
     def groups(self) -> frozenset[str]:
-        """Return which of GROUPS the expression has."""
-        return frozenset(match[1] for name in re.compile(self._filled("x", "x")).groupindex if (match := _group(name)))
+        """Return which of GROUPS a file's path is asked for."""
+        return frozenset(match[1] for one in self.compiled() for name in one.groupindex if (match := _group(name)))
 
-    def expression(self, tasks: tuple[str, ...], modalities: tuple[str, ...]) -> re.Pattern[str]:
-        """Return the compiled expression for a challenge's names; one that takes every path where none is given."""
-        alike = [
-            "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) for names in (tasks, modalities)
-        ]
-        return re.compile(self._filled(*alike), re.IGNORECASE if self.ignore_case else 0)
+    def compiled(self, tasks: Iterable[str] = (), modalities: Iterable[str] = ()) -> tuple[re.Pattern[str], ...]:
+        """Return the expressions that must all match a path, for a challenge's names."""
+        names = {"task": tuple(tasks), "modality": tuple(modalities), "split": get_args(Split)}
+        known = {key: _one_of((*found, *self.values.get(key, ()))) for key, found in names.items()}
+        texts = []
+        if self.glob or not self.regex:
+            texts.append(_glob_expression(self.glob or "**", known))
+        if self.regex:
+            shown = self.regex.replace("{tasks}", f"(?:{_one_of(names['task'])})")
+            texts.append(shown.replace("{modalities}", f"(?:{_one_of(names['modality'])})"))
+        return tuple(re.compile(text, re.IGNORECASE if self.ignore_case else 0) for text in texts)
 
-    def _filled(self, tasks: str, modalities: str) -> str:
-        text = self.regex or ".*"
-        return text.replace("{tasks}", f"(?:{tasks})").replace("{modalities}", f"(?:{modalities})")
-
-    @field_validator("regex")
+    @field_validator("glob", "regex")
     @classmethod
-    def _compiles(cls, regex: str) -> str:
+    def _compiles(cls, text: str, info: ValidationInfo) -> str:
         try:
-            names = re.compile(regex.replace("{tasks}", "x").replace("{modalities}", "x")).groupindex
+            shown = _glob_expression(text, {}) if info.field_name == "glob" else text
+            names = re.compile(shown.replace("{tasks}", "x").replace("{modalities}", "x")).groupindex
         except re.error as error:
-            raise ValueError(f"this is no regular expression ({error})") from None
+            raise ValueError(f"{text!r} cannot be understood ({error})") from None
         if unknown := [name for name in names if not _group(name)]:
             raise ValueError(f"there is no group {unknown[0]!r}; the groups are {', '.join(GROUPS)}")
-        return regex
+        return text
 
     @model_validator(mode="after")
     def _says_enough(self) -> FilePattern:
         if self.role == "unused":
             return self
         given = self.groups() | {key for key in ("modality", "split", "task") if getattr(self, key)}
-        needed = ("task", "split") if self.role == "input" else ("modality",) if self.role != "mask" else ()
+        needed = ("task", "split") if self.role == "input" else ("modality",)
         for key in needed:
             if key not in given:
-                raise ValueError(f"role {self.role!r} needs a group {key!r} in the regex, or a key {key!r}")
+                raise ValueError(f"role {self.role!r} needs a group {key!r}, or a key {key!r}")
         return self
 
 
 def _one_of(names: Iterable[str]) -> str:
-    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or "[^/]+?"
+
+
+def _glob_expression(glob: str, known: Mapping[str, str]) -> str:
+    """Return a glob as a regular expression: `**` takes folders, `*` and `?` stay in one, `{name}` is a group."""
+    text = ""
+    for part in re.split(r"(\*\*/?|\*|\?|\{\w*\})", glob):
+        if part.startswith("{"):
+            text += f"(?P<{part[1:-1]}>{known.get(part[1:-1], DATE if part == '{date}' else '[^/]+?')})"
+        else:
+            text += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
+    return text
 
 
 def _group(name: str) -> re.Match[str] | None:
@@ -156,9 +174,18 @@ def _group(name: str) -> re.Match[str] | None:
 class Layout(Settings):
     """Where a challenge's files lie: named patterns, of which the first that takes a file says what it is."""
 
-    description: str = ""
+    description: str = "the challenge's layout"
     junk: tuple[str, ...] = ()  # globs on the names of files and folders that are skipped without a word
     files: dict[Name, FilePattern] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> Layout:
+        seen: dict[tuple[str, str], str] = {}
+        for name, pattern in self.files.items():
+            earlier = seen.setdefault((pattern.glob, pattern.regex), name)
+            if earlier != name:
+                raise ValueError(f"files.{name} takes the files that files.{earlier} takes already")
+        return self
 
 
 class HoldOut(Settings):
@@ -276,6 +303,12 @@ class Challenge(Settings):
         if name not in self.tasks:
             raise UsageError(f"There is no task {name!r}; the tasks are {', '.join(self.tasks)}.")
         return self.tasks[name]
+
+    def serves(self, task: str, modality: str, own_task: str, tasks: tuple[str, ...]) -> bool:
+        """Return whether an image of a modality, from a pattern with a `task` or `tasks`, may be in a task's pairs."""
+        if own_task not in ("", task) or (tasks and task not in tasks):
+            return False
+        return modality in (self.tasks[task].source, self.tasks[task].target)
 
     def title_of(self, modality: str) -> str:
         """Return a modality's name as tables and pages show it."""

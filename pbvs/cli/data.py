@@ -33,6 +33,7 @@ def demo_data(folder: Path, seed: int) -> None:
 @root
 @options.data
 @options.manifests
+@options.challenge
 @click.option(
     "--sampling", type=click.Choice(["random", "nearest-date", "all"]), default="random", show_default=True,
     help="How a location's SAR, RGB and IR images are drawn into pairs.",
@@ -50,12 +51,12 @@ def demo_data(folder: Path, seed: int) -> None:
     help="Share of the target that the source must cover.",
 )  # fmt: skip
 @click.option(
-    "--validation-share", type=click.FloatRange(0, 0.9), default=0.15, show_default=True,
+    "--validation-share", type=click.FloatRange(0, 0.9), show_default="as the challenge says",
     help="Share of each archive's locations held out for validation.",
 )  # fmt: skip
 @click.option(
-    "--crops-per-scene", type=click.IntRange(min=1), default=4, show_default=True,
-    help="How many consecutive chip ids are one scene.",
+    "--crops-per-scene", type=click.IntRange(min=1), show_default="as the challenge says",
+    help="How many consecutive ids of images without a location are one scene.",
 )  # fmt: skip
 @click.option(
     "--correct-shift", is_flag=True,
@@ -67,7 +68,7 @@ def demo_data(folder: Path, seed: int) -> None:
 def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices: Any) -> None:
     """Pair the images below ROOT (or --data, or PBVS_DATA) into manifests, and say what could not be used."""
     from pbvs.data.build import build_pairs as build
-    from pbvs.data.build import find_root
+    from pbvs.data.build import find_challenge, find_root
     from pbvs.data.pairing import Rules
     from pbvs.recipe import load_recipe
 
@@ -78,6 +79,7 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
     summary = build(
         find_root(root or data, manifests),
         manifests,
+        challenge=find_challenge(choices["challenge"], manifests),
         rules=rules,
         radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
         crops_per_scene=choices["crops_per_scene"],
@@ -98,6 +100,7 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
 @root
 @options.data
 @options.manifests
+@options.challenge
 @click.option("--output", type=options.FILE, help="The page to write; without it check-data.html beside the manifests.")
 @click.option("--no-shift", is_flag=True, help="Leave out the misregistration, which takes the longest.")
 @options.jobs
@@ -106,18 +109,26 @@ def check_data(
     root: Path | None,
     data: Path | None,
     manifests: Path,
+    challenge: str | None,
     output: Path | None,
     no_shift: bool,
     jobs: int,
     backend: str,
 ) -> None:
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
-    from pbvs.data.build import find_root
+    from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import survey
     from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
-    found = survey(find_root(root or data, manifests), manifests, shifts=not no_shift, jobs=jobs, backend=backend)
+    found = survey(
+        find_root(root or data, manifests),
+        manifests,
+        challenge=find_challenge(challenge, manifests),
+        shifts=not no_shift,
+        jobs=jobs,
+        backend=backend,
+    )
     sweep(manifests, deep=False)
     sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")
@@ -130,7 +141,8 @@ def _survey_lines(found: Survey) -> Iterator[str]:
     from pbvs.data.inspection import group_reasons
 
     width = max(len(archive.name) for archive in found.archives)
-    heads = ("locations", "SAR", "EO", "RGB", "IR", "mosaics")
+    challenge = found.catalog.challenge
+    heads = ("locations", *map(challenge.title_of, challenge.modalities), "mosaics")
     yield f"{'archive':<{width}}" + "".join(f"{head:>10}" for head in heads)
     for archive in found.archives:
         numbers = (archive.locations, *archive.images.values(), archive.mosaics)

@@ -59,6 +59,9 @@ run = click.option("--run", type=RUN, help="Name of the run; without it the one 
 recipe = click.option(
     "--recipe", type=RECIPE, default="demo", show_default=True, help="A built-in recipe's name or a .toml file."
 )
+challenge = click.option(
+    "--challenge", metavar="NAME|FILE", help="The challenge: a name of `pbvs challenge list`, or a .toml file."
+)
 weights = click.option(
     "--weights", type=FOLDER, envvar="PBVS_WEIGHTS", help="Folder of the frozen networks' weights [PBVS_WEIGHTS]."
 )

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
 from pbvs.data.geometry import Window, overlap_window, turns
 from pbvs.data.headers import Header, read_header
 from pbvs.data.images import read_samples, resize
@@ -163,7 +162,7 @@ def check_files(pairs: list[Pair], root: Path) -> None:
 
 
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
-    modality = get_task(pair.task).source
+    modality = radiometry.challenge.task(pair.task).source
     source = read_raster(inside(root, pair.source), modality, radiometry.rule(modality, pair.source_rule, pair.source))
     if not pair.target:
         return source
@@ -174,7 +173,7 @@ def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
 
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
-    modality = get_task(pair.task).target
+    modality = radiometry.challenge.task(pair.task).target
     target = read_raster(inside(root, pair.target), modality, radiometry.rule(modality, pair.target_rule, pair.target))
     if pair.alignment != "georeference":
         return target

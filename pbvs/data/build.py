@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import DEFAULT, SPLITS, Challenge, Task, built_in_challenges, dump_challenge, load_challenge
 from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import Catalog, Entry, catalog_tables, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
-from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample
+from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample, serves
 from pbvs.data.registration import Group, Shift, correct, find_shifts, group_name
-from pbvs.data.split import SHARE, hold_out, hold_out_scenes, scene_of
+from pbvs.data.split import hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, measure, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
@@ -29,6 +29,11 @@ from pbvs.run import MANIFESTS
 from pbvs.tables import table_text
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
+
+
+Locations = dict[tuple[str, str], Location]  # by split and name
+ORIGINS = {"train": "archive", "val": "held-out", "test": "official"}
+CHALLENGE_FILE = "challenge.toml"  # beside the manifests, where the challenge is a team's own
 
 
 @dataclass
@@ -66,57 +71,55 @@ def find_root(option: Path | None, manifests: Path = MANIFESTS) -> Path:
     return root
 
 
+def find_challenge(option: str | Path | None, manifests: Path = MANIFESTS) -> Challenge:
+    """Return the challenge: the option, else the one that the manifests were made for, else the default."""
+    summary = read_json(manifests / "summary.json") if (manifests / "summary.json").is_file() else {}
+    name = (summary.get("challenge") or {}).get("name", DEFAULT)
+    own = manifests / CHALLENGE_FILE
+    return load_challenge(option or (name if name in built_in_challenges() or not own.is_file() else own))
+
+
 def build_pairs(
     root: Path,
     manifests: Path = MANIFESTS,
     *,
     rules: Rules | None = None,
+    challenge: str | Path | Challenge = DEFAULT,
     radiometry: Radiometry | None = None,
-    crops_per_scene: int = 4,
-    share: float = SHARE,
+    crops_per_scene: int | None = None,
+    share: float | None = None,
     correct_shift: bool = False,
     jobs: int = 1,
     backend: str = "loky",
 ) -> Summary:
     """Scan `root`, pair its images and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
-    `share` of every archive's locations is held out for validation. With `correct_shift` the misregistration left
+    `challenge` says which files are what, and how they are paired. `share` of every archive's locations is held out
+    for validation, and `crops_per_scene` consecutive ids are one scene: the challenge says how much and how many where
+    they are None. With `correct_shift` the misregistration left
     in an archive's or location's SAR is estimated, and corrected where many pairs agree. The same data and settings
     give the same bytes.
     Raises UsageError when `root` does not exist, PbvsError when nothing in it can be used.
     """
-    rules = rules or Rules()
     root, manifests = Path(root), Path(manifests)
-    return _build(
-        root, manifests, rules, radiometry or Radiometry(), crops_per_scene, share, correct_shift, jobs, backend
-    )
-
-
-def _build(
-    root: Path,
-    manifests: Path,
-    rules: Rules,
-    radiometry: Radiometry,
-    crops_per_scene: int,
-    share: float,
-    correct_shift: bool,
-    jobs: int,
-    backend: str,
-) -> Summary:
+    chosen = load_challenge(challenge)
     cache = FileCache(manifests / CACHE_NAME, root)
-    catalog = scan(root, cache, jobs, backend)
-    builder = Builder(catalog, rules, find_rules(catalog, radiometry), crops_per_scene, share)
+    catalog = scan(root, cache, jobs, backend, challenge=chosen)
+    book = find_rules(catalog, (radiometry or Radiometry()).of(chosen))
+    builder = Builder(catalog, rules or Rules(), book, crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
-    shifts = _correct_shifts(pairs, root, jobs, backend) if correct_shift else {}
-    inputs, modalities = measure(root, pairs, cache, jobs, backend)
+    shifts = _correct_shifts(pairs, root, chosen, jobs, backend) if correct_shift else {}
+    inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
     summary.warnings += warnings_of(inputs)
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
     texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}
+    if chosen.name not in built_in_challenges():
+        texts[manifests / CHALLENGE_FILE] = dump_challenge(chosen)
     with locked(manifests):
         _write(texts, manifests / "summary.json", summary)
     return summary
@@ -140,11 +143,11 @@ def _holds(file: Path, text: str) -> bool:
         return False
 
 
-def _correct_shifts(pairs: Pairs, root: Path, jobs: int, backend: str) -> dict[Group, Shift]:
+def _correct_shifts(pairs: Pairs, root: Path, challenge: Challenge, jobs: int, backend: str) -> dict[Group, Shift]:
     """Estimate what misregistration is left and write the trusted shifts into the pairs; return all that was found."""
-    shifts = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend)
+    shifts = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend, challenge=challenge)
     for key, rows in pairs.items():
-        pairs[key] = correct(rows, shifts)
+        pairs[key] = correct(rows, shifts, challenge=challenge)
     return shifts
 
 
@@ -155,90 +158,137 @@ class Builder:
     catalog: Catalog
     rules: Rules
     book: RuleBook
-    crops_per_scene: int = 4
-    share: float = SHARE
+    crops_per_scene: int | None = None  # None: as the challenge says
+    share: float | None = None
     held_out: set[str] = field(default_factory=set)
-    pairs: Pairs = field(default_factory=lambda: {(task, split): [] for task in TASKS for split in SPLITS})
+    pairs: Pairs = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        hold_out = self.challenge.hold_out
+        self.block = self.crops_per_scene or hold_out.block
+        self.share = hold_out.share if self.share is None else self.share
+        self.pairs = {(task, split): [] for task in self.challenge.tasks for split in SPLITS}
+
+    @property
+    def challenge(self) -> Challenge:
+        """Whose tasks the pairs are for."""
+        return self.catalog.challenge
 
     def collect(self) -> Pairs:
         """Return the pairs of every task and split."""
-        self._stacks()
-        self._chips()
+        by_name = [task for task in self.challenge.tasks.values() if task.pairing == "name"]
+        self._stacks([task for task in self.challenge.tasks.values() if task.pairing != "name"])
+        for task in by_name:
+            self._by_name(task)
         self._inputs()
         return self.pairs
 
-    def _stacks(self) -> None:
-        locations, twins = group_locations(self.catalog.entries)
+    def _stacks(self, tasks: Sequence[Task]) -> None:
+        """Pair the images of locations: those of one base, or a sample of all that could be."""
+        locations, twins = group_locations(self.catalog.entries, tasks)
         self.catalog.unused += twins
-        matches = self._sampled(locations)
-        usable = {name for name, _ in matches}
-        sources = ((location.source, name) for name, location in locations.items() if name in usable)
-        self.held_out |= hold_out(sources, self.share, self.rules.seed)
-        for (name, task), rows in matches.items():
-            split, origin = ("val", "held-out") if name in self.held_out else ("train", "archive")
-            self.pairs[task, split] += [self.pair(match, task, split, name, origin) for match in rows]
-        self._list_alone(locations, matches)
+        matches = self._sampled(locations, tasks)
+        given = {task for (split, _), task in matches if split == "val"}  # tasks whose validation is not ours to choose
+        usable = {key for key, task in matches if key[0] == "train" and task not in given}
+        sources = ((location.source, key[1]) for key, location in locations.items() if key in usable)
+        held = hold_out(sources, self.share or 0.0, self.rules.seed)
+        self.held_out |= held
+        for ((split, name), task), rows in matches.items():
+            kept = split == "train" and name in held and task not in given
+            where, origin = ("val", "held-out") if kept or split == "val" else (split, ORIGINS[split])
+            self.pairs[task, where] += [self.pair(match, task, where, name, origin) for match in rows]
+        self._list_alone(locations, tasks, matches)
 
-    def _sampled(self, locations: dict[str, Location]) -> dict[tuple[str, str], list[Match]]:
+    def _sampled(self, locations: Locations, tasks: Sequence[Task]) -> dict[tuple[tuple[str, str], str], list[Match]]:
         footprints = Footprints(entry.header for entry in self.catalog.entries)
         matches = {}
-        for location in track(locations.values(), "pairing", unit="location"):
-            for task in ("sar2rgb", "sar2ir", "rgb2ir"):
+        for key, location in track(locations.items(), "pairing", len(locations), unit="location"):
+            for task in tasks:
                 rows = sample(location, task, self.rules, footprints, self.catalog.unused)
                 if rows:
-                    matches[location.name, task] = rows
+                    matches[key, task.name] = rows
         return matches
 
-    def _list_alone(self, locations: dict[str, Location], matches: dict[tuple[str, str], list[Match]]) -> None:
+    def _list_alone(self, locations: Locations, tasks: Sequence[Task], matches: Mapping[Any, Sequence[Match]]) -> None:
+        """List the images of locations that are in no pair; in val and test those of sources alone are inputs."""
         used = {entry.path for rows in matches.values() for match in rows for entry in (match.source, match.target)}
         used |= {path for path, _ in self.catalog.unused}
-        for location in locations.values():
+        for (split, _), location in locations.items():
             left = [entry for entry in location if entry.path not in used]
-            possible = self._possible(location) if left else set()
+            possible = self._possible(location, tasks) if left else set()
             for entry in left:
-                reason = "it was not drawn into a pair" if entry.path in possible else _alone(location, entry)
+                served = [task for task in tasks if task.source == entry.info.modality and serves(entry, task)]
+                if split != "train" and served and entry.path not in possible:
+                    for task in served:
+                        self.pairs[task.name, split].append(self.input(entry, task.name, split))
+                    continue
+                reason = "it was not drawn into a pair" if entry.path in possible else self._alone(location, entry)
                 self.catalog.leave_out(entry.path, reason)
 
-    def _possible(self, location: Location) -> set[str]:
-        tasks = ("sar2rgb", "sar2ir", "rgb2ir")
+    def _possible(self, location: Location, tasks: Sequence[Task]) -> set[str]:
         return {
             entry.path for task in tasks for pair in location.candidates(task, self.rules.mosaics) for entry in pair
         }
 
-    def _chips(self) -> None:
-        matches, alone, unused = pair_by_name(self.catalog.entries)
+    def _alone(self, location: Location, entry: Entry) -> str:
+        info = entry.info
+        if location.mosaics.get(info.modality) and info.role != "mosaic":
+            sources = [task.source for task in self.challenge.tasks.values() if task.target == info.modality]
+            titles = dict.fromkeys(self.challenge.title_of(source) for source in sources[:1])
+            return (
+                f"the location's mosaic is the {' and '.join(titles)}'s target in its place, and no other image has "
+                "its base"
+            )
+        return "nothing in its location can be paired with it"
+
+    def _by_name(self, task: Task) -> None:
+        titles = self.challenge.title_of(task.source), self.challenge.title_of(task.target)
+        found, unused = pair_by_name(self.catalog.entries, task, titles)
         self.catalog.unused += unused
-        held: set[str] = set()
-        scenes = {key: [scene_of(match.source.stem, self.crops_per_scene) for match in matches[key]] for key in matches}
-        if not matches["val"]:
-            held = hold_out_scenes(scenes["train"], self.share, self.rules.seed)
-            self.held_out |= held
-        for folder, rows in matches.items():
-            for match, scene in zip(rows, scenes[folder], strict=True):
-                split, origin = ("val", "held-out") if folder == "val" or scene in held else ("train", "archive")
-                self.pairs["sar2eo", split].append(self.pair(match, "sar2eo", split, scene, origin))
-        for entry in alone["train"]:
-            self.catalog.leave_out(entry.path, "there is no EO chip of that name")
-        self.pairs["sar2eo", "val"] += [self.input(entry, "sar2eo", "val") for entry in alone["val"]]
+        held = set() if found["val"].matches else self._held_by_name(found["train"].matches)
+        self.held_out |= held
+        for split, named in found.items():
+            for match in named.matches:
+                name = self._ground(match)
+                kept = split == "train" and name in held
+                where, origin = ("val", "held-out") if kept or split == "val" else (split, ORIGINS[split])
+                self.pairs[task.name, where].append(self.pair(match, task.name, where, name, origin))
+            for entry in named.inputs:
+                if split == "train":
+                    self.catalog.leave_out(entry.path, f"there is no {titles[1]} image of that name")
+                else:
+                    self.pairs[task.name, split].append(self.input(entry, task.name, split))
+
+    def _held_by_name(self, matches: Sequence[Match]) -> set[str]:
+        """Return the locations, and the scenes of images without one, that are held out."""
+        places = ((match.source.info.source, match.source.info.location) for match in matches)
+        scenes = (self._ground(match) for match in matches if not match.source.info.location)
+        share, seed = self.share or 0.0, self.rules.seed
+        held = hold_out(sorted({place for place in places if place[1]}), share, seed)
+        return held | hold_out_scenes(scenes, share, seed)
+
+    def _ground(self, match: Match) -> str:
+        return match.source.info.location or scene_of(match.source.id, self.block)
 
     def _inputs(self) -> None:
         seen: dict[tuple[str, str, str], str] = {}
         for entry in self.catalog.entries:
-            place = entry.info
-            if place.role != "input":
+            info = entry.info
+            if info.role != "input":
                 continue
-            key = (place.task, place.split, entry.stem.lower())
+            pair = self.input(entry, info.task, info.split)
+            key = (info.task, info.split, pair.name.lower())
             if key in seen:
                 self.catalog.leave_out(entry.path, f"the same name as {seen[key]}, which is used")
             else:
                 seen[key] = entry.path
-                self.pairs[place.task, place.split].append(self.input(entry, place.task, place.split))
+                self.pairs[info.task, info.split].append(pair)
 
     def pair(self, match: Match, task: str, split: str, location: str, origin: str) -> Pair:
         """Return the manifest's row of a match."""
         source, target, alignment, overlap = match
         return Pair(
-            name=pair_name(location, source.stem, target.stem),
+            name=pair_name(location, source.id, target.id),
             task=task,
             split=split,
             location=location,
@@ -254,9 +304,9 @@ class Builder:
         )
 
     def input(self, entry: Entry, task: str, split: str) -> Pair:
-        """Return the manifest's row of an input whose target is not known; its name is the file's stem."""
+        """Return the manifest's row of an input whose target is not known; its name is its id, below its location."""
         return Pair(
-            name=entry.stem,
+            name="_".join(filter(None, (entry.info.location, entry.id))),
             task=task,
             split=split,
             location=entry.info.location,
@@ -268,22 +318,20 @@ class Builder:
         )
 
 
-def _alone(location: Location, entry: Entry) -> str:
-    if location.mosaics.get(entry.info.modality) and entry.info.role != "mosaic":
-        return "the location's mosaic is the SAR's target in its place, and no other image has its base"
-    return "nothing in its location can be paired with it"
-
-
 def _summary(builder: Builder, pairs: Pairs) -> Summary:
     catalog = builder.catalog
     summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.junk)
     summary.held_out = sorted(builder.held_out, key=natural_key)
-    summary.pairs = {task: {split: len(pairs[task, split]) for split in SPLITS} for task in TASKS}
+    summary.pairs = {task: {split: len(pairs[task, split]) for split in SPLITS} for task in builder.challenge.tasks}
     summary.warnings = [
-        f"{task} has no {split} images." for task in TASKS for split in SPLITS if not pairs[task, split]
+        f"{task} has no {split} images."
+        for task in builder.challenge.tasks
+        for split in SPLITS
+        if not pairs[task, split]
     ]
-    choices = {"crops_per_scene": builder.crops_per_scene, "validation_share": builder.share}
+    choices = {"crops_per_scene": builder.block, "validation_share": builder.share}
     summary.facts = {
+        "challenge": {"name": builder.challenge.name, "digest": builder.challenge.data_digest()},
         "settings": {**vars(builder.rules), **choices},
         "modalities": _count(f"{entry.info.modality} {entry.header.dtype}" for entry in catalog.entries),
         "archives": _count(entry.info.source for entry in catalog.entries),

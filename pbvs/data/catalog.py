@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.cache import FileCache, stamp_of
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.images import SUFFIXES
-from pbvs.data.layout import PathInfo, file_key, parse_path
+from pbvs.data.layout import PathInfo, PathReader, file_key
 from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
@@ -27,7 +29,6 @@ CATALOG_COLUMNS = (
     "width", "height", "bands", "dtype", "crs", "transform", "nodata",
 )  # fmt: skip
 HEADER = "header 2 " + " ".join(Header._fields)  # raise the number when one of them means something else
-JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class Entry(NamedTuple):
@@ -38,6 +39,11 @@ class Entry(NamedTuple):
     header: Header
     stem: str  # the file's name without its suffix
     size: int  # of the file, in bytes
+
+    @property
+    def id(self) -> str:
+        """What it has in common with the images that it is paired with by name."""
+        return self.info.id or self.stem
 
 
 class Found(NamedTuple):
@@ -53,6 +59,7 @@ class Catalog:
     """What a scan found."""
 
     root: Path
+    challenge: Challenge = field(default_factory=load_challenge)
     strict: bool = True  # what cannot be read stops the scan
     entries: list[Entry] = field(default_factory=list)
     unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
@@ -71,18 +78,24 @@ class Catalog:
 
 
 def scan(
-    root: Path, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky", *, strict: bool = True
+    root: Path,
+    cache: FileCache | None = None,
+    jobs: int = 1,
+    backend: str = "loky",
+    *,
+    challenge: Challenge | None = None,
+    strict: bool = True,
 ) -> Catalog:
     """Walk `root` and read every image's header, `jobs` at a time.
 
     `cache` remembers headers as long as an image's size and times stay what they were. An image or folder that cannot
     be read, for a reason that does not follow from its bytes, stops the scan; without `strict` it is left out.
     Raises UsageError when there is no such folder, ReadError naming what cannot be read, PbvsError when the folder
-    holds no image of the archives' layout.
+    holds no image of the challenge's layout.
     """
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
-    catalog = Catalog(root, strict)
+    catalog = Catalog(root, challenge or load_challenge(), strict)
     located = _locate(catalog)
     known = cache or FileCache(None, root)
     headers = _read(root, [file for file, _ in located], known, jobs, backend)
@@ -96,8 +109,9 @@ def scan(
             catalog.entries.append(Entry(file.path, info, header, stem, file.size))
     if not catalog.entries:
         raise PbvsError(
-            f"{root} holds no image in the archives' layout ({len(catalog.unused)} files could not be used); "
-            "see the README for the folders that are expected."
+            f"{root} holds no image in {catalog.challenge.layout.description} "
+            f"({len(catalog.unused)} files could not be used); `pbvs challenge check {catalog.challenge.name}` "
+            "says which folders are expected."
         )
     known.write(forget=True)
     return catalog
@@ -106,8 +120,9 @@ def scan(
 def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
     """Return the images whose paths say what they are, in a fixed order."""
     located = []
+    reader = PathReader(catalog.challenge)
     for file in sorted(walk(catalog), key=lambda file: file_key(file.path)):
-        info = parse_path(file.path)
+        info = reader.read(file.path)
         if isinstance(info, str):
             catalog.leave_out(file.path, info)
         else:
@@ -171,7 +186,7 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
     """Return an image; count or list what is none, and add a folder to `below`."""
     name = item.name
     path = f"{prefix}/{name}" if prefix else name
-    if name.startswith(".") or name in JUNK:
+    if is_junk(name, catalog.challenge):
         catalog.junk += 1
     elif not _safe(name):
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
@@ -185,6 +200,11 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
         status = item.stat()
         return Found(path, status.st_size, stamp_of(status))
     return None
+
+
+def is_junk(name: str, challenge: Challenge) -> bool:
+    """Return whether a file or folder is what systems leave behind: hidden, or named so by the challenge."""
+    return name.startswith(".") or any(fnmatchcase(name, glob) for glob in challenge.layout.junk)
 
 
 def _safe(name: str) -> bool:

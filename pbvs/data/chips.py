@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
 from pbvs.data.align import Opened, open_pair
 from pbvs.data.cache import FileCache, digests
 from pbvs.data.images import resize, to_uint8
@@ -102,7 +101,7 @@ def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, s
 
 def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
     pair, source, target = work
-    task = get_task(pair.task)
+    task = radiometry.challenge.task(pair.task)
     rules = [
         radiometry.rule(task.source, pair.source_rule, pair.source),
         radiometry.rule(task.target, pair.target_rule, pair.target),
@@ -132,7 +131,7 @@ def _prepared(pair: Pair, file: Path, size: tuple[int, int], facts: dict[str, An
 
 def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, file: Path) -> Prepared:
     array = _stack(_reduced(open_pair(pair, root, radiometry), chips, size))
-    facts = _judge(array, get_task(pair.task).source_channels, chips, size)
+    facts = _judge(array, radiometry.challenge.task(pair.task).source_channels, chips, size)
     if facts:
         write_json(file.with_suffix(".json"), facts)
     if not facts.get("reason"):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pbvs.challenge import get_task
 from pbvs.data.chips import Array, Prepared, prepare, write_bad_chips
 from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
@@ -68,12 +67,13 @@ class ChipDataset(Dataset[Sample]):
         known = [pair for pair in pairs if pair.target]
         if not known:
             raise PbvsError("There are no pairs with targets to learn from; run `pbvs build-pairs` and see unused.csv.")
-        self.task = get_task(known[0].task)
-        prepared = prepare(known, root, radiometry or Radiometry(), chips or Chips(), size, cache, jobs, backend)
+        radiometry = radiometry or Radiometry()
+        self.task = radiometry.challenge.task(known[0].task)
+        prepared = prepare(known, root, radiometry, chips or Chips(), size, cache, jobs, backend)
         self.bad = [item for item in prepared if item.reason]
         self._report_bad(prepared, cache)
         self.items = _items(prepared)
-        self._groups = _group(self.items)
+        self._groups = _group(self.items, by_name=self.task.pairing == "name")
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -167,12 +167,12 @@ def _items(prepared: Sequence[Prepared]) -> list[Item]:
     return [Item(item, corner) for item in good for corner in (item.windows or (None,))]
 
 
-def _group(items: Sequence[Item]) -> list[list[int]]:
-    """Return the indices of each location's chips; chips of the SAR2EO archive have no location to balance."""
+def _group(items: Sequence[Item], by_name: bool) -> list[list[int]]:
+    """Return the indices of each location's chips; pairs by name have no location to balance."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         pair = item.prepared.pair
-        groups[pair.name if pair.task == "sar2eo" else pair.location].append(index)
+        groups[pair.name if by_name else pair.location].append(index)
     return list(groups.values())
 
 

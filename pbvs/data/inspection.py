@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
 from pbvs.data.build import Builder, Pairs
 from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import Catalog, Entry, scan
@@ -26,7 +26,6 @@ from pbvs.data.statistics import Table, measure, warnings_of
 from pbvs.files import sha256
 from pbvs.recipe import Radiometry
 
-COLUMNS = ("sar", "eo", "rgb", "ir")
 END = 4096  # bytes of a file's end that are compared before whole files are
 _COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # folders are named latitude_longitude
 
@@ -63,13 +62,16 @@ class Survey:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pairs by task and split."""
-        return {task: {split: len(self.pairs[task, split]) for split in SPLITS} for task in TASKS}
+        return {
+            task: {split: len(self.pairs[task, split]) for split in SPLITS} for task in self.catalog.challenge.tasks
+        }
 
 
 def survey(
     root: Path,
     manifests: Path | None = None,
     *,
+    challenge: str | Path | Challenge = DEFAULT,
     rules: Rules | None = None,
     shifts: bool = True,
     jobs: int = 1,
@@ -80,13 +82,15 @@ def survey(
     `shifts=False` leaves out the misregistration, which takes the longest. Raises as `build_pairs` does.
     """
     cache = FileCache(manifests and manifests / CACHE_NAME, root)
-    catalog = scan(root, cache, jobs, backend, strict=False)
-    book = find_rules(catalog, Radiometry())
+    chosen = load_challenge(challenge)
+    catalog = scan(root, cache, jobs, backend, challenge=chosen, strict=False)
+    book = find_rules(catalog, Radiometry().of(chosen))
     builder = Builder(catalog, rules or Rules(), book)
     pairs = builder.collect()
-    inputs, modalities = measure(root, pairs, cache, jobs, backend)
-    found = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend) if shifts else {}
-    archives = _archives(catalog.entries, builder.held_out)
+    inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
+    every = [pair for rows in pairs.values() for pair in rows]
+    found = find_shifts(every, root, jobs, backend, challenge=chosen) if shifts else {}
+    archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog)
     return Survey(
         catalog=catalog,
@@ -149,17 +153,19 @@ def _leak_warning(leaks: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
 
 
-def _archives(entries: Iterable[Entry], held_out: set[str]) -> list[Archive]:
+def _archives(catalog: Catalog, held_out: set[str]) -> list[Archive]:
     by_source: dict[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
+    for entry in catalog.entries:
         by_source[entry.info.source].append(entry)
-    return [_archive(name, members, held_out) for name, members in sorted(by_source.items())]
+    return [_archive(name, members, held_out, catalog.challenge) for name, members in sorted(by_source.items())]
 
 
-def _archive(name: str, members: list[Entry], held_out: set[str]) -> Archive:
+def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Challenge) -> Archive:
     images = [entry for entry in members if entry.info.role != "mosaic"]
     counted: Counter[str] = Counter(entry.info.modality for entry in images)
-    archive = Archive(name, {modality: counted.get(modality, 0) for modality in COLUMNS}, len(members) - len(images))
+    archive = Archive(
+        name, {modality: counted.get(modality, 0) for modality in challenge.modalities}, len(members) - len(images)
+    )
     archive.sizes = _range([max(entry.header.width, entry.header.height) for entry in members])
     archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
     archive.systems = _few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
@@ -168,7 +174,9 @@ def _archive(name: str, members: list[Entry], held_out: set[str]) -> Archive:
         if entry.info.location:
             stacks[entry.info.location].append(entry)
     archive.locations = len(stacks)
-    for modality in ("sar", "rgb", "ir"):
+    by_location = [task for task in challenge.tasks.values() if task.pairing != "name"]
+    wanted = {modality for task in by_location for modality in (task.source, task.target)}
+    for modality in (modality for modality in challenge.modalities if modality in wanted):
         without = sum(all(entry.info.modality != modality for entry in stack) for stack in stacks.values())
         if without:
             archive.incomplete[modality] = without
@@ -198,7 +206,7 @@ def _named(folder: str) -> Point | None:
 
 def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> list[str]:
     lines = []
-    for task, splits in ((task, SPLITS) for task in TASKS):
+    for task, splits in ((task, SPLITS) for task in catalog.challenge.tasks):
         absent = [split for split in splits if not pairs[task, split]]
         if absent:
             lines.append(f"{task}: nothing for {', '.join(absent)}.")
@@ -206,7 +214,8 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
             lines.append(f"{task}: no validation pair has a target, so nothing can be scored.")
     for archive in archives:
         for modality, count in archive.incomplete.items():
-            lines.append(f"{archive.name}: {count} of {archive.locations} locations have no {modality.upper()}.")
+            title = catalog.challenge.title_of(modality)
+            lines.append(f"{archive.name}: {count} of {archive.locations} locations have no {title}.")
     loose = Counter(
         entry.info.source for entry in catalog.entries if entry.info.location and not entry.header.georeferenced
     )

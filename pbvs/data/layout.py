@@ -1,53 +1,110 @@
-"""What a file's path says: archive, location, modality, date, task and split, in both spellings of the archives.
-
-Facts: the challenge's dataset page and the folders that participants unpacked (SAR/EO with train and validation;
-a folder of GeoTIFFs a location; `val/<task>` and `test/<task>` with inputs only).
-"""
+"""What a file's path says, as a challenge's patterns read it: modality, archive, location, date, task and split."""
 
 from __future__ import annotations
 
 import datetime
 import re
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge
+from pbvs.challenge.model import FilePattern, Role
 
-Role = Literal["image", "mosaic", "input"]
-
-_MODALITY = re.compile(r"_(rgb|ir)(?=[_.\- ]|$)", re.IGNORECASE)
-_MOSAIC = re.compile(r"^mosi?ai?c", re.IGNORECASE)  # the archives spell it "mosiac"
-_SAR = re.compile(r"(_|-)(gec|sar|vv|vh|hh|hv)(?=[_.\- ]|$)", re.IGNORECASE)
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
-_TEST = re.compile(r"^(test|mavic.*test.*)$", re.IGNORECASE)
-_VAL = re.compile(r"^(val|validation.*)$", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)$")
-_SPLITS = {"train": "train", "validation": "val", "val": "val"}
 
 
 class PathInfo(NamedTuple):
     """What an image is, by its path alone."""
 
     modality: str
-    source: str  # the archive: the folder that holds SAR and EO, or the locations
+    source: str  # the archive: the folder that holds the modalities' folders, or the locations
     location: str
     role: Role
-    split: str  # train, val or test; for images of locations train, until some are held out
-    task: str = ""  # for chips and for the challenge's own inputs
-    base: str = ""  # what an RGB and an IR image of one moment have in common
+    split: str  # train, val or test; train where the path says nothing
+    task: str = ""  # for inputs without targets, and for images of one task alone
+    base: str = ""  # what images of one moment have in common
     date: str = ""  # YYYY-MM-DD
+    id: str = ""  # what the images of a pair have in common; empty: the file's name without its suffix
+    tasks: tuple[str, ...] = ()  # the tasks that it serves; empty: all of its modality
 
 
-def parse_path(relative: str) -> PathInfo | str:
-    """Return what the path below the data root says, or the reason why it says nothing."""
-    folder, _, name = relative.rpartition("/")
-    stem, _, suffix = name.rpartition(".")
-    known = _known_folder(folder)
-    if known is not None:
-        return known
-    if not folder:
-        return "it lies in no folder of the archives' layout"
-    return _stack(folder, stem, suffix.lower())
+class PathReader:
+    """A challenge's patterns, ready to read paths below a data root.
+
+    >>> from pbvs.challenge import load_challenge
+    >>> PathReader(load_challenge("mavic-t-2026")).read("test/rgb2ir/7.tiff").split
+    'test'
+    """
+
+    def __init__(self, challenge: Challenge):
+        self.challenge = challenge
+        names = tuple(challenge.tasks), tuple(challenge.modalities)
+        files = challenge.layout.files.items()
+        self._patterns = [(name, pattern, pattern.compiled(*names)) for name, pattern in files]
+        self._canonical = {
+            "task": {name.lower(): name for name in challenge.tasks},
+            "modality": {name.lower(): name for name in challenge.modalities},
+        }
+
+    def read(self, relative: str) -> PathInfo | str:
+        """Return what the path below the data root says, or the reason why the image is not used."""
+        for _, pattern, expressions in self._patterns:
+            groups = _matched(expressions, relative)
+            if groups is not None:
+                return self._info(pattern, groups, relative)
+        if "/" not in relative:
+            return f"it lies in no folder of {self.challenge.layout.description}"
+        return f"no pattern of {self.challenge.layout.description} takes it"
+
+    def takers(self, relative: str) -> list[str]:
+        """Return the names of the patterns that take a path; one that is only for the rest, when it is the first."""
+        found: list[str] = []
+        for name, pattern, expressions in self._patterns:
+            if (not found or not pattern.otherwise) and _matched(expressions, relative) is not None:
+                found.append(name)
+        return found
+
+    def _info(self, pattern: FilePattern, groups: dict[str, str], relative: str) -> PathInfo | str:
+        if pattern.role == "unused":
+            return pattern.reason or "the challenge does not use it"
+        said = partial(self._said, pattern, groups)
+        stem = relative[relative.rfind("/") + 1 :].rpartition(".")[0]
+        task, split = said("task"), said("split") or "train"
+        modality = said("modality")
+        if pattern.role == "input":
+            if task not in self.challenge.tasks:
+                return f"there is no task {task!r}"
+            modality = modality or self.challenge.tasks[task].source
+        if modality not in self.challenge.modalities:
+            return f"there is no modality {modality!r}"
+        base = "".join(groups.get(f"base{number}") or "" for number in ("", *range(2, 10)))
+        date = date_of(groups.get("date") or "") or (date_of(stem) if pattern.find_date else "")
+        archive, location = said("source") or ".", said("location")
+        return PathInfo(
+            modality, archive, location, pattern.role, split, task, base, date, groups.get("id") or "", pattern.tasks
+        )
+
+    def _said(self, pattern: FilePattern, groups: dict[str, str], key: str) -> str:
+        """Return the value of a group, under the challenge's own name for it, or the pattern's own value."""
+        text = groups.get(key) or ""
+        if not text:
+            return str(getattr(pattern, key))
+        low = text.lower()
+        meant = next((new for old, new in pattern.values.get(key, {}).items() if old.lower() == low), text)
+        if key == "split":
+            return meant.lower()
+        return self._canonical.get(key, {}).get(meant.lower(), meant)
+
+
+def _matched(expressions: tuple[re.Pattern[str], ...], relative: str) -> dict[str, str] | None:
+    groups: dict[str, str] = {}
+    for expression in expressions:
+        match = expression.fullmatch(relative)
+        if match is None:
+            return None
+        groups |= match.groupdict(default="")
+    return groups
 
 
 def date_of(stem: str) -> str:
@@ -82,49 +139,3 @@ def file_key(path: str) -> tuple[str, int, str]:
     """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
     folder, _, name = path.rpartition("/")
     return folder, len(name), name
-
-
-@lru_cache(maxsize=65536)
-def _known_folder(folder: str) -> PathInfo | None:
-    """Return what every image of a folder is, where the folder alone says so: inputs and SAR2EO chips."""
-    folders = folder.split("/") if folder else []
-    low = [part.lower() for part in folders]
-    return _inputs(folders, low) or _chips(folders, low)
-
-
-def _inputs(folders: list[str], low: list[str]) -> PathInfo | None:
-    tail = low[:-1] if low and low[-1] in ("input", "inputs") else low
-    if len(tail) < 2 or tail[-1] not in TASKS:
-        return None
-    task = TASKS[tail[-1]]
-    above = folders[len(tail) - 2]
-    split = "test" if _TEST.match(above) else "val" if _VAL.match(above) else ""
-    return PathInfo(task.source, above, "", "input", split, task=task.name) if split else None
-
-
-def _chips(folders: list[str], low: list[str]) -> PathInfo | None:
-    tail, split = (low[:-1], _SPLITS[low[-1]]) if low and low[-1] in _SPLITS else (low, "train")
-    if low[-2:] == ["sar", "test"]:
-        return PathInfo("sar", "/".join(folders[:-2]) or ".", "", "input", "test", task="sar2eo")
-    if not tail or tail[-1] not in ("sar", "eo"):
-        return None
-    modality: str = "sar" if tail[-1] == "sar" else "eo"
-    source = "/".join(folders[: len(tail) - 1]) or "."
-    return PathInfo(modality, source, "", "image", split, task="sar2eo")
-
-
-def _stack(folder: str, stem: str, suffix: str) -> PathInfo | str:
-    source, _, location = folder.rpartition("/")
-    source = source or "."
-    role: Role = "mosaic" if _MOSAIC.match(stem) else "image"
-    found = list(_MODALITY.finditer(stem))
-    date = date_of(stem)
-    if found:
-        modality: str = "rgb" if found[-1].group(1).lower() == "rgb" else "ir"
-        base = stem[: found[-1].start()] + stem[found[-1].end() :]
-        return PathInfo(modality, source, location, role, "train", base=base, date=date)
-    if role == "mosaic":
-        return "a mosaic whose name says neither rgb nor ir"
-    if suffix == "png" and not _SAR.search(stem):
-        return "a PNG in a location's folder whose name says no modality"
-    return PathInfo("sar", source, location, role, "train", base=stem, date=date)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pbvs.challenge import SPLITS, Task
 from pbvs.data.catalog import Entry
 from pbvs.data.geometry import Footprints
 from pbvs.data.layout import natural_key
@@ -57,61 +58,78 @@ class Location:
             for entries in group.values():
                 yield from entries
 
-    def candidates(self, task: str, mosaics: bool) -> list[tuple[Entry, Entry]]:
+    def candidates(self, task: Task, mosaics: bool) -> list[tuple[Entry, Entry]]:
         """Return every (source, target) that a task could use, in a fixed order."""
-        if task == "rgb2ir":
-            return list(self._same_base())
-        modality = task.removeprefix("sar2")
-        targets = self.mosaics.get(modality) if mosaics else None
-        targets = targets or self.images.get(modality, []) + ([] if mosaics else self.mosaics.get(modality, []))
-        return [pair for pair in itertools.product(self.images.get("sar", []), targets) if _comparable(*pair)]
+        if task.pairing == "base":
+            return list(self._same_base(task))
+        sources = _serving(task, self.images.get(task.source, []))
+        images, mosaic = (_serving(task, group.get(task.target, [])) for group in (self.images, self.mosaics))
+        targets = (mosaic or images) if mosaics and task.mosaics else images + mosaic
+        return [pair for pair in itertools.product(sources, targets) if _comparable(*pair)]
 
-    def _same_base(self) -> Iterator[tuple[Entry, Entry]]:
+    def _same_base(self, task: Task) -> Iterator[tuple[Entry, Entry]]:
         for group in (self.images, self.mosaics):
-            partner = {(entry.info.source, entry.info.base): entry for entry in group.get("ir", [])}
-            for entry in group.get("rgb", []):
+            targets = _serving(task, group.get(task.target, []))
+            partner = {(entry.info.source, entry.info.base): entry for entry in targets}
+            for entry in _serving(task, group.get(task.source, [])):
                 key = (entry.info.source, entry.info.base)
                 if key in partner:
                     yield entry, partner[key]
 
 
-def group_locations(entries: Iterable[Entry]) -> tuple[dict[str, Location], list[tuple[str, str]]]:
-    """Return the locations by name, and what was left out because another file has the same name but for its suffix.
+def serves(entry: Entry, task: Task) -> bool:
+    """Return whether an image may be in a task's pairs, by its modality and what its pattern says."""
+    info = entry.info
+    if info.role not in ("image", "mosaic") or info.modality not in (task.source, task.target):
+        return False
+    return info.task in ("", task.name) and (not info.tasks or task.name in info.tasks)
 
-    A location whose folder is in two archives is one location, so that it is held out as a whole.
+
+def _serving(task: Task, entries: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in entries if serves(entry, task)]
+
+
+def group_locations(
+    entries: Iterable[Entry], tasks: Sequence[Task]
+) -> tuple[dict[tuple[str, str], Location], list[tuple[str, str]]]:
+    """Return the locations by (split, name), and what was left out as another file differs in its suffix alone.
+
+    Only images that serve one of `tasks` count. A location whose folder is in two archives is one location, so that
+    it is held out as a whole.
     """
-    locations: dict[str, Location] = {}
+    locations: dict[tuple[str, str], Location] = {}
     twins: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for entry in entries:
         place = entry.info
-        if place.role == "input" or place.task:
+        if not any(serves(entry, task) for task in tasks):
             continue
         key = entry.path.rpartition(".")[0]
         if key in seen:
             twins.append((entry.path, f"the same name as {seen[key]}, which is used"))
             continue
         seen[key] = entry.path
-        location = locations.setdefault(place.location, Location(place.location))
+        location = locations.setdefault((place.split, place.location), Location(place.location))
         group = location.mosaics if place.role == "mosaic" else location.images
         group[place.modality].append(entry)
-    return {name: locations[name] for name in sorted(locations, key=natural_key)}, twins
+    ordered = sorted(locations, key=lambda key: (SPLITS.index(key[0]), natural_key(key[1])))
+    return {key: locations[key] for key in ordered}, twins
 
 
 def sample(
-    location: Location, task: str, rules: Rules, footprints: Footprints, refused: list[tuple[str, str]]
+    location: Location, task: Task, rules: Rules, footprints: Footprints, refused: list[tuple[str, str]]
 ) -> list[Match]:
     """Return a location's pairs for a task, at most `pairs_per_location`; refused ones are added with their reason.
 
     `random` draws without replacement; `nearest-date` takes the pairs whose dates are closest first; `all` has no
-    limit. RGB and IR of one base need no sampling: all of them are taken, up to the limit.
+    limit. Images of one base need no sampling: all of them are taken, up to the limit.
     """
     candidates = location.candidates(task, rules.mosaics)
     if not candidates:
         return []
     order = [0]  # a generator takes longer to make than everything else here
     if len(candidates) > 1:
-        order = generator(rules.seed, "pairs", task, location.name).permutation(len(candidates)).tolist()
+        order = generator(rules.seed, "pairs", task.name, location.name).permutation(len(candidates)).tolist()
     if rules.sampling == "nearest-date":
         order.sort(key=lambda index: days_between(*(entry.info.date for entry in candidates[index])))
     limit = len(order) if rules.sampling == "all" or not rules.pairs_per_location else rules.pairs_per_location
@@ -141,42 +159,54 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
     return Match(source, target, "footprint", 1.0)
 
 
-def pair_by_name(
-    entries: Iterable[Entry],
-) -> tuple[dict[str, list[Match]], dict[str, list[Entry]], list[tuple[str, str]]]:
-    """Pair the SAR and EO chips of equal names: ({split: matches}, {split: SAR without EO}, unused with reasons).
+@dataclass
+class Named:
+    """What pairing by name found in one split."""
 
-    Chips are pixel for pixel the same ground, so a pair of different sizes is refused.
+    matches: list[Match] = field(default_factory=list)
+    inputs: list[Entry] = field(default_factory=list)  # sources without a target
+
+
+def pair_by_name(
+    entries: Iterable[Entry], task: Task, titles: tuple[str, str]
+) -> tuple[dict[str, Named], list[tuple[str, str]]]:
+    """Pair a task's images of equal names in one archive and location: (what was found by split, unused with reasons).
+
+    They are pixel for pixel the same ground, so a pair of sizes other than the task's scale is refused. `titles` are
+    what source and target are called.
     """
-    chips: dict[tuple[str, str, str], dict[str, Entry]] = defaultdict(dict)
+    groups: dict[tuple[str, str, str, str], dict[str, Entry]] = defaultdict(dict)
     unused: list[tuple[str, str]] = []
     for entry in entries:
-        if entry.info.task != "sar2eo" or entry.info.role == "input":
+        if not serves(entry, task):
             continue
-        both = chips[entry.info.source, entry.info.split, entry.stem]
+        both = groups[entry.info.source, entry.info.split, entry.info.location, entry.id]
         if entry.info.modality in both:
             unused.append((entry.path, f"the same name as {both[entry.info.modality].path}, which is used"))
         else:
             both[entry.info.modality] = entry
-    matches: dict[str, list[Match]] = {"train": [], "val": []}
-    alone: dict[str, list[Entry]] = {"train": [], "val": []}
-    for (_, split, _), both in sorted(chips.items(), key=lambda item: (item[0][:2], len(item[0][2]), item[0][2])):
-        _sort_chip(both, matches[split], alone[split], unused)
-    return matches, alone, unused
+    found: dict[str, Named] = {split: Named() for split in SPLITS}
+    for key, both in sorted(groups.items(), key=lambda item: (item[0][:3], len(item[0][3]), item[0][3])):
+        _sort_pair(both, task, titles, found[key[1]], unused)
+    return found, unused
 
 
-def _sort_chip(both: dict[str, Entry], matches: list[Match], alone: list[Entry], unused: list[tuple[str, str]]) -> None:
-    if len(both) == 2:
-        a, b = both["sar"].header, both["eo"].header
-        if (a.width, a.height) == (b.width, b.height):
-            matches.append(Match(both["sar"], both["eo"], "footprint", 1.0))
+def _sort_pair(
+    both: dict[str, Entry], task: Task, titles: tuple[str, str], found: Named, unused: list[tuple[str, str]]
+) -> None:
+    source, target = both.get(task.source), both.get(task.target)
+    if source is None:
+        unused.append((both[task.target].path, f"there is no {titles[0]} image of that name"))
+    elif target is None:
+        found.inputs.append(source)
+    else:
+        a, b = source.header, target.header
+        if (a.width * task.scale, a.height * task.scale) == (b.width, b.height):
+            found.matches.append(Match(source, target, "footprint", 1.0))
         else:
             sizes = f"{a.width} x {a.height} and {b.width} x {b.height}"
-            unused.append((both["sar"].path, f"its size and that of {both['eo'].path} differ: {sizes}"))
-    elif "sar" in both:
-        alone.append(both["sar"])
-    else:
-        unused.append((both["eo"].path, "there is no SAR chip of that name"))
+            times = f", where the task scales by {task.scale}" if task.scale != 1 else ""
+            unused.append((source.path, f"its size and that of {target.path} differ: {sizes}{times}"))
 
 
 def days_between(first: str, second: str) -> int:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
-from pbvs.data.layout import parse_path
+from pbvs.data.layout import PathReader
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, ReadError
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
+from pbvs.recipe import Radiometry
 from pbvs.seeds import evenly_spaced
 
 Surface = NDArray[np.float64]  # (2 R + 1, 2 R + 1): mutual information in nats by shift down and across
@@ -193,14 +195,17 @@ SIDE = 512  # pixels of an image's middle that are looked at
 Group = tuple[str, str, str]  # task, archive, location (empty for the archive as a whole)
 
 
-def find_shifts(pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str = "loky") -> dict[Group, Shift]:
-    """Return the shift of each group of SAR pairs with targets that is large enough to tell one.
+def find_shifts(
+    pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str = "loky", *, challenge: Challenge | None = None
+) -> dict[Group, Shift]:
+    """Return the shift of each group of radar pairs with targets that is large enough to tell one.
 
     A location with many SAR images is a group of its own; all others are taken together by archive.
     """
-    groups = _groups(pairs)
+    challenge = challenge or load_challenge()
+    groups = _groups(pairs, PathReader(challenge))
     chosen = [(group, pair) for group, members in groups.items() for pair in evenly_spaced(members, SAMPLED)]
-    work = partial(_surfaces, root)
+    work = partial(_surfaces, root, Radiometry().of(challenge))
     found = in_chunks(work, [pair for _, pair in chosen], jobs, backend, few=16, chunk=4)
     surfaces: dict[Group, list[Surface]] = defaultdict(list)
     progress = track(found, "measuring misregistration", len(chosen), unit="pair")
@@ -211,11 +216,12 @@ def find_shifts(pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str =
     return {group: shift for group, shift in sorted(shifts.items()) if shift is not None}
 
 
-def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift]) -> list[Pair]:
+def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift], *, challenge: Challenge | None = None) -> list[Pair]:
     """Return the pairs, those of groups whose shift is trusted with it written into them."""
+    reader = PathReader(challenge or load_challenge())
     result = []
     for pair in pairs:
-        shift = _shift_for(pair, shifts) if pair.target else None
+        shift = _shift_for(pair, shifts, reader) if pair.target else None
         text = f"{shift.down:.2f} {shift.across:.2f}" if shift is not None and shift.trusted else ""
         result.append(replace(pair, shift=text) if text else pair)
     return result
@@ -227,27 +233,29 @@ def group_name(group: Group) -> str:
     return " ".join(filter(None, (task, archive, location)))
 
 
-def _shift_for(pair: Pair, shifts: dict[Group, Shift]) -> Shift | None:
-    own, whole = _group(pair), _archive(pair)
+def _shift_for(pair: Pair, shifts: dict[Group, Shift], reader: PathReader) -> Shift | None:
+    own, whole = _group(pair, reader), _archive(pair, reader)
     return shifts.get(own) or shifts.get(whole)
 
 
-def _group(pair: Pair) -> Group:
-    task, archive, _ = _archive(pair)
-    return task, archive, "" if pair.task == "sar2eo" else pair.location
+def _group(pair: Pair, reader: PathReader) -> Group:
+    task, archive, _ = _archive(pair, reader)
+    return task, archive, "" if reader.challenge.task(task).pairing == "name" else pair.location
 
 
-def _archive(pair: Pair) -> Group:
-    place = parse_path(pair.source)
+def _archive(pair: Pair, reader: PathReader) -> Group:
+    place = reader.read(pair.source)
     return pair.task, "?" if isinstance(place, str) else place.source, ""
 
 
-def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
-    """Sort pairs into groups; of several pairs with one SAR image only the first counts."""
+def _groups(pairs: Sequence[Pair], reader: PathReader) -> dict[Group, list[Pair]]:
+    """Sort radar pairs into groups; of several pairs with one radar image only the first counts."""
+    challenge = reader.challenge
+    radar = {name for name, task in challenge.tasks.items() if challenge.modalities[task.source].kind == "radar"}
     by_location: dict[Group, dict[str, Pair]] = defaultdict(dict)
     for pair in pairs:
-        if pair.target and pair.task.startswith("sar"):
-            by_location[_group(pair)].setdefault(pair.source, pair)
+        if pair.target and pair.task in radar:
+            by_location[_group(pair, reader)].setdefault(pair.source, pair)
     groups: dict[Group, list[Pair]] = defaultdict(list)
     for group, members in by_location.items():
         key = group if len(members) >= OF_A_LOCATION else (group[0], group[1], "")
@@ -255,13 +263,13 @@ def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
     return {group: members for group, members in groups.items() if len(members) >= FEWEST}
 
 
-def _surfaces(root: Path, pairs: Sequence[Pair]) -> list[Surface | None]:
-    return [_surface(root, pair) for pair in pairs]
+def _surfaces(root: Path, radiometry: Radiometry, pairs: Sequence[Pair]) -> list[Surface | None]:
+    return [_surface(root, radiometry, pair) for pair in pairs]
 
 
-def _surface(root: Path, pair: Pair) -> Surface | None:
+def _surface(root: Path, radiometry: Radiometry, pair: Pair) -> Surface | None:
     try:
-        opened = open_pair(replace(pair, shift=""), root)
+        opened = open_pair(replace(pair, shift=""), root, radiometry)
     except ReadError:
         raise
     except PbvsError:

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pbvs.data.layout import natural_key, number_of
 from pbvs.seeds import derive
 
-SHARE = 0.15
-
 
 def hold_out(locations: Iterable[tuple[str, str]], share: float, seed: int) -> set[str]:
     """Return the names held out of (archive, location): about `share` of each archive that has several.

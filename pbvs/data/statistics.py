@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
+from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.cache import FileCache
 from pbvs.data.headers import gdal
 from pbvs.data.images import read_samples
@@ -82,12 +82,19 @@ def measure(
     cache: FileCache | None = None,
     jobs: int = 1,
     backend: str = "loky",
+    *,
+    challenge: Challenge | None = None,
 ) -> tuple[Table, Table]:
     """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
 
     `cache` remembers what was measured as long as the images stay what they were.
     """
-    wants = {(key, role): _sample(rows, role) for key, rows in pairs.items() for role in ("source", "target")}
+    tasks = (challenge or load_challenge()).tasks
+    wants = {
+        (key, role): _sample(rows, role, getattr(tasks[key[0]], role))
+        for key, rows in pairs.items()
+        for role in ("source", "target")
+    }
     figures = _figures(
         root,
         sorted({want for group in wants.values() for want in group}),
@@ -124,12 +131,12 @@ def warnings_of(inputs: Table) -> list[str]:
     return sentences
 
 
-def _sample(pairs: Sequence[Pair], role: str) -> list[Want]:
+def _sample(pairs: Sequence[Pair], role: str, modality: str) -> list[Want]:
     usable = pairs if role == "source" else [pair for pair in pairs if pair.target]
     chosen = evenly_spaced(usable, SAMPLED)
     if role == "source":
-        return [Want(pair.source, get_task(pair.task).source, pair.source_rule) for pair in chosen]
-    return [Want(pair.target, get_task(pair.task).target, pair.target_rule) for pair in chosen]
+        return [Want(pair.source, modality, pair.source_rule) for pair in chosen]
+    return [Want(pair.target, modality, pair.target_rule) for pair in chosen]
 
 
 def _add(table: Table, what: str, split: str, counts: Counts) -> None:

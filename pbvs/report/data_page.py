@@ -12,7 +12,7 @@ import numpy as np
 
 from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry
-from pbvs.data.inspection import COLUMNS, Archive, Survey, group_reasons
+from pbvs.data.inspection import Archive, Survey, group_reasons
 from pbvs.data.layout import natural_key
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
@@ -43,7 +43,8 @@ def render_data(survey: Survey) -> str:
         "data.html",
         title=f"Data in {survey.catalog.root.resolve().name}",
         survey=survey,
-        columns=COLUMNS,
+        columns=list(survey.catalog.challenge.modalities),
+        titles={name: survey.catalog.challenge.title_of(name) for name in survey.catalog.challenge.modalities},
         counts=survey.counts(),
         reasons=group_reasons(survey.wrong),
         listed=LISTED,
@@ -151,13 +152,19 @@ def _tiles(survey: Survey, members: Sequence[Entry]) -> list[Tile]:
     by_modality: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(members, key=lambda entry: entry.info.role == "mosaic"):
         by_modality[entry.info.modality].append(entry)
-    return [_tile(survey, by_modality[modality]) for modality in COLUMNS if modality in by_modality]
+    return [
+        _tile(survey, by_modality[modality])
+        for modality in survey.catalog.challenge.modalities
+        if modality in by_modality
+    ]
 
 
 def _tile(survey: Survey, entries: Sequence[Entry]) -> Tile:
     first = entries[0]
     more = f"1 of {len(entries)}" if len(entries) > 1 else ""
-    caption = ", ".join(filter(None, (f"{first.info.modality.upper()} {first.info.date}".strip(), more)))
+    caption = ", ".join(
+        filter(None, (f"{survey.catalog.challenge.title_of(first.info.modality)} {first.info.date}".strip(), more))
+    )
     try:
         raster = read_raster(survey.catalog.root / first.path, first.info.modality, survey.book.rule(first))
     except PbvsError:

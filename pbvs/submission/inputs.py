@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import TASKS, load_challenge
 from pbvs.data.headers import read_header
 from pbvs.data.images import SUFFIXES, read_image
-from pbvs.data.layout import PathInfo, parse_path
+from pbvs.data.layout import PathInfo, PathReader
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
@@ -109,11 +109,12 @@ def from_data(root: Path, split: str = "test") -> Inputs:
 def _images(root: Path) -> Iterator[tuple[str, PathInfo]]:
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
+    reader = PathReader(load_challenge())
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
         for name in sorted(files):
             relative = (Path(folder) / name).relative_to(root).as_posix()
-            place = parse_path(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
+            place = reader.read(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
             if isinstance(place, PathInfo):
                 yield relative, place
 

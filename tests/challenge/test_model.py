@@ -61,7 +61,7 @@ WRONG = [
     ('kind = "thermal"', 'kind = "warm"', "modalities.thermal.kind: "),
     ('source = "depth"', 'source = "depth"\nsize = 0', "tasks.depth2thermal.size"),
     ("?P<id>", "?P<ident>", "layout.files.all.regex: there is no group 'ident'"),
-    ("[^/]+)[.]png", "[^/]+[.]png", "layout.files.all.regex: this is no regular expression"),
+    ("[^/]+)[.]png", "[^/]+[.]png", "cannot be understood (missing ), unterminated subpattern"),
     ("?P<modality>", "?:", "layout.files.all: role 'image' needs a group 'modality'"),
     ("[layout.files.all]", "[layout.files.all]\nrole = 'input'", "layout.files.all: role 'input' needs a group 'task'"),
     ("[layout.files.all]", "[layout.files.all]\ntask = 'x'", "layout.files.all.task: there is no task 'x'"),

@@ -154,7 +154,7 @@ def test_images_that_cannot_be_used_are_listed_and_the_rest_is_used(tree: Tree, 
     tree.tiff("A/one/wide_GEC.tiff", size=(8, 32))
     summary = build_pairs(tree.root, tmp_path / "m", rules=Rules(sampling="all"))
     reasons = unused(tmp_path / "m")
-    assert "no EO chip" in reasons["design_data/SAR/train/0.png"]
+    assert "no EO image" in reasons["design_data/SAR/train/0.png"]
     assert "differ" in reasons["design_data/SAR/train/1.png"]
     assert "empty" in reasons["A/one/empty_GEC.tiff"]
     assert "A/one/cut_rgb.tiff" in reasons

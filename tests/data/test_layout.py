@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbvs.data.layout import PathInfo, date_of, natural_key, number_of, parse_path
+from pbvs.challenge import load_challenge
+from pbvs.data.layout import PathInfo, PathReader, date_of, natural_key, number_of
+
+READER = PathReader(load_challenge("mavic-t-2026"))
 
 
 @pytest.mark.parametrize(
@@ -32,13 +35,13 @@ from pbvs.data.layout import PathInfo, date_of, natural_key, number_of, parse_pa
     ],
 )
 def test_both_spellings(path: str, modality: str, role: str, split: str, task: str) -> None:
-    place = parse_path(path)
+    place = READER.read(path)
     assert isinstance(place, PathInfo)
     assert (place.modality, place.role, place.split, place.task) == (modality, role, split, task)
 
 
 def test_rgb_and_ir_of_one_moment_have_one_base() -> None:
-    places = [parse_path(f"A/0_0/NAIP_2009_{name}.tiff") for name in ("rgb", "ir")]
+    places = [READER.read(f"A/0_0/NAIP_2009_{name}.tiff") for name in ("rgb", "ir")]
     assert len({place.base for place in places if isinstance(place, PathInfo)}) == 1
     assert isinstance(places[0], PathInfo)
     assert places[0].location == "0_0"
@@ -46,7 +49,7 @@ def test_rgb_and_ir_of_one_moment_have_one_base() -> None:
 
 @pytest.mark.parametrize("path", ["loose.tiff", "A/0_0/preview.png", "A/0_0/mosiac.tiff"])
 def test_what_says_nothing_is_refused_with_a_reason(path: str) -> None:
-    assert isinstance(parse_path(path), str)
+    assert isinstance(READER.read(path), str)
 
 
 @pytest.mark.parametrize(
