@@ -313,10 +313,7 @@ def with_lpips_net(recipe: Recipe, net: str) -> Recipe:
 
 def with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     """Return the recipe with these settings in every stage that has them."""
-    stages = {
-        task: stage.model_copy(update={key: value for key, value in settings.items() if hasattr(stage, key)})
-        for task, stage in recipe.stages.items()
-    }
+    stages = {task: stage.replace(settings) for task, stage in recipe.stages.items()}
     return recipe.model_copy(update={"stages": stages})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -35,6 +36,15 @@ class Stage(Settings):
     @property
     def requires(self) -> tuple[TaskName, ...]:
         """The tasks whose models must exist before this stage is trained or used."""
+        return ()
+
+    def replace(self, settings: Mapping[str, Any]) -> Stage:
+        """Return the stage with those of these settings that it has."""
+        return self.model_copy(update={key: value for key, value in settings.items() if hasattr(self, key)})
+
+    @property
+    def trunks(self) -> tuple[str, ...]:
+        """The frozen networks whose weights training needs, by the names of `pbvs weights list`."""
         return ()
 
     def identity(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -185,17 +185,10 @@ def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
 def weight_digests(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
     """Return file name and SHA-256 of each frozen trunk that the recipe's losses use; None where it is not found."""
     found: dict[str, Any] = {}
-    for net in sorted({net for stage in recipe.stages.values() for net in _trunks(stage.model_dump())}):
+    for net in sorted({net for stage in recipe.stages.values() for net in stage.trunks}):
         path = look(net, folder)
         found[net] = None if path is None else {"file": path.name, "sha256": sha256(path)}
     return found
-
-
-def _trunks(stage: Mapping[str, Any]) -> Iterator[str]:
-    if stage.get("lpips_weight") and stage.get("lpips_net", "random") != "random":
-        yield stage["lpips_net"]
-    if stage.get("vgg_weight"):
-        yield "vgg19"
 
 
 def package_versions() -> dict[str, str]:

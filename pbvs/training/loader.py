@@ -113,11 +113,13 @@ def batches(chips: Chips, plan: Plan, first_step: int, last_step: int, feed: Fee
         prefetch_factor=4 if workers else None,
         generator=torch.Generator().manual_seed(0),
     )
-    for source, target, valid in loader:
+    for keys, (source, target, valid) in zip(Keys(plan, first_step, last_step), loader, strict=True):
+        epoch, position = keys[0]
         yield Batch(
             replicated(symmetric(source.to(device, non_blocking=True)), feed.channels and feed.channels[0]),
             replicated(symmetric(target.to(device, non_blocking=True)), feed.channels and feed.channels[1]),
             valid.to(device, non_blocking=True) > 0,
+            epoch * plan.samples + position,
         )
 
 

@@ -1,14 +1,19 @@
-"""The terms of the paper's loss, each a function of tensors; images in [-1, 1]."""
+"""The terms that losses are made of, each a function of tensors; images in [-1, 1]."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pbvs.networks.pix2pixhd import Features
+from pbvs.seeds import generator
+
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # relu1_1 .. relu5_1, published pix2pixHD
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -92,3 +97,103 @@ def shifted_l2(fake: Tensor, real: Tensor, reach: int) -> Tensor:
         for across in range(2 * reach + 1)
     ]
     return (torch.stack(squares).amin(dim=0) + 1e-12).sqrt().mean()
+
+
+# --- LPIPS that cannot be gamed: several nets, on random crops, after random transforms of both images alike.
+
+MOVED = 7  # pixels at most
+ZOOMED = (0.7, 1.4)
+
+
+@dataclass(frozen=True)
+class PerceptualTerm:
+    """One LPIPS of the loss: `net` with its weight, on the whole image or on `crops` squares of it.
+
+    With `transforms` both images are first moved, flipped, turned and zoomed by the same random amounts, so that no
+    pattern which only this net likes at this position pays (E-LPIPS: Kettunen et al. 2019, arXiv 1906.03973).
+    """
+
+    net: str
+    weight: float = 1.0
+    transforms: bool = False
+    crops: int = 0
+    crop_size: int = 64
+
+
+class PerceptualLoss(nn.Module):
+    """The weighted sum of LPIPS terms; what is random comes from (seed, index of the image in the training) alone.
+
+    `nets` gives each term's distance, (N, C, H, W) in [-1, 1] twice to (N,). With a single plain term it is that
+    term's mean over the images.
+    """
+
+    def __init__(self, terms: Sequence[PerceptualTerm], nets: Mapping[str, Distance], seed: int = 0):
+        super().__init__()
+        self.terms, self.nets, self.seed = tuple(terms), dict(nets), seed
+
+    def forward(self, fake: Tensor, real: Tensor, first: int = 0) -> Tensor:
+        """Return the loss of images (N, C, H, W) in [-1, 1]; `first` is the first one's index in the training."""
+        total = fake.new_zeros((), dtype=torch.float32)
+        for number, term in enumerate(self.terms):
+            x, y = fake, real
+            random = [generator(self.seed, "perceptual", number, first + n) for n in range(len(fake))]
+            if term.transforms:
+                x, y = transformed((x, y), random)
+            if term.crops:
+                x, y = cropped((x, y), term.crops, term.crop_size, random)
+            total = total + term.weight * self.nets[term.net](x, y).float().mean()
+        return total
+
+
+def transformed(images: Sequence[Tensor], random: Sequence[np.random.Generator]) -> list[Tensor]:
+    """Return batches (N, C, H, W) moved by up to `MOVED` pixels, flipped, turned and zoomed, each image in its way.
+
+    Rows and columns are resampled by one matrix each, antialiased and reflected at the border: its gradient is a
+    product of matrices, which every device computes reproducibly. Images that are not square are not turned.
+    """
+    height, width = images[0].shape[2:]
+    draws = [
+        (
+            float(np.exp(rng.uniform(*np.log(ZOOMED)))),
+            rng.uniform(-MOVED, MOVED, 2),
+            rng.integers(2, size=3).astype(bool),
+        )
+        for rng in random
+    ]
+    rows, columns = (
+        torch.stack([resampling(side, zoom, float(move[axis]), bool(flip[axis])) for zoom, move, flip in draws])
+        for axis, side in enumerate((height, width))
+    )
+    turn = torch.tensor([bool(flip[2]) and height == width for _, _, flip in draws])
+    device = images[0].device
+    rows, columns, turn = rows.to(device)[:, None], columns.to(device)[:, None], turn.to(device)[:, None, None, None]
+    with torch.autocast(device.type, enabled=False):
+        moved = [rows @ x.float() @ columns.transpose(2, 3) for x in images]
+        return [torch.where(turn, x.transpose(2, 3), x) if height == width else x for x in moved]
+
+
+def resampling(side: int, zoom: float, move: float, flipped: bool) -> Tensor:
+    """Return the (side, side) matrix that zooms a row of pixels about its middle, moves it and may flip it.
+
+    A triangle filter as wide as a pixel of the result, at least one of the source's; each row of weights adds up to 1.
+    """
+    middle, reach = (side - 1) / 2, max(1.0, 1 / zoom)
+    at = (np.arange(side) - middle) / zoom * (-1 if flipped else 1) + middle + move
+    low, count = np.floor(at - reach).astype(int), int(np.ceil(2 * reach)) + 2
+    taps = low[:, None] + np.arange(count)
+    weights = np.maximum(0.0, 1 - np.abs(taps - at[:, None]) / reach)
+    folded = np.mod(taps, 2 * side - 2)
+    matrix = np.zeros((side, side))
+    np.add.at(matrix, (np.arange(side)[:, None], np.minimum(folded, 2 * side - 2 - folded)), weights)
+    return torch.from_numpy((matrix / matrix.sum(1, keepdims=True)).astype(np.float32))
+
+
+def cropped(images: Sequence[Tensor], count: int, size: int, random: Sequence[np.random.Generator]) -> list[Tensor]:
+    """Return `count` squares of `size` pixels of each image, at the same positions in every batch."""
+    height, width = images[0].shape[2:]
+    corners = [
+        (number, int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1)))
+        for number, rng in enumerate(random)
+        for _ in range(count)
+    ]
+    return [torch.stack([x[n, :, top : top + size, left : left + size] for n, top, left in corners]) for x in images]

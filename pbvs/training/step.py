@@ -18,6 +18,7 @@ class Batch:
     source: Tensor
     target: Tensor
     valid: Tensor
+    first: int = 0  # the first image's index in the whole training, which what is random may depend on
 
 
 class TrainingStep(ABC):

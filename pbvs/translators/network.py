@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
@@ -24,6 +24,7 @@ from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
+from pbvs.training.losses import Distance, PerceptualLoss, PerceptualTerm
 from pbvs.training.step import Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator
@@ -32,7 +33,6 @@ from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
-Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 class NetworkTranslator(Translator):
@@ -69,7 +69,7 @@ class NetworkTranslator(Translator):
         return Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs)
 
     @abstractmethod
-    def prepare(self, context: FitContext, lpips: Distance | None) -> TrainingStep:
+    def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> TrainingStep:
         """Return the method with its first weights; raise PbvsError when something that it needs is missing."""
 
     def publish(self, folder: Path, method: TrainingStep, network: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -88,10 +88,10 @@ class NetworkTranslator(Translator):
                 "which images could not be used."
             )
         distributed.join()
-        lpips = self._lpips(context)
-        method = self.prepare(context, lpips)
+        nets = self._lpips(context)
+        method = self.prepare(context, self._perceptual(nets, context.recipe.seed))
         chips = self._chips(context)
-        validator = self._validator(context, lpips)
+        validator = self._validator(context, next(iter(nets.values()), None))
         trainer = Trainer(
             method,
             chips,
@@ -159,10 +159,13 @@ class NetworkTranslator(Translator):
             raise PbvsError(f"The model of {self.task.name} is not trained yet; run `pbvs predict`.")
         return self.network
 
-    def _lpips(self, context: FitContext) -> Distance | None:
-        if not self.stage.lpips_weight:
-            return None
-        return Lpips(self.stage.lpips_net, context.weights).to(self.device)
+    def _lpips(self, context: FitContext) -> dict[str, Distance]:
+        names = dict.fromkeys(term.net for term in self.stage.perceptual_terms)
+        return {name: Lpips(name, context.weights).to(self.device) for name in names}
+
+    def _perceptual(self, nets: Mapping[str, Distance], seed: int) -> PerceptualLoss | None:
+        terms = [PerceptualTerm(**term.model_dump()) for term in self.stage.perceptual_terms]
+        return PerceptualLoss(terms, nets, seed) if terms else None
 
     def _chips(self, context: FitContext) -> Chips:
         recipe = context.recipe

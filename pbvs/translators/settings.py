@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pbvs.recipe import Stage, TaskName
+from pbvs.settings import Settings
+
+LpipsNet = Literal["vgg", "alex", "squeeze", "random"]
+SMALLEST = {"vgg": 16, "alex": 31, "squeeze": 17, "random": 31}  # pixels a side that each net needs
+
+
+class Perceptual(Settings):
+    """One LPIPS of the loss; see `training.losses.PerceptualTerm`."""
+
+    net: LpipsNet = "vgg"
+    weight: float = Field(1.0, gt=0)
+    transforms: bool = False  # both images moved, flipped, turned and zoomed alike, by random amounts, before
+    crops: int = Field(default=0, ge=0, le=64)  # random squares of each image that are compared; 0: the whole image
+    crop_size: int = Field(default=64, ge=16, le=2048)  # side of these squares
 
 
 class NetworkStage(Stage):
@@ -32,7 +47,8 @@ class NetworkStage(Stage):
     accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     lpips_weight: float = Field(1.0, ge=0)
-    lpips_net: Literal["vgg", "alex", "squeeze", "random"] = "vgg"
+    lpips_net: LpipsNet = "vgg"
+    perceptual: tuple[Perceptual, ...] = ()  # several LPIPS terms, which then stand for lpips_weight and lpips_net
     l2_weight: float = Field(1.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
@@ -52,6 +68,32 @@ class NetworkStage(Stage):
         """What the sides of the network's images must be multiples of."""
         return 1
 
+    def replace(self, settings: Mapping[str, Any]) -> Stage:
+        """Return the stage with these settings; `lpips_net` is then the net of every LPIPS term."""
+        if self.perceptual and (net := settings.get("lpips_net")):
+            settings = {
+                **settings,
+                "perceptual": tuple(term.model_copy(update={"net": net}) for term in self.perceptual),
+            }
+        return super().replace(settings)
+
+    @property
+    def least_size(self) -> int:
+        """The smallest `size` that the networks can learn on."""
+        return self.multiple
+
+    @property
+    def perceptual_terms(self) -> tuple[Perceptual, ...]:
+        """The LPIPS terms of the loss, none where they have no weight."""
+        if self.perceptual or not self.lpips_weight:
+            return self.perceptual
+        return (Perceptual(net=self.lpips_net, weight=self.lpips_weight),)
+
+    @property
+    def trunks(self) -> tuple[str, ...]:
+        """The frozen networks that the loss needs, by the names of `pbvs weights list`."""
+        return tuple(dict.fromkeys(term.net for term in self.perceptual_terms if term.net != "random"))
+
     @property
     def has_start(self) -> bool:
         """Whether the first weights are another model's, which may be used as they are, with no epochs."""
@@ -61,6 +103,17 @@ class NetworkStage(Stage):
     def _trains(self) -> NetworkStage:
         if self.size % self.multiple:
             raise ValueError(f"size {self.size} must be a multiple of {self.multiple} for its number of downsamplings")
+        if self.size < self.least_size:
+            raise ValueError(
+                f"size {self.size} leaves too little of an image after its downsamplings; it must be at least "
+                f"{self.least_size}, or take fewer downsamplings"
+            )
+        for term in self.perceptual_terms:
+            side = min(term.crop_size, self.size) if term.crops else self.size
+            if side < SMALLEST[term.net]:
+                raise ValueError(f"LPIPS with {term.net} needs at least {SMALLEST[term.net]} pixels a side, not {side}")
+            if term.crops and term.crop_size > self.size:
+                raise ValueError(f"crop_size {term.crop_size} is larger than the images of size {self.size}")
         if self.epochs + self.half_rate_epochs + self.decay_epochs < 1 and not self.has_start:
             raise ValueError("epochs, half_rate_epochs and decay_epochs are all 0, so nothing would be learnt")
         return self

@@ -55,17 +55,14 @@ def ours(width: int, side: int, device: str = "cpu", half: bool = False) -> Call
     resolve_device(device)
     import torch
 
-    from pbvs.metrics.frozen import quicken_frozen
-    from pbvs.training.losses import vgg_distance
+    from pbvs.training.losses import PerceptualLoss, PerceptualTerm, vgg_distance
     from pbvs.training.step import Batch
     from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
     generator, discriminator, vgg, vgg16, source, target = (x.to(device) for x in materials(width, side))
-    lpips = metric(vgg16).to(device)
-    if device == "cpu":  # as Pix2PixHD does with the trunks of its loss
-        vgg, lpips = quicken_frozen(vgg), quicken_frozen(lpips)
+    perceptual = PerceptualLoss([PerceptualTerm("vgg")], {"vgg": metric(vgg16).to(device)})
     method = GanStep(
-        generator, discriminator, Weights(), vgg=lambda x, y: vgg_distance(vgg, x, y), lpips=lpips,
+        generator, discriminator, Weights(), vgg=lambda x, y: vgg_distance(vgg, x, y), perceptual=perceptual,
         half_precision=half,
     )  # fmt: skip
     method.begin_epoch(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pbvs.metrics.lpips import Lpips
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
 from pbvs.seeds import generator, torch_generator
+from pbvs.training.losses import PerceptualLoss, PerceptualTerm
 from pbvs.training.step import Schedule
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.translators.pix2pixhd.training import GanStep, Weights
@@ -44,13 +45,13 @@ def little_method(config: GeneratorConfig = GENERATOR, **changes: Any) -> GanSte
         build_generator(config, torch_generator(1, "generator")),
         build_discriminator(DiscriminatorConfig(channels, 4, 2, 2), torch_generator(1, "discriminator")),
         Weights(vgg=0.0),
-        **{"lpips": None, "rate": 1e-3, **changes},
+        **{"rate": 1e-3, **changes},
     )
 
 
-def random_lpips() -> Lpips:
+def random_lpips() -> PerceptualLoss:
     """The wiring check's distance."""
-    return Lpips("random")
+    return PerceptualLoss([PerceptualTerm("random")], {"random": Lpips("random")})
 
 
 def little_trainer(folder: Path, method: GanStep | None = None, **changes: Any) -> Trainer:

@@ -12,6 +12,7 @@ import torch.utils.tensorboard
 
 from pbvs.data.manifest import Pair
 from pbvs.devices import world_size
+from pbvs.metrics.lpips import Lpips
 from pbvs.training import distributed
 from pbvs.training.step import Schedule
 from pbvs.training.validation import Validator
@@ -31,7 +32,7 @@ def validator() -> Validator:
     """Measure five images by RMSE and the random trunk."""
     pairs = [Pair(str(number), "sar2eo", "val", "place", "source") for number in range(5)]
     how = Inference(2, 10**6)
-    lpips = random_lpips()
+    lpips = Lpips("random")
     return Validator(pairs, lambda pair: Opened(int(pair.name)), lambda net, inputs: translate(net, inputs, how), lpips)
 
 
@@ -47,7 +48,7 @@ def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1) ->
 
     trainer = little_trainer(
         folder,
-        little_method(lpips=random_lpips()),
+        little_method(perceptual=random_lpips()),
         chips=LittleChips(8, side=32),
         batch_size=batch_size // world_size(),
         accumulate=accumulate,

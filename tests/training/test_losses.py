@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import shift
 
-from pbvs.seeds import torch_generator
+from pbvs.metrics.lpips import Lpips
+from pbvs.seeds import generator, torch_generator
 from pbvs.training import losses
+from pbvs.training.losses import PerceptualLoss, PerceptualTerm
 
 
 def features(*scales: list[float]) -> list[list[torch.Tensor]]:
@@ -89,3 +93,80 @@ def test_each_image_of_a_batch_has_its_own_shift() -> None:
     real = torch.rand(2, 1, 20, 20, generator=torch_generator(6, "real")) * 2 - 1
     fake = torch.stack([torch.roll(real[0], 1, dims=1), torch.roll(real[1], -1, dims=2)])
     assert losses.shifted_l2(fake, real, 1) < 1e-5
+
+
+def smooth(count: int = 2, side: int = 64) -> torch.Tensor:
+    coarse = torch.rand(count, 1, side // 8, side // 8, generator=torch_generator(7, "smooth")) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+
+
+def distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (x - y).abs().mean((1, 2, 3))
+
+
+def test_perceptual_terms_are_weighted_and_added() -> None:
+    x, y = smooth(), smooth().flip(2)
+    terms = [PerceptualTerm("one", 0.5), PerceptualTerm("two", 2.0)]
+    loss = PerceptualLoss(terms, {"one": distance, "two": lambda a, b: 3 * distance(a, b)})
+    assert float(loss(x, y)) == pytest.approx(6.5 * float(distance(x, y).mean()))
+
+
+def test_one_plain_term_is_lpips() -> None:
+    x, y, lpips = smooth(), smooth().flip(3), Lpips("random")
+    assert float(PerceptualLoss([PerceptualTerm("random")], {"random": lpips})(x, y)) == float(lpips(x, y).mean())
+
+
+@pytest.mark.parametrize(
+    "options", [{"transforms": True}, {"crops": 3, "crop_size": 32}, {"transforms": True, "crops": 1}]
+)
+def test_what_is_random_is_shared_by_both_images_and_depends_on_their_index_alone(options: dict[str, int]) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert torch.equal(x, y)
+        seen.append(x)
+        return distance(x, y)
+
+    loss = PerceptualLoss([PerceptualTerm("spy", **options)], {"spy": spy}, seed=5)
+    images = smooth(4)
+    loss(images, images, 10)
+    loss(images[2:], images[2:], 12)
+    loss(images, images, 11)
+    assert len(seen[0]) == 4 * max(1, options.get("crops", 0))
+    assert torch.equal(seen[0][len(seen[0]) // 2 :], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_crops_are_parts_of_the_images() -> None:
+    ramp = torch.arange(48 * 48.0).view(1, 1, 48, 48)
+    (cut,) = losses.cropped([ramp], 5, 16, [generator(1, "crop")])
+    assert cut.shape == (5, 1, 16, 16)
+    assert torch.equal(cut[:, 0, 1:] - cut[:, 0, :-1], torch.full((5, 15, 16), 48.0))
+    assert len({float(part[0, 0, 0]) for part in cut}) > 1
+
+
+@pytest.mark.parametrize("move", [0.0, 2.0, -5.0])
+def test_resampling_moves_as_scipy_does(move: float) -> None:
+    image = smooth(1)[0, 0].double().numpy()
+    made = losses.resampling(64, 1.0, move, False).double().numpy() @ image
+    np.testing.assert_allclose(made, shift(image, (-move, 0), order=1, mode="mirror"), atol=1e-5)
+
+
+def test_resampling_zooms_as_scipy_does_and_flips() -> None:
+    row = smooth(1)[0, 0, 5].double().numpy()
+    enlarged = losses.resampling(64, 1.4, 0.0, False).double().numpy() @ row
+    at = (np.arange(64) - 31.5) / 1.4 + 31.5
+    np.testing.assert_allclose(enlarged, np.interp(at, np.arange(64), row), atol=1e-5)
+    matrix = losses.resampling(64, 0.7, 3.0, True)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(64))
+    assert float((matrix >= 0).float().mean()) == 1
+    np.testing.assert_allclose(losses.resampling(64, 1.0, 0.0, True).double().numpy() @ row, row[::-1], atol=1e-6)
+
+
+def test_gradients_reach_the_made_image_through_transforms_and_crops() -> None:
+    made = smooth().requires_grad_(True)
+    loss = PerceptualLoss([PerceptualTerm("d", transforms=True, crops=2, crop_size=48)], {"d": distance}, 3)
+    loss(made, smooth().flip(2)).backward()
+    assert made.grad is not None
+    assert bool(torch.isfinite(made.grad).all())
+    assert float((made.grad != 0).float().mean()) > 0.3

@@ -41,12 +41,12 @@ def stopping_method(steps: int, **changes: object):
 
 @pytest.mark.parametrize("stop", [1, 4, 5, 8])
 def test_going_on_gives_the_same_bits(tmp_path: Path, stop: int) -> None:
-    whole = little_trainer(tmp_path / "whole", little_method(lpips=random_lpips()), chips=LittleChips(side=32))
+    whole = little_trainer(tmp_path / "whole", little_method(perceptual=random_lpips()), chips=LittleChips(side=32))
     whole.run()
     options = {"chips": LittleChips(side=32)}
     with pytest.raises(StopError):
-        little_trainer(tmp_path / "cut", stopping_method(stop, lpips=random_lpips()), **options).run()
-    resumed = little_trainer(tmp_path / "cut", little_method(lpips=random_lpips()), **options)
+        little_trainer(tmp_path / "cut", stopping_method(stop, perceptual=random_lpips()), **options).run()
+    resumed = little_trainer(tmp_path / "cut", little_method(perceptual=random_lpips()), **options)
     resumed.run()
     assert equal(weights_of(whole), weights_of(resumed))
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "cut")]

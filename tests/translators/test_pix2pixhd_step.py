@@ -28,9 +28,9 @@ def textbook_step(method: GanStep, data: Batch) -> dict[str, float]:
     reals = discriminator(data.source, data.target)
     loss_d = (losses.lsgan(fakes_detached, 0.0) + losses.lsgan(reals, 1.0)) / 2
     fakes = discriminator(data.source, fake)
-    assert method.lpips is not None
+    assert method.perceptual is not None
     loss_g = losses.lsgan(fakes, 1.0) + 10 * losses.feature_matching(fakes, reals)
-    loss_g = loss_g + method.lpips(fake, data.target).mean() + losses.l2(fake, data.target)
+    loss_g = loss_g + method.perceptual(fake, data.target) + losses.l2(fake, data.target)
     method.optimizers["generator"].zero_grad()
     loss_g.backward()
     method.optimizers["generator"].step()
@@ -42,7 +42,7 @@ def textbook_step(method: GanStep, data: Batch) -> dict[str, float]:
 
 
 def test_three_steps_give_the_textbooks_losses_and_weights() -> None:
-    ours, textbook = little_method(lpips=random_lpips()), little_method(lpips=random_lpips())
+    ours, textbook = little_method(perceptual=random_lpips()), little_method(perceptual=random_lpips())
     for _ in range(3):
         expected = textbook_step(textbook, batch())
         found = ours.accumulate(batch(), 1.0, last=True)
@@ -90,7 +90,7 @@ def test_pixels_without_target_teach_nothing() -> None:
     found = []
     for changed in (data, other):
         method = little_method()
-        method.weights = type(method.weights)(gan=0.0, feature_matching=0.0, vgg=0.0, lpips=0.0, l2=1.0)
+        method.weights = type(method.weights)(gan=0.0, feature_matching=0.0, vgg=0.0, l2=1.0)
         method.accumulate(changed, 1.0, last=True)
         found.append([parameter.grad for parameter in method.generator.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

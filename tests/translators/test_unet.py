@@ -25,7 +25,7 @@ from pbvs.translators.base import FitContext
 from pbvs.translators.unet import UNetStage
 from pbvs.translators.unet.training import LARGEST_GRADIENT, Cosine, UNetStep, Weights
 from pbvs.translators.unet.translator import UNetTranslator, adapt_unet
-from tests.training.little import LittleChips, equal, weights_of
+from tests.training.little import LittleChips, equal, random_lpips, weights_of
 
 LITTLE = UNetConfig(1, 1, width=8, levels=2, widest=2, style=4)
 STAGE = {"method": "unet", "width": 8, "levels": 2, "widest": 2, "style": 4, "size": 16}
@@ -189,7 +189,7 @@ def batch(valid: float = 1.0) -> Batch:
 def test_the_loss_is_the_score_twice() -> None:
     network = woken(unet())
     lpips = Lpips("random")
-    method = UNetStep(network, Weights(), lpips=lpips)
+    method = UNetStep(network, Weights(), perceptual=random_lpips())
     data = batch()
     found = method.accumulate(data, 1.0, last=True)
     with torch.no_grad():
@@ -200,14 +200,14 @@ def test_the_loss_is_the_score_twice() -> None:
 
 
 def test_pixels_without_data_count_as_right() -> None:
-    method = UNetStep(woken(unet()), Weights(lpips=0.0))
+    method = UNetStep(woken(unet()), Weights())
     assert float(method.accumulate(batch(0.0), 1.0, last=True)["loss"]) < 1e-5
     assert float(method.accumulate(batch(0.5), 1.0, last=True)["loss"]) > 0.1
 
 
 def test_a_step_is_no_longer_than_the_clipped_gradient_allows() -> None:
     network = woken(unet())
-    method = UNetStep(network, Weights(l2=1e6, lpips=0.0))
+    method = UNetStep(network, Weights(l2=1e6))
     method.accumulate(batch(), 1.0, last=True)
     seen: list[float] = []
     method.optimizers["unet"].register_step_pre_hook(
@@ -218,7 +218,7 @@ def test_a_step_is_no_longer_than_the_clipped_gradient_allows() -> None:
 
 
 def trainer(folder: Path, epochs_before_stop: int | None = None) -> Trainer:
-    method = UNetStep(unet(), Weights(), lpips=Lpips("random"))
+    method = UNetStep(unet(), Weights(), perceptual=random_lpips())
     if epochs_before_stop is not None:
         plain = method.begin_epoch
 
@@ -243,7 +243,7 @@ def test_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_it_learns_to_invert(tmp_path: Path) -> None:
-    method = UNetStep(unet(UNetConfig(1, 1, width=8, levels=2, style=0)), Weights(lpips=0.0), rate=1e-2)
+    method = UNetStep(unet(UNetConfig(1, 1, width=8, levels=2, style=0)), Weights(), rate=1e-2)
     chips = LittleChips(side=16)
     Trainer(method, chips, tmp_path, Settings(schedule=Cosine(1e-2, 60), batch_size=6, ema_decay=0.9)).run()
     losses = [float(row.split(",")[4]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]

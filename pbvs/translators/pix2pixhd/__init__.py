@@ -27,12 +27,29 @@ class Pix2PixHDStage(NetworkStage):
     gan_weight: float = Field(1.0, ge=0)
     feature_matching_weight: float = Field(10.0, ge=0)
     vgg_weight: float = Field(10.0, ge=0)
+    vgg_net: Literal["vgg19", "vgg16"] = "vgg19"  # vgg16 where VGG-19's weights are not to be had
     vgg_input: Literal["raw", "imagenet"] = "raw"
+    dihedral: bool = True  # chips are flipped and turned
 
     @property
     def multiple(self) -> int:
         """Two to the number of halvings."""
         return int(2 ** (self.downsamplings + self.local_enhancers))
+
+    @property
+    def least_size(self) -> int:
+        """Two pixels a side at the coarsest resolution: one has no deviation to normalise by, and no reflection."""
+        return 2 * self.multiple
+
+    @property
+    def vgg_trunk(self) -> str:
+        """The perceptual loss's trunk by its name among the weights; LPIPS' vgg is VGG-16."""
+        return "vgg" if self.vgg_net == "vgg16" else self.vgg_net
+
+    @property
+    def trunks(self) -> tuple[str, ...]:
+        """Those of LPIPS, and the perceptual loss's."""
+        return tuple(dict.fromkeys((*super().trunks, *((self.vgg_trunk,) if self.vgg_weight else ()))))
 
     @property
     def has_start(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,19 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from pbvs.devices import world_size
 from pbvs.networks.pix2pixhd import Features, GlobalGenerator, LocalEnhancer, MultiscaleDiscriminator
 from pbvs.training import losses
+from pbvs.training.losses import Distance, PerceptualLoss
 from pbvs.training.step import Batch, TrainingStep, adam
-
-Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What each term of the generator's loss counts; the defaults are the published ones and the paper's."""
+    """What each term of the generator's loss counts; the defaults are the published ones and the paper's.
+
+    LPIPS has its weights in itself (`losses.PerceptualLoss`).
+    """
 
     gan: float = 1.0
     feature_matching: float = 10.0
     vgg: float = 10.0
-    lpips: float = 1.0
     l2: float = 1.0
 
 
@@ -47,7 +48,7 @@ class GanStep(TrainingStep):
         weights: Weights,
         *,
         vgg: Distance | None = None,
-        lpips: Distance | None = None,
+        perceptual: PerceptualLoss | None = None,
         rate: float = 2e-4,
         half_precision: bool = False,
         fix_global_epochs: int = 0,
@@ -55,7 +56,7 @@ class GanStep(TrainingStep):
         self.generator, self.discriminator = generator, discriminator
         self.modules = {"generator": generator, "discriminator": discriminator}
         self.optimizers = {name: adam(module, rate) for name, module in self.modules.items()}
-        self.weights, self.vgg, self.lpips = weights, vgg, lpips
+        self.weights, self.vgg, self.perceptual = weights, vgg, perceptual
         self.half_precision, self.fix_global_epochs = half_precision, fix_global_epochs
         self._wrapped: dict[str, nn.Module] = {}
 
@@ -86,7 +87,7 @@ class GanStep(TrainingStep):
                 fakes, reals = self.judge(batch, fake)
                 loss_d = (losses.lsgan(fakes, 0.0) + losses.lsgan(reals, 1.0)) / 2
                 terms = self.terms(batch, fake, fakes, reals)
-            loss_g = torch.stack([getattr(self.weights, name) * term for name, term in terms.items()]).sum()
+            loss_g = torch.stack([getattr(self.weights, name, 1.0) * term for name, term in terms.items()]).sum()
             torch.autograd.backward(loss_d * share, retain_graph=True, inputs=learning(self.discriminator))
             torch.autograd.backward(loss_g * share, inputs=learning(self.generator))
         found = {"generator": loss_g, **terms, "discriminator": loss_d}
@@ -101,7 +102,7 @@ class GanStep(TrainingStep):
         return [[x[:n] for x in scale] for scale in features], [[x[n:] for x in scale] for scale in features]
 
     def terms(self, batch: Batch, fake: Tensor, fakes: Features, reals: Features) -> dict[str, Tensor]:
-        """Return the unweighted terms of the generator's loss; those without weight are 0 and cost nothing."""
+        """Return the terms of the generator's loss before weighting; those without weight are 0 and cost nothing."""
         zero = fake.new_zeros(())
         weights = self.weights
         matched = losses.feature_matching(fakes, reals) if weights.feature_matching else zero
@@ -109,7 +110,7 @@ class GanStep(TrainingStep):
             "gan": losses.lsgan(fakes, 1.0),
             "feature_matching": matched,
             "vgg": self.vgg(fake, batch.target) if self.vgg and weights.vgg else zero,
-            "lpips": self.lpips(fake, batch.target).mean() if self.lpips and weights.lpips else zero,
+            "lpips": self.perceptual(fake, batch.target, batch.first) if self.perceptual else zero,
             "l2": losses.l2(fake, batch.target),
         }
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pbvs.errors import PbvsError
 from pbvs.metrics.backbones import load_trunk
-from pbvs.metrics.frozen import Net, quicken_frozen
 from pbvs.networks.adapt import adapt_discriminator, adapt_generator
 from pbvs.networks.pix2pixhd import (
     DiscriminatorConfig,
@@ -23,12 +22,13 @@ from pbvs.networks.pix2pixhd import (
     build_generator,
     set_deterministic,
 )
+from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
 from pbvs.training import checkpoint
-from pbvs.training.losses import vgg_distance
+from pbvs.training.losses import Distance, PerceptualLoss, vgg_distance
 from pbvs.training.step import TrainingStep
 from pbvs.translators.base import FitContext
-from pbvs.translators.network import MODEL, Distance, NetworkTranslator
+from pbvs.translators.network import MODEL, NetworkTranslator
 from pbvs.translators.pix2pixhd import Pix2PixHDStage
 from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
@@ -57,6 +57,11 @@ class Pix2PixHD(NetworkTranslator):
         )
 
     @property
+    def augmentation(self) -> Augmentation:
+        """Flips and turns, where the recipe has them."""
+        return Augmentation(flips=self.stage.dihedral, turns=self.stage.dihedral)
+
+    @property
     def discriminator_config(self) -> DiscriminatorConfig:
         """The discriminator that the recipe asks for."""
         stage = self.stage
@@ -65,7 +70,7 @@ class Pix2PixHD(NetworkTranslator):
             channels, stage.discriminator_width, stage.discriminators, stage.discriminator_layers
         )
 
-    def prepare(self, context: FitContext, lpips: Distance | None) -> GanStep:
+    def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> GanStep:
         """Return both networks with their first weights, and the losses that train them."""
         stage = self.stage
         vgg = self._vgg(context)
@@ -73,11 +78,9 @@ class Pix2PixHD(NetworkTranslator):
         return GanStep(
             generator,
             discriminator,
-            Weights(
-                stage.gan_weight, stage.feature_matching_weight, stage.vgg_weight, stage.lpips_weight, stage.l2_weight
-            ),
+            Weights(stage.gan_weight, stage.feature_matching_weight, stage.vgg_weight, stage.l2_weight),
             vgg=vgg,
-            lpips=self._quick(lpips) if isinstance(lpips, nn.Module) else lpips,
+            perceptual=perceptual,
             rate=stage.learning_rate,
             half_precision=use_bf16(stage.precision, self.device),
             fix_global_epochs=stage.fix_global_epochs,
@@ -96,17 +99,13 @@ class Pix2PixHD(NetworkTranslator):
     def _vgg(self, context: FitContext) -> Distance | None:
         if not self.stage.vgg_weight:
             return None
-        trunk = self._quick(load_trunk("vgg19", context.weights).to(self.device))
+        trunk = load_trunk(self.stage.vgg_trunk, context.weights).to(self.device)
         imagenet = self.stage.vgg_input == "imagenet"
 
         def distance(fake: Tensor, real: Tensor) -> Tensor:
             return vgg_distance(trunk, fake, real, imagenet=imagenet)
 
         return distance
-
-    def _quick(self, network: Net) -> Net:
-        """Return a frozen network that gives the same sooner, where there is one."""
-        return quicken_frozen(network) if self.device == "cpu" else network
 
     def _first_networks(self, context: FitContext) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
         seed, task = context.recipe.seed, self.task.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,18 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pbvs.devices import world_size
 from pbvs.training import losses
+from pbvs.training.losses import PerceptualLoss
 from pbvs.training.step import Batch, Schedule, TrainingStep
 
-Distance = Callable[[Tensor, Tensor], Tensor]
 BETAS = (0.9, 0.99)  # a short memory of the squares: trainings here last a few thousand steps
 LARGEST_GRADIENT = 1.0
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What each term of the loss counts; one each is the challenge's score, twice."""
+    """What each term of the loss counts; one, and LPIPS with one, is the challenge's score, twice."""
 
-    lpips: float = 1.0
     l2: float = 1.0
     shift_tolerance: int = 0  # pixels by which an image may lie beside its target before L2 counts it
 
@@ -47,7 +46,7 @@ class Cosine(Schedule):
 
 
 class UNetStep(TrainingStep):
-    """Root mean square error and LPIPS of each image, added; AdamW with the gradient's norm held to one.
+    """Root mean square error and LPIPS of each image, weighted; AdamW with the gradient's norm held to one.
 
     Pixels without data count as right.
     """
@@ -59,7 +58,7 @@ class UNetStep(TrainingStep):
         network: nn.Module,
         weights: Weights,
         *,
-        lpips: Distance | None = None,
+        perceptual: PerceptualLoss | None = None,
         rate: float = 2e-3,
         weight_decay: float = 0.01,
         half_precision: bool = False,
@@ -68,7 +67,7 @@ class UNetStep(TrainingStep):
         self.optimizers = {
             "unet": torch.optim.AdamW(network.parameters(), rate, BETAS, weight_decay=weight_decay, fused=True)
         }
-        self.weights, self.lpips, self.half_precision = weights, lpips, half_precision
+        self.weights, self.perceptual, self.half_precision = weights, perceptual, half_precision
         self._wrapped: DistributedDataParallel | None = None
 
     @property
@@ -89,8 +88,8 @@ class UNetStep(TrainingStep):
                 made = (self._wrapped or self.network)(batch.source)
                 made = torch.where(batch.valid, made, batch.target)
                 l2 = losses.shifted_l2(made, batch.target, self.weights.shift_tolerance)
-                lpips = self._distance(made, batch.target)
-            loss = self.weights.l2 * l2 + self.weights.lpips * lpips
+                lpips = self.perceptual(made, batch.target, batch.first) if self.perceptual else made.new_zeros(())
+            loss = self.weights.l2 * l2 + lpips
             torch.autograd.backward([loss * share])
         return {"loss": loss.detach(), "l2": l2.detach(), "lpips": lpips.detach()}
 
@@ -98,8 +97,3 @@ class UNetStep(TrainingStep):
         """Hold the gradient's norm to `LARGEST_GRADIENT`, then step."""
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         super().step(rate)
-
-    def _distance(self, made: Tensor, target: Tensor) -> Tensor:
-        if self.lpips is None or not self.weights.lpips:
-            return made.new_zeros(())
-        return self.lpips(made, target).float().mean()

@@ -14,9 +14,10 @@ from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
 from pbvs.training import checkpoint
 from pbvs.training.loader import Chips, Rounds
+from pbvs.training.losses import PerceptualLoss
 from pbvs.training.step import Schedule
 from pbvs.translators.base import FitContext
-from pbvs.translators.network import MODEL, Distance, NetworkTranslator
+from pbvs.translators.network import MODEL, NetworkTranslator
 from pbvs.translators.pix2pixhd.translator import use_bf16
 from pbvs.translators.unet import UNetStage
 from pbvs.translators.unet.training import Cosine, UNetStep, Weights
@@ -65,7 +66,7 @@ class UNetTranslator(NetworkTranslator):
             stage.learning_rate, stage.epochs + stage.half_rate_epochs + stage.decay_epochs, warm_up=stage.warm_up
         )
 
-    def prepare(self, context: FitContext, lpips: Distance | None) -> UNetStep:
+    def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> UNetStep:
         """Return the network with its first weights, and the loss that trains it."""
         stage = self.stage
         network = build_unet(self.config, torch_generator(context.recipe.seed, "unet", self.task.name))
@@ -73,8 +74,8 @@ class UNetTranslator(NetworkTranslator):
             self._start(context.initial / MODEL, network)
         return UNetStep(
             network.to(self.device),
-            Weights(stage.lpips_weight, stage.l2_weight, stage.shift_tolerance),
-            lpips=lpips,
+            Weights(stage.l2_weight, stage.shift_tolerance),
+            perceptual=perceptual,
             rate=stage.learning_rate,
             weight_decay=stage.weight_decay,
             half_precision=use_bf16(stage.precision, self.device),
