@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import Modality
 from pbvs.data.geometry import Window, overlap_window, turns
 from pbvs.data.headers import Header, read_header
 from pbvs.data.images import read_samples, resize
@@ -34,7 +35,7 @@ class Raster:
         return Raster(self.pixels[rows, columns], self.valid[rows, columns], self.header)
 
 
-def read_raster(path: Path, modality: str, rule: str) -> Raster:
+def read_raster(path: Path, modality: Modality, rule: str) -> Raster:
     """Read a modality's bands of an image in [0, 1] by `rule`, and which pixels hold data.
 
     Raises PbvsError when the file is damaged or declares what cannot be read, ReadError when the disk fails.
@@ -162,8 +163,9 @@ def check_files(pairs: list[Pair], root: Path) -> None:
 
 
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
-    modality = radiometry.challenge.task(pair.task).source
-    source = read_raster(inside(root, pair.source), modality, radiometry.rule(modality, pair.source_rule, pair.source))
+    name = radiometry.challenge.task(pair.task).source
+    modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.source_rule, pair.source)
+    source = read_raster(inside(root, pair.source), modality, rule)
     if not pair.target:
         return source
     target = read_header(inside(root, pair.target))
@@ -173,8 +175,9 @@ def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
 
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
-    modality = radiometry.challenge.task(pair.task).target
-    target = read_raster(inside(root, pair.target), modality, radiometry.rule(modality, pair.target_rule, pair.target))
+    name = radiometry.challenge.task(pair.task).target
+    modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.target_rule, pair.target)
+    target = read_raster(inside(root, pair.target), modality, rule)
     if pair.alignment != "georeference":
         return target
     return target.cut(_window(pair, read_header(inside(root, pair.source)), target.header))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import Modality, load_challenge
+from pbvs.challenge import Modality
 from pbvs.data.catalog import Catalog, Entry
 from pbvs.data.headers import Header
 from pbvs.data.images import read_samples
@@ -91,14 +91,14 @@ def holds_data(values: NDArray[np.generic], rule: str) -> NDArray[np.bool_] | No
     return ~np.asarray(missing.all(axis=2))
 
 
-def bands_of(header: Header, modality: str) -> list[int]:
+def bands_of(header: Header, modality: Modality) -> list[int]:
     """Return the bands (from 0) of an image that a modality has, as many as it has channels.
 
     Bands that are named are taken by their names: red, green and blue, or the near infrared of a thermal modality. Of
     others the challenge says which of at least how many they are; else they are the first, one of them as often as
     needed. Several bands of SAR: the first.
     """
-    kind, count, colours = modality_of(modality), header.bands, header.colours
+    kind, count, colours = modality, header.bands, header.colours
     wanted = ("red", "green", "blue") if kind.channels == 3 else ("nir",) if kind.kind == "thermal" else ()
     if wanted and set(wanted) <= set(colours):
         return [colours.index(colour) for colour in wanted]
@@ -106,11 +106,6 @@ def bands_of(header: Header, modality: str) -> list[int]:
     if places and not (kind.channels == 1 and colours and colours[places[-1][0]] in ("red", "green", "blue")):
         return list(places[-1])
     return list(range(kind.channels)) if kind.channels <= count else [0] * kind.channels
-
-
-def modality_of(name: str) -> Modality:
-    """Return what the default challenge says of a modality."""
-    return load_challenge().modalities[name]
 
 
 def _logarithm(values: Image, kind: str) -> Image:
@@ -173,7 +168,11 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
     book = RuleBook()
     for (modality, kind), archives in members.items():
         own = {archive: radiometry.rule(modality, "auto", f"{archive}/") for archive in archives}
-        found = _rules_of(catalog.root, archives, modality, kind) if "auto" in own.values() else {}
+        found = (
+            _rules_of(catalog.root, archives, catalog.challenge.modalities[modality], kind)
+            if "auto" in own.values()
+            else {}
+        )
         for archive, rule in own.items():
             book.rules[archive, modality, kind] = found[archive] if rule == "auto" else rule
     return book
@@ -193,8 +192,11 @@ def sample_type(header: Header) -> str:
     return f"{header.dtype}:{header.bits}" if header.bits else header.dtype
 
 
-def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: str, kind: str) -> dict[str, str]:
+def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modality, kind: str) -> dict[str, str]:
     """Return the rule of each archive whose images have samples of one type."""
+    if modality.range:
+        low, high = map(_number, modality.range)
+        return dict.fromkeys(archives, f"window:{low}:{high}")
     if kind == "uint8":
         return dict.fromkeys(archives, "full")
     training = {name: [entry for entry in entries if _teaches(entry)] for name, entries in archives.items()}
@@ -247,7 +249,7 @@ def level(values: Values) -> tuple[bool, float]:
     return bool(np.median(values) < 0), float(np.percentile(np.abs(values), 99))
 
 
-def _values(root: Path, entries: Sequence[Entry], modality: str, count: int) -> Values:
+def _values(root: Path, entries: Sequence[Entry], modality: Modality, count: int) -> Values:
     """Return numbers of at most `count` images that are spread evenly over their locations, as many of each."""
     chosen = _spread(entries, count)
     most = max(1, VALUES // max(len(chosen), 1))
@@ -274,7 +276,7 @@ def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
     return [entry for members in chosen for entry in evenly_spaced(members, each)]
 
 
-def rule_for(values: NDArray[np.generic], modality: str, kind: str) -> str:
+def rule_for(values: NDArray[np.generic], modality: Modality, kind: str) -> str:
     """Return the rule for numbers of a sample type, seen in a sample of a group's files.
 
     Whole numbers use the smallest of 8, 10, 12, 14 ... bits that holds them, and a window where they fill little of it.
@@ -287,7 +289,7 @@ def rule_for(values: NDArray[np.generic], modality: str, kind: str) -> str:
         numbers = numbers[numbers != nodata]
     if not numbers.size:
         return "full"
-    rule = _radar(numbers, kind) if modality_of(modality).kind == "radar" else _plain(numbers, kind)
+    rule = _radar(numbers, kind) if modality.kind == "radar" else _plain(numbers, kind)
     return rule if nodata is None else f"{rule},nodata:{_number(nodata)}"
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import Challenge, load_challenge
+from pbvs.challenge import Challenge, Modality, load_challenge
 from pbvs.data.cache import FileCache
 from pbvs.data.headers import gdal
 from pbvs.data.images import read_samples
@@ -89,7 +89,8 @@ def measure(
 
     `cache` remembers what was measured as long as the images stay what they were.
     """
-    tasks = (challenge or load_challenge()).tasks
+    challenge = challenge or load_challenge()
+    tasks = challenge.tasks
     wants = {
         (key, role): _sample(rows, role, getattr(tasks[key[0]], role))
         for key, rows in pairs.items()
@@ -101,6 +102,7 @@ def measure(
         cache or FileCache(None, root),
         jobs,
         backend,
+        challenge,
     )
     inputs: Table = {}
     modalities: Table = {}
@@ -145,11 +147,13 @@ def _add(table: Table, what: str, split: str, counts: Counts) -> None:
     entry.images += 1
 
 
-def _figures(root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, backend: str) -> dict[Want, Counts]:
+def _figures(
+    root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, backend: str, challenge: Challenge
+) -> dict[Want, Counts]:
     stamps = {want: cache.stamp(want.path) for want in wants}
     known = {want: _counts(cache.get(_kind_of(want), want.path, stamps[want])) for want in wants}
     missing = [want for want, counts in known.items() if counts is None]
-    found = in_chunks(partial(_histograms, root), missing, jobs, backend, few=64, chunk=16)
+    found = in_chunks(partial(_histograms, root, challenge), missing, jobs, backend, few=64, chunk=16)
     for want, counts in zip(missing, track(found, "measuring brightness", len(missing)), strict=True):
         known[want] = counts
         if counts is not None:
@@ -162,16 +166,16 @@ def _kind_of(want: Want) -> str:
     return f"{VERSION} {want.modality} {want.rule}"
 
 
-def _histograms(root: Path, wants: Sequence[Want]) -> list[Counts | None]:
+def _histograms(root: Path, challenge: Challenge, wants: Sequence[Want]) -> list[Counts | None]:
     with gdal():
-        return [_histogram(root, want) for want in wants]
+        return [_histogram(root, challenge.modalities[want.modality], want) for want in wants]
 
 
-def _histogram(root: Path, want: Want) -> Counts | None:
+def _histogram(root: Path, modality: Modality, want: Want) -> Counts | None:
     """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable image."""
     path = inside(root, want.path)
     try:
-        values, valid, _ = read_samples(path, lambda header: bands_of(header, want.modality), SIDE)
+        values, valid, _ = read_samples(path, lambda header: bands_of(header, modality), SIDE)
     except ReadError:
         raise
     except PbvsError:

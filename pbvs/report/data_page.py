@@ -166,7 +166,8 @@ def _tile(survey: Survey, entries: Sequence[Entry]) -> Tile:
         filter(None, (f"{survey.catalog.challenge.title_of(first.info.modality)} {first.info.date}".strip(), more))
     )
     try:
-        raster = read_raster(survey.catalog.root / first.path, first.info.modality, survey.book.rule(first))
+        modality = survey.catalog.challenge.modalities[first.info.modality]
+        raster = read_raster(survey.catalog.root / first.path, modality, survey.book.rule(first))
     except PbvsError:
         return Tile(caption, absent="cannot be read")
     return tile(caption, raster.pixels, side=THUMBNAIL)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from pbvs.challenge import load_challenge
 from pbvs.data.align import Raster, move, open_pair, open_source, open_target, read_raster, resample
 from pbvs.data.build import build_pairs
 from pbvs.data.geometry import Footprints, clip, overlap, overlap_window
@@ -19,6 +20,8 @@ from pbvs.data.pairing import Rules
 from tests.data.conftest import Tree
 
 UTM = "EPSG:32612"
+
+MODALITIES = load_challenge("mavic-t-2026").modalities
 
 
 def header(left: float, top: float, pixel: float = 1.0, size: int = 100, crs: str = UTM) -> Header:
@@ -34,15 +37,15 @@ def write_pair(tree: Tree, sar: tuple[float, ...], size: int = 40, nodata: int |
 def test_equal_grids_change_nothing(tree: Tree) -> None:
     pair = write_pair(tree, (1.0, 0.0, 4e5, 0.0, -1.0, 4e6))
     opened = open_pair(pair, tree.root)
-    assert np.array_equal(opened.source, read_raster(tree.root / pair.source, "sar", "full").pixels)
+    assert np.array_equal(opened.source, read_raster(tree.root / pair.source, MODALITIES["sar"], "full").pixels)
     assert opened.valid.all()
 
 
 def test_whole_pixels_of_offset_are_exact_and_the_overlap_is_cut(tree: Tree) -> None:
     pair = write_pair(tree, (1.0, 0.0, 4e5 + 10, 0.0, -1.0, 4e6 - 4))
     opened = open_pair(pair, tree.root)
-    sar = read_raster(tree.root / pair.source, "sar", "full").pixels
-    rgb = read_raster(tree.root / pair.target, "rgb", "full").pixels
+    sar = read_raster(tree.root / pair.source, MODALITIES["sar"], "full").pixels
+    rgb = read_raster(tree.root / pair.target, MODALITIES["rgb"], "full").pixels
     assert opened.target is not None
     assert np.array_equal(opened.target, rgb[4:, 10:])
     assert np.array_equal(opened.source, sar[:36, :30])
@@ -77,7 +80,7 @@ def test_no_data_is_not_valid_and_does_not_bleed(tree: Tree) -> None:
 def test_shrinking_is_antialiased(tree: Tree) -> None:
     pair = write_pair(tree, (0.1, 0.0, 4e5, 0.0, -0.1, 4e6), size=400)
     opened = open_pair(pair, tree.root)
-    sar = read_raster(tree.root / pair.source, "sar", "full").pixels
+    sar = read_raster(tree.root / pair.source, MODALITIES["sar"], "full").pixels
     assert opened.source.std() < 0.25 * sar.std()
     assert opened.source.mean() == pytest.approx(sar.mean(), abs=0.005)
 
@@ -191,7 +194,7 @@ def test_reprojecting_the_stand_in_is_worth_twice_the_information_of_resizing(
         assert opened.target is not None
         assert opened.valid.all()
         grey = opened.target.mean(axis=2)
-        raw = read_raster(standin / pair.source, "sar", "full").pixels
+        raw = read_raster(standin / pair.source, MODALITIES["sar"], "full").pixels
         aligned += information(smooth_logarithm(opened.source), grey)
         resized += information(smooth_logarithm(resize(raw, *grey.shape)), grey)
     assert aligned > 2 * resized
@@ -206,5 +209,5 @@ def test_pairs_on_one_grid_of_the_stand_in_are_exact(
     for pair in pairs[:6]:
         opened = open_pair(pair, standin)
         modality = "sar" if task == "sar2rgb" else "rgb"
-        assert np.array_equal(opened.source, read_raster(standin / pair.source, modality, "full").pixels)
+        assert np.array_equal(opened.source, read_raster(standin / pair.source, MODALITIES[modality], "full").pixels)
         assert opened.valid.all()

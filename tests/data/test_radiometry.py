@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pbvs.challenge import load_challenge
 from pbvs.data.align import read_raster
 from pbvs.data.build import build_pairs
 from pbvs.data.headers import Header
@@ -18,6 +19,8 @@ from pbvs.recipe import Radiometry
 from tests.data.conftest import Tree
 
 EIGHT = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+
+MODALITIES = load_challenge("mavic-t-2026").modalities
 
 
 @pytest.mark.parametrize(
@@ -67,14 +70,14 @@ def test_a_percentile_looks_at_valid_pixels_only() -> None:
     ],
 )
 def test_four_bands_are_rgb_and_near_infrared(bands: int, modality: str, chosen: list[int]) -> None:
-    assert bands_of(Header(1, 1, bands, "uint8"), modality) == chosen
+    assert bands_of(Header(1, 1, bands, "uint8"), MODALITIES[modality]) == chosen
 
 
 def test_a_four_band_tiff_has_no_alpha(tmp_path: Path) -> None:
     pixels = np.full((4, 4, 4), 100, np.uint8)
     pixels[:, :, 3] = 0
     write_tiff(tmp_path / "a_rgb.tiff", pixels)
-    raster = read_raster(tmp_path / "a_rgb.tiff", "rgb", "full")
+    raster = read_raster(tmp_path / "a_rgb.tiff", MODALITIES["rgb"], "full")
     assert raster.valid.all()
     assert raster.pixels.shape == (4, 4, 3)
 
@@ -94,7 +97,7 @@ def test_a_four_band_tiff_has_no_alpha(tmp_path: Path) -> None:
     ],
 )
 def test_a_groups_rule_follows_from_its_numbers(values: np.ndarray, modality: str, rule: str) -> None:
-    assert rule_for(values, modality, values.dtype.name) == rule
+    assert rule_for(values, MODALITIES[modality], values.dtype.name) == rule
 
 
 @pytest.mark.parametrize("rule", ["percentile:2", "window:a:b", "gamma:2", "full:", "; rm"])
@@ -111,7 +114,7 @@ def test_uint16_and_uint8_of_one_place_agree_to_one_grey_level(standin: Path, tm
         modality = "rgb" if "rgb" in path.name else "ir"
         shallow = to_uint8(read_image(path).astype(np.float64) / 65535)
         write_tiff(tmp_path / path.name, shallow)
-        versions = [read_raster(at, modality, "full").pixels for at in (path, tmp_path / path.name)]
+        versions = [read_raster(at, MODALITIES[modality], "full").pixels for at in (path, tmp_path / path.name)]
         assert np.abs(versions[0] - versions[1]).max() <= 1 / 255
 
 
@@ -139,6 +142,6 @@ def test_a_tiffs_own_mask_is_heeded(tmp_path: Path) -> None:
         mask = np.full((16, 16), 255, np.uint8)
         mask[:4] = 0
         file.write_mask(mask)
-    raster = read_raster(tmp_path / "a_rgb.tiff", "rgb", "full")
+    raster = read_raster(tmp_path / "a_rgb.tiff", MODALITIES["rgb"], "full")
     assert not raster.valid[:4].any()
     assert raster.valid[4:].all()

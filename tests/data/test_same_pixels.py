@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pbvs.challenge import load_challenge
 from pbvs.data.headers import Header
 from pbvs.data.images import equal_bands, known, png_options, read_image, to_uint8, write_png
 from pbvs.data.intensity import bands_of, to_unit
@@ -16,6 +17,8 @@ from pbvs.translators.grayscale.translator import grayscale
 
 RNG = np.random.default_rng(8)
 ODD = np.array([np.nan, np.inf, -np.inf, -0.0, -1.0, 0.5 / 255, 1.5 / 255, 1.0, 7.0], np.float32).reshape(3, 3, 1)
+
+MODALITIES = load_challenge("mavic-t-2026").modalities
 
 
 def plain_unit(pixels: np.ndarray, modality: str, low: float, high: float) -> np.ndarray:
@@ -40,7 +43,7 @@ def plain_unit(pixels: np.ndarray, modality: str, low: float, high: float) -> np
 )
 def test_scaled_as_by_the_formula(pixels: np.ndarray, rule: str, low: float, high: float, modality: str) -> None:
     before = pixels.copy()
-    bands = bands_of(Header(7, 9, pixels.shape[2], pixels.dtype.name), modality)
+    bands = bands_of(Header(7, 9, pixels.shape[2], pixels.dtype.name), MODALITIES[modality])
     found = to_unit(pixels[:, :, bands], rule)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, plain_unit(pixels, modality, low, high))
@@ -52,7 +55,7 @@ def test_scaled_as_by_the_formula(pixels: np.ndarray, rule: str, low: float, hig
     [(3, "rgb", [0, 1, 2]), (12, "rgb", [3, 2, 1]), (1, "rgb", [0, 0, 0]), (4, "ir", [3]), (2, "sar", [0])],
 )
 def test_bands_are_those_of_the_list(count: int, modality: str, bands: list[int]) -> None:
-    assert bands_of(Header(5, 4, count, "uint8"), modality) == bands
+    assert bands_of(Header(5, 4, count, "uint8"), MODALITIES[modality]) == bands
 
 
 @pytest.mark.parametrize("nodata", [None, 0.0, float("nan")])
