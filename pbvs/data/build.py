@@ -19,8 +19,8 @@ from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
 from pbvs.data.pairing import Location, Match, Refusal, Rules, check, draw, group_locations, pair_by_name, serves
-from pbvs.data.registration import Group, Shift, correct, find_shifts, group_name
-from pbvs.data.split import find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
+from pbvs.data.registration import Group, Shift, correct, group_name, recorded_shifts
+from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, measure, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
@@ -112,7 +112,10 @@ def build_pairs(
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
     pairs = _with_digests(pairs, cache, jobs, backend)
-    shifts = _correct_shifts(pairs, root, chosen, jobs, backend) if correct_shift else {}
+    shifts: dict[Group, Shift] = {}
+    if correct_shift:
+        shifts = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen)
+        pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
     summary.warnings += warnings_of(inputs)
@@ -154,14 +157,6 @@ def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pa
         key: [replace(pair, source_digest=found[pair.source], target_digest=found[pair.target]) for pair in rows]
         for key, rows in pairs.items()
     }
-
-
-def _correct_shifts(pairs: Pairs, root: Path, challenge: Challenge, jobs: int, backend: str) -> dict[Group, Shift]:
-    """Estimate what misregistration is left and write the trusted shifts into the pairs; return all that was found."""
-    shifts = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend, challenge=challenge)
-    for key, rows in pairs.items():
-        pairs[key] = correct(rows, shifts, challenge=challenge)
-    return shifts
 
 
 @dataclass
@@ -404,6 +399,9 @@ def _summary(builder: Builder, pairs: Pairs) -> Summary:
         if not pairs[task, split]
     ]
     choices = {"crops_per_scene": builder.block, "validation_share": builder.share}
+    summary.warnings += [
+        line for line in describe_ground(builder.neighbours, builder.held_out, builder.between) if builder.between
+    ]
     summary.facts = {
         "challenge": {"name": builder.challenge.name, "digest": builder.challenge.data_digest()},
         "settings": {**vars(builder.rules), **choices},

@@ -161,6 +161,26 @@ def scene_of(stem: str, crops_per_scene: int) -> str:
     return f"scene_{stem}" if number is None else f"scene_{number // crops_per_scene}"
 
 
+def describe_ground(neighbours: Mapping[str, set[str]], held: set[str], between: set[str]) -> list[str]:
+    """Return sentences on the locations that share ground with others, and how the split treats them."""
+    shared = [name for name, others in neighbours.items() if others]
+    if not shared:
+        return []
+    pieces = len({piece for name, piece in find_ground(neighbours).items() if neighbours[name]})
+    inside = sum(name in held for name in shared)
+    sentences = [
+        f"{len(shared)} locations overlap with others, on {pieces} pieces of ground; {inside} of them are held out, "
+        "each with all that it overlaps with in training."
+    ]
+    if between:
+        names = sorted(between, key=natural_key)
+        sentences.append(
+            f"{len(between)} locations between both sides are on neither ({', '.join(names[:3])}"
+            f"{' ...' if len(names) > 3 else ''}): all of their archive lies together."
+        )
+    return sentences
+
+
 def split_for_tuning(pairs: Sequence[Pair], share: float = TUNING, seed: int = 2024) -> tuple[list[Pair], list[Pair]]:
     """Return training pairs in two parts: those to train on, and those to choose epochs, factors and settings by.
 
