@@ -23,6 +23,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -102,6 +103,46 @@ def remove_all(paths: Iterable[Path]) -> None:
             sync_folder(path)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, which is removed only afterwards.
+
+    Killed in the middle it leaves both, of which `restore_folder` makes the earlier state. Raises WriteError.
+    """
+    gone = folder.with_name(f".{folder.name}.gone")
+    try:
+        if gone.exists():
+            shutil.rmtree(gone)
+        if folder.exists():
+            folder.rename(gone)
+        new.rename(folder)
+        sync_folder(folder.parent)
+        if gone.exists():
+            shutil.rmtree(gone)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def restore_folder(folder: Path) -> None:
+    """Undo a `replace_folder` that was interrupted before the new folder was in its place; raises WriteError."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    try:
+        if gone.exists() and not folder.exists():
+            gone.rename(folder)
+        elif gone.exists():
+            shutil.rmtree(gone)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that it holds, if it is there; raises WriteError when it cannot be removed."""
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

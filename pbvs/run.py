@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbvs import logs
 from pbvs.errors import PbvsError
-from pbvs.files import check_name, is_name, read_json, write_json, write_text
+from pbvs.files import check_name, is_name, read_record, write_json, write_text
 
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUBMISSIONS = Path("submissions")
 MANIFESTS = Path("data_manifests")
+DONE = "done.json"  # in a model's folder, once it is finished
 CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))  # what can be made again
 
 
@@ -68,6 +69,14 @@ class Run:
     def model(self, task: str) -> Path:
         """Folder of a task's weights, training state and log."""
         return self.folder / "models" / task
+
+    def model_record(self, task: str) -> Path:
+        """The file that says that a task's model is finished, and what it was made from."""
+        return self.model(task) / DONE
+
+    def prediction_record(self, split: str, task: str) -> Path:
+        """The file that says what a task's predictions were made from, and how long that took."""
+        return self.folder / "predictions" / split / f"{task}.json"
 
     def prediction_folder(self, split: str, task: str) -> Path:
         """Folder of a task's predicted images, `<name>.png`."""
@@ -133,11 +142,16 @@ def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     return last
 
 
-def is_done(record: Path, made_from: str) -> bool:
-    """Return whether `record` says that its folder was made, whole, from what has the digest `made_from`."""
-    return record.is_file() and read_json(record).get("made_from") == made_from
+def read_done(path: Path) -> dict[str, Any]:
+    """Return what a record says, nothing when there is none; raise PbvsError when it is damaged."""
+    return read_record(path) if path.is_file() else {}
 
 
-def mark_done(record: Path, made_from: str, **facts: Any) -> None:
-    """Write that the record's folder is whole, what it was made from, and what was measured meanwhile."""
-    write_json(record, {"made_from": made_from, **facts})
+def is_done(path: Path, made_from: str) -> bool:
+    """Return whether a record says that what it stands for was made, whole, from what has the digest `made_from`."""
+    return read_done(path).get("made_from") == made_from
+
+
+def mark_done(path: Path, made_from: str, **known: Any) -> None:
+    """Write that what the record stands for is whole, what it was made from, and what was measured meanwhile."""
+    write_json(path, {"made_from": made_from, **known})

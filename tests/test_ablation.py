@@ -119,7 +119,7 @@ def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str
     path = tmp_path / "rows.toml"
     path.write_text(text)
     with pytest.raises(PbvsError, match=words):
-        load_plan(path)
+        row_recipe(load_plan(path).rows[0], load_recipe("demo"))
 
 
 def test_the_parts_of_the_best_recipe_are_rows_that_can_be() -> None:

@@ -28,6 +28,7 @@ from pbvs.errors import UsageError
 @options.device
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
+@click.option("--change-recipe", is_flag=True, help="Take a recipe that is not the one the run was begun with.")
 @options.lpips_net
 @click.option("--deterministic", is_flag=True, help="The same bits again when trained again, also on a GPU; slower.")
 def predict(
@@ -43,6 +44,7 @@ def predict(
     device: str,
     jobs: int,
     retrain: bool,
+    change_recipe: bool,
     lpips_net: str | None,
     deterministic: bool,
 ) -> None:
@@ -67,6 +69,7 @@ def predict(
         device=device,
         jobs=jobs,
         retrain=retrain,
+        change_recipe=change_recipe,
         lpips_net=lpips_net,
         deterministic=deterministic,
     )

@@ -132,6 +132,7 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
         device=bench.device,
         jobs=bench.jobs,
         retrain=bench.retrain,
+        change_recipe=True,  # the rows say what a run's recipe is
     )
     score(
         made.run,

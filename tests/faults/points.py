@@ -277,8 +277,10 @@ def _digest(path: Path) -> str:
 
 def is_temporary(path: Path) -> bool:
     """Return whether a name says that its file is not finished."""
-    return path.name.startswith(".") and (
-        path.suffix in (".part", ".installing") or path.name.startswith((".tmp", ".removed-"))
+    beside = any(part.startswith(".") and part.endswith((".next", ".gone")) for part in path.parts)
+    return beside or (
+        path.name.startswith(".")
+        and (path.suffix in (".part", ".pbvs-part", ".installing") or path.name.startswith((".tmp", ".removed-")))
     )
 
 

@@ -129,6 +129,7 @@ def _tiny() -> None:
 
 
 PREDICT = "predict --all --recipe r.toml --data data --jobs 1 --device cpu"
+CHANGED = PREDICT + " --change-recipe"
 SCORE = "score --run r --data data --lpips-net random --jobs 1 --device cpu"
 PACKAGE = "package --run r --tasks rgb2ir --data data"
 
@@ -167,7 +168,7 @@ def _calibrate_once() -> None:
 def _rescored() -> None:
     _after(_gray(1.3), PREDICT, SCORE)()
     Path("r.toml").write_text(GRAY.format(0.7))
-    pbvs(PREDICT)
+    pbvs(CHANGED)
 
 
 def _two_runs() -> None:
@@ -232,7 +233,7 @@ SCENARIOS = {
         Scenario("build-pairs again", _run("build-pairs --data data --seed 7"), _pairs),
         Scenario("check-data", _run("check-data data --no-shift --jobs 1 --output x.html"), _data),
         Scenario("predict", _run(PREDICT), _gray()),
-        Scenario("predict with another recipe", _run(PREDICT), _changed_recipe),
+        Scenario("predict with another recipe", _run(CHANGED), _changed_recipe),
         Scenario("predict --retrain", _run(PREDICT + " --retrain"), _after(_gray(), PREDICT)),
         Scenario("report", _run("report --run r --data data"), _after(_gray(), PREDICT)),
         Scenario("package", _run(PACKAGE), _after(_gray(), PREDICT)),

@@ -85,7 +85,7 @@ def test_debug_shows_the_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     _command(monkeypatch, work)
     with pytest.raises(SystemExit):
-        main(["--debug", "work"])
+        main(["--debug", "doctor"])
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -89,19 +89,25 @@ def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> N
     assert changed == {str(lost.relative_to(run.folder))}
 
 
-def test_another_factor_makes_only_its_own_images_anew(run: Run, world: dict[str, Path]) -> None:
+def test_another_factor_makes_only_its_own_images_again(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
     recipe = _recipe()
     brighter = recipe.stages["rgb2ir"].model_copy(update={"intensity": 1.2})
-    predict(recipe.model_copy(update={"stages": {**recipe.stages, "rgb2ir": brighter}}), run="whole", **world)
+    changed = recipe.model_copy(update={"stages": {**recipe.stages, "rgb2ir": brighter}})
+    with pytest.raises(PbvsError, match=r"stages\.rgb2ir\.intensity: 1\.3 then, 1\.2 now"):
+        predict(changed, run="whole", **world)
+    assert _state(run.folder) == before
+    predict(changed, run="whole", change_recipe=True, **world)
     after = _state(run.folder)
     assert {Path(name).parts[2] for name in before if before[name] != after[name]} == {"rgb2ir"}
+    predict(recipe, run="whole", change_recipe=True, device="cpu", **world)
 
 
 def test_a_trained_model_is_never_lost_by_a_changed_recipe(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
-    with pytest.raises(PbvsError, match="--retrain"):
-        predict(_recipe(learning_rate=1e-3), run="whole", device="cpu", **world)
+    for change_recipe in (False, True):
+        with pytest.raises(PbvsError, match="--retrain"):
+            predict(_recipe(learning_rate=1e-3), run="whole", device="cpu", change_recipe=change_recipe, **world)
     assert _state(run.folder) == before
 
 

@@ -1,0 +1,318 @@
+"""What was made from what: what models, predictions, scores, archives and calibrations are known by, and what is stale.
+
+Each is recorded with a digest of all that it was made from and with the parts of that digest, so that a change can be
+named. Everything here reads records and manifests only, never images, and imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbvs import aliases
+from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.data.manifest import manifest_path
+from pbvs.errors import PbvsError
+from pbvs.files import digest, sha256
+from pbvs.recipe import Recipe, Stage, TaskName
+from pbvs.run import MANIFESTS, Run, is_done, read_done
+
+# What of a recipe changes no model.
+UNRELATED = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """Something that was made from what is not so any more, and the command that makes it again."""
+
+    what: str
+    why: str
+    renew: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}; renew with `{self.renew}`."
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run's models and predictions are made from, as a recipe and the manifests stand now.
+
+    `fresh` are tasks whose models are made again whatever is there.
+    """
+
+    run: Run
+    recipe: Recipe
+    manifests: Path = MANIFESTS
+    fresh: frozenset[str] = frozenset()
+    known: dict[Path, str] = field(default_factory=dict, compare=False)  # digests of manifests read so far
+
+    def stage(self, task: TaskName) -> Stage:
+        """Return the recipe's stage."""
+        return self.recipe.stages[task]
+
+    def model_parts(self, task: TaskName, stage: Stage | None = None) -> Parts:
+        """Return all that a stage's model is made from: settings, what stages share, pairs, earlier models.
+
+        `stage` stands for the recipe's own. Raises PbvsError when a manifest is missing that it learns from.
+        """
+        stage = stage or self.stage(task)
+        told = stage.model_dump(mode="json", exclude_defaults=True)
+        parts: Parts = {"stage": aliases.original({"stages": {task: told}})["stages"][task]}
+        parts["requires"] = {name: self.model(name) for name in stage.requires}
+        if learns(stage):
+            shared = self.recipe.model_dump(mode="json", exclude=UNRELATED, exclude_defaults=True)
+            if self.recipe.challenge != DEFAULT:
+                shared["challenge"] = load_challenge(self.recipe.challenge).data_digest()
+            parts["shared"] = aliases.original(shared)
+            parts["manifests"] = {split: self.manifest(task, split) for split in ("train", "val")}
+        return parts
+
+    def model(self, task: TaskName, stage: Stage | None = None) -> str:
+        """Return the digest of `model_parts`, by which a finished model is known.
+
+        A model that was installed from a bundle keeps the one that it came with: it is used as it is.
+        """
+        record = read_done(self.run.model_record(task))
+        if record.get("installed") and task not in self.fresh:
+            return str(record["made_from"])
+        return model_digest(self.model_parts(task, stage))
+
+    def prediction_parts(self, task: TaskName, split: str) -> Parts:
+        """Return all that a task's predictions are made from: the model and its files, the manifest, the size."""
+        return {
+            "model": self.model(task),
+            "files": {name: self._model_file(name) for name in self._needed(task)},
+            "manifest": self.manifest(task, split),
+            "evaluation_size": self.recipe.evaluation_size,
+        }
+
+    def has_predicted(self, task: TaskName, split: str, root: Path | None = None) -> bool:
+        """Return whether the record of predictions says that they were made from what is there now."""
+        path = self.run.prediction_record(split, task)
+        if is_done(path, digest(self.prediction_parts(task, split))):
+            return True
+        record = read_done(path)
+        if "parts" in record:
+            return False
+        # As versions up to 0.1 wrote it, with the path of the data root.
+        parts = self.prediction_parts(task, split)
+        old = [parts["model"], parts["manifest"], parts["evaluation_size"]]
+        return any(record.get("made_from") == digest([*old, known]) for known in self._roots(root))
+
+    def has_model(self, task: TaskName) -> bool:
+        """Return whether the stage's model is finished and made from what is there now."""
+        return is_done(self.run.model_record(task), self.model(task))
+
+    def manifest(self, task: str, split: str) -> str:
+        """Return a manifest's SHA-256; raise PbvsError when there is none."""
+        path = manifest_path(self.manifests, task, split)
+        if not path.is_file():
+            raise PbvsError(f"There is no manifest {path}; make it with `pbvs build-pairs --data ROOT`.")
+        if path not in self.known:
+            self.known[path] = sha256(path)
+        return self.known[path]
+
+    def _needed(self, task: TaskName) -> Iterator[TaskName]:
+        """Yield the task and those whose models it uses."""
+        yield task
+        for name in self.stage(task).requires:
+            if not learns(self.stage(task)):  # a network only starts from the other's weights
+                yield from self._needed(name)
+
+    def _model_file(self, task: str) -> str | None:
+        """Return the digest of the model's file as its record says; None where it has none."""
+        value = read_done(self.run.model_record(task)).get("model")
+        return value if isinstance(value, str) else None
+
+    def _roots(self, root: Path | None) -> Iterator[str]:
+        if root is not None:
+            yield str(root)
+        for path, keys in ((self.run.provenance_file, ("data", "root")), (self.manifests / "summary.json", ("root",))):
+            value: Any = read_done(path)
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, str):
+                yield value
+
+
+def learns(stage: Stage) -> bool:
+    """Return whether a stage trains a network on pairs."""
+    return "epochs" in type(stage).model_fields
+
+
+def model_digest(parts: Parts) -> str:
+    """Return the digest of a model's parts."""
+    value: Parts = {"stage": parts["stage"], "requires": list(parts["requires"].values())}
+    if "manifests" in parts:
+        value |= {"shared": parts["shared"], "pairs": list(parts["manifests"].values())}
+    return digest(value)
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> str:
+    """Return what differs between two recorded values, such as `intensity: 1.3 then, 1.5 now`; '' when nothing does.
+
+    Digests are not shown, only which of them changed.
+    """
+    old, new = dict(_flat(then)), dict(_flat(now))
+    said = [
+        _change(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if _differ(old, new, key)
+    ]
+    more = f" and {len(said) - most} more" if len(said) > most else ""
+    return "; ".join(said[:most]) + more
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    return bool(old.get(key) != new.get(key))
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", item
+
+
+def _change(key: str, then: Any, now: Any) -> str:
+    if _is_digest(then) or _is_digest(now):
+        return f"{key} changed"
+    shown = ["the default" if value is None else str(value) for value in (then, now)]
+    return f"{key}: {shown[0]} then, {shown[1]} now"
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64
+
+
+# --- What of a run is stale.
+
+
+def stale(
+    run: Run,
+    manifests: Path = MANIFESTS,
+    *,
+    tasks: Sequence[str] | None = None,
+    splits: Iterable[str] = ("val", "test"),
+) -> list[Stale]:
+    """Return what of a run is not made from what it would be made from now, with why and what renews it.
+
+    Looked at are models, predictions, scores, archives and calibrations that are there; where the manifests are not,
+    what depends on them counts as it was. Raises PbvsError when the run's recipe cannot be read.
+    """
+    lineage = Lineage(run, run.recipe(), manifests)
+    chosen = [task for task in lineage.recipe.order() if not tasks or task in tasks]
+    found = [
+        *(item for task in chosen for item in stale_model(lineage, task)),
+        *(item for task in chosen for split in splits for item in stale_predictions(lineage, task, split)),
+        *stale_scores(run, chosen),
+        *stale_archives(run),
+        *(item for task in chosen for item in stale_calibration(lineage, task)),
+    ]
+    return list(dict.fromkeys(found))
+
+
+def stale_model(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
+    """Yield the task's model when the recipe or the manifests say another one."""
+    record = read_done(lineage.run.model_record(task))
+    if not record or record.get("installed") or not _has_manifests(lineage, task, ("train", "val")):
+        return
+    if not lineage.has_model(task):
+        renew = f"pbvs predict --run {lineage.run.name} --task {task}"
+        if learns(lineage.stage(task)):
+            renew += " --retrain"
+        yield Stale(f"The model of {task}", _why(record, lineage.model_parts(task), "recipe or manifests"), renew)
+
+
+def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[Stale]:
+    """Yield the task's predictions when they were made by another model, from another manifest or at another size."""
+    run, path = lineage.run, lineage.run.prediction_record(split, task)
+    if not path.is_file() or not _has_manifests(lineage, task, ("train", "val"), split):
+        return
+    if lineage.has_predicted(task, split):
+        return
+    record, renew = read_done(path), f"pbvs predict --run {run.name} --task {task} --split {split}"
+    why = _why(record, lineage.prediction_parts(task, split), "model or manifest")
+    model = next(stale_model(lineage, task), None)
+    yield Stale(f"The predictions of {task} ({split})", f"{why} ({model.why})" if model else why, renew)
+
+
+def stale_scores(run: Run, tasks: Sequence[str]) -> Iterator[Stale]:
+    """Yield scores of predictions that were made again since."""
+    for path in sorted(run.scores.rglob("summary.json")):
+        summary = read_done(path)
+        split, sources = str(summary.get("split", "val")), summary.get("made_from")
+        for task, source in (sources if isinstance(sources, dict) else {}).items():
+            if task in tasks and source != prediction_source(run, split, task):
+                renew = f"pbvs score --run {run.name} --split {split}"
+                yield Stale(f"The scores of {task} ({split})", "the predictions were made again since", renew)
+
+
+def stale_archives(run: Run) -> Iterator[Stale]:
+    """Yield archives of predictions that were made again since."""
+    for path in sorted(run.folder.glob("package*.json")):
+        record = read_done(path)
+        split, tasks = str(record.get("split", "test")), record.get("tasks")
+        archive = run.submissions / str(record.get("archive", ""))
+        for task, source in (tasks if isinstance(tasks, dict) else {}).items():
+            if not isinstance(source, dict) or not archive.is_file():
+                continue
+            other = Run(str(source.get("run", run.name)), run.submissions)
+            if source.get("made_from") != prediction_source(other, split, task):
+                renew = f"pbvs package --run {run.name}" + ("" if split == "test" else f" --split {split}")
+                yield Stale(f"{archive.name}", f"the predictions of {task} were made again since", renew)
+
+
+def stale_calibration(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
+    """Yield the calibration whose first model or training pairs are others now."""
+    record = read_done(lineage.run.folder / "calibration" / f"{task}.json")
+    then = record.get("parts")
+    if not isinstance(then, dict) or not _has_manifests(lineage, task, ("train",)):
+        return
+    if said := changes(then, calibration_parts(lineage, task)):
+        yield Stale(f"The calibration of {task}", said, f"pbvs calibrate --run {lineage.run.name} --task {task}")
+
+
+def calibration_parts(lineage: Lineage, task: TaskName) -> Parts:
+    """Return what a calibration is made from: the first model, if there is one, and the training pairs."""
+    firsts = {name: lineage.model(name) for name in lineage.stage(task).requires}
+    return {"manifest train": lineage.manifest(task, "train"), **{f"model of {name}": d for name, d in firsts.items()}}
+
+
+def prediction_source(run: Run, split: str, task: str) -> str | None:
+    """Return the digest of what a task's predictions were made from, as their record says; None without a record."""
+    value = read_done(run.prediction_record(split, task)).get("made_from")
+    return value if isinstance(value, str) else None
+
+
+def score_sources(run: Run, split: str, tasks: Iterable[str]) -> dict[str, str | None]:
+    """Return `prediction_source` of each task: what a summary of scores remembers as `made_from`."""
+    return {task: prediction_source(run, split, task) for task in tasks}
+
+
+def refuse_stale(run: Run, split: str, tasks: Sequence[str], manifests: Path = MANIFESTS) -> None:
+    """Raise PbvsError naming the first predictions of these tasks that are stale, why, and what renews them."""
+    lineage = Lineage(run, run.recipe(), manifests)
+    for task in lineage.recipe.order():
+        if task in tasks and (found := next(stale_predictions(lineage, task, split), None)):
+            raise PbvsError(f"{found} Or say --allow-stale to take them as they are.")
+
+
+def _has_manifests(lineage: Lineage, task: TaskName, training: Iterable[str], split: str | None = None) -> bool:
+    """Return whether all manifests are there that the task's model, and its predictions of `split`, depend on."""
+    needed = [(task, split)] if split else []
+    waiting: list[TaskName] = [task]
+    while waiting:
+        name = waiting.pop()
+        waiting += lineage.stage(name).requires
+        if learns(lineage.stage(name)) or (name == task and "val" not in training):
+            needed += [(name, part) for part in training]
+    return all(manifest_path(lineage.manifests, name, part).is_file() for name, part in needed)
+
+
+def _why(record: Mapping[str, Any], now: Parts, otherwise: str) -> str:
+    then = record.get("parts")
+    said = changes(then, now) if isinstance(then, dict) else ""
+    return said or f"made from another {otherwise}"
