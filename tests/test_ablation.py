@@ -112,7 +112,7 @@ def test_a_row_that_cannot_be_is_named(row: dict[str, Any], words: str) -> None:
         ('title = "t"\n[[rows]]\nname = "A b"\n[[rows]]\nname = "a-B"', "two rows are called 'a-b'"),
         ('title = "t"\nreference = "c"\n[[rows]]\nname = "a"', "reference 'c' is none"),
         ('title = "t"\n[[rows]]\nname = "a"\nstage = 1', "no such key"),
-        ('title = "t"\n[[rows]]\nname = "a"\ntasks = ["sar2x"]', "tasks"),
+        ('title = "t"\n[[rows]]\nname = "a"\ntasks = ["sar2x"]', "is about sar2x"),
     ],
 )
 def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str) -> None:

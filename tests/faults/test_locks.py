@@ -62,6 +62,7 @@ def test_a_command_holds_the_run_while_it_works(place: Path, name: str, monkeypa
     line, module, function = COMMANDS[name]
     if name == "predict":
         Path("r.toml").write_text(GRAY.format(0.7))  # so that there is something to do
+        line += " --change-recipe"
     tried = []
 
     def watched(*arguments: Any, **named: Any) -> Any:

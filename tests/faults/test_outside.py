@@ -132,7 +132,7 @@ def test_work_that_does_not_listen_is_left(tmp_path: Path) -> None:
         "    print('ready', flush=True)\n"
         "    ctypes.CDLL(None).sleep(60) or ctypes.CDLL(None).sleep(60) or ctypes.CDLL(None).pause()\n"
         "c.LazyGroup.get_command = lambda *a: stuck\n"
-        "c.main(['stuck'])\n"
+        "c.main(['doctor'])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -210,7 +210,7 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path: Path) -> None:
         "def work():\n"
         "    Parallel(n_jobs=2)(delayed(os._exit)(9) for _ in range(4))\n"
         "c.LazyGroup.get_command = lambda *a: work\n"
-        "c.main(['work'])\n"
+        "c.main(['doctor'])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1, done.stderr

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def _command(monkeypatch: pytest.MonkeyPatch, work: object) -> None:
-    command = click.Command("work", callback=work)  # type: ignore[arg-type]
+    command = click.Command("doctor", callback=work)  # type: ignore[arg-type]
     monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: command)
 
 
@@ -50,7 +50,7 @@ def test_every_error_is_a_sentence_and_a_status(
 
     _command(monkeypatch, work)
     with pytest.raises(SystemExit) as stop:
-        main(["work"])
+        main(["doctor"])
     said = capsys.readouterr().err
     assert stop.value.code == status
     assert sentence in said and "Traceback" not in said
@@ -98,7 +98,7 @@ def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeyp
     _command(monkeypatch, work)
     for _ in range(2):
         with pytest.raises(SystemExit):
-            main(["work"])
+            main(["doctor"])
     log = (tmp_path / "run/log.txt").read_text()
     assert len(re.findall(r"^\S+ process \d+ in \S+: pbvs work$", log, re.MULTILINE)) == 2
     assert log.count("Warning: brittle") == 2
