@@ -354,7 +354,8 @@ class Job:
         parts = self.lineage.prediction_parts(task, split)
         folder = final.with_name(f".{task}.next") if beside else final
         record = record.with_name(f".{task}.next.json") if beside else record
-        if devices.rank() == 0 and (self.retrain or read_done(record).get("made_from") != digest(parts)):
+        begun = read_done(record).get("made_from") == digest(parts) and (folder.is_dir() or not beside)
+        if devices.rank() == 0 and (self.retrain or not begun):
             if beside:
                 remove_folder(folder)
             known = {"images": 0, "seconds": 0.0, "device": self.loaded[task].device}

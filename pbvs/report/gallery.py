@@ -17,7 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pbvs.errors import PbvsError
-from pbvs.files import digest, write_bytes
+from pbvs.files import digest, sweep, write_bytes
 from pbvs.parallel import ahead
 from pbvs.report import images
 from pbvs.report.images import ImageArray
@@ -84,6 +84,7 @@ class Gallery:
     def __post_init__(self) -> None:
         if self.files.is_symlink():
             raise PbvsError(f"{self.files} is a link to another folder; remove it and try again.")
+        sweep(self.files)
 
     @property
     def files(self) -> Path:

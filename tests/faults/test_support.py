@@ -100,7 +100,7 @@ def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeyp
         with pytest.raises(SystemExit):
             main(["doctor"])
     log = (tmp_path / "run/log.txt").read_text()
-    assert len(re.findall(r"^\S+ process \d+ in \S+: pbvs work$", log, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\S+ process \d+ in \S+: pbvs doctor$", log, re.MULTILINE)) == 2
     assert log.count("Warning: brittle") == 2
     assert log.count("pbvs.errors.PbvsError: It is so.") == 2 and "Traceback" in log
     assert len(re.findall(r"ended with status 1 after", log)) == 2
