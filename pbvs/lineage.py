@@ -59,9 +59,7 @@ class Lineage:
         `stage` stands for the recipe's own. Raises PbvsError when a manifest is missing that it learns from.
         """
         stage = stage or self.stage(task)
-        told = stage.model_dump(mode="json", exclude_defaults=True)
-        parts: Parts = {"stage": aliases.original({"stages": {task: told}})["stages"][task]}
-        parts["requires"] = {name: self.model(name) for name in stage.requires}
+        parts: Parts = {"stage": stage.identity(), "requires": {name: self.model(name) for name in stage.requires}}
         if learns(stage):
             shared = self.recipe.model_dump(mode="json", exclude=UNRELATED, exclude_defaults=True)
             if self.recipe.challenge != DEFAULT:

@@ -150,7 +150,8 @@ class Job:
         self._check_folders()
         check_inputs(self._needed_pairs(splits), self.root)
         self._check_weights()
-        devices.resolve_device(self.device)
+        if self.device != "auto" or any(self._class(task).uses_device for task in self.wanted()):
+            devices.resolve_device(self.device)  # torch, which grayscale never waits for
 
     def restore(self) -> None:
         """Put back what an interrupted replacement had set aside."""
