@@ -63,8 +63,17 @@ class Run:
 
     @property
     def scores(self) -> Path:
-        """Folder of `<task>.csv` and `summary.json`."""
+        """Folder of the scores, by split and protocol."""
         return self.folder / "scores"
+
+    def score_folder(self, split: str, protocol: str) -> Path:
+        """Folder of `<task>.csv` and `summary.json` of one split by one protocol."""
+        return self.scores / split / protocol
+
+    def score_folders(self) -> list[Path]:
+        """Return the folders that hold scores, the newest first; earlier versions had them in `scores` itself."""
+        found = [*self.scores.glob("*/*/summary.json"), *self.scores.glob("summary.json")]
+        return [path.parent for path in sorted(found, key=lambda path: (-path.stat().st_mtime_ns, str(path)))]
 
     def model(self, task: str) -> Path:
         """Folder of a task's weights, training state and log."""

@@ -102,13 +102,17 @@ def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | N
     from pbvs.data.build import find_root
     from pbvs.experiments import ablation_table as tables
     from pbvs.files import sweep, write_json, write_text
+    from pbvs.report import write_report
     from pbvs.report.comparison import render_ablation
 
+    root = find_root(data, manifests)
+    for row in made:
+        write_report(row.run, root=root, manifests=manifests)
     table = tables.tabulate(plan, recipe, made)
     sweep(stem.parent, deep=False)
     write_text(stem.with_name(f"{stem.name}.csv"), tables.ablation_csv(table))
     write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
     page = stem.with_name(f"{stem.name}.html")
-    write_text(page, render_ablation(table, made, find_root(data, manifests), manifests))
+    write_text(page, render_ablation(table, made, root, manifests))
     click.echo(tables.ablation_text(table))
     click.echo(f"\nPage: {page} (with .csv and .json beside it)")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pbvs.cli import options
 from pbvs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pbvs.run import Run
 
 
 @click.command()
@@ -16,6 +20,9 @@ from pbvs.errors import UsageError
 @options.data
 @options.manifests
 @options.submissions
+@click.option("--split", help="Which split's scores; else the newest that the runs have in common.")
+@click.option("--protocol", help="Which protocol's scores, by its name.")
+@click.option("--seeds", is_flag=True, help="The runs differ in their seed alone: their mean and its spread.")
 @click.option("--anyway", is_flag=True, help="Compare what is shared though rules, nets, splits or images differ.")
 @click.option("--page", type=options.FILE, help="Where the page goes; else beside the runs.")
 @click.option("--no-page", is_flag=True, help="Print the table only.")
@@ -28,6 +35,9 @@ def compare(
     data: Path | None,
     manifests: Path,
     submissions: Path,
+    split: str | None,
+    protocol: str | None,
+    seeds: bool,
     anyway: bool,
     page: Path | None,
     no_page: bool,
@@ -47,7 +57,10 @@ def compare(
     from pbvs.run import Run
 
     first, *others = (Run(name, submissions) for name in runs)
-    found = [compare_runs(first, other, anyway=anyway) for other in others]
+    if seeds:
+        _seeds([first, *others], split, protocol, as_json)
+        return
+    found = [compare_runs(first, other, anyway=anyway, split=split, protocol=protocol) for other in others]
     if as_json:
         options.echo_json([comparison.as_json() for comparison in found])
     else:
@@ -59,6 +72,16 @@ def compare(
         root = root_or_none(data, manifests)
         write_comparisons(page, found, root, manifests, one_file=one_file, all_images=images == "all", jobs=jobs)
         click.echo(f"\nPage: {page}", err=as_json)
+
+
+def _seeds(runs: list[Run], split: str | None, protocol: str | None, as_json: bool) -> None:
+    from pbvs.evaluation.compare import seeds_table, seeds_text
+
+    table = seeds_table(runs, split, protocol)
+    if as_json:
+        options.echo_json(table.to_dict("index"))
+    else:
+        click.echo(seeds_text(table))
 
 
 def root_or_none(data: Path | None, manifests: Path) -> Path | None:

@@ -26,6 +26,7 @@ from pbvs.errors import UsageError
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
 @click.option("--fid", is_flag=True, help="Also FID and KID, where the protocol does without.")
+@click.option("--no-baselines", is_flag=True, help="Leave out what the inputs as they are score.")
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Images at once.")
 def score(
     archive: Path | None,
@@ -41,11 +42,13 @@ def score(
     jobs: int,
     targets: Path | None,
     fid: bool,
+    no_baselines: bool,
     batch: int,
 ) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
 
-    With ARCHIVE, a zip as it is uploaded, its own images are scored.
+    The inputs as they are and their gray are scored beside them, once. Tables and a summary go into
+    scores/<split>/<protocol>/ of the run's folder. With ARCHIVE, a zip as it is uploaded, its own images are scored.
     """
     if targets is not None and archive is None:
         raise UsageError("--targets is for scoring an ARCHIVE; a run is scored against its manifests.")
@@ -53,7 +56,7 @@ def score(
 
     rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
     settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
-    settings["fid"] = fid
+    settings |= {"fid": fid, "baselines": not no_baselines}
     if archive is not None:
         from pbvs.evaluation.archive import score_archive, summary_path
 
@@ -63,8 +66,11 @@ def score(
     from pbvs.evaluation.evaluate import score as run_score
     from pbvs.run import choose_run
 
-    place = choose_run(run, submissions)
-    click.echo(score_table(run_score(place, split, **settings)))
-    click.echo(f"Written: {place.scores / 'summary.json'}")
-    if place.report_file.is_file():
-        click.echo(f"Report:  {place.report_file}")
+    scores = run_score(choose_run(run, submissions), split, **settings)
+    click.echo(score_table(scores))
+    click.echo(f"Written: {scores.folder / 'summary.json'}")
+    from pbvs.data.build import find_root
+    from pbvs.report import write_report
+
+    report = write_report(scores.run, root=find_root(data, manifests), manifests=manifests)
+    click.echo(f"Report:  {report}")

@@ -151,6 +151,14 @@ def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) ->
     return _target(pair, root, radiometry or Radiometry()).pixels
 
 
+def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
+    """Read what `open_target` does, and which of its pixels (H, W) hold data."""
+    if not pair.target:
+        raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
+    target = _target(pair, root, radiometry or Radiometry())
+    return target.pixels, target.valid
+
+
 def check_files(pairs: list[Pair], root: Path) -> None:
     """Raise PbvsError naming the first file that the manifest names and that is gone."""
     for pair in pairs:

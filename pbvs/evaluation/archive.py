@@ -52,8 +52,10 @@ def score_archive(
         if targets is not None:
             manifests, root = _manifests(targets, split, place / "manifests"), targets
         _check_names(path, run, split, manifests)
-        summary = score(run, split, root=root, manifests=manifests, report=False, **options)
-    summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": recipe.evaluation_size}
+        if targets is not None:
+            options["baselines"] = False  # there are no inputs
+        scores = score(run, split, root=root, manifests=manifests, **options)
+    summary = {**scores.summary, "run": path.stem, "archive": path.name, "evaluation_size": recipe.evaluation_size}
     sweep(path.parent, deep=False)
     write_json(summary_path(path), summary)
     return summary

@@ -1,7 +1,9 @@
-"""How far a mean can be trusted: resample whole locations, because images of one place are not independent.
+"""How far a mean can be trusted, where images of one location are not independent of each other.
 
-The percentile bootstrap of Efron (1979) over clusters: a draw takes as many locations as there are, with replacement,
-and all images of each; the interval lies between percentiles of the draws' means.
+The mean over images is a ratio of sums over locations; its standard error is that of the ratio (Cochran 1977, section
+6.3), with whole locations as the units. With few locations the interval is Student's t of it; with enough of them the
+bootstrap-t (Efron 1982; Efron and Tibshirani 1993, section 12.5), which draws whole locations and follows skewed data
+as well. Percentile intervals are too narrow here: with 3 locations they hold the truth in 77 of 100 cases.
 """
 
 from __future__ import annotations
@@ -13,15 +15,21 @@ from numpy.typing import NDArray
 
 from pbvs.seeds import generator
 
-DRAWS = 1000
+DRAWS = 2000
 LEVEL = 0.95
+FEWEST = 3  # locations below which nothing is said
+ENOUGH = 10  # locations from which on the bootstrap-t is used
 Values = Mapping[str, Sequence[float]]  # location -> one value an image
+Floats = NDArray[np.float64]
 
 
 def interval(values_by_location: Values, seed: int, n: int = DRAWS, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of the mean over all images; None with fewer than two locations, which say nothing of it.
+    """Return the interval of the mean over all images; None with fewer than three locations, which say little of it.
 
     The same values and seed give the same interval, whatever the order of the locations.
+
+    >>> interval({"a": [0.2], "b": [0.2, 0.2], "c": [0.2]}, seed=1)
+    (0.2, 0.2)
     """
     return combined_interval({"": values_by_location}, seed, n, level)
 
@@ -31,31 +39,57 @@ def combined_interval(
 ) -> tuple[float, float] | None:
     """Return the interval of the mean over the tasks of each task's mean over its images.
 
-    A location is drawn for all tasks at once, since its images serve several of them; a draw that leaves a task
-    without an image is put back. None where a task has fewer than two locations.
+    A location is drawn for all tasks at once, since its images serve several of them. None where a task has fewer than
+    three locations.
     """
-    used = {task: {place: values for place, values in found.items() if values} for task, found in tasks.items()}
-    if not used or min(len(found) for found in used.values()) < 2:
+    used = {task: {place: values for place, values in found.items() if len(values)} for task, found in tasks.items()}
+    fewest = min((len(found) for found in used.values()), default=0)
+    if fewest < FEWEST:
         return None
-    places = sorted({place for found in used.values() for place in found})
-    draws = _draws(len(places), seed, n)
-    means = [_means(found, places, draws) for found in used.values()]
-    combined = np.mean(means, axis=0)
-    combined = combined[np.isfinite(combined)]
-    if not combined.size:
-        return None
-    low, high = np.quantile(combined, [(1 - level) / 2, (1 + level) / 2])
+    locations = sorted({location for found in used.values() for location in found})
+    sums = np.array([[sum(found.get(place, ())) for place in locations] for found in used.values()], np.float64)
+    counts = np.array([[len(found.get(place, ())) for place in locations] for found in used.values()], np.float64)
+    center = float((sums.sum(1) / counts.sum(1)).mean())
+    # Values around their task's mean: a sum of equal numbers is then exactly 0.
+    shifted = sums - counts * (sums.sum(1) / counts.sum(1))[:, None]
+    once = np.ones((1, len(locations)))
+    error = float(_moments(shifted, counts, once)[1][0])
+    if error <= 1e-12 * max(1.0, abs(center)):
+        return center, center
+    low, high = _quantiles(shifted, counts, error, fewest, seed, n, level)
+    return center - high * error, center - low * error
+
+
+def _quantiles(
+    sums: Floats, counts: Floats, error: float, fewest: int, seed: int, n: int, level: float
+) -> tuple[float, float]:
+    """Return the quantiles of (estimate - truth) / standard error: Student's, or those of draws."""
+    from scipy.stats import t
+
+    student = float(t.ppf((1 + level) / 2, fewest - 1))
+    if fewest < ENOUGH:
+        return -student, student
+    count = sums.shape[1]
+    draws = generator(seed, "bootstrap", count).multinomial(count, np.full(count, 1.0 / count), n).astype(np.float64)
+    means, errors = _moments(sums, counts, draws)
+    usable = np.isfinite(means) & (errors > 1e-3 * error)
+    if usable.sum() < n // 2:
+        return -student, student
+    low, high = np.quantile(means[usable] / errors[usable], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _draws(places: int, seed: int, n: int) -> NDArray[np.float64]:
-    """Return (n, places): how often each location was drawn."""
-    return generator(seed, "bootstrap", places).multinomial(places, np.full(places, 1.0 / places), n).astype(np.float64)
+def _moments(sums: Floats, counts: Floats, draws: Floats) -> tuple[Floats, Floats]:
+    """Return (n,) means over tasks and their standard errors, for (n, locations) times that each location was drawn.
 
-
-def _means(found: Values, places: Sequence[str], draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    sums = np.array([sum(found.get(place, ())) for place in places])
-    counts = np.array([len(found.get(place, ())) for place in places], np.float64)
-    drawn = draws @ counts
-    means: NDArray[np.float64] = np.divide(draws @ sums, drawn, out=np.full(len(draws), np.nan), where=drawn > 0)
-    return means
+    A draw that leaves a task with fewer than two locations has NaN. The factor is that of a sample's variance.
+    """
+    drawn = draws @ counts.T  # (n, tasks)
+    present = (draws > 0).astype(np.float64) @ (counts > 0).T.astype(np.float64)
+    drawn = np.where(present >= 2, drawn, np.nan)
+    means = draws @ sums.T / drawn
+    # Each location's share in the error of the mean over tasks.
+    shares = (sums[None] - means[:, :, None] * counts[None]) / drawn[:, :, None]
+    units = draws.sum(1)
+    squares = (draws * np.square(shares.mean(1))).sum(1) * units / np.maximum(units - 1, 1)
+    return means.mean(1), np.sqrt(squares)

@@ -1,42 +1,30 @@
 """Two runs on the same images: the difference of each image, of each task and combined, and how sure it is.
 
 The difference is paired: an image's score in one run minus its score in the other, so that what makes an image hard
-for both drops out. Its interval comes from resampling locations (pbvs.evaluation.bootstrap).
+for both drops out. Its interval counts locations, not images (pbvs.evaluation.bootstrap).
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import pandas as pd
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.evaluation.bootstrap import combined_interval
-from pbvs.evaluation.results import Results, read_results
+from pbvs.evaluation.results import Scores, find_scores, read_scores, wrap
+from pbvs.files import read_toml
 from pbvs.run import Run
 
 SAME = 5e-4  # a smaller change is none in three digits
+EQUAL = 1e-6  # a smaller change is none at all: what rounding in a network leaves
 SEED = 2024
 # What two runs must have in common for their numbers to mean the same; a description may differ.
-PROTOCOL_FIELDS_IGNORED = frozenset({"description", "source"})
-
-
-@dataclass(frozen=True)
-class Change:
-    """One image's score in both runs; a negative difference is an improvement."""
-
-    task: str
-    name: str
-    location: str
-    before: float
-    after: float
-
-    @property
-    def difference(self) -> float:
-        """After minus before."""
-        return self.after - self.before
+PROTOCOL_FIELDS_IGNORED = frozenset({"description", "source", "shown"})
+TOO_FEW = "too few locations"
 
 
 @dataclass(frozen=True)
@@ -50,29 +38,37 @@ class Difference:
     interval: tuple[float, float] | None
     better: int
     worse: int
+    identical: bool = False  # not one image moved
+    higher_is_better: bool = False
 
     @property
     def difference(self) -> float:
-        """After minus before; negative is better."""
-        return self.after - self.before
+        """After minus before; exactly 0 where nothing moved."""
+        return 0.0 if self.identical else self.after - self.before
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval leaves no doubt of the sign, else `open`."""
+        """`identical`; `better` or `worse` where the interval leaves no doubt of the sign; else `open`."""
+        if self.identical:
+            return "identical"
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return "open"
-        return "better" if self.difference < 0 else "worse"
+        return "better" if (self.difference > 0) == self.higher_is_better else "worse"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
-    """`after` against `before` on the images that both have a score for."""
+    """`after` against `before` on the images that both have a score for.
 
-    before: Results
-    after: Results
+    `changes` has a row per image: task, name, location, before, after, difference; the largest improvement first.
+    """
+
+    before: Scores
+    after: Scores
     tasks: Sequence[Difference]
     combined: Difference
-    changes: Sequence[Change]  # of all tasks, the largest improvement first
+    changes: pd.DataFrame
+    recipe: Mapping[str, tuple[Any, Any]]  # keys of the two recipes that differ, with both values
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -88,10 +84,11 @@ class Comparison:
             "split": self.after.split,
             "protocol": dict(self.after.protocol),
             "lpips": dict(self.after.lpips),
+            "recipe": {key: list(values) for key, values in self.recipe.items()},
             "warnings": list(self.warnings),
             "combined": _as_json(self.combined),
             "tasks": {task.label: _as_json(task) for task in self.tasks},
-            "images": [asdict(change) | {"difference": change.difference} for change in self.changes],
+            "images": self.changes.to_dict("records"),
         }
 
 
@@ -99,45 +96,82 @@ def _as_json(difference: Difference) -> dict[str, Any]:
     return asdict(difference) | {"difference": difference.difference, "verdict": difference.verdict}
 
 
-def compare(before: Run, after: Run, *, anyway: bool = False, seed: int = SEED) -> Comparison:
-    """Compare two scored runs image by image; lower scores are better.
+def compare(
+    before: Run,
+    after: Run,
+    *,
+    anyway: bool = False,
+    seed: int = SEED,
+    split: str | None = None,
+    protocol: str | None = None,
+) -> Comparison:
+    """Compare two scored runs image by image.
 
-    Raises PbvsError when a run has no scores, when they were scored by different rules, nets, splits or images
-    (unless `anyway`, which turns that into warnings), or when no image is scored in both.
+    Without `split` and `protocol` the newest scores that both runs have of the same are taken. Raises PbvsError when a
+    run has no scores, when they were scored by different rules, nets, splits or images (unless `anyway`, which turns
+    that into warnings), or when no image is scored in both.
     """
-    old, new = read_results(before), read_results(after)
+    old, new = (read_scores(run, folder) for run, folder in _folders(before, after, split, protocol))
     obstacles = mismatches(old, new)
     if obstacles and not anyway:
         raise PbvsError(
             f"The runs {before.name} and {after.name} cannot be compared: {'; '.join(obstacles)}. "
             "Score both in the same way, or add --anyway to compare what they share."
         )
-    changes = [change for task in TASKS for change in task_changes(old, new, task)]
-    if not changes:
+    changes = image_changes(old, new)
+    if not len(changes):
         raise PbvsError(f"The runs {before.name} and {after.name} have no scored image in common; score both again.")
-    by_task = {task: [change for change in changes if change.task == task] for task in TASKS}
-    by_task = {task: found for task, found in by_task.items() if found}
-    ordered = sorted(changes, key=lambda change: (change.difference, change.task, change.name))
-    tasks = [_difference(task, {task: found}, seed) for task, found in by_task.items()]
-    combined = _difference("combined", by_task, seed)
-    warnings = [*obstacles, *shortfalls(old, new, by_task)]
-    old, new = (replace(results, images={}) for results in (old, new))  # images keep their files open
-    return Comparison(old, new, tasks, combined, ordered, warnings)
+    rises = bool(new.rule and new.rule.higher_is_better)
+    changes = changes.sort_values(["difference", "task", "name"], ascending=[not rises, True, True], ignore_index=True)
+    tasks = [_difference(task, changes[changes["task"] == task], seed, rises) for task in _tasks(changes)]
+    combined = _difference("combined", changes, seed, rises)
+    return Comparison(
+        old,
+        new,
+        tasks,
+        combined,
+        changes,
+        recipe_differences(before, after),
+        [*obstacles, *shortfalls(old, new, changes)],
+    )
 
 
-def mismatches(old: Results, new: Results) -> list[str]:
+def _folders(before: Run, after: Run, split: str | None, protocol: str | None) -> list[tuple[Run, Any]]:
+    """Return where each run's scores lie: of what was asked for, or of the newest split and protocol in common."""
+    if split is None and protocol is None:
+        old = {folder.relative_to(before.scores): folder for folder in before.score_folders()}
+        for folder in after.score_folders():
+            if folder.relative_to(after.scores) in old:
+                return [(before, old[folder.relative_to(after.scores)]), (after, folder)]
+    return [(run, find_scores(run, split, protocol)) for run in (before, after)]
+
+
+def mismatches(old: Scores, new: Scores) -> list[str]:
     """Return what makes the numbers of two runs different things, as clauses."""
     found = [_unlike("the split", old.split, new.split)]
-    keys = sorted(({*old.protocol, *new.protocol}) - PROTOCOL_FIELDS_IGNORED)
-    found += [_unlike(f"the protocol's {key}", old.protocol.get(key), new.protocol.get(key)) for key in keys]
-    for key in ("net", "version", "is_lpips", "digest"):
-        found.append(_unlike(f"LPIPS' {key}", old.lpips.get(key), new.lpips.get(key)))
+    rules = [scores.rule.model_dump(mode="json") if scores.rule else scores.protocol for scores in (old, new)]
+    for key in sorted({*rules[0], *rules[1]} - PROTOCOL_FIELDS_IGNORED):
+        values = [_terms(rule) if key == "terms" else rule.get(key) for rule in rules]
+        found.append(_unlike(f"the protocol's {key}", *values))
+    keys = ("net", "version", "is_lpips", "digest")
+    found += [_unlike(f"LPIPS' {key}", old.lpips.get(key), new.lpips.get(key)) for key in keys]
     found += _recipe_mismatches(old.run, new.run)
     for task in TASKS:
-        names = [{image.name for image in results.images.get(task, ())} for results in (old, new)]
+        names = [set(scores.table(task, scored=False)["name"]) for scores in (old, new)]
         if all(names) and names[0] != names[1]:
             found.append(f"{task} was scored on other images ({len(names[0] & names[1])} of them the same)")
     return [clause for clause in found if clause]
+
+
+def _terms(rule: Mapping[str, Any]) -> str:
+    """Return a rule's terms in short; what is beside a metric's name is told only where it is not the usual."""
+    texts = []
+    for term in rule.get("terms") or ():
+        rest = {
+            key: value for key, value in term.items() if key != "metric" and value not in ("identity", 1.0, 10.0, None)
+        }
+        texts.append(f"{term['metric']}{f' {rest}' if rest else ''}")
+    return ", ".join(texts)
 
 
 def _recipe_mismatches(old: Run, new: Run) -> list[str]:
@@ -153,89 +187,165 @@ def _unlike(what: str, old: Any, new: Any) -> str:
     return "" if old == new else f"{what} is {old} in the one and {new} in the other"
 
 
-def task_changes(old: Results, new: Results, task: str) -> list[Change]:
-    """Return the images of a task that have a score in both runs."""
-    before, after = old.scores(task), new.scores(task)
-    places = {image.name: image.location for image in new.images.get(task, ())}
-    return [Change(task, name, places[name], before[name], after[name]) for name in after if name in before]
+def recipe_differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the recipes' keys that are not the same, with both values; names and descriptions are not told.
+
+    Of a stage whose method is another only the method is told.
+    """
+    flat = [_flatten(read_toml(run.recipe_file)) if run.recipe_file.is_file() else {} for run in (before, after)]
+    keys = sorted({*flat[0], *flat[1]} - {"name", "description"})
+    unlike = {key: (flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)}
+    stages = tuple(key.removesuffix("method") for key in unlike if key.endswith(".method"))
+    return {key: values for key, values in unlike.items() if key.endswith(".method") or not key.startswith(stages)}
 
 
-def shortfalls(old: Results, new: Results, by_task: Mapping[str, Sequence[Change]]) -> list[str]:
+def _flatten(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in tables.items():
+        found |= _flatten(item, f"{path}{key}.") if isinstance(item, dict) else {f"{path}{key}": item}
+    return found
+
+
+def image_changes(old: Scores, new: Scores) -> pd.DataFrame:
+    """Return a row for each image that has a score in both runs: task, name, location, before, after, difference."""
+    keys = ["task", "name"]
+    before = old.images.loc[old.images["score"].notna(), [*keys, "score"]].rename(columns={"score": "before"})
+    after = new.images.loc[new.images["score"].notna(), [*keys, "location", "score"]].rename(columns={"score": "after"})
+    both = after.merge(before, on=keys)[[*keys, "location", "before", "after"]]
+    difference = both["after"] - both["before"]
+    return both.assign(difference=difference.mask(difference.abs() <= EQUAL, 0.0))
+
+
+def _tasks(changes: pd.DataFrame) -> list[str]:
+    return [task for task in TASKS if (changes["task"] == task).any()]
+
+
+def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
     """Return which images the comparison leaves out because one of the runs has no score for them."""
     said = []
     for task in TASKS:
-        names = {image.name for results in (old, new) for image in results.images.get(task, ())}
-        left = len(names) - len(by_task.get(task, ()))
+        names = {name for scores in (old, new) for name in scores.table(task, scored=False)["name"]}
+        left = len(names) - int((changes["task"] == task).sum())
         if left:
             said.append(f"{task}: {left} of {len(names)} images have no score in one of the runs and are left out")
-    if any("fid" in (results.protocol.get("terms") or ()) for results in (old, new)):
+    if any(scores.rule and scores.rule.set_terms for scores in (old, new)):
         said.append("the protocol's FID term is a property of the whole set and is not part of these differences")
     return said
 
 
-def _difference(label: str, by_task: Mapping[str, Sequence[Change]], seed: int) -> Difference:
+def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Difference:
     """Sum up one task, or several with equal weight."""
-    changes = [change for found in by_task.values() for change in found]
-    deltas: dict[str, dict[str, list[float]]] = {}
-    for change in changes:
-        deltas.setdefault(change.task, {}).setdefault(change.location, []).append(change.difference)
+    values = {
+        str(task): {str(place): found.tolist() for place, found in rows.groupby("location")["difference"]}
+        for task, rows in changes.groupby("task")
+    }
+    means = changes.groupby("task")[["before", "after"]].mean().mean()
+    better, worse = (int((sign * changes["difference"] > SAME).sum()) for sign in ((1, -1) if rises else (-1, 1)))
+    identical = bool((changes["difference"] == 0).all())
+    span = combined_interval(values, seed)
     return Difference(
-        label=label,
-        images=len(changes),
-        before=_mean([_mean([change.before for change in found]) for found in by_task.values()]),
-        after=_mean([_mean([change.after for change in found]) for found in by_task.values()]),
-        interval=combined_interval(deltas, seed),
-        better=sum(change.difference < -SAME for change in changes),
-        worse=sum(change.difference > SAME for change in changes),
+        label, len(changes), float(means["before"]), float(means["after"]), span, better, worse, identical, rises
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def largest(comparison: Comparison, task: str, count: int) -> tuple[list[Change], list[Change]]:
+def largest(comparison: Comparison, task: str, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the `count` images of a task that got better the most, and those that got worse the most."""
-    found = [change for change in comparison.changes if change.task == task]
-    better = [change for change in found if change.difference < -SAME][:count]
-    worse = [change for change in reversed(found) if change.difference > SAME][:count]
-    return better, worse
+    found = comparison.changes[comparison.changes["task"] == task]
+    return _moved(found, comparison.combined.higher_is_better, count)
+
+
+def _moved(changes: pd.DataFrame, rises: bool, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    gain = changes["difference"] * (1 if rises else -1)
+    return changes[gain > SAME].head(count), changes[gain < -SAME].iloc[::-1].head(count)
+
+
+# --- Several runs that differ in their seed alone.
+
+
+def seeds_table(runs: Sequence[Run], split: str | None = None, protocol: str | None = None) -> pd.DataFrame:
+    """Return the scores of runs of one recipe with different seeds: a row per task and one for combined.
+
+    Columns: each run's score, their mean, their standard deviation (of a sample), lowest and highest. Raises PbvsError
+    when the runs differ in more than the seed, or were scored by different rules.
+    """
+    first, *others = runs
+    for other in others:
+        compare(first, other, split=split, protocol=protocol)
+        unlike = [key for key in recipe_differences(first, other) if key != "seed"]
+        if unlike:
+            raise PbvsError(
+                f"The runs {first.name} and {other.name} differ in more than the seed ({', '.join(unlike[:4])}); "
+                f"see `pbvs compare {first.name} {other.name}`."
+            )
+    found = [read_scores(run, find_scores(run, split, protocol)) for run in runs]
+    rows = {task: [scores.task(task).get("score") for scores in found] for task in TASKS}
+    rows["combined"] = [scores.combined for scores in found]
+    table = pd.DataFrame(rows, index=[run.name for run in runs], dtype=float).T.dropna(how="all")
+    values = table.copy()
+    return table.assign(
+        mean=values.mean(axis=1), deviation=values.std(axis=1), low=values.min(axis=1), high=values.max(axis=1)
+    )
+
+
+def seeds_text(table: pd.DataFrame) -> str:
+    """Return a table of seeds as text."""
+    runs = len(table.columns) - 4
+    lines = [
+        f"{runs} runs of one recipe with different seeds: {', '.join(map(str, table.columns[:runs]))}",
+        "",
+        f"{'task':<12}{'mean':>9}{'deviation':>11}{'low':>9}{'high':>9}",
+    ]
+    for task, row in table.iterrows():
+        lines.append(f"{task!s:<12}{row['mean']:>9.4f}{row['deviation']:>11.4f}{row['low']:>9.4f}{row['high']:>9.4f}")
+    return "\n".join([*wrap(lines[0]), *lines[1:]])
+
+
+# --- A comparison as text.
 
 
 def comparison_table(comparison: Comparison, examples: int = 3) -> str:
     """Return the comparison as text of at most 80 columns."""
     before, after = comparison.before, comparison.after
+    rises = comparison.combined.higher_is_better
     rule = f"{after.protocol.get('name', 'no protocol')}, {_net(after)}"
     lines = [
         f"{after.run.name} against {before.run.name}",
-        f"split {after.split}, {rule}; per image, negative is better",
+        f"split {after.split}, {rule}; per image, {'positive' if rises else 'negative'} is better",
+        *_recipe_lines(comparison.recipe),
         "",
         f"{'task':<9}{'images':>7}{'before':>9}{'after':>9}{'change':>9}   {'95 % interval':<19}{'better/worse':>13}",
     ]
     lines += [_row(row) for row in comparison.rows]
-    better = [change for change in comparison.changes if change.difference < -SAME][:examples]
-    worse = [change for change in reversed(comparison.changes) if change.difference > SAME][:examples]
+    better, worse = _moved(comparison.changes, rises, examples)
     for heading, changes in (("Got better the most:", better), ("Got worse the most:", worse)):
-        if changes:
+        if len(changes):
             lines += ["", heading]
-            lines += [f"  {change.difference:+.3f}  {change.task:<8} {change.name[:60]}" for change in changes]
+            lines += [f"  {row.difference:+.3f}  {row.task:<8} {str(row.name)[:60]}" for _, row in _named(changes)]
     if comparison.warnings:
-        lines += ["", *(line for warning in comparison.warnings for line in wrapped(f"Note: {warning}."))]
+        lines += ["", *(line for warning in comparison.warnings for line in wrap(f"Note: {warning}."))]
     return "\n".join(lines)
 
 
-def wrapped(text: str) -> list[str]:
-    """Break a sentence into lines of at most 80 characters."""
-    return textwrap.wrap(text, 80, subsequent_indent="  ", break_long_words=False)
+def _named(changes: pd.DataFrame) -> list[tuple[int, Any]]:
+    return list(enumerate(changes.itertuples(index=False)))
 
 
-def _net(results: Results) -> str:
+def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], most: int = 8) -> list[str]:
+    if not recipe:
+        return ["The recipes are the same."]
+    lines = [f"recipe: {key} = {old} -> {new}" for key, (old, new) in list(recipe.items())[:most]]
+    more = [f"  and {len(recipe) - most} more keys of the recipes"] if len(recipe) > most else []
+    return [part for line in lines for part in wrap(line)] + more
+
+
+def _net(results: Scores) -> str:
     net = results.lpips.get("net", "?")
     return f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
 
 
 def _row(row: Difference) -> str:
-    span = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else "one location only"
+    span = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else TOO_FEW
+    span = "identical" if row.identical else span
     counts = f"{row.better}/{row.worse}"
     numbers = f"{row.before:>9.4f}{row.after:>9.4f}{row.difference:>+9.4f}"
-    return f"{row.label:<9}{row.images:>7}{numbers}   {span:<19}{counts:>13}"
+    return f"{row.label[:9]:<9}{row.images:>7}{numbers}   {span:<19}{counts:>13}"

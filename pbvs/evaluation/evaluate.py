@@ -1,25 +1,51 @@
-"""Score a run's predictions: per image, per location, per task and combined, and write it all down."""
+"""Score a run's predictions: per image, per location, per task and combined, and write it all down.
+
+Threads read, others judge batches of one size, and every image keeps its own numbers. On a CPU each core judges a
+batch of its own: two cores that share every convolution wait for each other at its end.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import torch
+from pandas import DataFrame
 
 from pbvs.challenge import TASKS, get_task
 from pbvs.data.build import find_root
-from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError
-from pbvs.evaluation.engine import Engine, make_engine
-from pbvs.evaluation.material import Task, unexpected_predictions
-from pbvs.evaluation.protocol import DEFAULT, Protocol, load_protocol
-from pbvs.evaluation.summary import summarise, write_scores
-from pbvs.evaluation.targets import Targets
-from pbvs.files import write_json
+from pbvs.evaluation import baseline
+from pbvs.evaluation.cache import FeatureCache, target_key
+from pbvs.evaluation.reading import Images, TaskToScore, unexpected_predictions
+from pbvs.evaluation.results import TABLE, Scores, write_scores
+from pbvs.evaluation.summary import summarise
+from pbvs.files import digest
 from pbvs.locks import locked
+from pbvs.logs import track
+from pbvs.metrics.judge import Judge, Measured
+from pbvs.metrics.protocol import DEFAULT, Protocol, load_protocol
+from pbvs.parallel import ahead
 from pbvs.recipe import Recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run
+
+BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
+CORES_BATCH = 8  # images of one batch where each core has its own: more are no quicker
+MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
+
+
+@dataclass
+class TaskScores:
+    """A task's images as a table, one row per pair in the manifest's order, and its metrics of sets of images."""
+
+    table: DataFrame  # the columns of results.TABLE, then one for each metric; no number where there is none
+    sets: dict[str, float] = field(default_factory=dict)
 
 
 def score(
@@ -37,61 +63,91 @@ def score(
     batch: int = 16,
     fid: bool = False,
     cache: Path | None = CACHE,
-    report: bool = True,
-) -> dict[str, Any]:
+    baselines: bool = True,
+) -> Scores:
     """Score what a run would submit against the held-out targets of `split`.
 
-    Writes `scores/<task>.csv` and `scores/summary.json` into the run's folder and, unless told not to, its report.
-    `lpips_net` replaces the protocol's trunk; `random` is no LPIPS and is labelled so. `fid` computes FID
-    and KID also where the protocol's score does without. `jobs` threads read files; neither they nor `batch` change a
-    number. What is made of the targets is kept below `cache` for the next time, unless that is None.
+    Writes `<task>.csv` and `summary.json` into `scores/<split>/<protocol>/` of the run's folder. `lpips_net` replaces
+    the protocol's trunk; `random` is no LPIPS and is labelled so. `fid` computes FID and KID also where the protocol's
+    score does without. `baselines` scores the inputs as they are beside the predictions. `jobs` threads read files;
+    neither they nor `batch` change a number. What is made of the targets is kept below `cache` for the next time,
+    unless that is None.
 
-    Returns the summary. Raises PbvsError when there is no run, data, manifest or trunk, or when another command works
-    on the run: predictions that change meanwhile would give scores of two models.
+    Returns the scores. Raises PbvsError when there is no run, data, manifest or trunk, when no image could be scored
+    (earlier scores are kept), or when another command works on the run: predictions that change meanwhile would give
+    scores of two models.
+
+    >>> score("night1", lpips_net="alex").combined      # doctest: +SKIP
+    0.3315
     """
-    place = (run if isinstance(run, Run) else Run(run, submissions)).existing()
+    found = (run if isinstance(run, Run) else Run(run, submissions)).existing()
     rule = load_protocol(protocol, lpips_net=lpips_net)
     where = find_root(root, manifests)
-    with locked(place.folder):
-        recipe = place.recipe()
-        tasks = [task for name in TASKS if (task := find_task(place, recipe, rule, manifests, split, name))]
+    with locked(found.folder), contextlib.ExitStack() as stack:
+        recipe = found.recipe()
+        tasks = [task for name in TASKS if (task := find_task(found, recipe, rule, manifests, where, split, name))]
         if not tasks:
             raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
-        engine = make_engine(
-            rule, weights, with_fid=fid, cache=cache, device=resolve_device(device), jobs=jobs, batch=batch
+        store = FeatureCache(cache / "features") if cache else None
+        if store:
+            stack.callback(store.close)
+        unseen = baseline.unseen_net(recipe, rule, weights)
+        judge = Judge(
+            rule, weights, resolve_device(device), extra=[f"lpips-{unseen}"] if unseen else (), fid=fid, cache=store
         )
-        summary = _score(place, split, recipe, tasks, where, engine)
-        if report:
-            _report(place, where, manifests)
-    return summary
+        measured = {task.name: score_task(judge, task, jobs=jobs, batch=batch) for task in tasks}
+        check_scored(measured, split)
+        compared = {}
+        if baselines or any(isinstance(term.baseline, str) for term in rule.terms):
+            compared = baseline.score_baselines(
+                judge, tasks, cache, lambda task: score_task(judge, task, jobs=jobs, batch=batch)
+            )
+        summary = summarise(found.name, split, judge, measured, compared, baseline.trained_nets(recipe))
+        summary["notes"] += [note for task in tasks for note in _notes(task)]
+        folder = found.score_folder(split, place_name(protocol, rule))
+        return write_scores(found, folder, summary, {name: scores.table for name, scores in measured.items()})
 
 
-def _score(run: Run, split: str, recipe: Recipe, tasks: list[Task], root: Path, engine: Engine) -> dict[str, Any]:
-    """Score the tasks and write the tables and the summary."""
-    with contextlib.closing(engine.store):
-        found = {
-            task.name: engine.score(task, Targets(root, recipe.radiometry, task.size, engine.store)) for task in tasks
-        }
-    summary = summarise(run.name, split, engine, found, [note for task in tasks for note in _notes(task)])
-    for name, scores in found.items():
-        write_scores(run.scores / f"{name}.csv", scores)
-    write_json(run.scores / "summary.json", summary)
-    return summary
+def place_name(protocol: str | Path | Protocol, rule: Protocol) -> str:
+    """Return the folder's name for a protocol: its own, with the net where another one was asked for."""
+    usual = load_protocol(protocol).lpips_net
+    return rule.name if rule.lpips_net == usual else f"{rule.name}-{rule.lpips_net}"
 
 
-def find_task(run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, split: str, name: str) -> Task | None:
+def find_task(
+    run: Run, recipe: Recipe, protocol: Protocol, manifests: Path, root: Path, split: str, name: str
+) -> TaskToScore | None:
     """Return what is to be scored of one task; None without a manifest."""
     path = manifest_path(manifests, name, split)
     if not path.is_file():
         return None
     pairs = read_manifest(path)
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
-    size = get_task(name).challenge_size if rule == "challenge" else None
-    with_target = [pair for pair in pairs if pair.target]
-    return Task(name, with_target, run.prediction_folder(split, name), size, frozenset(pair.name for pair in pairs))
+    return TaskToScore(
+        name,
+        [pair for pair in pairs if pair.target],
+        run.prediction_folder(split, name),
+        root,
+        recipe.radiometry,
+        get_task(name).challenge_size if rule == "challenge" else None,
+        protocol.other_size,
+        known=frozenset(pair.name for pair in pairs),
+    )
 
 
-def _notes(task: Task) -> list[str]:
+def check_scored(measured: dict[str, TaskScores], split: str) -> None:
+    """Raise PbvsError, saying why, when not one image was scored."""
+    tables = {name: scores.table for name, scores in measured.items()}
+    if any((table["status"] == "ok").any() for table in tables.values()):
+        return
+    why = [f"{name}: {table['reason'].iloc[0]}" for name, table in tables.items() if len(table)]
+    raise PbvsError(
+        f"Not one image of the split {split} could be scored, and earlier scores were kept. "
+        + (" ".join(why) or "The manifests have no targets; make them again with `pbvs build-pairs`.")
+    )
+
+
+def _notes(task: TaskToScore) -> list[str]:
     found = unexpected_predictions(task)
     kinds = {"extra": "belong to no input", "duplicate": "have the name of another prediction"}
     return [
@@ -101,9 +157,93 @@ def _notes(task: Task) -> list[str]:
     ]
 
 
-def _report(run: Run, root: Path, manifests: Path) -> None:
+# --- The loop over images.
+
+
+def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 16) -> TaskScores:
+    """Return the numbers of each of the task's pairs, and those of the whole set."""
+    found: list[tuple[Images, Measured | None]] = []
+    features: dict[str, Measured] = {}
+    judges = min(MOST_JUDGES, torch.get_num_threads()) if judge.device == "cpu" else 1
+    size = batch if judges == 1 else min(batch, CORES_BATCH)
+    with cores_of_their_own(judges), ThreadPoolExecutor(judges) as pool:
+        groups = _groups(_read(judge, task, jobs, batch), size)
+        for group in ahead(pool, lambda found: _judge(judge, found), groups, 2 * judges):
+            for item, measured in group:
+                found.append((item.without_pixels(), measured))
+                if measured and measured.features:
+                    features[item.pair.name] = measured
+    return TaskScores(table_of_rows(judge, found), judge.set_numbers([features[name] for name in sorted(features)]))
+
+
+def table_of_rows(judge: Judge, found: Iterable[tuple[Images, Measured | None]]) -> DataFrame:
+    """Return a row for each image, in the manifest's order: the columns of results.TABLE, the metrics, the reason."""
+    rows = sorted(found, key=lambda row: row[0].place)
+    texts = [
+        (pair.task, pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", item.status, item.reason)
+        for item, _ in rows
+        for pair in [item.pair]
+    ]
+    table = DataFrame(texts, columns=[*TABLE, "reason"], dtype=object)
+    for name in judge.columns:
+        table[name] = np.array([measured.numbers[name] if measured else np.nan for _, measured in rows], np.float64)
+    return table[[*TABLE, *judge.columns, "reason"]]
+
+
+def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | None]]:
+    """Return a group's numbers; an image that cannot be measured gets a status, and the others theirs."""
+    whole = [item for item in group if item.prediction is not None and item.target is not None]
     try:
-        from pbvs.report import write_report
-    except ImportError:
-        return
-    write_report(run, root=root, manifests=manifests)
+        pairs = [judge.pair(item.prediction, item.target, item.valid) for item in whole]  # type: ignore[arg-type]
+        found = iter(judge.measure(pairs, [item.key for item in whole]))
+    except PbvsError as error:
+        if len(group) > 1:
+            return [result for item in group for result in _judge(judge, [item])]
+        group[0].status, group[0].reason = "not-measurable", str(error)
+        return [(group[0], None)]
+    return [(item, next(found) if item.target is not None else None) for item in group]
+
+
+def _read(judge: Judge, task: TaskToScore, jobs: int, batch: int) -> Iterator[Images]:
+    """Read pairs ahead in threads."""
+
+    def read(numbered: tuple[int, Pair]) -> Images:
+        place, pair = numbered
+        item = task.read(pair)
+        item.place = place
+        if item.target is not None and judge.cache is not None:
+            key = target_key(pair, task.root, task.radiometry, task.size)
+            item.key = digest([key, judge.protocol.border, judge.protocol.channels])
+        return item
+
+    with ThreadPoolExecutor(jobs) as pool:
+        stream = ahead(pool, read, enumerate(task.pairs), batch + jobs)
+        yield from track(stream, f"{task.name}: scoring", total=len(task.pairs), unit="image")
+
+
+def _groups(stream: Iterable[Images], size: int) -> Iterator[list[Images]]:
+    """Gather images of one shape into batches; what could not be read goes through alone."""
+    waiting: dict[tuple[int, ...], list[Images]] = {}
+    for item in stream:
+        if item.target is None:
+            yield [item]
+            continue
+        height, width, _ = item.target.shape
+        group = waiting.setdefault(item.target.shape, [])
+        group.append(item)
+        if len(group) >= max(1, min(size, BATCH_PIXELS // (height * width))):
+            yield waiting.pop(item.target.shape)
+    yield from waiting.values()
+
+
+@contextlib.contextmanager
+def cores_of_their_own(count: int) -> Iterator[None]:
+    """Let each of `count` threads that start inside compute on an equal share of the cores that PyTorch may use."""
+    before = torch.get_num_threads()
+    if count > 1:
+        torch.set_num_threads(max(1, before // count))
+    try:
+        yield
+    finally:
+        if count > 1:
+            torch.set_num_threads(before)

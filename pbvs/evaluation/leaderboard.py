@@ -6,45 +6,40 @@ So the tables stand one below the other and are never sorted into one.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pbvs.errors import PbvsError
-from pbvs.evaluation.compare import wrapped
-from pbvs.evaluation.results import Results, is_scored, number, read_csv, read_results
+from pbvs.evaluation.results import BASELINE_NAMES, Scores, number, read_scores, table, wrap
 from pbvs.files import read_toml
 from pbvs.run import SUBMISSIONS, all_runs
+from pbvs.tables import read_table
 
 PUBLISHED = Path(__file__).parent / "published"
-# The order of columns in the published tables.
 NAME = 32  # columns of a name
-ORDER = ("sar2eo", "sar2rgb", "rgb2ir", "sar2ir")
+ORDER = ("sar2eo", "sar2rgb", "rgb2ir", "sar2ir")  # of columns in the published tables
 COLUMNS = ("table", "ours", "name", "combined", *ORDER, "note", "source")
+BASELINE = "baseline"  # the note of a line that is no run
+PARTIAL = "partial"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line: a team or a run; None where there is no score."""
-
-    name: str
-    combined: float | None
-    tasks: Mapping[str, float | None]
-    note: str = ""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
-    """A table whose lines can be compared with one another, best first."""
+    """A table whose lines can be compared with one another, best first.
+
+    `entries` has one row per team or run: name, combined, a column for each task, note; NaN where there is no score.
+    """
 
     title: str
     source: str
     about: str
     ours: bool
-    entries: Sequence[Entry] = field(default_factory=tuple)
+    entries: pd.DataFrame
+    higher_is_better: bool = False
 
 
 def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
@@ -56,69 +51,77 @@ def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
 
 
 def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
-    """Return the scored runs, grouped by all that makes their numbers comparable."""
-    groups: dict[tuple[str, ...], list[Entry]] = {}
+    """Return the scored runs, grouped by all that makes their numbers comparable, with the baselines below them."""
+    groups: dict[tuple[str, ...], list[Scores]] = {}
     for run in all_runs(submissions):
-        if is_scored(run):
-            results = read_results(run)
-            groups.setdefault(rule_of(results), []).append(_our_entry(results))
-    return [_our_board(rule, groups[rule]) for rule in sorted(groups)]
+        for folder in run.score_folders():
+            scores = read_scores(run, folder)
+            group = groups.setdefault(rule_key(scores), [])
+            if all(other.run != run for other in group):
+                group.append(scores)
+    return [_our_board(key, groups[key]) for key in sorted(groups)]
 
 
-def rule_of(results: Results) -> tuple[str, ...]:
+def rule_key(scores: Scores) -> tuple[str, ...]:
     """Return split, protocol, LPIPS net, images and size: only runs that have them in common stand in one table."""
-    net = f"{results.lpips.get('net', '?')}"
-    protocol = str(results.protocol.get("name", "no protocol"))
-    images = sum(len(found) for found in results.images.values())
-    lpips = f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
-    return results.split, protocol, lpips, f"{images} images", f"{results.run.recipe().evaluation_size} size"
+    net = f"{scores.lpips.get('net', '?')}"
+    protocol = str(scores.protocol.get("name", "no protocol"))
+    lpips = f"LPIPS {net}" if scores.is_lpips else f"NOT LPIPS ({net})"
+    size = f"{scores.run.recipe().evaluation_size} size"
+    return scores.split, protocol, lpips, f"{len(scores.images)} images", size
 
 
-def _our_entry(results: Results) -> Entry:
-    return Entry(
-        results.run.name,
-        number(results.summary.get("combined")),
-        {task: number(results.task(task).get("score")) for task in ORDER},
-        "partial" if results.summary.get("partial") else "",
-    )
+def _our_board(key: tuple[str, ...], group: Sequence[Scores]) -> Board:
+    rows = [_entry(found.run.name, found.summary, PARTIAL if found.summary.get("partial") else "") for found in group]
+    baselines = {name: said for found in group for name, said in table(found.summary.get("baselines")).items()}
+    rows += [_entry(BASELINE_NAMES.get(name, name), said, BASELINE) for name, said in baselines.items()]
+    rule = group[0].rule
+    rises = bool(rule and rule.higher_is_better)
+    entries = ranked(pd.DataFrame(rows), rises) if rule and rule.tasks == "ranks" else pd.DataFrame(rows)
+    title = f"Your runs: split {', '.join(key)}"
+    by_ranks = bool(rule and rule.tasks == "ranks")
+    ordered = in_order(entries, rises and not by_ranks)
+    return Board(title, "measured here", "held-out locations of your own data", True, ordered, rises and not by_ranks)
 
 
-def _our_board(rule: tuple[str, ...], entries: Sequence[Entry]) -> Board:
-    title = f"Your runs: split {', '.join(rule)}"
-    return Board(title, "measured here", "held-out locations of your own data", True, _sorted(entries))
+def _entry(name: str, said: Any, note: str) -> dict[str, Any]:
+    tasks = table(said.get("tasks"))
+    return {
+        "name": name,
+        "combined": number(said.get("combined")),
+        **{task: number(table(tasks.get(task)).get("score")) for task in ORDER},
+        "note": note,
+    }
+
+
+def ranked(entries: pd.DataFrame, rises: bool) -> pd.DataFrame:
+    """Return the entries with their mean rank over the tasks as combined score; a missing task ranks last."""
+    ranks = entries[list(ORDER)].astype(float).rank(ascending=not rises, na_option="bottom")
+    return entries.assign(combined=ranks.mean(axis=1))
 
 
 def published_boards() -> list[Board]:
     """Return the tables that come with the package."""
     index = read_toml(PUBLISHED / "index.toml")
     return [
-        Board(facts["title"], facts["source"], facts["about"], False, read_entries(PUBLISHED / f"{name}.csv"))
-        for name, facts in index.items()
+        Board(said["title"], said["source"], said["about"], False, read_entries(PUBLISHED / f"{name}.csv"))
+        for name, said in index.items()
     ]
 
 
-def read_entries(path: Path) -> list[Entry]:
+def read_entries(path: Path) -> pd.DataFrame:
     """Read a published table; an empty cell is a score that was not given."""
-    columns, rows = read_csv(path)
+    entries = read_table(path)
     wanted = ("name", "combined", *ORDER)
-    if missing := [column for column in wanted if column not in columns]:
+    if missing := [column for column in wanted if column not in entries]:
         raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
-    return [
-        Entry(
-            row["name"] or "",
-            number(row["combined"]),
-            {task: number(row[task]) for task in ORDER},
-            (row.get("note") or ""),
-        )
-        for row in rows
-    ]
+    entries = entries.reindex(columns=[*wanted, "note"], fill_value="")
+    return entries.assign(**{name: pd.to_numeric(entries[name], errors="coerce") for name in wanted[1:]})
 
 
-def _sorted(entries: Sequence[Entry]) -> list[Entry]:
-    def place(entry: Entry) -> tuple[bool, float, str]:
-        return entry.combined is None, entry.combined or 0.0, entry.name
-
-    return sorted(entries, key=place)
+def in_order(entries: pd.DataFrame, rises: bool = False) -> pd.DataFrame:
+    """Return the entries, best first; those without a score and equal ones by name."""
+    return entries.sort_values(["combined", "name"], ascending=[not rises, True], ignore_index=True)
 
 
 def board_text(boards: Sequence[Board]) -> str:
@@ -129,18 +132,20 @@ def board_text(boards: Sequence[Board]) -> str:
         blocks.append("No run of yours is scored yet; `pbvs score` makes its numbers.")
     for board in boards:
         mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
-        heading = wrapped(f"{board.title}{mark}") + wrapped(f"Source: {board.source}; lower is better.")
-        lines = [_line(entry, board.ours) for entry in board.entries]
-        partial = ["  * partial: an image or a task is missing"] * any(line.note == "partial" for line in board.entries)
+        better = "higher" if board.higher_is_better else "lower"
+        heading = wrap(f"{board.title}{mark}") + wrap(f"Source: {board.source}; {better} is better.")
+        lines = [_line(row, board.ours) for _, row in board.entries.iterrows()]
+        partial = ["  * partial: an image or a task is missing"] if board.entries["note"].eq(PARTIAL).any() else []
         blocks.append("\n".join([*heading, head, *lines, *partial]))
     return "\n\n".join(blocks)
 
 
-def _line(entry: Entry, ours: bool) -> str:
+def _line(row: Any, ours: bool) -> str:
     digits = 4 if ours else 2  # published tables have two
-    name = f"{shortened(entry.name, NAME - 3)}{' *' if entry.note == 'partial' else ''}"
-    cells = [f"{_cell(entry.combined, digits):>9}", *(f"{_cell(entry.tasks[task], digits):>9}" for task in ORDER)]
-    return f"  {name:<{NAME}}{''.join(cells)}"
+    name = shortened(str(row["name"]), NAME - 3)
+    name = f"({name})" if row["note"] == BASELINE else f"{name}{' *' if row['note'] == PARTIAL else ''}"
+    cells = "".join(f"{_cell(row[column], digits):>9}" for column in ("combined", *ORDER))
+    return f"  {name:<{NAME}}{cells}"
 
 
 def shortened(name: str, width: int) -> str:
@@ -148,30 +153,29 @@ def shortened(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width // 2 - 1]}..{name[-(width - width // 2 - 1) :]}"
 
 
-def _cell(value: float | None, digits: int) -> str:
-    return "/" if value is None else f"{value:.{digits}f}"
+def _cell(value: Any, digits: int) -> str:
+    return "/" if number(value) is None else f"{value:.{digits}f}"
 
 
-def board_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
-    """Return one flat row an entry, for CSV; the columns are COLUMNS."""
-    return [
-        {"table": board.title, "ours": board.ours, "name": entry.name, "combined": entry.combined}
-        | {task: entry.tasks[task] for task in ORDER}
-        | {"note": entry.note, "source": board.source}
-        for board in boards
-        for entry in board.entries
-    ]
+def board_frame(boards: Sequence[Board]) -> pd.DataFrame:
+    """Return one row per entry of all boards; the columns are COLUMNS."""
+    parts = [board.entries.assign(table=board.title, ours=board.ours, source=board.source) for board in boards]
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
 def board_csv(boards: Sequence[Board]) -> str:
     """Return the boards as CSV with a header; a score that is not there is empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(board_rows(boards))
-    return buffer.getvalue()
+    text: str = board_frame(boards).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def board_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
     """Return the boards as JSON values."""
-    return [asdict(board) for board in boards]
+    return [
+        {"title": board.title, "source": board.source, "about": board.about, "ours": board.ours, "entries": [
+            {"name": row["name"], "combined": number(row["combined"]), "note": row["note"],
+             "tasks": {task: number(row[task]) for task in ORDER}}
+            for row in board.entries.to_dict("records")
+        ]}
+        for board in boards
+    ]  # fmt: skip

@@ -1,48 +1,71 @@
-"""Read back what a scored run says, so that reports and comparisons need not know how it was scored."""
+"""What a scored run says: a summary, a table with one row per image, and both as text for a terminal.
+
+Scores lie in `scores/<split>/<protocol>/` of a run's folder, `summary.json` and a CSV file for each task; those of
+earlier versions lie in `scores/` itself and are still read.
+"""
 
 from __future__ import annotations
 
-import csv
 import math
-import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
-from pbvs.files import read_error, read_json
+from pbvs.files import read_json, write_json
 from pbvs.run import Run
-from pbvs.tables import read_table
+from pbvs.tables import read_table, write_table
 
-METRICS = ("l1", "mse", "rmse", "lpips")
+if TYPE_CHECKING:
+    from pbvs.metrics.protocol import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class ImageScore:
-    """A row of `scores/<task>.csv`; metrics that could not be measured are absent."""
-
-    name: str
-    location: str
-    status: str
-    metrics: Mapping[str, float]
-
-    def score(self, terms: Sequence[str] = ("rmse", "lpips")) -> float | None:
-        """Return the mean of the metrics named in `terms`, or None when one is absent."""
-        values = [self.metrics.get(term) for term in terms]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if self.status == "ok" and len(known) == len(values) > 0 else None
+SUMMARY = "summary.json"
+TABLE = ("task", "name", "location", "source", "target", "prediction", "status")  # columns before the metrics
+TEXTS = (*TABLE, "reason")
 
 
-@dataclass(frozen=True)
-class Results:
-    """All that `pbvs score` wrote for a run: the summary as it is, and the images of each task."""
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A run's scores on one split by one protocol; `pbvs.score` gives them back.
+
+    `images` has one row per image with the columns task, name, location, source, target, prediction, status (ok, or
+    why there is no number), one for each metric, reason, and score: the mean or sum of the terms that single images
+    have. `summary` is `summary.json` as it is; `scores["combined"]` is one of its entries.
+
+    >>> scores = score("night1")                                                          # doctest: +SKIP
+    >>> scores.combined, scores.tasks.loc["sar2eo", "score"], len(scores.images)          # doctest: +SKIP
+    (0.3315, 0.2987, 77)
+    """
 
     run: Run
     summary: Mapping[str, Any]
-    images: Mapping[str, Sequence[ImageScore]]
+    images: pd.DataFrame
+    folder: Path
+
+    def __getitem__(self, key: str) -> Any:
+        """Return an entry of the summary."""
+        return self.summary[key]
+
+    @property
+    def combined(self) -> float | None:
+        """The combined score, or None where the summary has none."""
+        return number(self.summary.get("combined"))
+
+    @property
+    def tasks(self) -> pd.DataFrame:
+        """One row per task: status, images, expected, every metric, score, low and high (the 95 % interval)."""
+        rows = []
+        for name, found in table(self.summary.get("tasks")).items():
+            plain = {key: value for key, value in table(found).items() if not isinstance(value, (dict, list))}
+            low, high = table(found).get("interval") or (None, None)
+            rows.append({"task": name, **plain, "low": low, "high": high})
+        return pd.DataFrame(rows).set_index("task") if rows else pd.DataFrame()
 
     @property
     def split(self) -> str:
@@ -54,43 +77,51 @@ class Results:
         """The protocol with all its fields."""
         return table(self.summary.get("protocol"))
 
+    @cached_property
+    def rule(self) -> Protocol | None:
+        """The protocol as an object; None when the summary's cannot be one."""
+        return rule_of(self.summary)
+
     @property
     def lpips(self) -> Mapping[str, Any]:
         """Which net, of which version, and whether it is LPIPS at all."""
         return table(self.summary.get("lpips"))
 
     @property
-    def terms(self) -> tuple[str, ...]:
-        """The metrics of one image that the protocol takes, for instance ("rmse", "lpips").
-
-        The distance between sets of images (FID) is no part of them: it has no value for one image.
-        """
-        pixel = self.protocol.get("pixel", "rmse")
-        names = {"pixel": pixel if pixel in METRICS else "rmse", "lpips": "lpips"}
-        asked = self.protocol.get("terms")
-        asked = asked if isinstance(asked, list) and asked else ["pixel", "lpips"]
-        return tuple(names[term] for term in ("pixel", "lpips") if term in asked)
-
-    @property
     def is_lpips(self) -> bool:
         """Whether the perceptual number is LPIPS; only an explicit "no" says that it is not."""
         return self.lpips.get("is_lpips") is not False
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The metrics of one image that the protocol takes, for instance ("rmse", "lpips")."""
+        if self.rule is None:
+            return ("rmse", "lpips")
+        return tuple(term.metric for term in self.rule.terms if not self.rule.is_set(term.metric))
 
     def task(self, name: str) -> Mapping[str, Any]:
         """Return the summary's part on one task, empty when there is none."""
         return table(table(self.summary.get("tasks")).get(name))
 
-    def scored(self, task: str) -> Iterator[tuple[ImageScore, float]]:
-        """Yield the task's images that have a score, each with it."""
-        terms = self.terms
-        for image in self.images.get(task, ()):
-            score = image.score(terms)
-            if score is not None:
-                yield image, score
+    def table(self, task: str, scored: bool = True) -> pd.DataFrame:
+        """Return the rows of one task's images; only those with a score, unless told otherwise."""
+        rows = self.images[self.images["task"] == task]
+        return rows[rows["score"].notna()] if scored else rows
 
     def scores(self, task: str) -> dict[str, float]:
         """Return each scored image's score by its name."""
-        return {image.name: score for image, score in self.scored(task)}
+        rows = self.table(task)
+        return dict(zip(rows["name"], rows["score"], strict=True))
+
+
+def rule_of(summary: Mapping[str, Any]) -> Protocol | None:
+    """Return a summary's protocol; None when it is none of this version's or an earlier one's."""
+    from pbvs.metrics.protocol import load_protocol
+
+    try:
+        return load_protocol(table(summary.get("protocol")))
+    except PbvsError:
+        return None
 
 
 def table(value: Any) -> Mapping[str, Any]:
@@ -109,52 +140,88 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
+# --- Where scores lie.
+
+
 def is_scored(run: Run) -> bool:
     """Return whether the run has a summary of scores."""
-    return (run.scores / "summary.json").is_file()
+    return bool(run.score_folders())
 
 
-def read_results(run: Run) -> Results:
-    """Read a run's scores; raise PbvsError when it was not scored or the summary is damaged."""
-    path = run.scores / "summary.json"
-    if not is_scored(run):
-        raise PbvsError(f"The run {run.name!r} has no scores; make them with `pbvs score --run {run.name}`.")
-    summary = read_json(path)
+def find_scores(run: Run, split: str | None = None, protocol: str | None = None) -> Path:
+    """Return the folder of the newest scores, of a split and protocol where they are named.
+
+    Raises PbvsError when the run has no such scores.
+    """
+    folders = run.score_folders()
+    for folder in folders:
+        if folder == run.scores:  # of an earlier version
+            said = table(read_json(folder / SUMMARY)) if split or protocol else {}
+            place = (said.get("split", split), table(said.get("protocol")).get("name", protocol))
+        else:
+            place = (folder.parent.name, folder.name)
+        if split in (None, place[0]) and protocol in (None, place[1]):
+            return folder
+    asked = "".join(f" --{key} {value}" for key, value in (("split", split), ("protocol", protocol)) if value)
+    what = f"scores of {' by '.join(filter(None, (split, protocol)))}" if asked else "scores"
+    raise PbvsError(f"The run {run.name!r} has no {what}; make them with `pbvs score --run {run.name}{asked}`.")
+
+
+def read_scores(run: Run, folder: Path | None = None) -> Scores:
+    """Read a run's scores, the newest unless a folder is given; raise PbvsError when there are none or damaged."""
+    folder = folder or find_scores(run)
+    summary = read_json(folder / SUMMARY)
     if not isinstance(summary, dict):
-        raise PbvsError(f"{path} holds no summary; make it again with `pbvs score --run {run.name}`.")
-    return Results(run, summary, {task: read_images(run, task) for task in TASKS})
+        raise PbvsError(f"{folder / SUMMARY} holds no summary; make it again with `pbvs score --run {run.name}`.")
+    tables = {task: read_images(folder / f"{task}.csv", run, task) for task in TASKS}
+    return _scores(run, folder, summary, tables)
 
 
-def read_images(run: Run, task: str) -> Sequence[ImageScore]:
-    """Read `scores/<task>.csv`; an absent file is a task without images."""
-    path = run.scores / f"{task}.csv"
+def write_scores(run: Run, folder: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Scores:
+    """Write a table for each task, then the summary; return them as scores."""
+    for task, images in tables.items():
+        write_table(folder / f"{task}.csv", images.drop(columns="task"))
+    write_json(folder / SUMMARY, summary)
+    return _scores(run, folder, summary, tables)
+
+
+def _scores(run: Run, folder: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Scores:
+    kept = [images for images in tables.values() if len(images)]
+    images = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=[*TEXTS])
+    rule = rule_of(summary)
+    return Scores(run, summary, images.assign(score=image_scores(images, rule)), folder)
+
+
+def image_scores(images: pd.DataFrame, rule: Protocol | None) -> pd.Series[float]:
+    """Return each image's score by the terms that single images have; NaN where one of them has no value."""
+    empty = pd.Series(math.nan, index=images.index, dtype=float)
+    if rule is None or not len(images) or len(rule.set_terms) == len(rule.terms):
+        return empty
+    rule = rule.of_images()
+    names = [term.metric for term in rule.terms]
+    if any(name not in images for name in names):
+        return empty
+    usable = images["status"].eq("ok") & images[names].notna().all(axis=1)
+    values = images.loc[usable, names].to_dict("records")
+    baselines = images.loc[usable].filter(like="baseline:").rename(columns=lambda name: name.partition(":")[2])
+    references = baselines.to_dict("records") if len(baselines.columns) else [{}] * len(values)
+    found = [rule.task_score(v, b) for v, b in zip(values, references, strict=True)]
+    return empty.mask(usable, pd.Series(found, index=images.index[usable], dtype=float))
+
+
+def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
+    """Read a task's table; an absent file is a task without images, what is no finite number is NaN."""
     if not path.is_file():
-        return ()
-
-    hint = f"make it again with `pbvs score --run {run.name}`"
-    frame = read_table(path, hint)
-    if "name" not in frame:
-        raise PbvsError(f"{path} has no column 'name'; {hint}.")
-    return [_image(row) for row in frame.to_dict("records")]
-
-
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
-    """Return the columns and rows of a CSV file; raise PbvsError when it is none."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            return list(rows.fieldnames or ()), list(rows)
-    except csv.Error as error:
-        raise PbvsError(f"{path} is not valid CSV ({error}); make it again.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise read_error(path, error) from error
-
-
-def _image(row: Mapping[Any, str]) -> ImageScore:
-    values = {metric: number(row.get(metric)) for metric in METRICS}
-    known = {metric: value for metric, value in values.items() if value is not None}
-    location, status = sys.intern(row.get("location") or ""), sys.intern(row.get("status") or "ok")
-    return ImageScore(row.get("name") or "", location, status, known)
+        return pd.DataFrame()
+    again = f"make it again with `pbvs score --run {run.name}`"
+    images = read_table(path, again)
+    if "name" not in images:
+        raise PbvsError(f"{path} has no column 'name'; {again}.")
+    images = images.reindex(columns=list(dict.fromkeys([*TEXTS, *images.columns]))).assign(task=task)
+    images["status"] = images["status"].fillna("").replace("", "ok")
+    for column in images.columns.difference(TEXTS):
+        images[column] = pd.to_numeric(images[column], errors="coerce").replace([math.inf, -math.inf], math.nan)
+    return images.fillna(dict.fromkeys(TEXTS, ""))
 
 
 # --- The scores as a table for a terminal of 80 columns, with the protocol and the LPIPS net named first.
@@ -162,45 +229,74 @@ def _image(row: Mapping[Any, str]) -> ImageScore:
 WIDTH = 80
 
 
-def score_table(summary: dict[str, Any]) -> str:
-    """Return the summary of `pbvs.score` as text, lines of at most 80 characters."""
+def score_table(scores: Scores | Mapping[str, Any]) -> str:
+    """Return scores, or their summary, as text, lines of at most 80 characters."""
+    summary = scores.summary if isinstance(scores, Scores) else scores
     protocol, lpips = summary["protocol"], summary["lpips"]
-    name = "LPIPS" if lpips["is_lpips"] else "random"
+    better = "higher" if summary.get("higher_is_better") else "lower"
+    shown = shown_metrics(summary)
     lines = [
         f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}",
-        *_wrap(f"{_rule(protocol)}; lower is better. {_net(lpips)}"),
+        *wrap(f"{_rule(protocol)}; {better} is better. {_net(lpips)}"),
         "",
-        f"{'task':<9}{'images':>9}{'L1':>9}{'L2':>9}{name:>9}{_fid_head(summary)}{'score':>9}  95 % interval",
+        f"{'task':<9}{'images':>9}{''.join(f'{_head(name, summary):>8}' for name in shown)}{'score':>9}  95 % interval",
     ]
-    lines += [_row(task, facts, summary) for task, facts in summary["tasks"].items()]
-    blank = " " * (36 + (9 if _has_fid(summary) else 0))
-    mark = " (partial)" if summary["partial"] else ""
-    lines.append(f"{'combined':<9}{blank}{summary['combined']:>9.4f}{_interval(summary['interval'])}{mark}".rstrip())
+    lines += [_row(task, found, shown) for task, found in summary["tasks"].items()]
+    lines.append(_combined("combined", summary["combined"], shown, summary["interval"], summary["partial"]))
+    for name, found in table(summary.get("baselines")).items():
+        lines.append(_combined(BASELINE_NAMES.get(name, name), found["combined"], shown))
     lines += _sensitivity(summary["sensitivity"])
     for note in summary["notes"]:
-        lines += _wrap(f"Note: {note}")
+        lines += wrap(f"Note: {note}")
     return "\n".join(lines)
 
 
-def _rule(protocol: dict[str, Any]) -> str:
+BASELINE_NAMES = {"input": "input as it is", "gray": "its gray"}
+HEADS = {"rmse": "L2", "lpips": "LPIPS", "fid": "FID", "psnr": "PSNR", "ssim": "SSIM", "l1": "L1"}
+DIGITS = {"fid": 1, "psnr": 2}
+
+
+def shown_metrics(summary: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that a table of 80 columns has room for: L1, L2, LPIPS, PSNR or FID, SSIM where measured."""
+    terms = [term["metric"] for term in table(summary.get("protocol")).get("terms", []) if isinstance(term, dict)]
+    wanted = dict.fromkeys(["l1", "rmse", "lpips", *terms, "fid", "psnr", "ssim"])
+    tasks = [table(found) for found in summary["tasks"].values()]
+    there = [name for name in wanted if any(number(task.get(name)) is not None for task in tasks)]
+    return there[:4]
+
+
+def _head(name: str, summary: Mapping[str, Any]) -> str:
+    if name == "lpips" and not summary["lpips"]["is_lpips"]:
+        return "random"
+    return HEADS.get(name, name.upper())[:7]
+
+
+def _rule(protocol: Mapping[str, Any]) -> str:
     """Say every choice of the protocol that a number depends on."""
-    fid = [f"FID at layer {protocol['fid_layer']}, w {protocol['fid_weight']:g}"] if "fid" in protocol["terms"] else []
+    rule = rule_of({"protocol": protocol})
     sizes = {
         "recipe": "the recipe's evaluation size",
         "native": "the target's own size",
-        "challenge": "256 and 1024 px",
+        "challenge": "the challenge's size",
     }
-    parts = [
-        f"Score: {protocol['description'] or 'mean of ' + ', '.join(protocol['terms'])}",
-        f"pixel error {protocol['pixel']} on [0, 1]",
-        *fid,
+    parts = [f"Score: {protocol['description'] or 'by its terms'}"]
+    if rule:
+        parts += [f"{rule.reduction} of {', '.join(map(_term, rule.terms))}"]
+        parts += [f"FID at layer {rule.fid_layer}"] if "fid" in rule.metrics else []
+    parts += [
         f"at {sizes[protocol['evaluation_size']]} ({protocol['resampling']}; other sizes: {protocol['other_size']})",
         f"a missing task counts {protocol['missing_counts']:g} and adds {protocol['missing_adds']:g}",
     ]
     return "; ".join(parts)
 
 
-def _net(lpips: dict[str, Any]) -> str:
+def _term(term: Any) -> str:
+    detail = {"arctan": f", w {term.width:g}", "log": f", base {term.base:g}"}.get(term.transform, "")
+    how = "" if term.transform == "identity" else f" ({term.transform}{detail})"
+    return f"{'' if term.weight == 1 else f'{term.weight:g} '}{term.metric}{how}"
+
+
+def _net(lpips: Mapping[str, Any]) -> str:
     if lpips["is_lpips"]:
         return f"LPIPS is of {lpips['net']}, v{lpips['version']}."
     return "The column random is NOT LPIPS: a network with random weights, for wiring checks only."
@@ -211,32 +307,29 @@ def _sensitivity(rows: list[dict[str, Any]]) -> list[str]:
     if len(rows) < 2:
         return []
     texts = [f"{row['reading']} {row['combined']:.4f}" for row in rows]
-    return _wrap(f"Combined under each reading: {'; '.join(texts)}.")
+    return wrap(f"Combined under each reading: {'; '.join(texts)}.")
 
 
-def _has_fid(summary: dict[str, Any]) -> bool:
-    return any(facts["fid"] is not None for facts in summary["tasks"].values())
+def _row(task: str, found: Mapping[str, Any], shown: list[str]) -> str:
+    count = f"{found['images']}/{found['expected']}"
+    numbers = "".join(_number(found.get(name), DIGITS.get(name, 4), 8) for name in shown)
+    state = "" if found["status"] == "scored" else f"  {found['status']}"
+    return f"{task[:9]:<9}{count:>9}{numbers}{_number(found['score'], 4, 9)}{_interval(found['interval'])}{state}"
 
 
-def _fid_head(summary: dict[str, Any]) -> str:
-    return f"{'FID':>9}" if _has_fid(summary) else ""
+def _combined(label: str, value: float, shown: list[str], interval: Any = None, partial: bool = False) -> str:
+    mark = " (partial)" if partial else ""
+    return f"{label:<{18 + 8 * len(shown)}}{value:>9.4f}{_interval(interval)}{mark}".rstrip()
 
 
-def _row(task: str, facts: dict[str, Any], summary: dict[str, Any]) -> str:
-    names = ["l1", "rmse", "lpips", *(["fid"] if _has_fid(summary) else []), "score"]
-    count = f"{facts['images']}/{facts['expected']}"
-    numbers = "".join(_number(facts[name], 1 if name == "fid" else 4) for name in names)
-    state = "" if facts["status"] == "scored" else f"  {facts['status']}"
-    return f"{task:<9}{count:>9}{numbers}{_interval(facts['interval'])}{state}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return f"{'-':>9}" if value is None else f"{value:>9.{digits}f}"
+def _number(value: float | None, digits: int, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
 
 
 def _interval(interval: list[float] | None) -> str:
     return "" if interval is None else f"  {interval[0]:.3f}-{interval[1]:.3f}"
 
 
-def _wrap(text: str) -> list[str]:
+def wrap(text: str) -> list[str]:
+    """Break a sentence into lines of at most 80 characters."""
     return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)

@@ -1,124 +1,160 @@
-"""From rows to numbers one can reason with: a task's components and score, the combined score, and what is missing."""
+"""From rows to numbers one can reason with: a task's metrics and score, the combined score, and what is missing."""
 
 from __future__ import annotations
 
 import math
-from array import array
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from pbvs.challenge import TASKS
-from pbvs.evaluation.bootstrap import combined_interval, interval
-from pbvs.evaluation.engine import COMPONENTS, Engine, TaskScores
-from pbvs.evaluation.protocol import Protocol, sensitivity
-from pbvs.metrics.fid import ENOUGH, fid, kid
-from pbvs.metrics.inception import LAYERS
-from pbvs.metrics.lpips import VERSION
-from pbvs.tables import table_of, write_table
+from pbvs.evaluation.bootstrap import combined_interval
+from pbvs.evaluation.results import image_scores
+from pbvs.metrics.fid import ENOUGH
+from pbvs.metrics.judge import FIDS, Judge
+from pbvs.metrics.perceptual import VERSION
+from pbvs.metrics.protocol import Protocol, sensitivity
+
+if TYPE_CHECKING:
+    from pbvs.evaluation.evaluate import TaskScores
 
 SEED = 2024  # of the bootstrap: the same images have the same interval in every run
-COLUMNS = ("name", "location", "source", "target", "prediction", "status", *COMPONENTS, "reason")
-Numbers = NDArray[np.float64]
-
-
-def mean(values: Numbers) -> float | None:
-    """Return the mean of (N,) values, the same bits in any order of them; None when there are none."""
-    return math.fsum(values) / len(values) if len(values) else None
-
-
-def components(numbers: Numbers) -> dict[str, float | None]:
-    """Return the means of (N, 4) raw components, a row for each of some images."""
-    return {name: mean(numbers[:, column]) for column, name in enumerate(COMPONENTS)}
-
-
-def write_scores(path: Path, scores: TaskScores) -> None:
-    """Write a task's images as CSV; numbers are empty unless the status is ok."""
-    write_table(path, table_of(COLUMNS, _rows(scores)))
-
-
-def _rows(scores: TaskScores) -> Iterator[tuple[str, ...]]:
-    for place, pair in enumerate(scores.pairs):
-        status, reason = scores.faults.get(place, ("ok", ""))
-        numbers = [repr(value) for value in scores.numbers[place].tolist()] if status == "ok" else [""] * 4
-        head = (pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", status)
-        yield (*head, *numbers, reason)
+NOTABLE = 0.005  # an LPIPS that moves less is called unmoved
 
 
 def summarise(
-    run: str, split: str, engine: Engine, found: Mapping[str, TaskScores], notes: Sequence[str]
+    run: str,
+    split: str,
+    judge: Judge,
+    found: Mapping[str, TaskScores],
+    baselines: Mapping[str, Mapping[str, TaskScores]],
+    trained: Mapping[str, set[str]],
 ) -> dict[str, Any]:
-    """Return what `scores/summary.json` holds."""
-    protocol = engine.protocol
-    tasks = {name: task_summary(protocol, found.get(name)) for name in TASKS}
-    scores = {name: facts["score"] for name, facts in tasks.items()}
+    """Return what `summary.json` holds."""
+    protocol = judge.protocol
+    references = reference_numbers(protocol, baselines)
+    for name, measured in found.items():
+        if name in references:
+            measured.table = measured.table.join(references[name])
+    tasks = {name: task_summary(judge, found.get(name)) for name in TASKS}
+    compared = {
+        kind: baseline_summary(judge, {name: task_summary(judge, ofkind.get(name), False) for name in TASKS})
+        for kind, ofkind in baselines.items()
+    }
+    scores = {name: task["score"] for name, task in tasks.items()}
     return {
         "run": run,
         "split": split,
         "protocol": protocol.model_dump(mode="json"),
-        "lpips": {
-            "net": engine.lpips.net,
-            "version": VERSION,
-            "is_lpips": engine.lpips.is_lpips,
-            "label": engine.lpips.label,
-            "digest": engine.lpips.trunk.digest,
-        },
+        "higher_is_better": protocol.higher_is_better,
+        "lpips": _lpips(judge),
         "combined": protocol.combined(scores),
-        "partial": any(facts["status"] != "scored" for facts in tasks.values()),
+        "partial": any(task["status"] != "scored" for task in tasks.values()),
         "interval": _combined_interval(protocol, found, scores),
         "tasks": tasks,
+        "baselines": compared,
         "sensitivity": sensitivity(protocol, tasks),
-        "notes": [*_shortfalls(protocol, tasks), *_caveats(protocol, engine, tasks), *notes],
+        "notes": [
+            *_shortfalls(protocol, tasks),
+            *_caveats(protocol, judge, tasks),
+            *_below_baseline(protocol, tasks, compared),
+            *_learnt_nets(protocol, tasks, compared.get("input"), trained),
+        ],
     }
 
 
-def task_summary(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any]:
-    """Return one task's part of the summary; `scores` is None where there is nothing to score against."""
-    good, expected = (len(scores.scored), len(scores.pairs)) if scores else (0, 0)
-    found: dict[str, Any] = {"status": "missing", "reason": "", "images": good, "expected": expected}
-    numbers = scores.numbers[scores.scored] if scores else np.empty((0, len(COMPONENTS)))
-    found |= {"score": None, "interval": None, **components(numbers), **_set_distances(protocol, scores)}
-    found["locations"] = {}
-    if scores is None or not good:
-        found["reason"] = _reason(scores) if expected and scores else "the split has no target images for this task"
+def reference_numbers(protocol: Protocol, baselines: Mapping[str, Mapping[str, TaskScores]]) -> dict[str, pd.DataFrame]:
+    """Return, by task, the columns `baseline:<metric>` that terms of the transform ratio refer to."""
+    found: dict[str, dict[str, Any]] = {}
+    for term in protocol.terms:
+        for name, scores in baselines.get(str(term.baseline), {}).items():
+            found.setdefault(name, {})[f"baseline:{term.metric}"] = scores.table[term.metric]
+    return {name: pd.DataFrame(columns) for name, columns in found.items()}
+
+
+def _lpips(judge: Judge) -> dict[str, Any]:
+    metric = judge.feature_metrics.get("lpips")
+    if metric is None:
+        return {"net": judge.protocol.lpips_net, "version": VERSION, "is_lpips": True, "label": "", "digest": ""}
+    lpips = metric.network.lpips  # type: ignore[attr-defined]
+    said = {"net": lpips.net, "version": VERSION, "is_lpips": lpips.is_lpips}
+    return said | {"label": lpips.label, "digest": lpips.trunk_digest}
+
+
+def mean(values: pd.Series[float]) -> float | None:
+    """Return the mean of finite values, the same bits in any order of them; None when there are none."""
+    known = values.dropna()
+    return math.fsum(known) / len(known) if len(known) else None
+
+
+def task_summary(judge: Judge, scores: TaskScores | None, whole: bool = True) -> dict[str, Any]:
+    """Return one task's part of the summary; `scores` is None where there is nothing to score against.
+
+    Without `whole` locations and intervals are left out, as baselines have none.
+    """
+    protocol = judge.protocol
+    table = scores.table if scores else pd.DataFrame(columns=["status", "location", "name"])
+    good = table[table["status"] == "ok"]
+    found: dict[str, Any] = {"status": "missing", "reason": "", "images": len(good), "expected": len(table)}
+    found |= {"score": None, "interval": None, **means(judge, good), "fid": None, "kid": None, "fids": {}}
+    found |= _set_numbers(scores.sets if scores else {})
+    found |= {"locations": {}} if whole else {}
+    if not len(good):
+        found["reason"] = _reason(table) if len(table) else "the split has no target images for this task"
         return found
-    found["score"] = protocol.task_score(found)
+    found["score"] = task_score(protocol, good, found)
     if found["score"] is None:
-        found["reason"] = f"FID needs two images or more, and there is {good}"
+        names = ", ".join(term.metric for term in protocol.terms if found.get(term.metric) is None)
+        found["reason"] = f"{names.upper()} needs two images or more, and there is {len(good)}" if names else ""
         return found
-    found["interval"] = _pair(interval(_values(protocol, scores), SEED))
-    found["locations"] = _locations(protocol, scores)
-    found["status"] = "scored" if good == expected else "partial"
-    found["reason"] = _reason(scores)
+    if whole:
+        found["interval"] = _pair(combined_interval({"": _values(protocol, good)}, SEED))
+        found["locations"] = {
+            str(location): {
+                "images": len(rows),
+                **(own := means(judge, rows)),
+                "score": task_score(protocol, rows, own),
+            }
+            for location, rows in good.groupby("location")
+        }
+    found["status"] = "scored" if len(good) == len(table) else "partial"
+    found["reason"] = _reason(table)
     return found
 
 
-def _set_distances(protocol: Protocol, scores: TaskScores | None) -> dict[str, Any]:
-    """Return FID at each layer, and FID and KID at the protocol's layer; None without features of two images."""
-    fids: dict[str, float] = {}
-    kids: dict[int, float] = {}
-    for layer in LAYERS:
-        sets = scores.sets(layer) if scores else None
-        if sets is not None:
-            fids[str(layer)] = fid(*sets)
-            if layer == protocol.fid_layer:
-                kids[layer] = kid(*sets)
-    return {"fid": fids.get(str(protocol.fid_layer)), "kid": kids.get(protocol.fid_layer), "fids": fids}
+def _location(judge: Judge, rows: pd.DataFrame) -> dict[str, Any]:
+    own = means(judge, rows)
+    return {"images": len(rows), **own, "score": task_score(judge.protocol, rows, own)}
 
 
-def _values(protocol: Protocol, scores: TaskScores) -> dict[str, Sequence[float]]:
-    """Return each image's score by location; nothing where the score is of sets of images."""
-    values: dict[str, array[float]] = {}
-    for place in scores.scored:
-        numbers = dict(zip(COMPONENTS, scores.numbers[place].tolist(), strict=True))
-        score = protocol.task_score(numbers)
-        if score is not None:
-            values.setdefault(scores.locations[place], array("d")).append(score)
-    return {**values}
+def means(judge: Judge, rows: pd.DataFrame) -> dict[str, float | None]:
+    """Return the mean of each metric over some images."""
+    return {name: mean(rows[name]) if name in rows else None for name in judge.columns}
+
+
+def task_score(protocol: Protocol, rows: pd.DataFrame, numbers: Mapping[str, Any]) -> float | None:
+    """Return a task's score: of its metrics' means, or the mean of its images' scores where a term divides by theirs.
+
+    The two are the same for terms that are linear in their metric; others (log, ratio) are said image by image.
+    """
+    if protocol.set_terms or all(term.transform in ("identity", "complement") for term in protocol.terms):
+        return protocol.task_score(numbers)
+    return mean(image_scores(rows, protocol))
+
+
+def _set_numbers(sets: Mapping[str, float]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: value for name, value in sets.items() if not name.startswith("fid-")}
+    fids = {layer: sets[f"fid-{layer}"] for layer in FIDS if f"fid-{layer}" in sets}
+    return found | ({"fids": fids} if fids else {})
+
+
+def _values(protocol: Protocol, rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Return each image's score by location; nothing where a term is of sets of images."""
+    if protocol.set_terms:
+        return {}
+    scored = rows.assign(score=image_scores(rows, protocol)).dropna(subset="score")
+    return {str(location): found.tolist() for location, found in scored.groupby("location")["score"]}
 
 
 def _combined_interval(
@@ -126,12 +162,12 @@ def _combined_interval(
 ) -> list[float] | None:
     """Return the interval of the combined score; a missing task adds what it adds, without doubt."""
     there = [name for name in found if scores[name] is not None]
-    values = {name: _values(protocol, found[name]) for name in there}
+    values = {name: _values(protocol, found[name].table.query("status == 'ok'")) for name in there}
     if not there or not all(values.values()):
         return None
     bounds = combined_interval(values, SEED)
-    constant = protocol.combined(dict.fromkeys(there, 0.0))
-    share = len(there) / len(TASKS)
+    constant = protocol.combined({name: 0.0 if name in there else None for name in scores})
+    share = len(there) / len(scores)
     return _pair(bounds and (bounds[0] * share + constant, bounds[1] * share + constant))
 
 
@@ -139,49 +175,83 @@ def _pair(bounds: tuple[float, float] | None) -> list[float] | None:
     return list(bounds) if bounds else None
 
 
-def _locations(protocol: Protocol, scores: TaskScores) -> dict[str, dict[str, Any]]:
-    by_place: dict[str, array[int]] = {}
-    for place in scores.scored:
-        by_place.setdefault(scores.locations[place], array("q")).append(place)
-    found = {name: (len(places), components(scores.numbers[places])) for name, places in sorted(by_place.items())}
+def baseline_summary(judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a baseline's combined score, and each task's metrics and score."""
+    left_out = ("status", "reason", "interval", "expected", "fids")
     return {
-        name: {"images": count, **means, "score": protocol.task_score(means)} for name, (count, means) in found.items()
+        "combined": judge.protocol.combined({name: task["score"] for name, task in tasks.items()}),
+        "tasks": {name: {k: v for k, v in task.items() if k not in left_out} for name, task in tasks.items()},
     }
 
 
-def _reason(scores: TaskScores) -> str:
+def _reason(table: pd.DataFrame) -> str:
     """Say what went wrong with how many images, and name the first of each kind."""
-    counts = Counter(status for status, _ in scores.faults.values())
-    first: dict[str, str] = {}
-    for place in sorted(scores.faults):
-        first.setdefault(scores.faults[place][0], scores.pairs[place].name)
-    return "; ".join(f"{counts[status]} {status} (first: {name})" for status, name in first.items())
+    bad = table[table["status"] != "ok"]
+    first = bad.groupby("status", sort=False)["name"].agg(["size", "first"])
+    return "; ".join(f"{row['size']} {status} (first: {row['first']})" for status, row in first.iterrows())
 
 
 def _shortfalls(protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = []
-    for name, facts in tasks.items():
-        if facts["status"] == "missing":
+    for name, task in tasks.items():
+        if task["status"] == "missing":
             adds = f" and adds {protocol.missing_adds:g}" if protocol.missing_adds else ""
-            notes.append(f"{name} is missing ({facts['reason']}): it counts {protocol.missing_counts:g}{adds}.")
-        elif facts["status"] == "partial":
-            share = f"{facts['images']} of {facts['expected']} images"
-            notes.append(f"{name} is partial: its score is of {share} ({facts['reason']}).")
+            notes.append(f"{name} is missing ({task['reason']}): it counts {protocol.missing_counts:g}{adds}.")
+        elif task["status"] == "partial":
+            share = f"{task['images']} of {task['expected']} images"
+            notes.append(f"{name} is partial: its score is of {share} ({task['reason']}).")
     return notes
 
 
-def _caveats(protocol: Protocol, engine: Engine, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _caveats(protocol: Protocol, judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = []
-    if not engine.lpips.is_lpips:
+    if protocol.lpips_net == "random" and "lpips" in judge.feature_metrics:
         notes.append("The perceptual number is not LPIPS: its network has random weights; it only shows that all runs.")
-    few = {name: facts["images"] for name, facts in tasks.items() if facts["fid"] is not None}
-    few = {name: count for name, count in few.items() if count < ENOUGH}
-    if few:
-        counts = ", ".join(f"{name} {count}" for name, count in few.items())
+    few = [f"{name} {task['images']}" for name, task in tasks.items() if task["fid"] is not None]
+    if few and any(task["images"] < ENOUGH for task in tasks.values() if task["fid"] is not None):
         notes.append(
-            f"FID is of few images ({counts}; under {ENOUGH:,} it is singular at 2048 dimensions and too high): "
-            "compare it only at equal counts, and look at KID, which has no such bias."
+            f"FID is of few images ({', '.join(few)}; under {ENOUGH:,} it is singular at 2048 dimensions and too "
+            "high): compare it only at equal counts, and look at KID, which has no such bias."
         )
-    if protocol.needs_fid:
-        notes.append("There is no interval, because FID belongs to a set of images and not to one.")
+    if protocol.set_terms:
+        names = ", ".join(term.metric.upper() for term in protocol.set_terms)
+        notes.append(f"There is no interval, because {names} belongs to a set of images and not to one.")
+    return notes
+
+
+def _below_baseline(
+    protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Say which tasks score worse than their untouched input."""
+    notes = []
+    for name, found in compared.get("input", {}).get("tasks", {}).items():
+        score, other = tasks[name]["score"], found["score"]
+        if score is not None and other is not None and (score < other if protocol.higher_is_better else score > other):
+            notes.append(f"{name} scores {score:.4f}, worse than its input as it is ({other:.4f}).")
+    return notes
+
+
+def _learnt_nets(
+    protocol: Protocol,
+    tasks: Mapping[str, Mapping[str, Any]],
+    inputs: Mapping[str, Any] | None,
+    trained: Mapping[str, set[str]],
+) -> list[str]:
+    """Say where the LPIPS net that a stage was trained on improves on the input, and one that it was not does not."""
+    notes = []
+    for name, task in tasks.items():
+        before = (inputs or {"tasks": {}})["tasks"].get(name, {})
+        gains: dict[str, tuple[float, float]] = {}
+        for column, value in task.items():
+            net = protocol.lpips_net if column == "lpips" else column.removeprefix("lpips-")
+            if column.startswith("lpips") and value is not None and before.get(column) is not None:
+                gains[net] = (before[column], value)
+        learnt = [net for net, (old, new) in gains.items() if net in trained.get(name, ()) and new < old - NOTABLE]
+        others = [net for net, (old, new) in gains.items() if net not in trained.get(name, ()) and new >= old]
+        if learnt and others:
+            moved = {net: f"{gains[net][0]:.3f} to {gains[net][1]:.3f}" for net in (learnt[0], others[0])}
+            notes.append(
+                f"{name}: LPIPS {learnt[0]}, on which it was trained, improves on the input ({moved[learnt[0]]}), and "
+                f"LPIPS {others[0]} does not ({moved[others[0]]}): it may have learnt the net and not the images."
+            )
     return notes

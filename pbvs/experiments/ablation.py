@@ -19,9 +19,9 @@ from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.evaluate import score
-from pbvs.evaluation.protocol import DEFAULT, load_protocol
 from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
+from pbvs.metrics.protocol import DEFAULT, load_protocol
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.settings import Settings, explain

@@ -11,7 +11,7 @@ from typing import Any
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.leaderboard import ORDER
-from pbvs.evaluation.results import Results, number, read_results
+from pbvs.evaluation.results import Scores, number, read_scores
 from pbvs.experiments.ablation import Made, Plan
 
 COLUMNS = ("combined", *ORDER)
@@ -46,19 +46,17 @@ def tabulate(plan: Plan, recipe: str, rows: Sequence[Made]) -> Ablation:
         raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
     reference = next((made for made in rows if made.row == plan.reference_row), None)
     lines = [_line(made, reference) for made in rows]
-    return Ablation(
-        plan.title, recipe, reference.row.name if reference else "", _rule(read_results(rows[0].run)), lines
-    )
+    return Ablation(plan.title, recipe, reference.row.name if reference else "", _rule(read_scores(rows[0].run)), lines)
 
 
-def _rule(results: Results) -> str:
+def _rule(results: Scores) -> str:
     net = results.lpips.get("net", "?")
     label = f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
     return f"split {results.split}, {results.protocol.get('name', 'no protocol')}, {label}"
 
 
 def _line(made: Made, reference: Made | None) -> Line:
-    results = read_results(made.run)
+    results = read_scores(made.run)
     scores: dict[str, float | None] = {task: number(results.task(task).get("score")) for task in made.row.tasks}
     known = {task: scores[task] for task in ORDER if scores.get(task) is not None}
     if len(known) == len(ORDER):

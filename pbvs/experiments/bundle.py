@@ -22,9 +22,8 @@ from pbvs.files import atomic_path, check_name, read_json, read_toml, sha256, sw
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
-from pbvs.submission.findings import as_text
+from pbvs.submission.findings import as_text, printable
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
-from pbvs.text import printable
 
 FORMAT = 1
 SUFFIX = ".pbvs.zip"

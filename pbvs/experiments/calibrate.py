@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pbvs.challenge import get_task
 from pbvs.data.align import open_pair
@@ -23,13 +22,12 @@ from pbvs.data.images import to_uint8
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.protocol import DEFAULT, Protocol, load_protocol
-from pbvs.evaluation.targets import from_fixed, to_fixed
 from pbvs.files import sweep, write_json, write_text
 from pbvs.locks import locked
 from pbvs.logs import say, track
-from pbvs.metrics.perceptual import Perceptual
-from pbvs.metrics.pixel import pixel_errors
+from pbvs.metrics.base import Features
+from pbvs.metrics.judge import Judge as Measure
+from pbvs.metrics.protocol import DEFAULT, Protocol, load_protocol
 from pbvs.recipe import Recipe, Stage, dump_recipe, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
@@ -61,12 +59,12 @@ class Tone:
 
 @dataclass
 class Sample:
-    """A pair as the stage sees it: its input, or what the first model made of it; the target; the target's taps."""
+    """A pair as the stage sees it: its input, or what the first model made of it; the target; its key in memory."""
 
     source: ImageArray
     target: NDArray[np.uint8]
     valid: NDArray[np.bool_]
-    taps: list[Tensor]
+    key: str = ""
 
 
 @dataclass
@@ -94,34 +92,54 @@ class Calibration:
     curve: list[Point] = field(default_factory=list)
 
 
+class _Memory(dict[str, Features]):
+    """Targets' features, while there is room for them."""
+
+    MOST = 512 << 20  # bytes
+    used = 0
+
+    def get(self, network: str, key: str) -> Features | None:  # type: ignore[override]
+        """Return what was kept of a target."""
+        return dict.get(self, key)
+
+    def put(self, network: str, key: str, features: Features) -> None:
+        """Keep a target's features."""
+        self.used += sum(tap.numel() * 4 for tap in features)
+        if self.used < self.MOST:
+            self[key] = features
+
+
 class Judge:
     """The protocol's score of a tone over samples."""
 
-    def __init__(self, protocol: Protocol, perceptual: Perceptual):
-        terms = tuple(term for term in protocol.terms if term != "fid")
-        if not terms:
-            raise PbvsError(f"The protocol {protocol.name} has no term but FID, which no single image has.")
-        self.protocol = protocol.model_copy(update={"terms": terms})
-        self.perceptual = perceptual
+    def __init__(self, protocol: Protocol, weights: Path | None, device: str):
+        self.protocol = protocol.of_images().model_copy(update={"shown": ("rmse", "lpips")})
+        self.measure = Measure(self.protocol, weights, device, cache=_Memory())
+        self.count = 0
+
+    @property
+    def label(self) -> str:
+        """What the perceptual number is called."""
+        label: str = self.measure.feature_metrics["lpips"].network.lpips.label  # type: ignore[attr-defined]
+        return label
 
     def sample(self, source: ImageArray, target: ImageArray, valid: NDArray[np.bool_]) -> Sample:
         """Return the middle of a pair with its target's features."""
         rows, columns = (_middle(length) for length in target.shape[:2])
         pixels = to_uint8(target[rows, columns])
-        taps = to_fixed(self.perceptual.taps([pixels])[0])
-        return Sample(source[rows, columns], pixels, valid[rows, columns], taps)
+        self.count += 1
+        return Sample(source[rows, columns], pixels, valid[rows, columns], str(self.count))
 
     def point(self, tone: Tone, samples: Sequence[Sample]) -> Point:
         """Return the mean score, RMSE and LPIPS of a tone."""
         scores, errors, distances = [], [], []
         for sample in samples:
             made = tone.apply(sample.source)
-            found = pixel_errors(made, sample.target)
-            known = from_fixed(sample.taps, self.perceptual.device)
-            distance = self.perceptual.distance(self.perceptual.taps([made])[0], known)
-            scores.append(self.protocol.task_score({**asdict(found), "lpips": distance}) or 0.0)
-            errors.append(found.rmse)
-            distances.append(distance)
+            pair = self.measure.pair(made, sample.target)
+            numbers = self.measure.measure([pair], [sample.key])[0].numbers
+            scores.append(self.protocol.task_score(numbers) or 0.0)
+            errors.append(numbers["rmse"])
+            distances.append(numbers["lpips"])
         return Point(tone.intensity, *(float(np.mean(values)) for values in (scores, errors, distances)))
 
 
@@ -145,12 +163,10 @@ def calibrate(
     locations. Beside the recipe, `calibration/<task>.json` and `.svg` say what was found. Raises UsageError for a
     stage that has nothing to calibrate, PbvsError when a first model, data or trunk is missing.
     """
-    from pbvs.metrics.lpips import Lpips
-
     _chosen(run.recipe(), tasks)  # what cannot be is told before the networks are loaded
     where, place = find_root(root, manifests), resolve_device(device)
     rule = load_protocol(protocol, lpips_net=lpips_net)
-    judge = Judge(rule, Perceptual(Lpips(rule.lpips_net, weights), place))
+    judge = Judge(rule, weights, place)
     with locked(run.folder):
         sweep(run.folder)
         recipe = run.recipe()  # only now: another command may have written it until the lock was had
@@ -324,7 +340,7 @@ def _write(run: Run, recipe: Recipe, found: Sequence[Calibration], rule: Protoco
     tables = recipe.model_dump(mode="json")
     for result in found:
         tables["stages"][result.task].update(asdict(result.after))
-        facts = {"protocol": rule.name, "lpips": judge.perceptual.net.label, **asdict(result)}
+        facts = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
         write_json(run.folder / "calibration" / f"{result.task}.json", facts)
         write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
     write_text(run.recipe_file, dump_recipe(parse_recipe(tables, str(run.recipe_file))))

@@ -48,7 +48,7 @@ def overview(submissions: Path) -> list[Row]:
                 begun=_time(run.recipe_file),
                 models=len(list(run.folder.glob("models/*/done.json"))),
                 predictions=sum(1 for task in TASKS for _ in run.prediction_folder("test", task).glob("*.png")),
-                score=local_score(run.scores / "summary.json"),
+                score=local_score(run),
                 megabytes=_size(run) / 1e6,
                 packaged=digest[:8] if run.archive.is_file() else "",
                 uploads=tuple(upload.number for upload in uploads if upload.run == run.name),

@@ -178,19 +178,19 @@ def _blocks(source: Source) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold a lock beside `target`, so that of several processes one downloads and the rest wait."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = (target.parent / f".{target.name}.lock").open("w")
-    except OSError as error:
-        raise write_error(target, error) from None
-    with file:
-        try:
-            import fcntl
+    """Hold a lock beside `target`, so that of several processes one downloads and the rest wait; it leaves none."""
+    from filelock import FileLock
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except ImportError:  # no such locks on this system: the atomic rename still keeps the file whole
+    lock = target.parent / f".{target.name}.lock"
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+        except NotImplementedError:  # no such locks on this file system: the atomic rename still keeps the file whole
             pass
+        except OSError as error:
+            raise write_error(target, error) from None
         yield
 
 
@@ -233,6 +233,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 PINNED = {
     "alex": "90f435b539958a4bd51ad07f121cdeffbb292a1ff3572e0940c200e7b748fb60",
     "squeeze": "63bb4405879c789c2a9f0271b13202564b8e2ce8330d479c700623358d0d2142",
+    "vgg": "b9f9b3197cae26ac61f66864149c47c0249f88471bb916a7a64ddbcfb353d971",
 }
 
 
@@ -241,8 +242,8 @@ def verify(net: str, path: Path) -> str:
 
     Raises PbvsError when it is damaged, another net's, or not what its name says.
     """
-    from pbvs.metrics.backbones import load_trunk
-    from pbvs.metrics.inception import load_inception
+    from pbvs.metrics.fid import load_inception
+    from pbvs.metrics.perceptual import load_trunk
 
     source = get_source(net)
     if path.suffix != ".safetensors":
@@ -267,15 +268,14 @@ def slim(net: str, folder: Path | None = None, target: Path | None = None) -> Pa
     """
     from safetensors.torch import save_file
 
-    from pbvs.metrics.backbones import Trunk, pick
-    from pbvs.metrics.inception import Inception
+    from pbvs.metrics.fid import Inception
+    from pbvs.metrics.perceptual import Trunk, pick
 
     source = get_source(net)
     path = find(net, folder)
-    network = Inception() if net == "inception" else Trunk(net)
-    tensors = read_tensors(path, source.prefix)
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    used = pick(network, {**counters, **tensors}, path)
+    wanted = (Inception().net if net == "inception" else Trunk(net)).state_dict()
+    wanted = {name: value for name, value in wanted.items() if not name.endswith("num_batches_tracked")}
+    used = pick(wanted, read_tensors(path, source.prefix), path)
     result = (target or path.parent) / source.slim
     with atomic_path(result) as part:
         save_file({name: value.contiguous() for name, value in used.items()}, part, {"made_from": path.name})

@@ -8,9 +8,9 @@ from typing import Any
 
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.evaluation.compare import Comparison, Difference
+from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
 from pbvs.evaluation.leaderboard import ORDER
-from pbvs.evaluation.results import Results, read_results
+from pbvs.evaluation.results import Scores, read_scores
 from pbvs.experiments.ablation import SPLIT, Made
 from pbvs.experiments.ablation_table import COLUMNS, Ablation
 from pbvs.report import charts, images
@@ -64,11 +64,11 @@ def _items(
     locations: dict[str, str] = {}
     for comparison in comparisons:
         after = comparison.after.run.name
-        for change in comparison.changes:
-            if change.task == task:
-                numbers = {f"change in {after}": change.difference, after: change.after}
-                found.setdefault(change.name, {}).update({comparison.before.run.name: change.before, **numbers})
-                locations[change.name] = change.location
+        for change in comparison.changes[comparison.changes["task"] == task].to_dict("records"):
+            numbers = {f"change in {after}": change["difference"], after: change["after"]}
+            name = str(change["name"])
+            found.setdefault(name, {}).update({comparison.before.run.name: change["before"], **numbers})
+            locations[name] = str(change["location"])
     return [Item(name, locations[name], values, _reader(runs, pairs.get(name), root)) for name, values in found.items()]
 
 
@@ -108,26 +108,19 @@ def comparison_view(comparison: Comparison) -> dict[str, Any]:
         "rows": comparison.rows,
         "chart": {"rows": drawn, "axis": axis},
         "settings": setting_differences(comparison.before.run, comparison.after.run),
-        "identical": all(change.difference == 0 for change in comparison.changes),
+        "identical": comparison.combined.identical,
     }
 
 
 def setting_differences(before: Run, after: Run) -> list[tuple[str, str, str]]:
     """Return the keys in which two runs' recipes differ, with both values; `-` where a recipe has no such key."""
-    old, new = (_flat(run.recipe().model_dump(mode="json", exclude={"name", "description"})) for run in (before, after))
-    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return [(key, str(old.get(key, "-")), str(new.get(key, "-"))) for key in keys]
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _flat(item, f"{path}{key}.") if isinstance(item, dict) else {f"{path}{key}": item}
-    return found
+    found = recipe_differences(before, after)
+    shown = {key: ["-" if value is None else str(value) for value in values] for key, values in found.items()}
+    return [(key, old, new) for key, (old, new) in shown.items()]
 
 
 def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
-    images = [change.difference for change in comparison.changes if change.task == row.label]
+    images = comparison.changes.loc[comparison.changes["task"] == row.label, "difference"].tolist()
     return charts.ScoreRow(row.label, row.difference, row.interval, images)
 
 
@@ -141,13 +134,13 @@ def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
 
 def render_ablation(table: Ablation, rows: Sequence[Made], root: Path | None, manifests: Path) -> str:
     """Return the HTML of a table."""
-    results = {made.run.name: read_results(made.run) for made in rows}
+    results = {made.run.name: read_scores(made.run) for made in rows}
     tasks = [_ablation_task(task, rows, results, root, manifests) for task in ORDER]
     return render("ablation.html", title=table.title, table=table, columns=COLUMNS, tasks=[t for t in tasks if t])
 
 
 def _ablation_task(
-    task: str, rows: Sequence[Made], results: dict[str, Results], root: Path | None, manifests: Path
+    task: str, rows: Sequence[Made], results: dict[str, Scores], root: Path | None, manifests: Path
 ) -> dict[str, Any] | None:
     taking = [made for made in rows if task in made.row.tasks]
     path = manifest_path(manifests, task, SPLIT)

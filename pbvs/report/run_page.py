@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pbvs import tables
 from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.evaluation.results import ImageScore, Results, is_scored, number, read_csv, read_results, table
+from pbvs.evaluation.results import TEXTS, Scores, is_scored, number, read_scores, table
 from pbvs.files import read_json, sha256
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
@@ -28,7 +28,7 @@ from pbvs.seeds import evenly_spaced
 TEST_IMAGES = 4
 SHEET_SIDE = 600  # pixels of a training sheet's longer side
 UNSCORED_IMAGES = 3
-FEW_LOCATIONS = 10  # with fewer, a percentile bootstrap is known to be too narrow
+FEW_LOCATIONS = 10  # with fewer, an interval rests on little
 LOCATIONS_IN_VIEW = 12  # longer tables are folded
 CHANNEL_NAMES = {1: ("gray",), 3: ("red", "green", "blue")}
 COLUMNS = ("rmse", "lpips", "l1", "psnr", "ssim")  # of the table of images, where they were measured
@@ -90,7 +90,7 @@ class Evidence:
 
     run: Run
     recipe: Recipe
-    results: Results | None
+    results: Scores | None
     pairs: Mapping[tuple[str, str], list[Pair]]  # by (split, task), where there is a manifest
     logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
     models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
@@ -126,7 +126,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
     return Evidence(
         run=run,
         recipe=recipe,
-        results=attempt(is_scored(run), lambda: read_results(run), None),
+        results=attempt(is_scored(run), lambda: read_scores(run), None),
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
         models={task: read_table(run.model(task) / "done.json") for task in TASKS},
@@ -141,8 +141,8 @@ def read_log(path: Path) -> dict[str, list[float | None]]:
 
     Columns without a single number are left out.
     """
-    names, rows = read_csv(path)
-    columns = {name: [number(row.get(name)) for row in rows] for name in names}
+    frame = tables.read_table(path)
+    columns = {str(name): [number(value) for value in frame[name]] for name in frame}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
@@ -159,7 +159,7 @@ def list_of(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def headline(results: Results) -> dict[str, Any]:
+def headline(results: Scores) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
     expected = [task for task in TASKS if results.task(task)]
     counts = images_by_location(results)
@@ -174,19 +174,19 @@ def headline(results: Results) -> dict[str, Any]:
         "partial": bool(results.summary.get("partial")),
         "caveats": caveats(results, counts),
         "tasks": [task_row(results, task) for task in expected],
-        "has_fid_term": "fid" in list_of(results.protocol.get("terms")),
+        "has_fid_term": bool(results.rule and results.rule.set_terms),
         "has_fid": any(number(results.task(task).get("fid")) is not None for task in expected),
         "locations": len({location for found in counts.values() for location in found}),
         "images": sum(found.total() for found in counts.values()),
     }
 
 
-def images_by_location(results: Results) -> dict[str, Counter[str]]:
+def images_by_location(results: Scores) -> dict[str, Counter[str]]:
     """Return for each task how many scored images each location has."""
-    return {task: Counter(image.location for image, _ in results.scored(task)) for task in TASKS}
+    return {task: Counter(results.table(task)["location"]) for task in TASKS}
 
 
-def caveats(results: Results, counts: Mapping[str, Counter[str]]) -> list[str]:
+def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
     """Return what a reader must know before comparing the number with any other; `counts` as above."""
     said = [
         f"Measured here, on the 8-bit files of the split {results.split!r}; it is no score of the challenge's server, "
@@ -196,7 +196,7 @@ def caveats(results: Results, counts: Mapping[str, Counter[str]]) -> list[str]:
     if net and results.is_lpips:
         said.append(f"LPIPS uses the {net} net; values from different nets cannot be compared.")
     if few := [f"{task} {len(found)}" for task, found in counts.items() if 0 < len(found) < FEW_LOCATIONS]:
-        said.append(f"Few locations ({', '.join(few)}): the intervals of these tasks are rough, and rather too narrow.")
+        said.append(f"Few locations ({', '.join(few)}): the intervals of these tasks rest on little.")
     notes = [str(note) for note in list_of(results.summary.get("notes"))]
     if results.summary.get("partial") and not notes:
         rows = {task: results.task(task) for task in TASKS}
@@ -208,7 +208,7 @@ def caveats(results: Results, counts: Mapping[str, Counter[str]]) -> list[str]:
     return said + notes
 
 
-def task_row(results: Results, task: str) -> dict[str, Any]:
+def task_row(results: Scores, task: str) -> dict[str, Any]:
     """Return one line of the table of tasks."""
     facts = results.task(task)
     numbers = {key: number(facts.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
@@ -223,12 +223,12 @@ def task_row(results: Results, task: str) -> dict[str, Any]:
     }
 
 
-def score_chart(results: Results) -> dict[str, Any]:
+def score_chart(results: Scores) -> dict[str, Any]:
     """Return the chart of task scores with every image, mean and interval."""
     rows = []
     for task in TASKS:
         facts = results.task(task)
-        scores = array("d", (score for _, score in results.scored(task)))
+        scores = results.table(task)["score"].tolist()
         if facts:
             interval = interval_of(facts.get("interval"))
             rows.append(charts.ScoreRow(task, number(facts.get("score")), interval, scores))
@@ -243,7 +243,7 @@ def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gall
     examples = chosen(evidence, task)
     strips = [_strip(evidence, pair, heading, note, root) for heading, pair, note in examples]
     curves = training_curves(evidence, task)
-    if not strips and not curves and not (evidence.results and evidence.results.images.get(task)):
+    if not strips and not curves and not (evidence.results and len(evidence.results.table(task, scored=False))):
         return None
     stage = next((stage for name, stage in evidence.recipe.stages.items() if name == task), None)
     shown = gallery.show(task, task_title(task), items(evidence, task, root))
@@ -275,24 +275,26 @@ def items(evidence: Evidence, task: str, root: Path | None) -> list[Item]:
         return read
 
     pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
-    if results is None or not results.images.get(task) or results.split != "val":
+    rows = results.table(task, scored=False).to_dict("records") if results and results.split == "val" else []
+    if not rows:
         made = predicted(evidence, "val", task)
         return [Item(pair.name, pair.location, {}, reader(pair)) for pair in made]
     found = []
-    for image in results.images[task]:
-        values = {**image.metrics, "score": image.score(results.terms)}
-        note = "" if image.status == "ok" else f"not scored: {image.status}"
-        pair = pairs.get(image.name)
+    for image in rows:
+        values = {str(key): number(value) for key, value in image.items() if key not in TEXTS}
+        note = "" if image["status"] == "ok" else f"not scored: {image['status']}"
+        pair = pairs.get(image["name"])
         read = reader(pair) if pair else lambda: Panes((), "the manifests no longer list this image")
-        found.append(Item(image.name, image.location, values, read, note))
+        found.append(Item(image["name"], image["location"], values, read, note))
     return found
 
 
-def metrics_of(results: Results | None) -> list[str]:
+def metrics_of(results: Scores | None) -> list[str]:
     """Return the columns of the table of images: the score, then what was measured."""
     if results is None:
         return []
-    measured = {metric for images in results.images.values() for image in images for metric in image.metrics}
+    found = results.images.drop(columns=[*TEXTS, "score"], errors="ignore").dropna(axis="columns", how="all")
+    measured = {name for name in found if ":" not in name}
     return ["score", *(name for name in COLUMNS if name in measured), *sorted(measured - {*COLUMNS, "mse"})]
 
 
@@ -325,7 +327,7 @@ def score_charts(task: str, shown: Sequence[Shown]) -> list[charts.Plot]:
     return drawn
 
 
-def location_maps(results: Results | None, task: str) -> list[charts.Plot]:
+def location_maps(results: Scores | None, task: str) -> list[charts.Plot]:
     """Return maps of the locations that are named by their coordinates, coloured by score."""
     spots = []
     for row in locations(results, task):
@@ -342,26 +344,23 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
     results = evidence.results
     if results and results.split == "val":
         ranked = ranks(results, task)
-        known = find_pairs(evidence.pairs.get(("val", task), ()), [image.name for image in ranked.values()])
-        found = [(heading, image) for heading, image in ranked.items() if image.name in known]
+        known = find_pairs(evidence.pairs.get(("val", task), ()), [image["name"] for image in ranked.values()])
+        found = [(heading, image) for heading, image in ranked.items() if image["name"] in known]
         if found:
-            return [(heading, known[image.name], _measured(results, image)) for heading, image in found]
+            return [(heading, known[image["name"]], _measured(results, image)) for heading, image in found]
     made = predicted(evidence, "val", task, with_target=True) or predicted(evidence, "val", task)
     return [
         (f"Image {i + 1}", pair, "not scored") for i, pair in enumerate(evenly_spaced(made, UNSCORED_IMAGES, ends=True))
     ]
 
 
-def ranks(results: Results, task: str) -> dict[str, ImageScore]:
+def ranks(results: Scores, task: str) -> dict[str, Mapping[str, Any]]:
     """Return a task's best, median and worst image, each once; the first in the table where several are equal."""
-    images = results.images.get(task, ())
-    terms = results.terms
-    found = (image.score(terms) for image in images)
-    scores = np.array(array("d", (np.nan if score is None else score for score in found)))
-    order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]  # NaN comes last
-    places = {"Best": 0, "Median": (len(order) - 1) // 2, "Worst": len(order) - 1} if len(order) else {}
+    rises = bool(results.rule and results.rule.higher_is_better)
+    images = results.table(task).sort_values("score", kind="stable", ascending=not rises).to_dict("records")
+    places = {"Best": 0, "Median": (len(images) - 1) // 2, "Worst": len(images) - 1} if images else {}
     unique = {place: heading for heading, place in reversed(places.items())}
-    return {unique[place]: images[int(order[place])] for place in sorted(unique)}
+    return {unique[place]: {str(key): value for key, value in images[place].items()} for place in sorted(unique)}
 
 
 def predicted(evidence: Evidence, split: str, task: str, with_target: bool = False) -> Sequence[Pair]:
@@ -379,15 +378,16 @@ def find_pairs(pairs: Iterable[Pair], names: Sequence[str]) -> dict[str, Pair]:
     return {pair.name: pair for pair in pairs if pair.name in names}
 
 
-def name_terms(results: Results) -> list[str]:
+def name_terms(results: Scores) -> list[str]:
     """Return the names, as people write them, of what an image's score is the mean of."""
     perceptual = "LPIPS" if results.is_lpips else "not-LPIPS distance"
     return [perceptual if term == "lpips" else term.upper() for term in results.terms]
 
 
-def _measured(results: Results, image: ImageScore) -> str:
-    parts = [f"{name} {image.metrics[term]:.3f}" for name, term in zip(name_terms(results), results.terms, strict=True)]
-    return f"{image.score(results.terms):.3f}, the mean of {' and '.join(parts)}"
+def _measured(results: Scores, image: Mapping[str, Any]) -> str:
+    parts = [f"{name} {image[term]:.3f}" for name, term in zip(name_terms(results), results.terms, strict=True)]
+    how = results.rule.reduction if results.rule else "mean"
+    return f"{image['score']:.3f}, the {how} of {' and '.join(parts)}"
 
 
 def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path | None) -> dict[str, Any]:
@@ -402,7 +402,7 @@ def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path |
     }
 
 
-def locations(results: Results | None, task: str) -> list[dict[str, Any]]:
+def locations(results: Scores | None, task: str) -> list[dict[str, Any]]:
     """Return the task's locations, worst first."""
     found = table(results.task(task).get("locations")) if results else {}
     rows = [

@@ -20,7 +20,6 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, read_text, sha256, sweep, write_text
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
-from pbvs.submission.zips import regular_file
 
 NAME = "log.csv"
 A_DAY = 10
@@ -81,9 +80,11 @@ def add(
 
     Raises PbvsError when there is no archive, UsageError when the board's score is no number of 0 or more.
     """
-    digest = sha256(regular_file(archive))
+    if not archive.is_file():
+        raise PbvsError(f"There is no archive {archive}; write it with `pbvs package`.")
+    digest = sha256(archive)
     origin = _origin(digest, submissions)
-    run, local = (origin[0].name, local_score(origin[0].scores / "summary.json")) if origin else ("", "")
+    run, local = (origin[0].name, local_score(origin[0])) if origin else ("", "")
     moment = (when or datetime.datetime.now(datetime.timezone.utc)).astimezone(datetime.timezone.utc)
     with locked(submissions):
         uploads = read_log(submissions)
@@ -132,15 +133,14 @@ def _score(board: float | None) -> str:
 
 def run_of(archive: Path, submissions: Path) -> str:
     """Return the name of the run that wrote an archive, found by its digest; '' when none of them did."""
-    found = _origin(sha256(regular_file(archive)), submissions)
+    found = _origin(sha256(archive), submissions)
     return found[0].name if found else ""
 
 
 def size_of(archive: Path) -> str:
     """Return the evaluation size that an archive was written at, where a run in its folder wrote it, else ''."""
-    digest = sha256(regular_file(archive))
     with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
-        if found := _origin(digest, archive.parent):
+        if found := _origin(sha256(archive), archive.parent):
             return str(found[1].get("evaluation_size", ""))
     return ""
 
@@ -155,11 +155,12 @@ def _origin(digest: str, submissions: Path) -> tuple[Run, dict[str, Any]] | None
     return None
 
 
-def local_score(summary: Path) -> str:
+def local_score(run: Run) -> str:
     """Return a run's combined score with its split and LPIPS net, such as `0.3125 (val, alex)`, or ''."""
-    if not summary.is_file():
+    folders = run.score_folders()
+    if not folders:
         return ""
-    said = read_json(summary)
+    said = read_json(folders[0] / "summary.json")
     combined = said.get("combined")
     if not isinstance(combined, (int, float)):
         return ""

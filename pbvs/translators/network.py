@@ -17,7 +17,7 @@ from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
 from pbvs.errors import PbvsError
 from pbvs.files import digest
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.recipe import Augmentation
 from pbvs.seeds import evenly_spaced
 from pbvs.training import checkpoint, distributed

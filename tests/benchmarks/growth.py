@@ -98,14 +98,13 @@ def grayscale(folder: Path, rounds: int) -> Row:
 
 
 def scores(folder: Path, rounds: int) -> Row:
-    from pbvs.metrics.lpips import Lpips
     from tests.benchmarks import scoring
 
-    engine = scoring.make_engine(Lpips("random"))
+    judge = scoring.make_judge("random")
 
     def make(place: Path, count: int) -> Callable[[], Any]:
         scoring.make_images(place, count)
-        return partial(scoring.score_once, engine, scoring.task_of(place, count), place)
+        return partial(scoring.score_once, judge, scoring.task_of(place, count))
 
     return fitted("scoring", prepared(folder, sized(4), make), "pairs of 256 px", rounds)
 

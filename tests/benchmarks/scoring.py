@@ -1,7 +1,6 @@
 """Scoring beside the plain way: one pair at a time through the package `lpips`, and NumPy for L2.
 
-Where that package does not import, the plain way is a loop that does what its forward does, step by step, on the same
-weights. Each way runs in a process of its own and uses all cores as it does by itself: the plain way inside each
+Each way runs in a process of its own and uses all cores as it does by itself: the plain way inside each
 convolution. All read the same PNG files; networks are loaded before the clock starts.
 """
 
@@ -21,9 +20,8 @@ from tests.benchmarks.harness import Cost, Row, row_of
 from tests.benchmarks.worker import Worker
 
 if TYPE_CHECKING:
-    from pbvs.evaluation.engine import Engine
-    from pbvs.evaluation.material import Task
-    from pbvs.metrics.lpips import Lpips
+    from pbvs.evaluation.reading import TaskToScore
+    from pbvs.metrics.judge import Judge
 
 PART = "scoring"
 SIDE = 256
@@ -41,46 +39,29 @@ def make_images(folder: Path, count: int) -> None:
             write_png(folder / kind / f"{n}.png", values.round().astype(np.uint8)[:, :, None])
 
 
-def task_of(folder: Path, count: int) -> Task:
+def task_of(folder: Path, count: int) -> TaskToScore:
     """Return the task that `make_images` has written."""
-    from pbvs.evaluation.material import Task
+    from pbvs.evaluation.reading import TaskToScore
+    from pbvs.recipe import Radiometry
 
     pairs = [Pair(f"{n}", "sar2eo", "val", "", f"out/{n}.png", f"out/{n}.png") for n in range(count)]
-    return Task("sar2eo", pairs, folder / "predicted", None)
+    return TaskToScore("sar2eo", pairs, folder / "predicted", folder, Radiometry())
 
 
-def plain_lpips(metric: Lpips) -> tuple[Callable[..., Any], str]:
-    """Return the package's module with the metric's weights, or the same steps written plainly."""
-    if metric.net in ("alex", "squeeze", "vgg"):
-        try:
-            import lpips
-        except Exception:
-            lpips = None
-        if lpips is not None:
-            module = lpips.LPIPS(net=metric.net, pnet_rand=True, verbose=False).eval()
-            trunk = metric.trunk.state_dict()
-            names = module.net.state_dict()
-            module.net.load_state_dict({name: trunk[f"features.{name.split('.', 1)[1]}"].clone() for name in names})
-            return module, "the package lpips"
-    return steps_of_the_package(metric), "the package's steps written plainly"
+def plain_lpips(net: str) -> Callable[..., Any]:
+    """Return the package's module with the weights that are here; our random one where there are none."""
+    import lpips
 
+    from pbvs.metrics.perceptual import Lpips
+    from pbvs.metrics.weights import find, read_tensors
 
-def steps_of_the_package(metric: Lpips) -> Callable[..., Any]:
-    """Return what the package's forward does: scale, trunks, norm, difference, dropout (off), 1x1 head, mean, sum."""
-    import torch
-    from torch.nn.functional import conv2d, dropout
-
-    def forward(x: Any, y: Any) -> Any:
-        shift, scale = metric.get_buffer("shift"), metric.get_buffer("scale")
-        total = torch.zeros(1)
-        taps = [metric.trunk((image - shift) / scale) for image in (x, y)]
-        for first, second, head in zip(*taps, metric.heads, strict=True):
-            first, second = (tap / (torch.sqrt(torch.sum(tap**2, 1, keepdim=True)) + 1e-10) for tap in (first, second))
-            weighed = conv2d(dropout((first - second) ** 2, 0.5, False), head)
-            total = total + weighed.mean([2, 3], keepdim=True)
-        return total
-
-    return forward
+    if net == "random":
+        return Lpips(net)
+    module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    trunk = read_tensors(find(net))
+    names = module.net.state_dict()
+    module.net.load_state_dict({name: trunk[f"features.{name.split('.', 1)[1]}"] for name in names})
+    return module
 
 
 def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[float]]]:
@@ -88,9 +69,7 @@ def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[flo
     import torch
     from PIL import Image
 
-    from pbvs.metrics.lpips import Lpips
-
-    module, what = plain_lpips(Lpips(net))
+    module, what = plain_lpips(net), "the package lpips"
     task = task_of(Path(folder), count)
 
     def once() -> tuple[str, list[float]]:
@@ -109,40 +88,39 @@ def plain(folder: str, count: int, net: str) -> Callable[[], tuple[str, list[flo
 
 
 def ours(folder: str, count: int, net: str, cache: str) -> Callable[[], tuple[str, list[float]]]:
-    """Return our scoring, files and cache included, as `pbvs score` does it."""
+    """Return our scoring, files and cache included, as `pbvs score` does it, of the same two numbers."""
     from pbvs.devices import resolve_device
 
     resolve_device("cpu")
-    from pbvs.evaluation.targets import TargetStore
-    from pbvs.metrics.lpips import Lpips
+    from pbvs.evaluation.cache import FeatureCache
 
-    engine, task = make_engine(Lpips(net)), task_of(Path(folder), count)
+    judge, task = make_judge(net), task_of(Path(folder), count)
 
     def once() -> tuple[str, list[float]]:
-        engine.store = TargetStore(Path(cache))
-        return "", score_once(engine, task, Path(folder))
+        judge.cache = FeatureCache(Path(cache))
+        return "", score_once(judge, task)
 
     return once
 
 
-def make_engine(metric: Lpips) -> Engine:
-    """Return an engine with its network laid out; without a cache."""
+def make_judge(net: str) -> Judge:
+    """Return the default protocol's judge, which measures RMSE and LPIPS alone; without a cache."""
+    from pbvs.metrics.judge import Judge
+    from pbvs.metrics.protocol import load_protocol
+
+    return Judge(load_protocol(lpips_net=net, shown=("rmse", "lpips")))
+
+
+def score_once(judge: Judge, task: TaskToScore) -> list[float]:
+    """Score a task and wait until the cache is written; return each pair's RMSE and LPIPS."""
     import torch
 
-    from pbvs.evaluation.engine import Engine
-    from pbvs.evaluation.protocol import load_protocol
+    from pbvs.evaluation.evaluate import score_task
 
-    return Engine(load_protocol(lpips_net=metric.net), metric, jobs=torch.get_num_threads())
-
-
-def score_once(engine: Engine, task: Task, root: Path) -> list[float]:
-    """Score a task and wait until the cache is written; return each pair's RMSE and LPIPS."""
-    from pbvs.evaluation.targets import Targets
-    from pbvs.recipe import Radiometry
-
-    scores = engine.score(task, Targets(root, Radiometry(), None, engine.store))
-    engine.store.close()
-    return [float(value) for value in scores.numbers[:, 2:].flat]
+    scores = score_task(judge, task, jobs=torch.get_num_threads())
+    if judge.cache:
+        judge.cache.close()
+    return [float(value) for value in scores.table[["rmse", "lpips"]].to_numpy().flat]
 
 
 def run(quick: bool) -> list[Row]:

@@ -15,6 +15,7 @@ from tests.benchmarks.harness import Row, in_turns, row_of
 from tests.benchmarks.worker import Worker
 
 PART = "training_step"
+WIDTHS = (64, 128, 256, 512, 512)  # of the activations that VGG-16 is compared by
 SIZES = {"64": (64, 256), "16": (16, 256)}  # generator width, pixels a side
 
 
@@ -33,9 +34,9 @@ def materials(width: int, side: int) -> tuple[Any, ...]:
 
 def trunk(net: str, rng: Any) -> Any:
     """Return a trunk with random weights that keep activations in bounds (He et al. 2015)."""
-    from pbvs.metrics.backbones import Trunk
+    from pbvs.metrics.perceptual import Trunk
 
-    made = Trunk(net)
+    made = Trunk(net).to_empty(device="cpu")
     for parameter in made.parameters():
         fan_in = parameter[0].numel()
         parameter.normal_(0.0, (2 / fan_in) ** 0.5 if parameter.dim() > 1 else 0.0, generator=rng)
@@ -78,12 +79,12 @@ def ours(width: int, side: int, device: str = "cpu", half: bool = False) -> Call
 
 def metric(vgg16: Any) -> Any:
     """Return our LPIPS module around a trunk that was made here, with equal heads."""
-    from pbvs.metrics.lpips import Lpips
+    from pbvs.metrics.perceptual import Lpips
 
     made = Lpips("random")
-    made.trunk = vgg16
-    for tap, head in enumerate(heads(vgg16.channels)):
-        made.register_buffer(f"head{tap}", head)
+    made.package.net = vgg16
+    for layer, head in zip(made.package.lins, heads(WIDTHS), strict=True):
+        layer.model[-1].weight.data = head
     return made
 
 
@@ -97,7 +98,7 @@ def plain(width: int, side: int, device: str = "cpu") -> Callable[[], Any]:
     book_d.load_state_dict(discriminator.state_dict())
     del generator, discriminator
     taps = [Taps(copy.deepcopy(net.features), net.taps).to(device) for net in (vgg, vgg16)]
-    step = Step(book_g.to(device), book_d.to(device), *taps, [head.to(device) for head in heads(vgg16.channels)])
+    step = Step(book_g.to(device), book_d.to(device), *taps, [head.to(device) for head in heads(WIDTHS)])
     source, target = source.to(device), target.to(device)
 
     def once() -> list[float]:

@@ -13,6 +13,7 @@ from pbvs.challenge import TASKS
 from pbvs.data.images import write_png
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.evaluation.evaluate import score
+from pbvs.evaluation.results import Scores
 from pbvs.files import write_text
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
@@ -76,6 +77,6 @@ class Place:
                 write_png(self.prediction(task.name, n), noise(7000 + 100 * number + n, task.target_channels))
         return self
 
-    def score(self, **options: Any) -> dict[str, Any]:
-        settings = {"lpips_net": "random", "cache": None, "report": False, **options}
+    def score(self, **options: Any) -> Scores:
+        settings = {"lpips_net": "random", "cache": None, "baselines": False, **options}
         return score(self.run, root=self.folder / "data", manifests=self.manifests, **settings)

@@ -31,13 +31,13 @@ def test_the_order_of_places_changes_nothing() -> None:
     assert interval(values, 3) != interval(values, 4)
 
 
-@pytest.mark.parametrize("values", [{}, {"only": [0.1, 0.9]}, {"a": [0.1], "empty": []}])
-def test_one_place_gives_no_interval(values: dict[str, list[float]]) -> None:
+@pytest.mark.parametrize("values", [{}, {"only": [0.1, 0.9]}, {"a": [0.1], "empty": []}, {"a": [0.1], "b": [0.2, 0.3]}])
+def test_fewer_than_three_locations_give_no_interval(values: dict[str, list[float]]) -> None:
     assert interval(values, 1) is None
 
 
 def test_equal_values_give_an_interval_of_no_width() -> None:
-    assert interval({"a": [0.0], "b": [0.0, 0.0]}, 1) == (0.0, 0.0)
+    assert interval({"a": [0.0], "b": [0.0, 0.0], "c": [0.0]}, 1) == (0.0, 0.0)
 
 
 def test_the_combined_interval_is_of_the_mean_over_tasks() -> None:

@@ -15,14 +15,12 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.calibrate import Sample, Tone, calibrate, closed_form
 from tests.evaluation.hand_made import Place
 
-NO_TAPS: list = []
-
 
 def sample(seed: int, tone: Tone, noise: float = 0.0) -> Sample:
     rng = np.random.default_rng(seed)
     source = (rng.random((40, 40, 3)) * 0.5 + 0.1).astype(np.float32)
     target = tone.apply(source) / 255.0 + noise * rng.standard_normal((40, 40, 1))
-    return Sample(source, to_uint8(target), np.ones((40, 40), bool), NO_TAPS)
+    return Sample(source, to_uint8(target), np.ones((40, 40), bool))
 
 
 def test_the_closed_form_finds_the_factor_that_made_the_targets() -> None:
@@ -120,5 +118,5 @@ def test_the_l2_optimum_on_real_aerial_images_lies_near_the_papers_factor(standi
     for path in images:
         names = [str(p.relative_to(standin)) for p in (path, path.with_name(path.name.replace("_rgb", "_ir")))]
         opened = open_pair(Pair("x", "rgb2ir", "train", "naip", *names), standin)
-        samples.append(Sample(opened.source, to_uint8(opened.target), opened.valid, NO_TAPS))
+        samples.append(Sample(opened.source, to_uint8(opened.target), opened.valid))
     assert closed_form(samples).intensity == pytest.approx(1.3, abs=0.1)

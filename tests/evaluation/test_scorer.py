@@ -15,9 +15,9 @@ import torch
 from pbvs.data.images import read_image, write_png
 from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.results import score_table
+from pbvs.evaluation.results import Scores, score_table
 from tests.evaluation.hand_made import SIDE, Place, noise
-from tests.evaluation.test_frechet import random_inception
+from tests.metrics.test_frechet import random_inception
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path).make()
 
 
-def flat(summary: dict) -> dict[str, float]:
+def flat(summary: Scores) -> dict[str, float]:
     names = ("l1", "mse", "rmse", "lpips", "score")
     values = {f"{task}.{name}": facts[name] for task, facts in summary["tasks"].items() for name in names}
     return {**values, "combined": summary["combined"]}
 
 
 def rows(place: Place, task: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((place.run.scores / f"{task}.csv").open()))
+    return list(csv.DictReader((place.run.score_folders()[0] / f"{task}.csv").open()))
 
 
 def test_ground_truth_against_itself_is_exactly_zero(place: Place) -> None:
@@ -73,7 +73,7 @@ def test_targets_seen_before_give_the_same_numbers(place: Place, tmp_path: Path)
     expected = flat(place.spoil().score())
     cache = tmp_path / "cache"
     first, second = place.score(cache=cache), place.score(cache=cache)
-    assert list((cache / "targets").rglob("*.lpips-*.npy"))
+    assert list((cache / "features").rglob("*.safetensors"))
     assert flat(first) == pytest.approx(expected, abs=1e-6)
     assert flat(second) == pytest.approx(expected, abs=1e-6)
 
@@ -88,7 +88,7 @@ def test_a_changed_target_is_not_taken_from_the_cache(place: Place, tmp_path: Pa
 def test_a_damaged_cache_is_made_again(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = flat(place.spoil().score(cache=cache))
-    for path in cache.rglob("*.npy"):
+    for path in cache.rglob("*.safetensors"):
         path.write_bytes(b"\0" * 10)
     assert flat(place.score(cache=cache)) == pytest.approx(expected, abs=1e-6)
 
@@ -96,7 +96,7 @@ def test_a_damaged_cache_is_made_again(place: Place, tmp_path: Path) -> None:
 def test_zeros_in_the_middle_of_the_cache_are_seen(place: Place, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = flat(place.spoil().score(cache=cache))
-    for path in cache.rglob("*.npy"):  # as a power failure may leave a file that nobody waited for
+    for path in cache.rglob("*.safetensors"):  # as a power failure may leave a file that nobody waited for
         data = bytearray(path.read_bytes())
         data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
         path.write_bytes(data)
@@ -192,15 +192,37 @@ def test_a_protocol_may_resample_what_has_another_size(place: Place, tmp_path: P
 
 
 def test_targets_are_brought_to_the_challenges_size(tmp_path: Path) -> None:
-    place = Place(tmp_path, count=1).make("challenge")
+    place = Place(tmp_path, count=2).make("challenge")
+    write_png(place.prediction("sar2eo", 1), noise(1, 1, 256))
     facts = place.score()["tasks"]["sar2eo"]
     assert "wrong-size" in facts["reason"]
     assert "256 x 256" in rows(place, "sar2eo")[0]["reason"]
+    assert facts["images"] == 1
+
+
+def test_nothing_scored_is_an_error_and_keeps_earlier_scores(place: Place) -> None:
+    before = place.spoil().score()
+    kept = {path: path.read_bytes() for path in before.folder.iterdir()}
+    for task in before["tasks"]:
+        for n in range(place.count):
+            place.prediction(task, n).unlink()
+    with pytest.raises(PbvsError, match=r"Not one image of the split val.*pbvs predict"):
+        place.score()
+    assert {path: path.read_bytes() for path in before.folder.iterdir()} == kept
+
+
+def test_an_image_that_no_network_can_take_is_listed_and_the_rest_scored(place: Place) -> None:
+    for path in (place.target("sar2eo", 1), place.prediction("sar2eo", 1)):
+        write_png(path, noise(1, 1, 20))
+    facts = place.score()["tasks"]["sar2eo"]
+    assert (facts["status"], facts["images"], facts["expected"]) == ("partial", 3, 4)
+    assert "1 not-measurable (first: p1)" in facts["reason"]
+    assert "too small" in next(row["reason"] for row in rows(place, "sar2eo") if row["name"] == "p1")
 
 
 def test_what_is_written_is_what_is_returned(place: Place) -> None:
     summary = place.spoil().score()
-    assert json.loads((place.run.scores / "summary.json").read_text()) == summary
+    assert json.loads((summary.folder / "summary.json").read_text()) == summary.summary
     found = rows(place, "sar2eo")
     assert [row["name"] for row in found] == ["p0", "p1", "p2", "p3"]
     mean = sum(float(row["lpips"]) for row in found) / 4
@@ -257,8 +279,8 @@ def no_network(url: str, timeout: float) -> None:
     raise URLError("no network")
 
 
-def test_intervals_hold_their_mean(place: Place) -> None:
-    summary = place.spoil().score()
+def test_intervals_hold_their_mean(tmp_path: Path) -> None:
+    summary = Place(tmp_path / "more", count=7).make().spoil().score()
     for facts in (*summary["tasks"].values(), {"score": summary["combined"], "interval": summary["interval"]}):
         low, high = facts["interval"]
         assert low <= facts["score"] <= high

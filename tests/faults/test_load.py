@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 
 from pbvs.data.manifest import Pair, read_manifest, write_manifest
-from pbvs.evaluation.engine import Row, TaskScores
-from pbvs.evaluation.protocol import load_protocol
-from pbvs.evaluation.summary import task_summary, write_scores
+from pbvs.evaluation.evaluate import TaskScores, table_of_rows
+from pbvs.evaluation.reading import Images
+from pbvs.evaluation.results import write_scores
+from pbvs.evaluation.summary import task_summary
 from pbvs.experiments import provenance
+from pbvs.metrics.judge import Judge, Measured
+from pbvs.metrics.protocol import load_protocol
+from pbvs.run import Run
 from pbvs.submission import zips as safezip
 from pbvs.submission.check import check
 from pbvs.submission.images import encode
@@ -66,17 +70,20 @@ def test_a_score_takes_little_memory(tmp_path: Path) -> None:
     write_manifest(path, [_pair(number) for number in range(ROWS)])
     pairs = read_manifest(path)
 
+    judge = Judge(load_protocol(lpips_net="random"))
+    numbers = dict.fromkeys(judge.columns, 0.25)
+    run = Run("r", tmp_path)
+
     def score() -> TaskScores:
-        scores = TaskScores(pairs)
-        for place, pair in enumerate(pairs):
-            scores.add(Row(place, pair.location, numbers=(0.1, 0.2, 0.3, place / ROWS)))
-        write_scores(tmp_path / "s.csv", scores)
+        found = ((Images(pair, place=place), Measured({**numbers})) for place, pair in enumerate(pairs))
+        scores = TaskScores(table_of_rows(judge, found))
+        write_scores(run, tmp_path, {}, {"rgb2ir": scores.table})
         return scores
 
     now, most, scores = _grown(score)
-    assert len(scores.scored) == ROWS
-    assert now / ROWS < 200 and most / ROWS < 2000  # bytes, the table as a frame among them; pairs beside
-    assert task_summary(load_protocol(), scores)["images"] == ROWS
+    assert len(scores.table) == ROWS
+    assert now / ROWS < 1000 and most / ROWS < 6000  # bytes: 600 MB for 100,000 pairs
+    assert task_summary(judge, scores)["images"] == ROWS
 
 
 def test_a_image_of_an_archive_takes_little_memory(tmp_path: Path) -> None:

@@ -122,13 +122,13 @@ def _read_recipe(path: Path) -> None:
 
 
 def _protocol_seeds() -> list[bytes]:
-    from pbvs.evaluation.protocol import BUILT_IN
+    from pbvs.metrics.protocol import BUILT_IN
 
     return [path.read_bytes() for path in sorted(BUILT_IN.glob("*.toml"))]
 
 
 def _read_protocol(path: Path) -> None:
-    from pbvs.evaluation.protocol import load_protocol
+    from pbvs.metrics.protocol import load_protocol
 
     protocol = load_protocol(path)
     protocol.combined({"sar2eo": protocol.task_score({"l1": 0.1, "rmse": 0.1, "mse": 0.01, "lpips": 0.2, "fid": 30.0})})
@@ -296,7 +296,7 @@ def _json_seeds() -> list[bytes]:
 
 
 def _read_results(path: Path) -> None:
-    from pbvs.evaluation.results import read_results
+    from pbvs.evaluation.results import read_scores
     from pbvs.report import write_report
     from pbvs.run import Run
 
@@ -306,7 +306,7 @@ def _read_results(path: Path) -> None:
     shutil.copy(path, folder / "scores" / "summary.json")
     run = Run("r", path.parent / "runs")
     write_report(run, root=None, manifests=path.parent)
-    read_results(run)
+    read_scores(run)
 
 
 def _csv_seeds() -> list[bytes]:

@@ -258,7 +258,7 @@ def test_sets_have_a_distance_that_images_have_not(world: World, tmp_path: Path)
         run, tasks=tasks, protocol={"name": "mavic-t-2026", "terms": ["fid", "lpips", "pixel"], "pixel": "l1"}
     )
     _, page = written(world, run)
-    for words in ("FID", "123.5", "0.0321", "which no single image has", "mean of L1 and LPIPS"):
+    for words in ("FID", "123.5", "0.0321", "which no single image has", "mean of LPIPS and L1"):
         assert words in page.text
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sha256, write_json
+from pbvs.run import Run
 from pbvs.submission import uploads as log
 from pbvs.submission.package import package
 from tests.submission.place import Place
@@ -37,8 +38,11 @@ def test_another_archive_has_no_run(place: Place, tmp_path: Path) -> None:
 
 
 def test_score_of_another_net_is_labelled(tmp_path: Path) -> None:
-    write_json(tmp_path / "s.json", {"combined": 0.5, "split": "val", "lpips": {"net": "random", "is_lpips": False}})
-    assert log.local_score(tmp_path / "s.json") == "0.5000 (val, not LPIPS)"
+    run = Run("r", tmp_path)
+    write_json(
+        run.scores / "summary.json", {"combined": 0.5, "split": "val", "lpips": {"net": "random", "is_lpips": False}}
+    )
+    assert log.local_score(run) == "0.5000 (val, not LPIPS)"
 
 
 def test_what_is_left_counts_the_day_and_not_what_failed(tmp_path: Path) -> None:

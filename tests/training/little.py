@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
 from pbvs.seeds import generator, torch_generator
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm

@@ -12,7 +12,7 @@ import torch.utils.tensorboard
 
 from pbvs.data.manifest import Pair
 from pbvs.devices import world_size
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.training import distributed
 from pbvs.training.step import Schedule
 from pbvs.training.validation import Validator

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import shift
 
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.seeds import generator, torch_generator
 from pbvs.training import losses
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm

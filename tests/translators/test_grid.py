@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from pbvs.challenge import TASKS
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.data.manifest import Pair
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.seeds import generator
 from pbvs.training.checkpoint import read_model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pbvs.challenge import TASKS
 from pbvs.data.dataset import _brightened, _sharpened, _zoomed
 from pbvs.errors import PbvsError
-from pbvs.metrics.lpips import Lpips
+from pbvs.metrics.perceptual import Lpips
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.seeds import torch_generator
 from pbvs.training.loader import Rounds

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pbvs.errors import PbvsError
-from pbvs.metrics.backbones import load_trunk
+from pbvs.metrics.perceptual import load_trunk
 from pbvs.networks.adapt import adapt_discriminator, adapt_generator
 from pbvs.networks.pix2pixhd import (
     DiscriminatorConfig,

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.metrics import lpips as module
-from pbvs.metrics.lpips import NETS, Lpips, heads_file, load_heads, unit
-from pbvs.metrics.weights import look
+from pbvs.metrics import perceptual as module
+from pbvs.metrics.perceptual import NETS, Lpips, heads_file, unit
+from pbvs.metrics.weights import find, look, read_tensors
+from tests.metrics.test_trunks import random_file
 
 # lpips 0.1.4 with torch 2.15 and torchvision 0.29 on the two images below: in colour, and the red channel alone.
 GOLDEN = {"alex": (0.6236490607, 0.5062939525), "squeeze": (0.6463491321, 0.3619024754)}
@@ -38,27 +39,18 @@ def test_golden_numbers_of_the_package(net: str, weights_dir: Path) -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_equal_to_the_package_on_real_images(net: str, weights_dir: Path, standin: Path) -> None:
-    package = importable_package()
+    import lpips
+
     if look(net, weights_dir) is None:
         pytest.skip(f"the weights of {net} are not here")
-    reference = package.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    reference = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    trunk = read_tensors(find(net, weights_dir))
+    names = reference.net.state_dict()
+    reference.net.load_state_dict({name: trunk[f"features.{name.split('.', 1)[1]}"] for name in names})
     metric = Lpips(net, weights_dir)
-    state = {name: f"features.{name.split('.', 1)[1]}" for name in reference.net.state_dict()}
-    trunk = metric.trunk.state_dict()
-    reference.net.load_state_dict({name: trunk[ours] for name, ours in state.items()})
     for first, second in real_pairs(standin):
         expected = reference(first.expand(-1, 3, -1, -1), second.expand(-1, 3, -1, -1)).item()
-        assert metric(first, second).item() == pytest.approx(expected, abs=1e-5)
-
-
-def importable_package():
-    try:
-        import lpips
-    except Exception as error:
-        pytest.skip(
-            f"the package lpips does not import here ({type(error).__name__}: torchvision is missing or broken)"
-        )
-    return lpips
+        assert metric(first, second).item() == pytest.approx(expected, abs=1e-6)
 
 
 def real_pairs(standin: Path):
@@ -93,33 +85,35 @@ def test_features_compared_later_give_the_same_number() -> None:
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_heads_of_the_installed_package_are_whole_and_not_negative(net: str) -> None:
-    channels = module.Trunk(net).channels
-    heads = load_heads(net, channels)
-    assert [head.shape[1] for head in heads] == list(channels)
-    assert all(bool((head >= 0).all()) for head in heads)
-    assert heads_file(net).name == f"{net}.pth"
+def test_heads_are_the_packages_own_and_not_negative(net: str, weights_dir: Path) -> None:
+    if look(net, weights_dir) is None:
+        pytest.skip(f"the weights of {net} are not here")
+    file = torch.load(heads_file(net), map_location="cpu", weights_only=True)
+    published = {name: value for name, value in file.items() if ".model.1." in name}
+    heads = [head.model[-1].weight for head in Lpips(net, weights_dir).package.lins]
+    assert len(heads) == len(published)
+    for tap, head in enumerate(heads):
+        assert torch.equal(head, published[f"lin{tap}.model.1.weight"])
+        assert bool((head >= 0).all()) and float(head.sum()) > 0
 
 
-def test_negative_or_foreign_heads_are_refused(tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "heads.pth"
-    monkeypatch.setattr(module, "heads_file", lambda net: path)
-    for change in (
-        {"lin0.model.1.weight": -torch.ones(1, 64, 1, 1)},
-        {"lin1.model.0.weight": torch.ones(1, 192, 1, 1)},
-    ):
-        whole = {f"lin{n}.model.1.weight": torch.ones(1, c, 1, 1) for n, c in enumerate((64, 192, 384, 256, 256))}
-        if "lin1.model.0.weight" in change:
-            del whole["lin1.model.1.weight"]
-        torch.save({**whole, **change}, path)
-        with pytest.raises(PbvsError, match="heads"):
-            load_heads("alex", (64, 192, 384, 256, 256))
+@pytest.mark.parametrize("change", ["negative", "renamed"])
+def test_negative_or_foreign_heads_are_refused(change: str, tmp_path: Path, monkeypatch) -> None:
+    heads = {f"lin{n}.model.1.weight": torch.ones(1, c, 1, 1) for n, c in enumerate((64, 192, 384, 256, 256))}
+    if change == "negative":
+        heads["lin0.model.1.weight"] *= -1
+    else:
+        heads["lin1.model.0.weight"] = heads.pop("lin1.model.1.weight")
+    torch.save(heads, tmp_path / "heads.pth")
+    monkeypatch.setattr(module, "heads_file", lambda net: tmp_path / "heads.pth")
+    with pytest.raises(PbvsError, match="heads"):
+        Lpips("alex", random_file("alex", tmp_path))
 
 
-def test_a_missing_package_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PbvsError, match="pip install lpips"):
-        heads_file("alex")
+def test_it_stays_frozen_and_evaluates_in_a_module_that_trains() -> None:
+    metric = torch.nn.Sequential(Lpips("random")).train()[0]
+    assert not any(layer.training for layer in metric.modules())
+    assert not any(parameter.requires_grad for parameter in metric.parameters())
 
 
 def test_gradients_reach_both_images_and_are_finite_where_nothing_is_active() -> None:

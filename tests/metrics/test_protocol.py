@@ -9,7 +9,7 @@ import pytest
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.protocol import built_in_protocols, load_protocol, sensitivity
+from pbvs.metrics.protocol import built_in_protocols, load_protocol, sensitivity
 
 PARTS = {"l1": 0.1, "mse": 0.04, "rmse": 0.2, "lpips": 0.5, "fid": 50.0}
 
@@ -33,8 +33,8 @@ def test_task_scores(name: str, expected: float) -> None:
 def test_the_official_rule_gives_zero_for_a_perfect_and_five_for_an_empty_submission() -> None:
     rule = load_protocol("mavic-t-2026")
     assert rule.task_score(dict.fromkeys(PARTS, 0.0)) == 0.0
-    assert rule.combined({}) == 5.0
-    assert load_protocol("l2-lpips").combined({}) == 1.0
+    assert rule.combined(dict.fromkeys(TASKS)) == 5.0
+    assert load_protocol("l2-lpips").combined(dict.fromkeys(TASKS)) == 1.0
 
 
 def test_combined_scores_agree_with_the_published_table() -> None:
@@ -60,8 +60,8 @@ def test_a_file_may_change_a_built_in_protocol(tmp_path: Path) -> None:
     path = tmp_path / "ours.toml"
     path.write_text('base = "mavic-t-2026"\nname = "ours"\nfid_weight = 100.0\n')
     rule, base = load_protocol(path), load_protocol("mavic-t-2026")
-    assert (rule.name, rule.fid_weight, rule.description) == ("ours", 100.0, "")
-    assert (rule.terms, rule.pixel, rule.missing_adds) == (base.terms, base.pixel, base.missing_adds)
+    assert (rule.name, rule.terms[0].width, rule.description) == ("ours", 100.0, "")
+    assert (rule.terms[1:], rule.missing_adds) == (base.terms[1:], base.missing_adds)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError
-from pbvs.metrics.fid import fid, kid, trace_of_root
-from pbvs.metrics.inception import LAYERS, Inception, load_inception, resize_like_tensorflow
+from pbvs.metrics.fid import LAYERS, Inception, fid, kid, load_inception, resize_like_tensorflow, trace_of_root
 
 # torch-fidelity 0.4.0 on the features that the tests below compare: images in each set, distance.
 GOLDEN_FID = [((60, 70), 31.658076445945667), ((300, 260), 14.488561903435055)]
@@ -25,7 +24,7 @@ def features(count: int, width: int, seed: int, shift: float = 0.0) -> np.ndarra
 def random_inception(seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, value in Inception().state_dict().items():
+    for name, value in Inception().net.state_dict().items():
         if name.endswith("conv.weight"):
             state[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
         elif name.endswith("running_var"):
@@ -33,7 +32,7 @@ def random_inception(seed: int = 0) -> dict[str, torch.Tensor]:
         elif name.endswith(("bn.bias", "running_mean")):
             state[name] = torch.randn(value.shape, generator=generator) * 0.1
         else:
-            state[name] = value
+            state[name] = torch.ones(value.shape) if name.endswith("weight") else torch.zeros((), dtype=torch.long)
     return state
 
 
@@ -41,6 +40,9 @@ def test_equal_sets_have_exactly_no_distance() -> None:
     found = features(30, 64, 0)
     assert fid(found, found.copy()) == 0.0
     assert kid(found, found.copy()) == 0.0
+    other_order = found[np.random.default_rng(1).permutation(len(found))]
+    assert fid(found, other_order) == 0.0
+    assert kid(found, other_order) == 0.0
 
 
 def test_diagonal_gaussians_have_the_distance_of_the_formula() -> None:

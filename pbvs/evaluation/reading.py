@@ -1,0 +1,162 @@
+"""What is scored: each held-out pair's prediction as submitted, and its target quantised the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.challenge import get_task
+from pbvs.data.align import open_masked_target
+from pbvs.data.images import read_image, resize, to_uint8
+from pbvs.data.manifest import Pair
+from pbvs.errors import PbvsError
+from pbvs.files import visible_names
+from pbvs.metrics.base import LEVELS, Array
+from pbvs.recipe import Radiometry
+
+Mask = NDArray[np.bool_]
+
+
+class Refused(PbvsError):
+    """A prediction that cannot be scored, with a one-word status for the table."""
+
+    def __init__(self, status: str, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class TaskToScore:
+    """One task's pairs with targets, where its predictions are, and how targets are read."""
+
+    name: str
+    pairs: Sequence[Pair]
+    predictions: Path
+    root: Path
+    radiometry: Radiometry
+    size: int | None = None  # side of the square at which it is evaluated; None for the target's own size
+    other_size: str = "refuse"  # what happens to a prediction of another size: refuse or resample
+    dtype: str = "uint8"  # of predictions; targets are quantised to it
+    known: Container[str] = frozenset()  # every name of the split, also those without a target
+    predict: Callable[[Pair], NDArray[np.float32]] | None = None  # makes the prediction instead of reading one
+
+    def prediction(self, pair: Pair) -> Path:
+        """Path of the submitted image."""
+        return self.predictions / f"{pair.name}.png"
+
+    def read(self, pair: Pair) -> Images:
+        """Read both images of a pair; what a file got wrong is in the status and reason, never raised."""
+        path = self.prediction(pair)
+        try:
+            if self.predict is None:
+                self._check_there(path)
+            target, valid = self._target(pair)
+            return Images(pair, prediction=self._prediction(pair, path, target.shape), target=target, valid=valid)
+        except Refused as error:
+            return Images(pair, error.status, str(error))
+        except PbvsError as error:
+            return Images(pair, "no-target", str(error))
+
+    def _check_there(self, path: Path) -> None:
+        if not path.is_file():
+            raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {self.name}`.")
+
+    def _target(self, pair: Pair) -> tuple[Array, Mask]:
+        image, valid = open_masked_target(pair, self.root, self.radiometry)
+        wanted = get_task(self.name).target_channels
+        if image.ndim != 3 or image.shape[2] != wanted:
+            raise PbvsError(f"The target {pair.target} has shape {image.shape}, not {wanted} channels.")
+        if self.size is not None:
+            image = resize(image, self.size, self.size)
+            valid = resize(valid[:, :, None].astype(np.float32), self.size, self.size)[:, :, 0] > 0.99
+        return quantised(image, self.dtype), valid
+
+    def _prediction(self, pair: Pair, path: Path, shape: tuple[int, ...]) -> Array:
+        if self.predict is not None:
+            made = self.predict(pair)
+            return quantised(made if made.shape[:2] == shape[:2] else resize(made, *shape[:2]), self.dtype)
+        try:
+            stored = read_image(path)
+        except PbvsError as error:
+            raise Refused("unreadable", str(error)) from None
+        if str(stored.dtype) != self.dtype:
+            bits = np.dtype(self.dtype).itemsize * 8
+            raise Refused("wrong-mode", f"{path} has {stored.dtype} pixels, not {bits} bits; write it as such a PNG.")
+        pixels = _with_channels(path, stored, shape[2])
+        if pixels.shape[:2] == shape[:2]:
+            return pixels
+        if self.other_size == "resample":
+            return quantised(resize((pixels / LEVELS[self.dtype]).astype(np.float32), *shape[:2]), self.dtype)
+        height, width = pixels.shape[:2]
+        raise Refused(
+            "wrong-size", f"{path} is {width} x {height}, not {shape[1]} x {shape[0]} as its target; predict it again."
+        )
+
+
+@dataclass
+class Images:
+    """One pair, ready to be compared, or the reason why it cannot be."""
+
+    pair: Pair
+    status: str = "ok"
+    reason: str = ""
+    prediction: Array | None = None
+    target: Array | None = None
+    valid: Mask | None = None
+    place: int = 0  # in the order of the task's pairs
+    key: str = ""  # of the target, in the cache
+
+    def without_pixels(self) -> Images:
+        """Return what is left to say of the pair once it is measured."""
+        return Images(self.pair, self.status, self.reason, place=self.place)
+
+
+def quantised(image: NDArray[np.float32], dtype: str) -> Array:
+    """Bring an image in [0, 1] to the bits in which predictions are submitted, by rounding."""
+    if dtype == "uint8":
+        return to_uint8(image)
+    return np.rint(image.clip(0, 1) * LEVELS[dtype]).astype(dtype)
+
+
+def _with_channels(path: Path, pixels: Array, channels: int) -> Array:
+    """Return `pixels` with the target's channels: a grey image may be stored as RGB with three equal channels."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 1 and pixels.shape[2] == 3 and bool((pixels == pixels[:, :, :1]).all()):
+        return pixels[:, :, :1]
+    raise Refused(
+        "wrong-mode", f"{path} has {pixels.shape[2]} channels, not {channels} as its target; write it in that mode."
+    )
+
+
+@dataclass
+class Unexpected:
+    """The files in a predictions folder that no pair asks for: of a name of their own, or of another file's."""
+
+    extra: list[str] = field(default_factory=list)
+    duplicate: list[str] = field(default_factory=list)
+
+
+def unexpected_predictions(task: TaskToScore) -> Unexpected:
+    """Compare a folder with the expected names."""
+    unknown = sorted(name for name in visible_names(task.predictions) if not _is_expected(task, name))
+    stems = dict.fromkeys((_stem(name) for name in unknown), 0)
+    for name in visible_names(task.predictions) if stems else ():
+        if (stem := _stem(name)) in stems:
+            stems[stem] += 1
+    return Unexpected(
+        extra=[name for name in unknown if stems[_stem(name)] == 1],
+        duplicate=[name for name in unknown if stems[_stem(name)] > 1],
+    )
+
+
+def _is_expected(task: TaskToScore, name: str) -> bool:
+    return name.endswith(".png") and name[:-4] in task.known
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem.lower()
