@@ -142,6 +142,7 @@ class Sampling(Settings):
     """Which pairs of each location an epoch sees."""
 
     policy: Policy = "random"
+    draw: Literal["each-epoch", "once"] = "each-epoch"  # from all candidates again, or the same pairs in every epoch
     pairs_per_location: int = Field(default=4, ge=0)  # most pairs of one location in an epoch; 0 is no limit
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from pbvs.logs import say
 from pbvs.recipe import Augmentation, Chips, Radiometry, Sampling
 from pbvs.seeds import generator
 
+LARGE = 64  # pairs of a location beyond which only those are prepared that are drawn
+
 
 class Sample(NamedTuple):
     """One chip: uint8 tensors, 0..255, of the same height and width."""
@@ -36,14 +39,17 @@ class Item(NamedTuple):
 
     prepared: Prepared
     corner: tuple[int, int] | None
+    number: int  # what its augmentation is seeded by
 
 
 class ChipDataset(Dataset[Sample]):
     """Map-style data set; `ds[(epoch, position)]` is a Sample, `len(ds)` the samples of an epoch.
 
-    The order and choice of an epoch come from (seed, epoch), the cut and turn of a sample from (seed, epoch, index of
-    its chip): the number of workers and processes changes nothing. With `augmentation=None` (validation) every chip is
-    seen in order, cut at its centre.
+    The order and choice of an epoch come from (seed, epoch), the cut and turn of a sample from (seed, epoch, number of
+    its chip): the number of workers and processes changes nothing. Each epoch draws from all of a location's pairs
+    again, as many as `sampling` and the manifest allow; with windows the pairs are drawn once and the windows again.
+    Of a location with very many pairs only those are prepared that the first `epochs` epochs draw, and others when a
+    later epoch asks for them. With `augmentation=None` (validation) every chip is seen in order, cut at its centre.
     """
 
     def __init__(
@@ -60,30 +66,39 @@ class ChipDataset(Dataset[Sample]):
         jobs: int = 1,
         sampling: Sampling | None = None,
         backend: str = "loky",
+        epochs: int = 0,
     ) -> None:
         """Prepare the pairs' chips in `cache`; raise PbvsError when none of them can be used."""
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self.sampling = sampling or Sampling(policy="all", pairs_per_location=0)
-        known = [pair for pair in pairs if pair.target]
-        if not known:
+        self.pairs = [pair for pair in pairs if pair.target]
+        if not self.pairs:
             raise PbvsError("There are no pairs with targets to learn from; run `pbvs build-pairs` and see unused.csv.")
-        radiometry = radiometry or Radiometry()
-        self.task = radiometry.challenge.task(known[0].task)
-        prepared = prepare(known, root, radiometry, chips or Chips(), size, cache, jobs, backend)
-        self.bad = [item for item in prepared if item.reason]
-        self._report_bad(prepared, cache)
-        self.items = _items(prepared)
-        self._groups = _group(self.items, by_name=self.task.pairing == "name")
+        radiometry, chips = radiometry or Radiometry(), chips or Chips()
+        self.task = radiometry.challenge.task(self.pairs[0].task)
+        self._windows = chips.mode == "windows"
+        self._cache = cache
+        self._prepare = partial(
+            prepare, root=root, radiometry=radiometry, chips=chips, size=size, cache=cache, jobs=jobs, backend=backend
+        )
+        self.items: list[Item] = []
+        self._items_of: dict[int, list[int]] = {}  # by the pair's place among `pairs`; of one left out none
+        self.bad: list[Prepared] = []
+        self._locations = _by_location(self.pairs, by_name=self.task.pairing == "name")
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._take([index for members in self._locations if not self._is_large(members) for index in members])
+        self._make_ready(range(max(1, epochs)))
+        self._report_bad()
+        self._length = sum(len(self._chosen(members, 0)) for members in self._locations)
 
     def __len__(self) -> int:
-        return sum(min(len(members), self._limit(members)) for members in self._groups)
+        return self._length
 
     def __getitem__(self, at: tuple[int, int]) -> Sample:
         epoch, position = at
-        index = int(self._epoch(epoch)[position])
-        array = _load(self.items[index].prepared)
-        array = self._cut(array, self.items[index].corner, epoch, index)
+        item = self.items[int(self._epoch(epoch)[position])]
+        array = _load(item.prepared)
+        array = self._cut(array, item.corner, epoch, item.number)
         split = self.task.source_channels
         tensor = torch.from_numpy(np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
         return Sample(tensor[:split], tensor[split:-1], tensor[-1:])
@@ -92,35 +107,80 @@ class ChipDataset(Dataset[Sample]):
         """Return (height, width) of each usable pair on its target's grid, as it is kept in the cache."""
         return [(item.prepared.height, item.prepared.width) for item in self.items]
 
-    def _limit(self, members: Sequence[int]) -> int:
-        unlimited = self.augmentation is None or self.sampling.policy == "all" or not self.sampling.pairs_per_location
-        return len(members) if unlimited else self.sampling.pairs_per_location
+    # --- What is drawn.
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._choose(epoch))
+            self._make_ready([epoch])
+            chosen = [index for members in self._locations for index in self._chosen(members, epoch)]
+            order = np.array(chosen, dtype=np.int64)
+            if self.augmentation is not None:
+                order = generator(self.seed, "order", epoch).permutation(order)
+            self._order = (epoch, order)
         return self._order[1]
 
-    def _choose(self, epoch: int) -> NDArray[np.int64]:
-        chosen = [index for members in self._groups for index in self._of_location(members, epoch)]
-        order = np.array(chosen, dtype=np.int64)
-        if self.augmentation is None:
-            return order
-        return generator(self.seed, "order", epoch).permutation(order)
+    def _chosen(self, members: Sequence[int], epoch: int) -> list[int]:
+        """Return a location's items in an epoch."""
+        items = [item for index in self._drawn(members, epoch) for item in self._items_of[index]]
+        limit = self._own_limit if self._windows else 0
+        if not limit or len(items) <= limit:
+            return items
+        location = self.pairs[members[0]].location
+        return [items[i] for i in generator(self.seed, "choose", epoch, location).permutation(len(items))[:limit]]
 
-    def _of_location(self, members: Sequence[int], epoch: int) -> list[int]:
+    def _drawn(self, members: Sequence[int], epoch: int) -> list[int]:
+        """Return the pairs of a location that an epoch draws, those left out skipped."""
+        left = [index for index in members if self._items_of.get(index, True)]
         limit = self._limit(members)
-        if len(members) <= limit:
-            return list(members)
-        location = self.items[members[0]].prepared.pair.location
-        draw = [members[i] for i in generator(self.seed, "choose", epoch, location).permutation(len(members))]
+        if len(left) <= limit:
+            return left
+        epoch = 0 if self._windows or self.sampling.draw == "once" else epoch
+        random = generator(self.seed, "pairs" if self._windows else "choose", epoch, self.pairs[members[0]].location)
+        order = [index for i in random.permutation(len(members)) if self._items_of.get(index := members[i], True)]
         if self.sampling.policy == "nearest-date":
-            nearest = min(draw, key=lambda index: _days(self.items[index].prepared.pair))
-            draw = [nearest, *(index for index in draw if index != nearest)]
-        return draw[:limit]
+            nearest = min(order, key=lambda index: _days(self.pairs[index]))
+            order = [nearest, *(index for index in order if index != nearest)]
+        return order[:limit]
 
-    def _cut(self, array: Array, corner: tuple[int, int] | None, epoch: int, index: int) -> Array:
-        random = None if self.augmentation is None else generator(self.seed, "augment", epoch, index)
+    def _limit(self, members: Sequence[int]) -> int:
+        """Return how many pairs of a location an epoch has at most: what the recipe and the manifest say."""
+        own = 0 if self._windows else self._own_limit  # a recipe's limit is of chips
+        limits = [limit for limit in (own, int(self.pairs[members[0]].limit or 0)) if limit]
+        return min(limits, default=len(members)) if self.augmentation is not None else len(members)
+
+    @property
+    def _own_limit(self) -> int:
+        unlimited = self.augmentation is None or self.sampling.policy == "all"
+        return 0 if unlimited else self.sampling.pairs_per_location
+
+    # --- What is prepared.
+
+    def _is_large(self, members: Sequence[int]) -> bool:
+        """Return whether a location has so many pairs that only those are prepared that are drawn."""
+        return len(members) > LARGE and self._limit(members) < len(members)
+
+    def _make_ready(self, epochs: Iterable[int]) -> None:
+        """Prepare what epochs draw of large locations, and others in the place of those that cannot be used."""
+        large = [members for members in self._locations if self._is_large(members)]
+        wanted = epochs = list(epochs) if large else []
+        while wanted:
+            drawn = {index for epoch in epochs for members in large for index in self._drawn(members, epoch)}
+            wanted = sorted(drawn - self._items_of.keys())
+            self._take(wanted)
+
+    def _take(self, indices: Sequence[int]) -> None:
+        if not indices:
+            return
+        for index, prepared in zip(indices, self._prepare([self.pairs[index] for index in indices]), strict=True):
+            corners = () if prepared.reason else prepared.windows or (None,)
+            self._items_of[index] = list(range(len(self.items), len(self.items) + len(corners)))
+            number = len(self.items) if self._windows else index
+            self.items += [Item(prepared, corner, number + place) for place, corner in enumerate(corners)]
+            if prepared.reason or prepared.bad:
+                self.bad.append(prepared)
+
+    def _cut(self, array: Array, corner: tuple[int, int] | None, epoch: int, number: int) -> Array:
+        random = None if self.augmentation is None else generator(self.seed, "augment", epoch, number)
         side = self._side(random)
         array = _pad(array, side)
         top, left = corner or _corner(array.shape[1] - side, array.shape[2] - side, random)
@@ -151,27 +211,22 @@ class ChipDataset(Dataset[Sample]):
             array = _brightened(array, self.task.source_channels, factor)
         return array
 
-    def _report_bad(self, prepared: Sequence[Prepared], cache: Path) -> None:
-        if self.bad or any(item.bad for item in prepared):
-            path = cache / f"bad_{self.task.name}_{prepared[0].pair.split}.jsonl"
-            write_bad_chips(path, prepared)
-            windows = sum(len(item.bad) for item in prepared)
+    def _report_bad(self) -> None:
+        whole = [prepared for prepared in self.bad if prepared.reason]
+        if self.bad:
+            path = self._cache / f"bad_{self.task.name}_{self.pairs[0].split}.jsonl"
+            write_bad_chips(path, self.bad)
+            windows = sum(len(prepared.bad) for prepared in self.bad)
             also = f" and {windows} windows" if windows else ""
-            say(f"{self.task.name}: {len(self.bad)} of {len(prepared)} pairs{also} are left out, listed in {path}")
-        if len(self.bad) == len(prepared):
-            raise PbvsError(f"None of the {len(prepared)} pairs of {self.task.name} can be used: {self.bad[0].reason}.")
+            say(f"{self.task.name}: {len(whole)} of {len(self._items_of)} pairs{also} are left out, listed in {path}")
+        if len(whole) == len(self._items_of) > 0:
+            raise PbvsError(f"None of the {len(whole)} pairs of {self.task.name} can be used: {whole[0].reason}.")
 
 
-def _items(prepared: Sequence[Prepared]) -> list[Item]:
-    good = [item for item in prepared if not item.reason]
-    return [Item(item, corner) for item in good for corner in (item.windows or (None,))]
-
-
-def _group(items: Sequence[Item], by_name: bool) -> list[list[int]]:
-    """Return the indices of each location's chips; pairs by name have no location to balance."""
+def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:
+    """Return the places of each location's pairs; those paired by name alone have no location to balance."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(items):
-        pair = item.prepared.pair
+    for index, pair in enumerate(pairs):
         groups[pair.name if by_name else pair.location].append(index)
     return list(groups.values())
 

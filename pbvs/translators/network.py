@@ -183,12 +183,18 @@ class NetworkTranslator(Translator):
                 cache=context.cache,
                 jobs=context.jobs,
                 sampling=recipe.sampling,
+                epochs=self._epochs(),
             )
 
         chips = distributed.main_first(prepare)
         grid = Grid.of(chips.sizes(), self.stage.size if recipe.chips.mode == "whole" else 0)
         self.facts = {**self.facts, "grid": grid.table() if grid else None}
         return chips
+
+    def _epochs(self) -> int:
+        """Return how many epochs of the chips training sees."""
+        stage = self.stage
+        return (stage.epochs + stage.half_rate_epochs + stage.decay_epochs) * int(getattr(stage, "rounds", 1))
 
     def _validator(self, context: FitContext, lpips: Distance | None) -> Validator:
         return Validator(

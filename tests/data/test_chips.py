@@ -192,6 +192,87 @@ def test_a_location_gives_no_more_than_its_share_and_all_in_turn(tree: Tree, tmp
     assert len(everything) == 14
 
 
+def many(tree: Tree, count: int = 100, limit: str = "4", black: frozenset[int] = frozenset()) -> list[Pair]:
+    """Pairs of one location, each with a SAR image of its own; a few of them are black."""
+    from pbvs.data.images import write_tiff
+
+    tree.tiff("A/big/a_rgb.tiff", 3, size=(32, 32))
+    rows = []
+    for number in range(count):
+        source = f"A/big/{number}_GEC.tiff"
+        if number in black:
+            write_tiff(tree.root / source, np.zeros((32, 32, 1), np.uint8))
+        else:
+            tree.tiff(source, size=(32, 32))
+        row = Pair(
+            f"{number}", "sar2rgb", "train", "big", source, "A/big/a_rgb.tiff", alignment="footprint", limit=limit
+        )
+        rows.append(row)
+    return rows
+
+
+def prepared_in(cache: Path) -> int:
+    return sum(1 for _ in cache.glob("*/*.npy"))
+
+
+@pytest.mark.parametrize("policy", ["random", "all"])
+def test_an_epoch_draws_from_all_candidates_again(tree: Tree, tmp_path: Path, policy: str) -> None:
+    rows = many(tree)
+    sampling = Sampling(policy=policy, pairs_per_location=9)  # the manifest's limit of 4 is less
+    ds = dataset(rows, tree.root, tmp_path / "cache", size=32, sampling=sampling, epochs=8)
+    epochs = [located(ds, epoch) for epoch in range(8)]
+    assert len(ds) == 4 and all(len(set(epoch)) == 4 for epoch in epochs)
+    seen = {name for epoch in epochs for name in epoch}
+    assert len(seen) > 16  # of 32 draws from 100
+    assert prepared_in(tmp_path / "cache") == len(seen)  # no more than is drawn
+    assert set(located(ds, 30)) <= {row.name for row in rows}  # an epoch that nobody had announced
+
+
+def test_what_is_drawn_does_not_depend_on_what_is_prepared(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = many(tree, 40, black=frozenset({3, 17, 25}))
+    whole = dataset(rows, tree.root, tmp_path / "whole", size=32, epochs=5)
+    monkeypatch.setattr("pbvs.data.dataset.LARGE", 10)
+    few = dataset(rows, tree.root, tmp_path / "few", size=32, epochs=5)
+    more = dataset(rows, tree.root, tmp_path / "more", size=32, epochs=12)
+    assert prepared_in(tmp_path / "few") < prepared_in(tmp_path / "more") <= prepared_in(tmp_path / "whole") == 37
+    assert len(whole) == len(few) == len(more) == 4
+    for epoch in range(5):
+        assert located(whole, epoch) == located(few, epoch) == located(more, epoch)
+        assert not {"3", "17", "25"} & set(located(few, epoch))
+        for position in range(4):
+            samples = [ds[epoch, position] for ds in (whole, few, more)]
+            assert all(bool((x == y).all()) for other in samples[1:] for x, y in zip(samples[0], other, strict=True))
+
+
+def test_pairs_drawn_once_are_those_of_every_epoch(tree: Tree, tmp_path: Path) -> None:
+    rows = many(tree, 80)
+    sampling = Sampling(draw="once", pairs_per_location=0)
+    ds = dataset(rows, tree.root, tmp_path / "cache", size=32, sampling=sampling, epochs=6)
+    assert {frozenset(located(ds, epoch)) for epoch in range(6)} == {frozenset(located(ds, 0))}
+    assert prepared_in(tmp_path / "cache") == len(ds) == 4
+    assert len({tuple(located(ds, epoch)) for epoch in range(6)}) > 1  # in another order
+
+
+def test_without_a_limit_all_are_seen_and_validation_knows_none(tree: Tree, tmp_path: Path) -> None:
+    rows = many(tree, 70, limit="")
+    ds = dataset(rows, tree.root, tmp_path / "cache", size=32, sampling=Sampling(pairs_per_location=0))
+    assert len(ds) == 70
+    limited = many(tree, 70)
+    assert len(dataset(limited, tree.root, tmp_path / "cache", size=32, augmentation=None)) == 70
+
+
+def test_windows_are_of_pairs_that_are_drawn_once(tree: Tree, tmp_path: Path) -> None:
+    rows = many(tree, 80)
+    chips = Chips(mode="windows", stride=16)
+    ds = dataset(rows, tree.root, tmp_path, size=16, chips=chips, sampling=Sampling(policy="all"), epochs=3)
+    assert len(ds) == 16  # four windows of each of four pairs
+    assert len({frozenset(located(ds, epoch)) for epoch in range(3)}) == 1
+    fewer = dataset(rows, tree.root, tmp_path, size=16, chips=chips, sampling=Sampling(pairs_per_location=5), epochs=3)
+    assert len(fewer) == 5
+
+
 def test_bad_windows_are_listed_by_their_place(tree: Tree, tmp_path: Path) -> None:
     from pbvs.data.images import write_tiff
 
