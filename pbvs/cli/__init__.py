@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 import click
 
 from pbvs import __version__, aliases, logs
-from pbvs.devices import prefer_huge_pages, world_size
+from pbvs.devices import world_size
 from pbvs.errors import PbvsError, UsageError
 from pbvs.logs import say
 
@@ -108,7 +108,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Exit statuses: 0 done, 1 bad data or machine, 2 bad usage, 3 a fault of this program, 130 Ctrl-C, 143 SIGTERM.
     """
     arguments = _globals_first(aliases.arguments(sys.argv[1:] if arguments is None else arguments))
-    prefer_huge_pages()
     try:
         with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
             status = _run(arguments, log)

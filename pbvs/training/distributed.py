@@ -10,13 +10,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from pbvs.devices import local_rank, rank, world_size
+from pbvs.devices import rank, world_size
 
 Made = TypeVar("Made")
 
@@ -26,16 +27,22 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def join() -> None:
-    """Join the group of processes that torchrun started, if there is more than one and it was not done before."""
+# How long a process waits for the others: the first one may hash data and cut chips for hours meanwhile.
+TIMEOUT = timedelta(hours=24)
+
+
+def join(device: str = "cpu") -> None:
+    """Join the group of processes that torchrun started, if there is more than one and it was not done before.
+
+    A GPU is claimed for this process only where the work is on one: `device` is what `resolve_device` gave.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     if world_size() == 1 or dist.is_initialized():
         return
     atexit.register(leave)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=TIMEOUT)
 
 
 def barrier() -> None:

@@ -87,7 +87,7 @@ class NetworkTranslator(Translator):
                 f"The training manifest of {self.task.name} is empty; make it again with `pbvs build-pairs` and read "
                 "which images could not be used."
             )
-        distributed.join()
+        distributed.join(self.device)
         nets = self._lpips(context)
         method = self.prepare(context, self._perceptual(nets, context.recipe.seed))
         chips = self._chips(context)

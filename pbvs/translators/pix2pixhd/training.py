@@ -74,9 +74,7 @@ class GanStep(TrainingStep):
                     parameter.requires_grad_(learns)
                     self._wrapped.clear()
         if world_size() > 1 and not self._wrapped:
-            self._wrapped = {
-                name: DistributedDataParallel(module, broadcast_buffers=False) for name, module in self.modules.items()
-            }
+            self._wrapped = {name: DistributedDataParallel(module) for name, module in self.modules.items()}
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both losses to the networks that each is for."""

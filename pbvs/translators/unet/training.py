@@ -78,7 +78,7 @@ class UNetStep(TrainingStep):
     def begin_epoch(self, epoch: int) -> None:
         """Join the processes' networks, where there are several."""
         if world_size() > 1 and self._wrapped is None:
-            self._wrapped = DistributedDataParallel(self.network, broadcast_buffers=False)
+            self._wrapped = DistributedDataParallel(self.network)
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both terms."""
