@@ -13,7 +13,7 @@ from pbvs import devices
 from pbvs.challenge.loading import DEFAULT, load_challenge
 from pbvs.challenge.model import Challenge
 from pbvs.data.align import open_source
-from pbvs.data.build import find_root
+from pbvs.data.build import challenge_of, find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
@@ -58,21 +58,22 @@ def predict(
     change_recipe: bool = False,
     lpips_net: str | None = None,
     deterministic: bool = False,
+    challenge: str | None = None,
 ) -> Run:
     """Make a run: every stage's model is loaded or trained, and its predictions are written.
 
     What is already done from the same recipe and manifests is left alone, and nothing finished is removed before its
     successor is there. `tasks` limits the work to those tasks and the stages that they require; `retrain` makes the
     models of `tasks` again; `lpips_net` replaces the trunk of the stages that are trained for `tasks`, `deterministic`
-    asks for the same bits on a GPU too. A run keeps its recipe: another one is taken only with `change_recipe`, but
-    more epochs go on from where training ended.
+    asks for the same bits on a GPU too, `challenge` replaces the recipe's. A run keeps its recipe: another one is taken
+    only with `change_recipe`, but more epochs go on from where training ended.
 
     Returns the run. Raises PbvsError when data, manifests or weights are missing, when the run has another recipe, or
     when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
     All of these but unreadable inputs are found before anything is written.
     """
     instead = {key: value for key, value in (("lpips_net", lpips_net), ("deterministic", deterministic)) if value}
-    given, place = _choose(recipe, run, submissions)
+    given, place = _choose(recipe, run, submissions, challenge, manifests)
     for task in tasks or ():
         if task not in given.stages:
             raise UsageError(f"The recipe {given.name!r} has no stage for {task}; it has {', '.join(given.stages)}.")
@@ -134,6 +135,17 @@ class Job:
         fresh = self.asked - self.trained if self.retrain else frozenset()
         return Lineage(self.run, self.recipe, self.manifests, frozenset(fresh))
 
+    def _check_manifests(self) -> None:
+        """Raise PbvsError when the pairs were made for another challenge than the recipe's."""
+        path = self.manifests / "summary.json"
+        made_for = read_json(path).get("challenge") if path.is_file() else None
+        if isinstance(made_for, dict) and made_for.get("digest") != self.challenge.data_digest():
+            raise PbvsError(
+                f"The manifests in {self.manifests} were made for the challenge {made_for.get('name')}, or an earlier "
+                f"version of it, not for {self.challenge.name} of the recipe {self.recipe.name!r}; run `pbvs "
+                f"build-pairs --challenge {self.recipe.challenge}` again."
+            )
+
     def wanted(self) -> list[TaskName]:
         """Return the tasks asked for and those they require, in the order of the graph."""
         return _wanted(self.recipe, self.asked)
@@ -145,6 +157,7 @@ class Job:
 
     def check(self, splits: Iterable[str], change_recipe: bool = False) -> None:
         """Raise for all that would stop the work later: recipe, models, data, weights, device. Nothing is written."""
+        self._check_manifests()
         self._check_recipe(change_recipe)
         self._check_models()
         self._check_folders()
@@ -403,17 +416,28 @@ def check_inputs(pairs: Iterable[Pair], root: Path) -> None:
         )
 
 
-def _choose(recipe: str | Path | Recipe | None, run: str | None, submissions: Path) -> tuple[Recipe, Run]:
+def _choose(
+    recipe: str | Path | Recipe | None, run: str | None, submissions: Path, challenge: str | None, manifests: Path
+) -> tuple[Recipe, Run]:
     """Return the recipe and the run: the run's own recipe when none is named and the run exists."""
     if recipe is None and run is not None and Run(run, submissions).exists():
         return Run(run, submissions).recipe(), Run(run, submissions)
-    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or default_recipe())
+    asked = challenge or challenge_of(manifests)
+    named = recipe or default_recipe(asked)
+    chosen = named if isinstance(named, Recipe) else load_recipe(named, challenge, asked)
     return chosen, Run(run or chosen.name, submissions)
 
 
-def default_recipe() -> str:
-    """Return the recipe used when none is named: the paper's where there is a GPU to train it, else the demo's."""
+def default_recipe(challenge: str = DEFAULT) -> str:
+    """Return the recipe used when none is named: the paper's where there is a GPU to train it, else the demo's.
+
+    Where those are for other tasks than the challenge's it is `small`, one light U-Net a task.
+    """
     import torch
+
+    if load_challenge(challenge).tasks.keys() != load_challenge().tasks.keys():
+        say("The recipe is small, a light U-Net for each task, which shows that everything works.")
+        return "small"
 
     name = "paper" if torch.cuda.is_available() else "demo"
     if name == "demo":

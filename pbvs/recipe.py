@@ -25,6 +25,7 @@ from pbvs.files import digest, dump_toml, read_toml
 from pbvs.settings import Settings, explain
 
 BUILT_IN = Path(__file__).parent / "recipes"
+EVERY = "*"  # a stage of this name is for every task that has none of its own
 TaskName = str  # of the recipe's challenge
 
 
@@ -173,6 +174,17 @@ class Recipe(Settings):
     sampling: Sampling = Sampling()
     stages: dict[TaskName, AnyStage]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _for_every_task(cls, tables: Any) -> Any:
+        """Give every task of the challenge that has no stage a stage of its own like the one called `*`."""
+        stages = tables.get("stages") if isinstance(tables, dict) else None
+        if not isinstance(stages, dict) or EVERY not in stages:
+            return tables
+        named = {task: stage for task, stage in stages.items() if task != EVERY}
+        tasks = load_challenge(str(tables.get("challenge", DEFAULT))).tasks
+        return {**tables, "stages": named | {task: stages[EVERY] for task in tasks if task not in named}}
+
     @field_validator("stages")
     @classmethod
     def _graph(cls, stages: dict[TaskName, Stage]) -> dict[TaskName, Stage]:
@@ -236,8 +248,10 @@ def built_in_recipes() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
+def load_recipe(name_or_path: str | Path, challenge: str | None = None, otherwise: str = DEFAULT) -> Recipe:
     """Read a built-in recipe by its name, or any recipe by its path.
+
+    It is for `challenge` where that is given, else for the one that it names, else for `otherwise`.
 
     Raises UsageError when there is none, PbvsError naming the key when it says something that cannot be.
     """
@@ -249,15 +263,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             f"There is no recipe {str(name_or_path)!r}; give the path of a .toml file "
             f"or one of {', '.join(built_in_recipes())}."
         )
-    return read_recipe(path)
+    return read_recipe(path, challenge, otherwise)
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, challenge: str | None = None, otherwise: str = DEFAULT) -> Recipe:
     """Read a recipe's file; a challenge that it names by path lies beside it, or below the working folder."""
     tables = read_toml(path)
     beside = path.parent / str(tables.get("challenge", DEFAULT))
     if beside.suffix == ".toml" and beside.is_file():
         tables["challenge"] = str(beside)
+    tables["challenge"] = challenge or tables.get("challenge", otherwise)
     return parse_recipe(tables, str(path))
 
 

@@ -270,6 +270,7 @@ class Challenge(Settings):
     hold_out: HoldOut = HoldOut()
     outputs: Outputs = Outputs()
     submission: Submission = Submission()
+    columns: tuple[str, ...] = ()  # the order of tasks in tables of scores; empty: their own
     protocol: str = "l2-lpips"
     protocols: dict[Name, dict[str, Any]] = Field(default_factory=dict)
 
@@ -278,6 +279,10 @@ class Challenge(Settings):
         for name, task in self.tasks.items():
             for key in ("source", "target"):
                 self._known(f"tasks.{name}.{key}", "modality", getattr(task, key), self.modalities)
+        for name in self.columns:
+            self._known("columns", "task", name, self.tasks)
+        if self.columns and set(self.columns) != set(self.tasks):
+            raise ValueError("columns: every task must be named once")
         for name, pattern in self.layout.files.items():
             where = f"layout.files.{name}"
             self._known(f"{where}.modality", "modality", pattern.modality, ("", *self.modalities))
@@ -309,6 +314,11 @@ class Challenge(Settings):
         if own_task not in ("", task) or (tasks and task not in tasks):
             return False
         return modality in (self.tasks[task].source, self.tasks[task].target)
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """The tasks' names in the order of tables of scores."""
+        return self.columns or tuple(self.tasks)
 
     def title_of(self, modality: str) -> str:
         """Return a modality's name as tables and pages show it."""

@@ -78,8 +78,7 @@ def calibrate(
 
 
 def _run(name: str | None, recipe: str | None, submissions: Path) -> Run:
-    from pbvs.files import write_text
-    from pbvs.recipe import dump_recipe, load_recipe
+    from pbvs.recipe import load_recipe
     from pbvs.run import Run, choose_run
 
     if recipe is None:
@@ -87,7 +86,7 @@ def _run(name: str | None, recipe: str | None, submissions: Path) -> Run:
     chosen = load_recipe(recipe)
     place = Run(name or chosen.name, submissions)
     if not place.exists():
-        write_text(place.recipe_file, dump_recipe(chosen))
+        place.write_recipe(chosen)
     return place
 
 

@@ -20,6 +20,7 @@ from pbvs.errors import UsageError
     type=options.RECIPE,
     help="A built-in recipe's name or a .toml file; else the run's own, or the default.",
 )
+@options.challenge
 @click.option("--run", type=options.RUN, help="Name of the run; without it the recipe's name.")
 @options.data
 @options.manifests
@@ -36,6 +37,7 @@ def predict(
     tasks: tuple[str, ...],
     splits: tuple[str, ...],
     recipe: str | None,
+    challenge: str | None,
     run: str | None,
     data: Path | None,
     manifests: Path,
@@ -72,6 +74,7 @@ def predict(
         change_recipe=change_recipe,
         lpips_net=lpips_net,
         deterministic=deterministic,
+        challenge=challenge,
     )
     click.echo(f"Predictions: {made.folder / 'predictions'}")
     click.echo(f"Next: pbvs score --split val --run {made.name}")

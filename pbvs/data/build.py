@@ -73,10 +73,15 @@ def find_root(option: Path | None, manifests: Path = MANIFESTS) -> Path:
 
 def find_challenge(option: str | Path | None, manifests: Path = MANIFESTS) -> Challenge:
     """Return the challenge: the option, else the one that the manifests were made for, else the default."""
+    return load_challenge(option or challenge_of(manifests))
+
+
+def challenge_of(manifests: Path) -> str:
+    """Return the name, or the path of the file, of the challenge that manifests were made for, else the default's."""
     summary = read_json(manifests / "summary.json") if (manifests / "summary.json").is_file() else {}
-    name = (summary.get("challenge") or {}).get("name", DEFAULT)
+    name = str((summary.get("challenge") or {}).get("name", DEFAULT))
     own = manifests / CHALLENGE_FILE
-    return load_challenge(option or (name if name in built_in_challenges() or not own.is_file() else own))
+    return name if name in built_in_challenges() or not own.is_file() else str(own)
 
 
 def build_pairs(

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from pbvs import devices, pipeline
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
@@ -52,6 +52,11 @@ class Made:
     row: Row
     run: Run
     recipe: Recipe
+
+    @property
+    def challenge(self) -> Challenge:
+        """The challenge of the row's recipe."""
+        return load_challenge(self.recipe.challenge)
 
     @property
     def record(self) -> Path:
@@ -93,17 +98,19 @@ def ablate(
 def planned(plan: Plan, recipe: str | Path | Recipe, prefix: str, bench: Bench) -> list[Made]:
     """Return every row with its run and recipe; raise PbvsError when one of the recipes cannot be."""
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    ordered = load_challenge(base.challenge).ordered
+    plan_rows = [row if row.tasks else row.model_copy(update={"tasks": ordered}) for row in plan.rows]
     if bench.lpips_net:
         base = pipeline.with_lpips_net(base, bench.lpips_net)
-    return [Made(row, Run(f"{prefix}-{row.slug}", bench.submissions), row_recipe(row, base)) for row in plan.rows]
+    return [Made(row, Run(f"{prefix}-{row.slug}", bench.submissions), row_recipe(row, base)) for row in plan_rows]
 
 
 def made_from(made: Made, bench: Bench) -> str:
     """Return the digest of all that a row's numbers depend on."""
-    paths = [manifest_path(bench.manifests, task, split) for task in TASKS for split in ("train", SPLIT)]
+    paths = [manifest_path(bench.manifests, task, split) for task in made.challenge.tasks for split in ("train", SPLIT)]
     return digest(
         {
-            "recipe": made.recipe.model_dump(mode="json", exclude={"description"}),
+            "recipe": [made.recipe.digest(), made.row.name],
             "tasks": list(made.row.tasks),
             "manifests": [sha256(path) if path.is_file() else "" for path in paths],
             "protocol": load_protocol(bench.protocol, lpips_net=bench.lpips_net).model_dump(mode="json"),
@@ -197,7 +204,7 @@ class Row(Settings):
     name: str = Field(min_length=1, max_length=40)
     about: str = ""
     base: str = ""  # another recipe than the ablation's
-    tasks: tuple[TaskName, ...] = Field(("sar2eo", "sar2rgb", "rgb2ir", "sar2ir"), min_length=1)
+    tasks: tuple[TaskName, ...] = ()  # that the row is about; empty: all of the challenge
     stages: dict[TaskName, dict[str, Any]] = Field(default_factory=dict)
     every: dict[str, Any] = Field(default_factory=dict)
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -279,7 +286,7 @@ def row_stages(row: Row, base: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
     for stage in made.values():
         if row.every and all(key in stage for key in row.every):
             stage.update(row.every)
-    return {task: made[task] for task in TASKS if task in made}
+    return made
 
 
 def _changed(row: Row, task: str, changes: Mapping[str, Any], base: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

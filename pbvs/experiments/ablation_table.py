@@ -44,7 +44,7 @@ def tabulate(plan: Plan, recipe: str, rows: Sequence[Made]) -> Ablation:
     """Return the table of the rows that are done; raises PbvsError when none is."""
     if not rows:
         raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
-    reference = next((made for made in rows if made.row == plan.reference_row), None)
+    reference = next((made for made in rows if made.row.name == plan.reference_row.name), None)
     lines = [_line(made, reference) for made in rows]
     return Ablation(plan.title, recipe, reference.row.name if reference else "", _rule(read_scores(rows[0].run)), lines)
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import __version__
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, check_name, read_json, read_toml, sha256, sweep, sync_folder, write_json
+from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_folder, write_json
 from pbvs.locks import locked
-from pbvs.recipe import Recipe, parse_recipe
+from pbvs.recipe import Recipe, read_recipe
 from pbvs.run import Run
 from pbvs.submission.findings import as_text, printable
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
@@ -33,8 +32,9 @@ MODELS = ("model.safetensors", "model.json", "done.json")
 LIMITS = Limits(entries=64, entry_bytes=4 << 30, total_bytes=8 << 30)
 SMALL = 1 << 20  # bytes of a JSON or TOML file
 HEADER = 16 << 20  # bytes of a safetensors header
-_MODEL = rf"models/({'|'.join(TASKS)})/({'|'.join(map(re.escape, MODELS))})"
-_ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{_MODEL}")
+CHALLENGE = "challenge.toml"
+_MODEL = rf"models/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}/({'|'.join(map(re.escape, MODELS))})"
+_ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{re.escape(CHALLENGE)}|{_MODEL}")
 
 
 def export(run: Run, out: Path | None = None) -> Path:
@@ -50,7 +50,8 @@ def export(run: Run, out: Path | None = None) -> Path:
 
 def _write_bundle(run: Run, path: Path) -> None:
     recipe = run.recipe()
-    files = [(RECIPE, run.recipe_file), *_model_files(run, recipe)]
+    own = [(CHALLENGE, run.challenge_file)] if run.challenge_file.is_file() else []
+    files = [(RECIPE, run.recipe_file), *own, *_model_files(run, recipe)]
     listing = {
         "format": FORMAT,
         "run": run.name,
@@ -178,7 +179,7 @@ def check_safetensors(path: Path) -> None:
 
 def _finish(folder: Path, listing: dict[str, Any]) -> None:
     """Check the recipe and mark its models as installed, so that they are used and not trained again."""
-    recipe = parse_recipe(read_toml(folder / RECIPE), RECIPE)
+    recipe = read_recipe(folder / RECIPE)
     for task in recipe.stages:
         record = folder / "models" / task / "done.json"
         facts = read_json(record) if record.is_file() else None

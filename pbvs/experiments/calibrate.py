@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
+from pbvs.challenge import load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.build import find_root
 from pbvs.data.images import to_uint8
@@ -28,7 +28,7 @@ from pbvs.logs import say, track
 from pbvs.metrics.base import Features
 from pbvs.metrics.judge import Judge as Measure
 from pbvs.metrics.protocol import DEFAULT, Protocol, load_protocol
-from pbvs.recipe import Recipe, Stage, dump_recipe, parse_recipe
+from pbvs.recipe import Recipe, Stage, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
 from pbvs.translators import make_translator
@@ -184,7 +184,7 @@ def calibrate(
 
 def _chosen(recipe: Recipe, tasks: Sequence[str] | None) -> list[Any]:
     able = [task for task, stage in recipe.stages.items() if isinstance(stage, ToneStage)]
-    wrong = [task for task in tasks or () if get_task(task).name not in able]
+    wrong = [task for task in tasks or () if load_challenge(recipe.challenge).task(task).name not in able]
     if wrong or not able:
         named = ", ".join(able) or "none"
         raise UsageError(f"Only grayscale and cascade stages can be calibrated; in this recipe: {named}.")
@@ -201,7 +201,7 @@ def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator
     if not stages[task].requires:
         return None
     name = stages[task].requires[0]
-    translator = make_translator(get_task(name), stages[name], None, device)
+    translator = make_translator(load_challenge(recipe.challenge).task(name), stages[name], None, device)
     if not (run.model(name) / "done.json").is_file():
         raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
     translator.load(run.model(name))
@@ -343,7 +343,7 @@ def _write(run: Run, recipe: Recipe, found: Sequence[Calibration], rule: Protoco
         facts = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
         write_json(run.folder / "calibration" / f"{result.task}.json", facts)
         write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
-    write_text(run.recipe_file, dump_recipe(parse_recipe(tables, str(run.recipe_file))))
+    run.write_recipe(parse_recipe(tables, str(run.recipe_file)))
 
 
 # --- The score over the intensity factor as one small SVG file, readable without anything else.

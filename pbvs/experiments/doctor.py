@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pbvs
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import SPLITS
+from pbvs.data.build import find_challenge
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.experiments.provenance import package_versions
@@ -147,7 +148,12 @@ def _data(root: Path | None, manifests: Path) -> Iterator[Finding]:
     if is_unfinished(manifests):
         yield Finding("BAD", "manifests", f"{manifests} was not written to the end; run `pbvs build-pairs` again")
         return
-    for task in TASKS:
+    try:
+        tasks = find_challenge(None, manifests).tasks
+    except PbvsError as error:
+        yield Finding("BAD", "challenge", str(error))
+        return
+    for task in tasks:
         yield _manifests(task, root, manifests)
 
 

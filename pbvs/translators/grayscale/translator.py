@@ -71,8 +71,10 @@ class Grayscale(Translator):
         """Nothing is learnt."""
 
     def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
-        """Return each image's grayscale, (H, W, 1) in [0, 1]."""
-        return [grayscale(image, **self.tone) for image in images]
+        """Return each image's grayscale in [0, 1], (H, W, 1), or as often as the target has channels."""
+        count = self.task.target_channels
+        gray = (grayscale(image, **self.tone) for image in images)
+        return [image if count == 1 else image.repeat(count, axis=2) for image in gray]
 
     def save(self, folder: Path) -> None:
         """Write the factor and what else the recipe says."""
