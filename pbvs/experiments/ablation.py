@@ -269,7 +269,7 @@ def row_recipe(row: Row, base: Recipe) -> Recipe:
     tables["stages"] = row_stages(row, tables["stages"])
     tables["name"], tables["description"] = row.slug, f"{row.name}: {row.about}" if row.about else row.name
     whole = parse_recipe(tables, f"of the row {row.name!r}")
-    needed = set(row.tasks)
+    needed = set(row.tasks or load_challenge(whole.challenge).ordered)
     for task in reversed(whole.order()):
         if task in needed:
             needed.update(whole.stages[task].requires)
