@@ -112,7 +112,6 @@ def test_a_row_that_cannot_be_is_named(row: dict[str, Any], words: str) -> None:
         ('title = "t"\n[[rows]]\nname = "A b"\n[[rows]]\nname = "a-B"', "two rows are called 'a-b'"),
         ('title = "t"\nreference = "c"\n[[rows]]\nname = "a"', "reference 'c' is none"),
         ('title = "t"\n[[rows]]\nname = "a"\nstage = 1', "no such key"),
-        ('title = "t"\n[[rows]]\nname = "a"\ntasks = ["sar2x"]', "is about sar2x"),
     ],
 )
 def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str) -> None:
@@ -239,3 +238,17 @@ def test_the_command_writes_table_and_page(world: World, tmp_path: Path) -> None
     assert json.loads((folder / "ablation-rows-gray.json").read_text())["rows"][0]["row"] == "as it is"
     with pytest.raises(UsageError, match="no row 'other'"):
         CliRunner().invoke(cli, [*common, "--only", "other"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('tasks = ["sar2x"]', "is about sar2x, for which the recipe has no stage"),
+        ('stages.sar2x = { method = "grayscale" }', r"stages\.sar2x: the challenge mavic-t-2026 has no such task"),
+    ],
+)
+def test_a_row_about_a_task_that_there_is_not_is_a_sentence(tmp_path: Path, row: str, words: str) -> None:
+    path = tmp_path / "rows.toml"
+    path.write_text(f'title = "t"\n[[rows]]\nname = "a"\n{row}')
+    with pytest.raises(PbvsError, match=words):
+        row_recipe(load_plan(path).rows[0], load_recipe("demo"))
