@@ -180,6 +180,8 @@ def check_safetensors(path: Path) -> None:
 def _finish(folder: Path, listing: dict[str, Any]) -> None:
     """Check the recipe and mark its models as installed, so that they are used and not trained again."""
     recipe = read_recipe(folder / RECIPE)
+    if unknown := {path.name for path in (folder / "models").glob("*")} - recipe.stages.keys():
+        raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
         record = folder / "models" / task / "done.json"
         facts = read_json(record) if record.is_file() else None

@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[Callable[[Entries], object], str]] = {
     "a pickle": (lambda items: items.update({"models/sar2eo/model.pth": b"x"}), "which no bundle has"),
     "a script": (lambda items: items.update({"setup.py": b"x"}), "which no bundle has"),
     "a path outside": (lambda items: items.update({"../evil": b"x"}), "not opened"),
-    "an unknown task": (lambda items: items.update({"models/eo2sar/model.json": b"x"}), "which no bundle has"),
+    "an unknown task": (lambda items: items.update({"models/eo2sar/model.json": b"x"}), "does not hold the files"),
     "a missing list": (lambda items: items.pop("bundle.json"), "no bundle.json"),
     "a missing recipe": (lambda items: items.pop("recipe.toml"), "no recipe.toml"),
     "a missing file": (lambda items: items.pop("models/rgb2ir/model.json"), "does not hold the files"),
