@@ -1,29 +1,51 @@
 """From the archives of the PBVS MAVIC-T challenge to a scored, valid submission.
 
-The four commands are also functions: `pbvs.build_pairs`, `pbvs.predict`, `pbvs.score` and `pbvs.package`.
+>>> import pbvs
+>>> scores = pbvs.score("demo")                                                           # doctest: +SKIP
+>>> scores.images.nlargest(5, "score")                                                    # doctest: +SKIP
+
+The commands are functions of the same names: see docs/python.md, or `help(pbvs.score)`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pbvs.api import Recipe as Recipe
+    from pbvs.api import Run as Run
+    from pbvs.api import build_pairs as build_pairs
+    from pbvs.api import calibrate as calibrate
+    from pbvs.api import compare as compare
+    from pbvs.api import load_model as load_model
+    from pbvs.api import load_recipe as load_recipe
+    from pbvs.api import package as package
+    from pbvs.api import predict as predict
+    from pbvs.api import score as score
+    from pbvs.errors import PbvsError as PbvsError
+    from pbvs.errors import UsageError as UsageError
 
 __version__ = "0.1.0"
+__all__ = [
+    "PbvsError",
+    "Recipe",
+    "Run",
+    "UsageError",
+    "__version__",
+    "build_pairs",
+    "calibrate",
+    "compare",
+    "load_model",
+    "load_recipe",
+    "package",
+    "predict",
+    "score",
+]
 
-# Loaded when first used, so that `import pbvs` costs nothing.
-_PUBLIC = {
-    "build_pairs": "pbvs.data.build",
-    "predict": "pbvs.pipeline",
-    "score": "pbvs.evaluation.evaluate",
-    "package": "pbvs.submission.package",
-    "load_recipe": "pbvs.recipe",
-    "PbvsError": "pbvs.errors",
-    "UsageError": "pbvs.errors",
-}
-__all__ = ["PbvsError", "UsageError", "__version__", "build_pairs", "load_recipe", "package", "predict", "score"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'pbvs' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+def __getattr__(name: str) -> object:
+    """Load what is public when it is first used, so that `import pbvs` costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pbvs' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module("pbvs.errors" if name.endswith("Error") else "pbvs.api"), name)

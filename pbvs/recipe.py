@@ -21,7 +21,7 @@ from pbvs import aliases
 from pbvs.challenge.loading import DEFAULT, load_challenge
 from pbvs.challenge.model import Challenge
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, dump_toml, read_toml
+from pbvs.files import digest, dump_toml, read_toml, write_text
 from pbvs.settings import Settings, explain
 
 BUILT_IN = Path(__file__).parent / "recipes"
@@ -217,6 +217,29 @@ class Recipe(Settings):
         tables["radiometry"] = {name: rules.rule(name, "auto") for name in rules.challenge.modalities} | own
         return tables
 
+    def replace(self, key: str, value: Any) -> Recipe:
+        """Return the recipe with one setting changed; the key is what the TOML file says, with dots.
+
+        Raises PbvsError naming the key when there is none, or when the value cannot be.
+
+        >>> load_recipe("demo").replace("stages.sar2eo.epochs", 5).stages["sar2eo"].epochs
+        5
+        """
+        tables = self.model_dump(mode="json")
+        *path, last = key.split(".")
+        table = tables
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise PbvsError(f"The recipe {self.name} has no key {key!r}: {part} is no table.")
+        table[last] = value
+        return parse_recipe(tables, self.name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the recipe as TOML with every default, for `--recipe PATH`; returns the path."""
+        write_text(Path(path), dump_recipe(self))
+        return Path(path)
+
     def digest(self) -> str:
         """Return the SHA-256 of everything the recipe and, unless it is the default, its challenge say."""
         tables = {key: value for key, value in self.tables().items() if key != "challenge"}
@@ -254,6 +277,9 @@ def load_recipe(name_or_path: str | Path, challenge: str | None = None, otherwis
     It is for `challenge` where that is given, else for the one that it names, else for `otherwise`.
 
     Raises UsageError when there is none, PbvsError naming the key when it says something that cannot be.
+
+    >>> load_recipe("paper").stages["rgb2ir"].method
+    'grayscale'
     """
     path = Path(name_or_path)
     if path.suffix != ".toml" and str(name_or_path) in built_in_recipes():

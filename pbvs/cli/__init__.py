@@ -27,6 +27,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "score": ("score", "Score predictions: L1, L2, LPIPS, combined."),
         "package": ("submission", "Zip the submission and check it."),
     },
+    "Your own images": {
+        "translate": ("translate", "Translate files or folders with a trained model."),
+    },
     "Look at results": {
         "report": ("report", "Write a run's report.html again, scored or not."),
         "compare": ("compare", "Compare scored runs image by image."),

@@ -194,10 +194,11 @@ def _disk_error(path: Path, error: OSError) -> ReadError:
 
 
 @contextlib.contextmanager
-def open_image(path: Path, page: int = 0) -> Iterator[Any]:
+def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[Any]:
     """Open an image with rasterio, by the driver of its suffix alone (a VRT could name any other file).
 
-    Side files are not looked for. Raises OSError with the library's reason, PbvsError when the image is too large.
+    Side files are not looked for. `large` lifts the limit of size, for who reads a window at a time. Raises OSError
+    with the library's reason, PbvsError when the image is too large.
     """
     from rasterio.errors import RasterioError
     from rasterio.io import DatasetReader
@@ -206,7 +207,8 @@ def open_image(path: Path, page: int = 0) -> Iterator[Any]:
     name = f"GTIFF_DIR:{page}:{path}" if page else str(path)
     try:
         with gdal(), DatasetReader(name, driver=driver) as file:
-            check_size(path, file.width, file.height)
+            if not large:
+                check_size(path, file.width, file.height)
             _check_bands(path, file)
             yield file
     except RasterioError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from pbvs.data.headers import MAX_PIXELS as MAX_PIXELS
 from pbvs.data.headers import MAX_SIDE as MAX_SIDE
 from pbvs.data.headers import SUFFIXES as SUFFIXES
 from pbvs.data.headers import Header, header_of, image_errors, open_image, png_header, silence
+from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
 
 Chooser = Callable[[Header], list[int]]
@@ -55,6 +57,40 @@ def read_samples(path: Path, choose: Chooser | None = None, side: int = 0) -> Sa
             bands = list(range(header.bands) if choose is None else choose(header))
             values, valid = _Stored(file, path, header, bands).read(side)
             return Samples(_upright(values, header), _upright(valid, header), header)
+
+
+class Windows:
+    """An open image of any size that is read a window at a time, with the semantics of `read_samples`."""
+
+    def __init__(self, file: Any, path: Path, choose: Chooser | None) -> None:
+        png = file.driver == "PNG"
+        self.header = png_header(path, path.stat().st_size) if png else header_of(file, path)
+        bands = list(range(self.header.bands) if choose is None else choose(self.header))
+        self._stored = _Stored(file, path, self.header, bands)
+
+    def read(self, top: int, left: int, height: int, width: int) -> Samples:
+        """Return a window that lies within the image."""
+        window = ((top, top + height), (left, left + width))
+        return Samples(*self._stored._part(window, (height, width)), self.header)
+
+    def overview(self, side: int) -> Samples:
+        """Return at most `side` pixels each way, spread over the whole image."""
+        return Samples(*self._stored.read(side), self.header)
+
+
+@contextlib.contextmanager
+def open_windows(path: Path, choose: Chooser | None = None) -> Iterator[Windows]:
+    """Open an image to read windows of it; raises as `read_image` does, but for no image being too large.
+
+    An image that its file says lies on its side is refused: its windows would lie on their sides too.
+    """
+    with image_errors(path), open_image(path, large=True) as file:
+        found = Windows(file, path, choose)
+        if found.header.orientation != 1:
+            raise PbvsError(
+                f"The image {path} is stored turned (Orientation {found.header.orientation}); turn it first."
+            )
+        yield found
 
 
 def _plain_png(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pbvs.challenge import Task
-    from pbvs.recipe import Stage
+    from pbvs.recipe import Recipe, Stage
+    from pbvs.run import Run
     from pbvs.translators.base import Translator
 
 
@@ -49,3 +50,23 @@ def make_translator(
 ) -> Translator:
     """Return an untrained translator for `task` as `stage` describes it; `parts` are the stages it requires."""
     return translator_class(stage.method)(task, stage, parts, device)
+
+
+def load_translator(run: Run, recipe: Recipe, task: str, device: str = "cpu") -> Translator:
+    """Load a run's trained model of a task with the models that it requires.
+
+    Raises UsageError when the recipe has no such stage, PbvsError when the model is not trained yet.
+    """
+    from pbvs.challenge import load_challenge
+    from pbvs.errors import PbvsError, UsageError
+
+    if task not in recipe.stages:
+        raise UsageError(f"The run {run.name!r} has no task {task!r}; it has {', '.join(recipe.stages)}.")
+    stage = recipe.stages[task]
+    if not (run.model(task) / "done.json").is_file():
+        raise PbvsError(f"The run {run.name!r} has no model of {task} yet; run `pbvs predict --run {run.name} --all`.")
+    parts = {name: load_translator(run, recipe, name, device) for name in stage.requires}
+    where = device if translator_class(stage.method).uses_device else "cpu"
+    made = make_translator(load_challenge(recipe.challenge).tasks[task], stage, parts, where)
+    made.load(run.model(task))
+    return made

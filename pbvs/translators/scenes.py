@@ -1,0 +1,258 @@
+"""One's own images through a trained model: files of any size, read and written by windows, with their georeference."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbvs.data.headers import Header
+from pbvs.data.images import SUFFIXES, Samples, Windows, open_windows, read_samples, to_uint8, write_png
+from pbvs.data.intensity import Rule, bands_of, rule_for, sample_type, to_unit
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import atomic_path
+from pbvs.recipe import RULE_PATTERN, Recipe
+from pbvs.seeds import evenly_spaced
+from pbvs.translators.base import ImageArray, Translator
+
+TILE = 1024  # largest side of a tile in pixels; a tile is as large as training images were, so as not to be resized
+LEAST_TILE = 256
+OVERLAP = 4  # neighbours share one part in so many of a tile, where they are blended
+SEEN = 16  # files whose numbers are looked at for a rule of intensity
+OVERVIEW = 512  # pixels each way of a file that are looked at
+Form = Literal["same", "tiff", "png"]
+
+
+@dataclass
+class Model:
+    """A trained task of a run, ready to translate: arrays, files, and lists of either.
+
+    >>> model = pbvs.load_model("demo", "sar2rgb")                                        # doctest: +SKIP
+    >>> model(np.zeros((64, 96), np.uint8)).shape                                         # doctest: +SKIP
+    (64, 96, 3)
+    """
+
+    translator: Translator
+    recipe: Recipe
+    rules: dict[str, str] = field(default_factory=dict)  # sample type -> rule, as found; "" is told for all
+
+    def __call__(self, images: Any) -> Any:
+        """Translate one image or a list of them; returns (H, W, C) float32 in [0, 1], or a list of such.
+
+        An image is a path, or an array (H, W) or (H, W, C): whole numbers are divided by the largest of their type,
+        floats are in [0, 1] already. Raises PbvsError for a file that cannot be read, UsageError for another shape.
+        """
+        if isinstance(images, (list, tuple)):
+            return self.translator.translate([self.open(image) for image in images])
+        return self.translator.translate([self.open(images)])[0]
+
+    def open(self, image: Any) -> ImageArray:
+        """Return an image as the model wants it: (H, W, C_source) float32 in [0, 1]."""
+        if isinstance(image, (str, Path)):
+            samples = read_samples(Path(image), self._bands)
+            return to_unit(samples.values, self._rule(samples), samples.valid)
+        return self._from_array(np.asarray(image))
+
+    def _from_array(self, array: NDArray[Any]) -> ImageArray:
+        channels = self.translator.task.source_channels
+        array = array[:, :, None] if array.ndim == 2 else array
+        if array.ndim != 3 or 0 in array.shape:
+            raise UsageError(f"An image is an array (height, width) or (height, width, channels), not {array.shape}.")
+        if array.shape[2] < channels or (array.shape[2] > 1 and channels == 1):
+            raise UsageError(
+                f"{self.translator.task.name} translates images of {channels} channel{'s' if channels > 1 else ''}; "
+                f"this one has {array.shape[2]}."
+            )
+        return to_unit(array[:, :, :channels], "full")
+
+    def _bands(self, header: Header) -> list[int]:
+        return bands_of(header, self.translator.task.source)
+
+    def _rule(self, samples: Samples) -> str:
+        """Return the rule for a file's sample type: told, or the recipe's own, or found from the first such file."""
+        kind = sample_type(samples.header)
+        if "" not in self.rules and kind not in self.rules:
+            self.learn_rule([samples], kind, self.translator.task.source)
+        return self.rules.get("") or self.rules[kind]
+
+    def learn_rule(self, seen: Sequence[Samples], kind: str, modality: str) -> None:
+        """Find the rule for files of one sample type from some of them; the recipe's own rule goes first."""
+        step = max(1, sum(each.values.size for each in seen) // (1 << 18))
+        numbers = np.concatenate([each.values[each.valid].ravel()[::step] for each in seen])
+        own = self.recipe.radiometry.rule(modality, "auto")
+        found = "full" if kind == "uint8" else rule_for(numbers, modality, kind)
+        rule = own if own != "auto" else found
+        if rule.startswith("percentile:"):  # tiles of one image must not each have their own
+            low, high = np.percentile(numbers, Rule.parse(rule).limits)
+            rule = f"window:{low:.9e}:{high:.9e}"
+        self.rules[kind] = rule
+
+    def look_at(self, paths: Sequence[Path]) -> None:
+        """Find the rules of intensity from files spread evenly over `paths`, so that all are treated alike."""
+        by_kind: dict[str, list[Samples]] = defaultdict(list)
+        for path in evenly_spaced(paths, SEEN):
+            with contextlib.suppress(PbvsError), open_windows(path, self._bands) as windows:
+                by_kind[sample_type(windows.header)].append(windows.overview(OVERVIEW))
+        for kind, seen in by_kind.items():
+            if kind not in self.rules:
+                self.learn_rule(seen, kind, self.translator.task.source)
+
+    @property
+    def tile(self) -> int:
+        """The side of a tile: that of training images, within limits."""
+        grid = self.translator.input_grid
+        return min(TILE, max(LEAST_TILE, round(grid["most"]))) if grid else TILE
+
+    def translate_file(self, source: Path, target: Path) -> None:
+        """Translate a file into another, .tif or .png, 8 bits a channel; a TIFF keeps its georeference and mask.
+
+        An image with a side of more than twice the tile's is translated in overlapping tiles of its own resolution;
+        rows are read and written as they come, so memory grows with its width and not with its area. Raises PbvsError
+        when it cannot be read or written; what is written appears whole or not at all.
+        """
+        with open_windows(source, self._bands) as windows:
+            header = windows.header
+            strips = self._tiles(windows) if max(header.height, header.width) > 2 * self.tile else self._whole(windows)
+            if target.suffix.lower() == ".png":
+                write_png(target, np.concatenate([pixels for _, pixels, _ in strips]))
+            else:
+                write_scene(target, header, self.translator.task.target_channels, strips)
+
+    def _whole(self, windows: Windows) -> Iterator[Strip]:
+        header = windows.header
+        samples = windows.read(0, 0, header.height, header.width)
+        image = to_unit(samples.values, self._rule(samples), samples.valid)
+        yield 0, to_uint8(self.translator.translate([image])[0]), samples.valid
+
+    def _tiles(self, windows: Windows) -> Iterator[Strip]:
+        """Yield finished rows from the top down; neighbouring tiles fade into each other."""
+        height, width = windows.header.height, windows.header.width
+        tops, lefts = places(height, self.tile), places(width, self.tile)
+        side_y, side_x = min(height, self.tile), min(width, self.tile)
+        fade = fades(side_y)[:, None, None] * fades(side_x)[None, :, None]
+        channels = self.translator.task.target_channels
+        total = np.zeros((side_y, width, channels), np.float32)
+        weight = np.zeros((side_y, width, 1), np.float32)
+        rule = self._rule(windows.overview(OVERVIEW))
+        for top, after in zip(tops, [*tops[1:], height], strict=True):
+            samples = windows.read(top, 0, side_y, width)
+            for left in lefts:
+                columns = slice(left, left + side_x)
+                image = to_unit(samples.values[:, columns], rule, samples.valid[:, columns])
+                total[:, columns] += self.translator.translate([image])[0] * fade
+                weight[:, columns] += fade
+            done = after - top
+            yield top, to_uint8(total[:done] / weight[:done]), samples.valid[:done]
+            for rows in (total, weight):
+                rows[: side_y - done] = rows[done:].copy()
+                rows[side_y - done :] = 0
+
+
+Strip = tuple[int, NDArray[np.uint8], NDArray[np.bool_]]  # first row, (rows, W, C), which pixels hold data
+
+
+def told_rules(rule: str | None) -> dict[str, str]:
+    """Return a rule that a user gave, for files of every type; raise UsageError when it is none."""
+    if rule is None:
+        return {}
+    if not re.match(RULE_PATTERN, rule):
+        raise UsageError(f"There is no rule {rule!r}; full:MAX, window:LOW:HIGH and power-db:LOW:HIGH are some.")
+    return {} if rule == "auto" else {"": rule}
+
+
+def places(length: int, tile: int) -> list[int]:
+    """Return where tiles begin along one side: evenly spaced, overlapping by a quarter of a tile or more.
+
+    >>> places(1000, 400), places(300, 400)
+    ([0, 300, 600], [0])
+    """
+    if length <= tile:
+        return [0]
+    count = 1 + -(-(length - tile) // (tile - tile // OVERLAP))
+    return [round(number * (length - tile) / (count - 1)) for number in range(count)]
+
+
+def fades(tile: int) -> NDArray[np.float32]:
+    """Return (tile,) weights: 1 in the middle, falling towards both ends over the overlap, nowhere 0."""
+    ramp = np.minimum(np.arange(1, tile + 1), np.arange(tile, 0, -1)) / max(1, tile // OVERLAP)
+    return np.clip(ramp, 1e-3, 1.0).astype(np.float32)
+
+
+def write_scene(path: Path, header: Header, channels: int, strips: Iterator[Strip]) -> None:
+    """Write rows as they come into a tiled, compressed GeoTIFF on the grid of `header`, whole or not at all."""
+    import rasterio
+    from rasterio.control import GroundControlPoint
+    from rasterio.transform import Affine
+    from rasterio.windows import Window
+
+    profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": channels, "compress": "deflate"}
+    profile |= {"height": header.height, "width": header.width, "BIGTIFF": "IF_SAFER"}
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    profile |= {"photometric": "RGB" if channels == 3 else "MINISBLACK"}
+    if header.gcps:
+        points = [GroundControlPoint(row, col, x, y) for col, row, x, y in np.reshape(header.gcps, (-1, 4)).tolist()]
+        profile |= {"crs": header.crs, "gcps": points}
+    elif header.georeferenced:
+        profile |= {"crs": header.crs, "transform": Affine(*header.transform)}
+    masked = header.nodata is not None or bool(header.alpha)
+    how = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with atomic_path(path) as part, how, rasterio.open(part, "w", **profile) as file:
+        for top, pixels, valid in strips:
+            window = Window(0, top, header.width, len(pixels))
+            file.write(np.moveaxis(pixels, 2, 0), window=window)
+            if masked:
+                file.write_mask(valid, window=window)
+
+
+def find_inputs(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
+    """Return (file, name relative to its folder) of every image that files, folders and globs name, each once.
+
+    Raises UsageError for an input that names no image.
+    """
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if is_image(file.relative_to(path)) and file.is_file())
+            named = {file: file.relative_to(path) for file in files}
+        elif path.is_file():
+            named = {path: Path(path.name)}
+        else:
+            matches = sorted(Path(match) for match in glob.glob(str(given), recursive=True))  # noqa: PTH207 (absolute too)
+            named = {file: Path(file.name) for file in matches if file.is_file() and is_image(Path(file.name))}
+        if not named:
+            raise UsageError(f"{given} names no image; give files, folders or globs of {', '.join(sorted(SUFFIXES))}.")
+        found |= {file: name for file, name in named.items() if file not in found}
+    return list(found.items())
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a relative path has an image's suffix and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def target_of(name: Path, out: Path, form: Form) -> Path:
+    """Return where the translation of `name` goes: the same kind of file, or the one asked for."""
+    kept = ".tif" if name.suffix.lower() in (".tif", ".tiff") else ".png"
+    return out / name.with_suffix({"same": kept, "tiff": ".tif", "png": ".png"}[form])
+
+
+def plan_targets(found: Sequence[tuple[Path, Path]], out: Path, form: Form) -> list[tuple[Path, Path]]:
+    """Return (input, output) of each; raise UsageError when two inputs would be one output, or one its own."""
+    planned: dict[Path, Path] = {}
+    for source, name in found:
+        target = target_of(name, out, form)
+        if target in planned:
+            raise UsageError(f"{planned[target]} and {source} would both become {target}; translate them one by one.")
+        if target.absolute() == source.absolute():
+            raise UsageError(f"{source} would be replaced by its translation; give another folder as --out.")
+        planned[target] = source
+    return [(source, target) for target, source in planned.items()]
