@@ -65,19 +65,24 @@ def translate(
 
 def _translate_all(model: Model, seen: list[Path], waiting: list[tuple[Path, Path]]) -> list[str]:
     """Translate the files one by one; return a sentence for each that could not be."""
-    from pbvs.errors import WriteError
     from pbvs.logs import track
 
     if not waiting:
         return []
     if not model.rules:
         model.look_at(seen)
-    failures = []
-    for source, target in track(waiting, "translating", unit="image"):
-        try:
-            model.translate_file(source, target)
-        except PbvsError as error:
-            if isinstance(error, WriteError):  # a full disk is no image's fault
-                raise
-            failures.append(str(error))
-    return failures
+    done = (_translate(model, source, target) for source, target in track(waiting, "translating", unit="image"))
+    return [failure for failure in done if failure]
+
+
+def _translate(model: Model, source: Path, target: Path) -> str:
+    """Translate a file; return what is wrong with it, or nothing. A full disk is no image's fault and is raised."""
+    from pbvs.errors import WriteError
+
+    try:
+        model.translate_file(source, target)
+    except WriteError:
+        raise
+    except PbvsError as error:
+        return str(error)
+    return ""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import Modality, load_challenge
 from pbvs.data.headers import Header
 from pbvs.data.images import SUFFIXES, Samples, Windows, open_windows, read_samples, to_uint8, write_png
 from pbvs.data.intensity import Rule, bands_of, rule_for, sample_type, to_unit
@@ -73,22 +74,27 @@ class Model:
             )
         return to_unit(array[:, :, :channels], "full")
 
+    @property
+    def modality(self) -> Modality:
+        """What the run's challenge says of the model's inputs."""
+        return load_challenge(self.recipe.challenge).modalities[self.translator.task.source]
+
     def _bands(self, header: Header) -> list[int]:
-        return bands_of(header, self.translator.task.source)
+        return bands_of(header, self.modality)
 
     def _rule(self, samples: Samples) -> str:
         """Return the rule for a file's sample type: told, or the recipe's own, or found from the first such file."""
         kind = sample_type(samples.header)
         if "" not in self.rules and kind not in self.rules:
-            self.learn_rule([samples], kind, self.translator.task.source)
+            self.learn_rule([samples], kind)
         return self.rules.get("") or self.rules[kind]
 
-    def learn_rule(self, seen: Sequence[Samples], kind: str, modality: str) -> None:
+    def learn_rule(self, seen: Sequence[Samples], kind: str) -> None:
         """Find the rule for files of one sample type from some of them; the recipe's own rule goes first."""
         step = max(1, sum(each.values.size for each in seen) // (1 << 18))
         numbers = np.concatenate([each.values[each.valid].ravel()[::step] for each in seen])
-        own = self.recipe.radiometry.rule(modality, "auto")
-        found = "full" if kind == "uint8" else rule_for(numbers, modality, kind)
+        own = self.recipe.radiometry.rule(self.translator.task.source, "auto")
+        found = "full" if kind == "uint8" else rule_for(numbers, self.modality, kind)
         rule = own if own != "auto" else found
         if rule.startswith("percentile:"):  # tiles of one image must not each have their own
             low, high = np.percentile(numbers, Rule.parse(rule).limits)
@@ -103,7 +109,7 @@ class Model:
                 by_kind[sample_type(windows.header)].append(windows.overview(OVERVIEW))
         for kind, seen in by_kind.items():
             if kind not in self.rules:
-                self.learn_rule(seen, kind, self.translator.task.source)
+                self.learn_rule(seen, kind)
 
     @property
     def tile(self) -> int:
