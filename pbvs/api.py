@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import DEFAULT
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.run import Run as RunFolder
@@ -22,8 +23,9 @@ from pbvs.run import choose_run as choose_folder
 if TYPE_CHECKING:
     from pbvs.data.build import Summary
     from pbvs.evaluation.compare import Comparison
-    from pbvs.evaluation.protocol import Protocol
+    from pbvs.evaluation.results import Scores
     from pbvs.experiments.calibrate import Calibration
+    from pbvs.metrics.protocol import Protocol
     from pbvs.translators.scenes import Model
 
 __all__ = [
@@ -115,7 +117,8 @@ def build_pairs(
     pairs_per_location: int = 16,
     seed: int = 2024,
     min_overlap: float = 0.5,
-    validation_share: float = 0.15,
+    validation_share: float | None = None,
+    challenge: str | StrPath = DEFAULT,
     correct_shift: bool = False,
     recipe: str | StrPath | Recipe | None = None,
     jobs: int = 1,
@@ -123,7 +126,8 @@ def build_pairs(
     """Pair the images below `data` (else $PBVS_DATA) into the CSV files of `manifests`, and return the counts.
 
     `pairs_per_location` is the most of a location and task (0: no limit), `min_overlap` the share of a target that its
-    source must cover, `validation_share` that of the locations held out; `recipe` sets the rules of intensity.
+    source must cover, `validation_share` that of the locations held out (without it, what the challenge says);
+    `challenge` is a name or a TOML file, `recipe` sets the rules of intensity.
     Raises UsageError when there is no such folder, PbvsError when nothing in it can be used.
 
     >>> summary = pbvs.build_pairs("data", "manifests")
@@ -139,6 +143,7 @@ def build_pairs(
         Path(manifests),
         rules=Rules(sampling, pairs_per_location, seed, min_overlap),
         radiometry=chosen.radiometry if chosen else None,
+        challenge=Path(challenge) if isinstance(challenge, PathLike) else challenge,
         share=validation_share,
         correct_shift=correct_shift,
         jobs=jobs,
@@ -205,14 +210,17 @@ def score(
     device: str = "auto",
     jobs: int = 1,
     fid: bool = False,
-) -> dict[str, Any]:
+    baselines: bool = True,
+) -> Scores:
     """Score a run (without one, that worked on last) against the held-out targets of `split`.
 
-    `lpips_net` takes the place of the protocol's network; "random" is no LPIPS. `Run.report` makes the page.
-    Raises PbvsError when there is no run, data, manifest or weights.
+    `lpips_net` takes the place of the protocol's network; "random" is no LPIPS. `baselines` scores the inputs as they
+    are, too. `Run.report` makes the page. Raises PbvsError when there is no run, data, manifest or weights.
 
-    >>> scores = pbvs.score("gray", data="data", manifests="manifests", lpips_net="random")
-    >>> 0 < scores["tasks"]["rgb2ir"]["rmse"] < 1
+    >>> scores = pbvs.score("gray", data="data", manifests="manifests", lpips_net="random", baselines=False)
+    >>> bool(0 < scores.tasks.loc["rgb2ir", "rmse"] < 1)
+    True
+    >>> {"name", "location", "score", "rmse", "psnr", "ssim"} <= set(scores.images.columns)
     True
     """
     from pbvs.evaluation import evaluate
@@ -228,7 +236,7 @@ def score(
         device=device,
         jobs=jobs,
         fid=fid,
-        report=False,
+        baselines=baselines,
     )
 
 

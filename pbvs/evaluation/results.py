@@ -67,6 +67,16 @@ class Scores:
             rows.append({"task": name, **plain, "low": low, "high": high})
         return pd.DataFrame(rows).set_index("task") if rows else pd.DataFrame()
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the rule, then the tasks."""
+        from html import escape
+
+        said = f"Run {self.run.name}, split {self.split}, protocol {self.protocol.get('name')}: combined "
+        value = "no score" if self.combined is None else f"{self.combined:.4f}, lower is better"
+        shown = self.tasks.dropna(axis="columns", how="all").drop(columns="reason", errors="ignore")
+        table: str = shown.to_html(float_format="{:.4f}".format, na_rep="-", border=0)
+        return f"<p>{escape(said)}<strong>{value}</strong></p>{table}"
+
     @property
     def split(self) -> str:
         """The split that was scored."""

@@ -169,3 +169,13 @@ def test_a_recipe_is_changed_and_saved(tmp_path: Path) -> None:
     again = pbvs.load_recipe(recipe.save(tmp_path / "mine.toml"))
     assert again == recipe
     assert again.stages["sar2eo"].model_dump()["epochs"] == 5
+
+
+def test_scores_are_frames_and_a_notebook_shows_them(world: Path) -> None:
+    scores = pbvs.score("gray", data="data", manifests="manifests", lpips_net="random", baselines=False)
+    rows = scores.images[scores.images["task"] == "rgb2ir"]
+    assert 0 < len(rows) == sum(name in set(rows["name"]) for name in pbvs.Run("gray").predictions("rgb2ir"))
+    assert float(rows["rmse"].mean()) == pytest.approx(float(scores.tasks.loc["rgb2ir", "rmse"]), rel=1e-6)
+    shown = scores._repr_html_()
+    assert shown.count("<table") == 1
+    assert f"{scores.combined:.4f}" in shown
