@@ -40,8 +40,13 @@ def demo_data(folder: Path, seed: int) -> None:
 )  # fmt: skip
 @click.option(
     "--pairs-per-location", type=click.IntRange(min=0), default=16, show_default=True,
-    help="Most pairs of a location and task; 0 is no limit.",
+    help="Most pairs of a location and task in an epoch and in validation; 0 is no limit.",
 )  # fmt: skip
+@click.option(
+    "--draw", type=click.Choice(["each-epoch", "once"]), default="each-epoch", show_default=True,
+    help="Whether random training pairs are drawn again in each epoch, from all that there are, or once.",
+)  # fmt: skip
+@click.option("--any-base", is_flag=True, help="Pair RGB and IR of a location whatever their base, at random.")
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
 @click.option(
     "--recipe", type=options.RECIPE, help="Take the radiometry of this recipe (a built-in name or a .toml file)."
@@ -74,7 +79,7 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
 
     rules = Rules(
         choices["sampling"], choices["pairs_per_location"], choices["seed"], choices["min_overlap"],
-        not choices["no_mosaics"],
+        not choices["no_mosaics"], choices["draw"], choices["any_base"],
     )  # fmt: skip
     summary = build(
         find_root(root or data, manifests),
@@ -102,7 +107,11 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
 @options.manifests
 @options.challenge
 @click.option("--output", type=options.FILE, help="The page to write; without it check-data.html beside the manifests.")
-@click.option("--no-shift", is_flag=True, help="Leave out the misregistration, which takes the longest.")
+@click.option(
+    "--no-shift",
+    is_flag=True,
+    help="Show the misregistration that was measured before, if any: it takes the longest.",
+)
 @options.jobs
 @options.backend
 def check_data(
@@ -151,6 +160,7 @@ def _survey_lines(found: Survey) -> Iterator[str]:
     for task, counts in found.counts().items():
         yield f"{task:<{width}}" + "".join(f"{number:>10}" for number in counts.values())
     yield from (f"Missing: {line}" for line in found.missing)
+    yield from (f"Ground: {line}" for line in found.ground)
     for name, shift in found.shifts.items():
         yield (
             f"Shift: {name}: {shift.down:+.2f} down, {shift.across:+.2f} across from {shift.pairs} pairs, "

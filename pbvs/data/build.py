@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, Task, built_in_challenges, dump_challenge, load_challenge
-from pbvs.data.cache import CACHE_NAME, FileCache
+from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, catalog_tables, scan
 from pbvs.data.geometry import Footprints
+from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
-from pbvs.data.pairing import Location, Match, Rules, group_locations, pair_by_name, sample, serves
-from pbvs.data.registration import Group, Shift, correct, find_shifts, group_name
-from pbvs.data.split import hold_out, hold_out_scenes, scene_of
+from pbvs.data.pairing import Location, Match, Refusal, Rules, check, draw, group_locations, pair_by_name, serves
+from pbvs.data.registration import Group, Shift, correct, group_name, recorded_shifts
+from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, measure, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
@@ -29,9 +31,8 @@ from pbvs.run import MANIFESTS
 from pbvs.tables import table_text
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
-
-
 Locations = dict[tuple[str, str], Location]  # by split and name
+Candidates = dict[tuple[tuple[str, str], str], list[Match | Refusal]]  # by split and name of a location, and task
 ORIGINS = {"train": "archive", "val": "held-out", "test": "official"}
 CHALLENGE_FILE = "challenge.toml"  # beside the manifests, where the challenge is a team's own
 
@@ -115,7 +116,11 @@ def build_pairs(
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
-    shifts = _correct_shifts(pairs, root, chosen, jobs, backend) if correct_shift else {}
+    pairs = _with_digests(pairs, cache, jobs, backend)
+    shifts: dict[Group, Shift] = {}
+    if correct_shift:
+        shifts = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen)
+        pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
     summary.warnings += warnings_of(inputs)
@@ -148,12 +153,15 @@ def _holds(file: Path, text: str) -> bool:
         return False
 
 
-def _correct_shifts(pairs: Pairs, root: Path, challenge: Challenge, jobs: int, backend: str) -> dict[Group, Shift]:
-    """Estimate what misregistration is left and write the trusted shifts into the pairs; return all that was found."""
-    shifts = find_shifts([pair for rows in pairs.values() for pair in rows], root, jobs, backend, challenge=challenge)
-    for key, rows in pairs.items():
-        pairs[key] = correct(rows, shifts, challenge=challenge)
-    return shifts
+def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pairs:
+    """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
+    paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in (pair.source, pair.target))
+    found = {"": "", **digests(filter(None, paths), cache, jobs, backend)}
+    cache.write()
+    return {
+        key: [replace(pair, source_digest=found[pair.source], target_digest=found[pair.target]) for pair in rows]
+        for key, rows in pairs.items()
+    }
 
 
 @dataclass
@@ -166,6 +174,10 @@ class Builder:
     crops_per_scene: int | None = None  # None: as the challenge says
     share: float | None = None
     held_out: set[str] = field(default_factory=set)
+    between: set[str] = field(default_factory=set)  # locations on neither side of the split
+    neighbours: dict[str, set[str]] = field(default_factory=dict)  # locations that show some of the same ground
+    ground: dict[str, str] = field(default_factory=dict)  # of each location
+    refused: list[Refusal] = field(default_factory=list)
     pairs: Pairs = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,50 +202,92 @@ class Builder:
 
     def _stacks(self, tasks: Sequence[Task]) -> None:
         """Pair the images of locations: those of one base, or a sample of all that could be."""
-        locations, twins = group_locations(self.catalog.entries, tasks)
-        self.catalog.unused += twins
-        matches = self._sampled(locations, tasks)
-        given = {task for (split, _), task in matches if split == "val"}  # tasks whose validation is not ours to choose
-        usable = {key for key, task in matches if key[0] == "train" and task not in given}
-        sources = ((location.source, key[1]) for key, location in locations.items() if key in usable)
-        held = hold_out(sources, self.share or 0.0, self.rules.seed)
-        self.held_out |= held
-        for ((split, name), task), rows in matches.items():
-            kept = split == "train" and name in held and task not in given
-            where, origin = ("val", "held-out") if kept or split == "val" else (split, ORIGINS[split])
-            self.pairs[task, where] += [self.pair(match, task, where, name, origin) for match in rows]
-        self._list_alone(locations, tasks, matches)
-
-    def _sampled(self, locations: Locations, tasks: Sequence[Task]) -> dict[tuple[tuple[str, str], str], list[Match]]:
         footprints = Footprints(entry.header for entry in self.catalog.entries)
-        matches = {}
+        locations, duplicates = group_locations(self.catalog.entries, tasks, footprints)
+        self.catalog.unused += duplicates
+        candidates = self._candidates(locations, tasks, footprints)
+        given = {task for (split, _), task in candidates if split == "val"}  # their validation is not ours to choose
+        held = self._hold_out(locations, candidates, given, footprints)
+        used: set[str] = set()
+        for ((split, name), task), checked in candidates.items():
+            kept = split == "train" and name in held and task not in given
+            if split == "train" and name in self.between and task not in given:
+                continue
+            matches = self._add(name, task, "val" if kept else split, checked)
+            used |= {entry.path for match in matches for entry in match[:2]}
+        self._list_unused(locations, tasks, candidates, used)
+
+    def _candidates(self, locations: Locations, tasks: Sequence[Task], footprints: Footprints) -> Candidates:
+        found: Candidates = {}
         for key, location in track(locations.items(), "pairing", len(locations), unit="location"):
             for task in tasks:
-                rows = sample(location, task, self.rules, footprints, self.catalog.unused)
-                if rows:
-                    matches[key, task.name] = rows
+                checked = [
+                    check(*pair, self.rules.min_overlap, footprints) for pair in location.candidates(task, self.rules)
+                ]
+                if any(isinstance(item, Match) for item in checked):
+                    found[key, task.name] = checked
+                else:
+                    self.refused += [item for item in checked if isinstance(item, Refusal)]
+        return found
+
+    def _hold_out(
+        self, locations: Locations, candidates: Candidates, given: set[str], footprints: Footprints
+    ) -> set[str]:
+        """Return the locations of the validation split, chosen by the ground that their targets show."""
+        targets: dict[str, set[Header]] = defaultdict(set)
+        for ((_, name), _), checked in candidates.items():
+            targets[name] |= {item.target.header for item in checked if isinstance(item, Match)}
+        self.neighbours = find_neighbours(targets, footprints)
+        _tie_namesakes(
+            [location for location in locations.values() if location.name in targets], targets, self.neighbours
+        )
+        self.ground = find_ground(self.neighbours)
+        usable = {key for key, task in candidates if key[0] == "train" and task not in given}
+        sources = ((location.source, key[1]) for key, location in locations.items() if key in usable)
+        held, self.between = hold_out(sources, self.share or 0.0, self.rules.seed, self.neighbours)
+        self.held_out |= held
+        return held
+
+    def _add(self, name: str, task: str, split: str, checked: Sequence[Match | Refusal]) -> list[Match]:
+        """Add a location's pairs: in training every candidate or those drawn, elsewhere those drawn."""
+        every = split == "train" and self.rules.keeps_candidates
+        if every:
+            matches = [item for item in checked if isinstance(item, Match)]
+        else:
+            matches = draw(checked, name, task, self.rules)
+        limit = str(self.rules.limit or "") if every else ""
+        self.pairs[task, split] += [self.pair(match, task, split, name, ORIGINS[split], limit) for match in matches]
         return matches
 
-    def _list_alone(self, locations: Locations, tasks: Sequence[Task], matches: Mapping[Any, Sequence[Match]]) -> None:
+    def _list_unused(self, locations: Locations, tasks: Sequence[Task], candidates: Candidates, used: set[str]) -> None:
         """List the images of locations that are in no pair; in val and test those of sources alone are inputs."""
-        used = {entry.path for rows in matches.values() for match in rows for entry in (match.source, match.target)}
-        used |= {path for path, _ in self.catalog.unused}
+        reasons = {item.source.path: item.reason for item in reversed(self.refused)}
+        possible: dict[str, str] = {}
+        for ((_, name), _), checked in candidates.items():
+            reasons |= {item.source.path: item.reason for item in checked if isinstance(item, Refusal)}
+            possible |= {entry.path: name for item in checked if isinstance(item, Match) for entry in item[:2]}
+        listed = used | {path for path, _ in self.catalog.unused}
         for (split, _), location in locations.items():
-            left = [entry for entry in location if entry.path not in used]
-            possible = self._possible(location, tasks) if left else set()
-            for entry in left:
+            for entry in location:
+                if entry.path in listed:
+                    continue
                 served = [task for task in tasks if task.source == entry.info.modality and serves(entry, task)]
-                if split != "train" and served and entry.path not in possible:
+                if entry.path in possible:
+                    self.catalog.leave_out(entry.path, self._undrawn(possible[entry.path]))
+                elif entry.path in reasons:
+                    self.catalog.leave_out(entry.path, reasons[entry.path])
+                elif split != "train" and served:
                     for task in served:
                         self.pairs[task.name, split].append(self.input(entry, task.name, split))
-                    continue
-                reason = "it was not drawn into a pair" if entry.path in possible else self._alone(location, entry)
-                self.catalog.leave_out(entry.path, reason)
+                else:
+                    self.catalog.leave_out(entry.path, self._alone(location, entry))
 
-    def _possible(self, location: Location, tasks: Sequence[Task]) -> set[str]:
-        return {
-            entry.path for task in tasks for pair in location.candidates(task, self.rules.mosaics) for entry in pair
-        }
+    def _undrawn(self, name: str) -> str:
+        """Return why a match of a location is in no manifest."""
+        if name not in self.between:
+            return "it was not drawn into a pair"
+        held = min(self.neighbours[name] & self.held_out, key=natural_key)
+        return f"its ground is that of {held}, which is held out, and of other locations, which are not"
 
     def _alone(self, location: Location, entry: Entry) -> str:
         info = entry.info
@@ -269,7 +323,7 @@ class Builder:
         places = ((match.source.info.source, match.source.info.location) for match in matches)
         scenes = (self._ground(match) for match in matches if not match.source.info.location)
         share, seed = self.share or 0.0, self.rules.seed
-        held = hold_out(sorted({place for place in places if place[1]}), share, seed)
+        held = hold_out(sorted({place for place in places if place[1]}), share, seed).names
         return held | hold_out_scenes(scenes, share, seed)
 
     def _ground(self, match: Match) -> str:
@@ -289,7 +343,7 @@ class Builder:
                 seen[key] = entry.path
                 self.pairs[info.task, info.split].append(pair)
 
-    def pair(self, match: Match, task: str, split: str, location: str, origin: str) -> Pair:
+    def pair(self, match: Match, task: str, split: str, location: str, origin: str, limit: str = "") -> Pair:
         """Return the manifest's row of a match."""
         source, target, alignment, overlap = match
         return Pair(
@@ -306,6 +360,8 @@ class Builder:
             overlap=f"{overlap:.4f}",
             source_rule=self.book.rule(source),
             target_rule=self.book.rule(target),
+            ground=self.ground.get(location, location),
+            limit=limit,
         )
 
     def input(self, entry: Entry, task: str, split: str) -> Pair:
@@ -323,6 +379,19 @@ class Builder:
         )
 
 
+def _tie_namesakes(
+    locations: Iterable[Location], targets: dict[str, set[Header]], neighbours: dict[str, set[str]]
+) -> None:
+    """Make neighbours of locations of one folder name that may show the same ground, as one has no georeference."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for location in locations:
+        by_folder[location.folder].append(location.name)
+    for names in by_folder.values():
+        for one, other in itertools.permutations(names, 2):
+            if not all(any(header.georeferenced for header in targets[name]) for name in (one, other)):
+                neighbours[one].add(other)
+
+
 def _summary(builder: Builder, pairs: Pairs) -> Summary:
     catalog = builder.catalog
     summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.junk)
@@ -335,6 +404,9 @@ def _summary(builder: Builder, pairs: Pairs) -> Summary:
         if not pairs[task, split]
     ]
     choices = {"crops_per_scene": builder.block, "validation_share": builder.share}
+    summary.warnings += [
+        line for line in describe_ground(builder.neighbours, builder.held_out, builder.between) if builder.between
+    ]
     summary.facts = {
         "challenge": {"name": builder.challenge.name, "digest": builder.challenge.data_digest()},
         "settings": {**vars(builder.rules), **choices},

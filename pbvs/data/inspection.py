@@ -21,7 +21,8 @@ from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleBook, find_rules
 from pbvs.data.layout import natural_key
 from pbvs.data.pairing import Rules
-from pbvs.data.registration import Shift, find_shifts, group_name
+from pbvs.data.registration import Shift, group_name, recorded_shifts
+from pbvs.data.split import describe_ground
 from pbvs.data.statistics import Table, measure, warnings_of
 from pbvs.files import sha256
 from pbvs.recipe import Radiometry
@@ -57,6 +58,7 @@ class Survey:
     modalities: Table
     shifts: dict[str, Shift]
     missing: list[str]
+    ground: list[str]  # sentences on locations that overlap
     wrong: list[tuple[str, str]]  # path, reason
     warnings: list[str]
 
@@ -79,7 +81,8 @@ def survey(
 ) -> Survey:
     """Look at everything below `root`; nothing is written but the memory of headers beside the manifests.
 
-    `shifts=False` leaves out the misregistration, which takes the longest. Raises as `build_pairs` does.
+    `shifts=False` does not measure the misregistration, which takes the longest: what was measured of the same pairs
+    before is returned. Raises as `build_pairs` does.
     """
     cache = FileCache(manifests and manifests / CACHE_NAME, root)
     chosen = load_challenge(challenge)
@@ -88,8 +91,7 @@ def survey(
     builder = Builder(catalog, rules or Rules(), book)
     pairs = builder.collect()
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
-    every = [pair for rows in pairs.values() for pair in rows]
-    found = find_shifts(every, root, jobs, backend, challenge=chosen) if shifts else {}
+    found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog)
     return Survey(
@@ -101,6 +103,7 @@ def survey(
         modalities=modalities,
         shifts={group_name(group): shift for group, shift in found.items()},
         missing=_missing(archives, pairs, catalog),
+        ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
         warnings=warnings_of(inputs) + _leak_warning(leaks),
     )

@@ -7,12 +7,13 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pbvs.challenge import SPLITS, Task
 from pbvs.data.catalog import Entry
 from pbvs.data.geometry import Footprints
 from pbvs.data.layout import natural_key
+from pbvs.data.split import meet
 from pbvs.recipe import Policy
 from pbvs.seeds import generator
 
@@ -20,15 +21,34 @@ ASPECT_TOLERANCE = 0.05  # images of one footprint may differ so much in the rat
 FAR = 10**6  # days between images of which one has no date
 
 
+Draw = Literal["each-epoch", "once"]
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What decides which candidates become pairs."""
+    """What decides which candidates become pairs.
+
+    With `draw` = "each-epoch" and random sampling a training manifest holds every candidate, and each epoch draws
+    `pairs_per_location` of them again; else those that were drawn once, as validation manifests always do.
+    """
 
     sampling: Policy = "random"
     pairs_per_location: int = 16  # 0 is no limit
     seed: int = 2024
     min_overlap: float = 0.5
     mosaics: bool = True  # a location's mosaics, where it has them, are the only targets of its SAR
+    draw: Draw = "each-epoch"
+    any_base: bool = False  # images of one location are paired whatever their base, where a task pairs by base
+
+    @property
+    def limit(self) -> int:
+        """Most pairs of a location that are drawn; 0 is no limit."""
+        return 0 if self.sampling == "all" else self.pairs_per_location
+
+    @property
+    def keeps_candidates(self) -> bool:
+        """Whether training manifests hold every candidate, of which an epoch draws some."""
+        return self.sampling == "random" and self.draw == "each-epoch"
 
 
 class Match(NamedTuple):
@@ -44,7 +64,8 @@ class Match(NamedTuple):
 class Location:
     """A location's images by modality; mosaics apart."""
 
-    name: str
+    name: str  # its folder's, with the archive before it where folders of two archives have one name
+    folder: str
     images: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     mosaics: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
 
@@ -58,23 +79,31 @@ class Location:
             for entries in group.values():
                 yield from entries
 
-    def candidates(self, task: Task, mosaics: bool) -> list[tuple[Entry, Entry]]:
-        """Return every (source, target) that a task could use, in a fixed order."""
-        if task.pairing == "base":
-            return list(self._same_base(task))
-        sources = _serving(task, self.images.get(task.source, []))
-        images, mosaic = (_serving(task, group.get(task.target, [])) for group in (self.images, self.mosaics))
-        targets = (mosaic or images) if mosaics and task.mosaics else images + mosaic
-        return [pair for pair in itertools.product(sources, targets) if _comparable(*pair)]
+    def add(self, entry: Entry) -> None:
+        """Take an image in."""
+        group = self.mosaics if entry.info.role == "mosaic" else self.images
+        group[entry.info.modality].append(entry)
 
-    def _same_base(self, task: Task) -> Iterator[tuple[Entry, Entry]]:
-        for group in (self.images, self.mosaics):
-            targets = _serving(task, group.get(task.target, []))
-            partner = {(entry.info.source, entry.info.base): entry for entry in targets}
-            for entry in _serving(task, group.get(task.source, [])):
-                key = (entry.info.source, entry.info.base)
-                if key in partner:
-                    yield entry, partner[key]
+    def candidates(self, task: Task, rules: Rules) -> list[tuple[Entry, Entry]]:
+        """Return every (source, target) that a task could use, in a fixed order."""
+        images, mosaics = (
+            [_serving(task, group.get(modality, [])) for modality in (task.source, task.target)]
+            for group in (self.images, self.mosaics)
+        )
+        if task.pairing == "base" and not rules.any_base:
+            return [pair for group in (images, mosaics) for pair in _of_one_base(*group)]
+        if task.pairing == "base":
+            groups = [images, mosaics]
+        else:
+            preferred = mosaics[1] if rules.mosaics and task.mosaics else []
+            every = images[1] + ([] if rules.mosaics and task.mosaics else mosaics[1])
+            groups = [[images[0], preferred or every]]
+        return [
+            (source, target)
+            for sources, targets in groups
+            for source, target in itertools.product(sources, targets)
+            if _comparable(source, target)
+        ]
 
 
 def serves(entry: Entry, task: Task) -> bool:
@@ -90,72 +119,86 @@ def _serving(task: Task, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def group_locations(
-    entries: Iterable[Entry], tasks: Sequence[Task]
+    entries: Iterable[Entry], tasks: Sequence[Task], footprints: Footprints
 ) -> tuple[dict[tuple[str, str], Location], list[tuple[str, str]]]:
     """Return the locations by (split, name), and what was left out as another file differs in its suffix alone.
 
-    Only images that serve one of `tasks` count. A location whose folder is in two archives is one location, so that
-    it is held out as a whole.
+    Only images that serve one of `tasks` count. Folders of one name in two archives are one location where their
+    footprints meet, and two where they do not or where it is not known.
     """
-    locations: dict[tuple[str, str], Location] = {}
-    twins: list[tuple[str, str]] = []
+    found: dict[tuple[str, str, str], Location] = {}
+    duplicates: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for entry in entries:
-        place = entry.info
+        info = entry.info
         if not any(serves(entry, task) for task in tasks):
             continue
         key = entry.path.rpartition(".")[0]
         if key in seen:
-            twins.append((entry.path, f"the same name as {seen[key]}, which is used"))
+            duplicates.append((entry.path, f"the same name as {seen[key]}, which is used"))
             continue
         seen[key] = entry.path
-        location = locations.setdefault((place.split, place.location), Location(place.location))
-        group = location.mosaics if place.role == "mosaic" else location.images
-        group[place.modality].append(entry)
-    ordered = sorted(locations, key=lambda key: (SPLITS.index(key[0]), natural_key(key[1])))
-    return {key: locations[key] for key in ordered}, twins
+        found.setdefault((info.split, info.location, info.source), Location(info.location, info.location)).add(entry)
+    named = _named(found, footprints)
+    ordered = sorted(named, key=lambda key: (SPLITS.index(key[0]), natural_key(key[1])))
+    return {key: named[key] for key in ordered}, duplicates
 
 
-def sample(
-    location: Location, task: Task, rules: Rules, footprints: Footprints, refused: list[tuple[str, str]]
-) -> list[Match]:
-    """Return a location's pairs for a task, at most `pairs_per_location`; refused ones are added with their reason.
+def _named(found: dict[tuple[str, str, str], Location], footprints: Footprints) -> dict[tuple[str, str], Location]:
+    """Return the locations by (split, name), a name that only one of them has."""
+    folders: dict[tuple[str, str], list[Location]] = defaultdict(list)
+    for (split, folder, _), location in sorted(found.items()):
+        apart = folders[split, folder]
+        same = next((other for other in apart if _meet(location, other, footprints)), None)
+        if same is None:
+            apart.append(location)
+            continue
+        for entry in location:
+            same.add(entry)
+    for (_, folder), apart in folders.items():
+        for location in apart if len(apart) > 1 else ():
+            location.name = f"{location.source}/{folder}"
+    return {(split, location.name): location for (split, _), apart in folders.items() for location in apart}
 
-    `random` draws without replacement; `nearest-date` takes the pairs whose dates are closest first; `all` has no
-    limit. Images of one base need no sampling: all of them are taken, up to the limit.
+
+class Refusal(NamedTuple):
+    """A source that is no pair with a target, and why."""
+
+    source: Entry
+    reason: str
+
+
+def _meet(first: Location, second: Location, footprints: Footprints) -> bool:
+    headers = [dict.fromkeys(entry.header for entry in of if entry.header.georeferenced) for of in (first, second)]
+    return any(meet(one, two, footprints) for one, two in itertools.product(*headers))
+
+
+def draw(candidates: Sequence[Match | Refusal], location: str, task: str, rules: Rules) -> list[Match]:
+    """Return at most `rules.limit` of a location's matches, in their order: the same for the same seed.
+
+    `random` draws without replacement; `nearest-date` takes the pairs whose dates are closest first.
     """
-    candidates = location.candidates(task, rules.mosaics)
-    if not candidates:
-        return []
-    order = [0]  # a generator takes longer to make than everything else here
-    if len(candidates) > 1:
-        order = generator(rules.seed, "pairs", task.name, location.name).permutation(len(candidates)).tolist()
+    matches = {index: match for index, match in enumerate(candidates) if isinstance(match, Match)}
+    if not rules.limit or len(matches) <= rules.limit:
+        return list(matches.values())
+    order = [i for i in generator(rules.seed, "pairs", task, location).permutation(len(candidates)) if i in matches]
     if rules.sampling == "nearest-date":
-        order.sort(key=lambda index: days_between(*(entry.info.date for entry in candidates[index])))
-    limit = len(order) if rules.sampling == "all" or not rules.pairs_per_location else rules.pairs_per_location
-    chosen: dict[int, Match] = {}
-    for index in order if rules.sampling != "all" else range(len(candidates)):
-        if len(chosen) >= limit:
-            break
-        match = check(*candidates[index], rules.min_overlap, footprints)
-        if isinstance(match, Match):
-            chosen[index] = match
-        else:
-            refused.append((candidates[index][0].path, match))
-    return [chosen[index] for index in sorted(chosen)]
+        order.sort(key=lambda index: days_between(*(entry.info.date for entry in matches[index][:2])))
+    return [matches[index] for index in sorted(order[: rules.limit])]
 
 
-def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprints) -> Match | str:
-    """Return how source and target lie on one another, or the reason why they are no pair."""
+def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprints) -> Match | Refusal:
+    """Return how source and target lie on one another, or why they are no pair."""
     a, b = source.header, target.header
     if a.georeferenced and b.georeferenced:
         share = footprints.overlap(a, b)
         if share < min_overlap:
-            return f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}"
+            return Refusal(source, f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}")
         return Match(source, target, "georeference", share)
     ratio = (a.width * b.height) / (a.height * b.width)
     if abs(ratio - 1) > ASPECT_TOLERANCE:
-        return f"{a.width} x {a.height} pixels cannot be the footprint of {target.path}, {b.width} x {b.height}"
+        sizes = f"{a.width} x {a.height} pixels", f"{b.width} x {b.height}"
+        return Refusal(source, f"{sizes[0]} cannot be the footprint of {target.path}, {sizes[1]}")
     return Match(source, target, "footprint", 1.0)
 
 
@@ -214,6 +257,15 @@ def days_between(first: str, second: str) -> int:
     if not first or not second:
         return FAR
     return abs((datetime.date.fromisoformat(first) - datetime.date.fromisoformat(second)).days)
+
+
+def _of_one_base(sources: Iterable[Entry], targets: Iterable[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    partners: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for target in targets:
+        partners[target.info.source, target.info.base].append(target)
+    for source in sources:
+        for target in partners.get((source.info.source, source.info.base), ()):
+            yield source, target
 
 
 def _comparable(source: Entry, target: Entry) -> bool:

@@ -9,8 +9,8 @@ stays where it is without any quarter of the pairs, and when most pairs gain by 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.layout import PathReader
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, pairs_digest
 from pbvs.errors import PbvsError, ReadError
+from pbvs.files import read_record, write_json
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
 from pbvs.recipe import Radiometry
@@ -214,6 +215,44 @@ def find_shifts(
             surfaces[group].append(surface)
     shifts = {group: estimate(members) for group, members in surfaces.items()}
     return {group: shift for group, shift in sorted(shifts.items()) if shift is not None}
+
+
+RECORD = "misregistration.json"  # beside the manifests
+
+
+def recorded_shifts(
+    pairs: Mapping[tuple[str, str], Sequence[Pair]],
+    root: Path,
+    manifests: Path | None,
+    jobs: int = 1,
+    backend: str = "loky",
+    *,
+    challenge: Challenge | None = None,
+    measure: bool = True,
+) -> dict[Group, Shift]:
+    """Return the shifts of `find_shifts` and write them beside the manifests.
+
+    Without `measure` return those written there for the same pairs; none where there are none.
+    """
+    every = [replace(pair, source_digest="", target_digest="") for rows in pairs.values() for pair in rows]
+    path, made_from = manifests and manifests / RECORD, pairs_digest(every)
+    if not measure:
+        return _read_record(path, made_from) if path is not None and path.is_file() else {}
+    shifts = find_shifts(every, root, jobs, backend, challenge=challenge)
+    if path is not None:
+        groups = [[*group, shift.as_json()] for group, shift in shifts.items()]
+        write_json(path, {"made_from": made_from, "groups": groups})
+    return shifts
+
+
+def _read_record(path: Path, made_from: str) -> dict[Group, Shift]:
+    try:
+        record = read_record(path, made_from=str, groups=list)
+        rows = record["groups"] if record["made_from"] == made_from else []
+        names = [field.name for field in fields(Shift)]
+        return {(task, archive, location): Shift(**{n: row[n] for n in names}) for task, archive, location, row in rows}
+    except (PbvsError, KeyError, TypeError, ValueError):  # damaged: measured again when it is asked for
+        return {}
 
 
 def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift], *, challenge: Challenge | None = None) -> list[Pair]:

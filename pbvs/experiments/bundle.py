@@ -21,8 +21,9 @@ from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_f
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, read_recipe
 from pbvs.run import Run
-from pbvs.submission.findings import as_text, printable
+from pbvs.submission.findings import as_text
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
+from pbvs.text import printable
 
 FORMAT = 1
 SUFFIX = ".pbvs.zip"

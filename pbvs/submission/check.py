@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pbvs.errors import PbvsError
 from pbvs.submission.findings import Finding
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.inspection import EvaluationSize, inspect_archive
@@ -25,8 +24,6 @@ def check(
     name it will be uploaded under, when that is another.
     An archive made to harm is not read any further than its directory. Raises PbvsError when there is no file.
     """
-    if not path.exists():
-        raise PbvsError(f"There is no archive {path}; check the path, or write it with `pbvs package`.")
     expected = sum(map(len, inputs.names.values())) if inputs else 0
     with SafeZip(path, room_for(expected)) as archive:
         if not archive.safe:

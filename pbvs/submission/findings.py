@@ -1,4 +1,4 @@
-"""What a check has to say: a level, a rule, a file, what is wrong and how to mend it."""
+"""What a check has to say: a level, a rule, a file, what is wrong and how to put it right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 SHOWN = 5  # files listed for each rule in text; JSON has them all
-NAME_LENGTH = 120
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,6 @@ class Finding:
     file: str  # name inside the archive, or a task, or "" for the archive itself
     message: str
     hint: str
-
-
-def printable(name: str) -> str:
-    """Return an untrusted name with control characters escaped and cut to a length that a terminal bears."""
-    safe = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
-    return safe if len(safe) <= NAME_LENGTH else f"{safe[:NAME_LENGTH]}... ({len(safe)} characters)"
 
 
 def rejected(findings: Iterable[Finding], strict: bool = False) -> bool:

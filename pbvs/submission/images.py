@@ -23,6 +23,8 @@ TIFF_HEADS = (b"II*\x00", b"MM\x00*")
 OTHER_HEADS = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"%!PS": "EPS", b"<": "XML"}
 MODES = ("L", "RGB")
 CROP = 256  # pixels a side of the middle that is looked at for detail
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
+LARGEST_TILE = 2048
 FINE = 0.35  # cycles per pixel above which a twofold enlargement holds nothing
 
 
@@ -59,19 +61,40 @@ def sniff(data: bytes) -> str:
     return next((name for head, name in OTHER_HEADS.items() if data.startswith(head)), "unknown")
 
 
-def inspect_image(data: bytes, expected: str) -> tuple[ImageStats, NDArray[np.uint8]]:
+class Budget:
+    """How many bytes the images of an archive may unpack to, before no more of them are decoded."""
+
+    def __init__(self, size: int):
+        self.left = size
+
+    def take(self, size: int) -> None:
+        """Count the bytes of one more image; raises ImageError when they are too many, then and ever after."""
+        self.left -= size
+        if self.left < 0:
+            self.left = -1
+            raise ImageError(
+                "bomb", "is not read, as the archive's images unpack to far more than its own size", "No image does."
+            )
+
+
+def inspect_image(data: bytes, expected: str, budget: Budget | None = None) -> tuple[ImageStats, NDArray[np.uint8]]:
     """Decode an image to its last byte; return its statistics and its pixels (H, W) or (H, W, 3).
 
     `expected` is PNG or TIFF, as the name's suffix says. Raises ImageError.
     """
+    pixels, mode = decode(data, expected, budget)
+    return _stats(pixels, mode), pixels
+
+
+def decode(data: bytes, expected: str, budget: Budget | None = None) -> tuple[NDArray[np.uint8], str]:
+    """Decode an image to its last byte; return its pixels (H, W) or (H, W, 3) and its mode. Raises ImageError."""
     found = sniff(data)
     if found != expected:
         what = "is empty" if not data else f"is {found} inside"
         raise ImageError("format", f"{what} though its name says {expected}", f"Save it as {expected}.")
     if expected == "PNG":
         walk_png(data)
-    pixels, mode = _decode(data, expected)
-    return _stats(pixels, mode), pixels
+    return _decode(data, expected, budget)
 
 
 def walk_png(data: bytes) -> None:
@@ -92,13 +115,15 @@ def walk_png(data: bytes) -> None:
         raise ImageError("trailing-bytes", f"has {len(data) - position} bytes after its end", "Write it again.")
 
 
-def _decode(data: bytes, expected: str) -> tuple[NDArray[np.uint8], str]:
+def _decode(data: bytes, expected: str, budget: Budget | None) -> tuple[NDArray[np.uint8], str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[expected]) as image:
                 _check_head(image)
+                if budget:
+                    budget.take(image.width * image.height * len(image.getbands()))
                 return np.asarray(image), image.mode
     except ImageError:
         raise
@@ -113,12 +138,19 @@ def _check_head(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
+    tiles = [side for tag in (TILE_WIDTH, TILE_LENGTH) if isinstance(side := _tag(image, tag), int)]
+    if any(side > max(LARGEST_TILE, width, height) for side in tiles):  # a decoder makes room for a whole tile
+        raise ImageError("too-large", f"says its tiles have {max(tiles)} pixels a side", "Write it in plain strips.")
     if _has_second(image):
         raise ImageError("frames", "holds several images", "Keep one image a file.")
     if image.mode not in MODES:
         raise ImageError(
             "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit gray (L) or 8-bit RGB without alpha."
         )
+
+
+def _tag(image: Image.Image, number: int) -> object:
+    return getattr(image, "tag_v2", {}).get(number)
 
 
 def _has_second(image: Image.Image) -> bool:
@@ -144,28 +176,33 @@ def _mode_words(mode: str) -> str:
 
 def _stats(pixels: NDArray[np.uint8], mode: str) -> ImageStats:
     bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    gray = bands.shape[2] == 1 or bool((bands == bands[:, :, :1]).all())
+    counts = np.reshape(Image.fromarray(pixels).histogram(), (bands.shape[2], 256))
+    levels = np.flatnonzero(counts.any(axis=0))
+    low, high = int(levels[0]), int(levels[-1])
     return ImageStats(
         width=pixels.shape[1],
         height=pixels.shape[0],
         mode=mode,
-        digest=hashlib.sha256(pixels.tobytes()).hexdigest(),
-        mean=tuple(float(value) for value in bands.mean(axis=(0, 1))),
-        low=int(pixels.min()),
-        high=int(pixels.max()),
-        gray=gray,
-        detail=0.0 if _in_blocks(bands) else fine_detail(bands[:, :, 0]),
+        digest=hashlib.sha256(pixels.data).hexdigest(),
+        mean=tuple((counts @ np.arange(256) / counts.sum(axis=1)).tolist()),
+        low=low,
+        high=high,
+        gray=all(np.array_equal(bands[:, :, 0], bands[:, :, band]) for band in range(1, bands.shape[2])),
+        detail=0.0 if low == high or _in_blocks(bands) else fine_detail(bands[:, :, 0]),
     )
 
 
 def _in_blocks(bands: NDArray[np.uint8]) -> bool:
     """Return whether the image consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
-    for factor in (2, 3):
-        height, width = (side - side % factor for side in bands.shape[:2])
-        small = bands[:height:factor, :width:factor]
-        if small.size and (np.repeat(np.repeat(small, factor, 0), factor, 1) == bands[:height, :width]).all():
-            return True
-    return False
+    corner = bands[:CROP, :CROP]
+    return any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))
+
+
+def _repeats(bands: NDArray[np.uint8], factor: int) -> bool:
+    height, width = (side - side % factor for side in bands.shape[:2])
+    first = bands[:height:factor, :width:factor]
+    others = (bands[down:height:factor, right:width:factor] for down in range(factor) for right in range(factor))
+    return bool(first.size) and all(np.array_equal(first, other) for other in others)
 
 
 def fine_detail(band: NDArray[np.uint8]) -> float:
@@ -190,15 +227,15 @@ def recode(data: bytes, mode: str | None, form: str) -> bytes:
 
     Bytes that are already right come back as they are. RGB to L is the mean of the bands.
     """
-    stats, pixels = inspect_image(data, "PNG")
-    if form == "png" and mode in (None, stats.mode):
+    pixels, stored = decode(data, "PNG")
+    if form == "png" and mode in (None, stored):
         return data
-    return encode(_to_mode(pixels, mode or stats.mode), form)
+    return encode(_to_mode(pixels, mode or stored), form)
 
 
 def recode_any(data: bytes, expected: str) -> bytes:
     """Return an image of either format as PNG; a PNG comes back as it is. Raises ImageError."""
-    return data if expected == "PNG" else encode(inspect_image(data, expected)[1], "png")
+    return data if expected == "PNG" else encode(decode(data, expected)[0], "png")
 
 
 def _to_mode(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:

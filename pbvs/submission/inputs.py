@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import TASKS, load_challenge
+from pbvs.challenge import TASKS
+from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import read_header
-from pbvs.data.images import SUFFIXES, read_image
+from pbvs.data.images import read_image
 from pbvs.data.layout import PathInfo, PathReader
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
@@ -92,11 +92,11 @@ def from_data(root: Path, split: str = "test") -> Inputs:
     inputs = Inputs(root)
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
-    for relative, place in _images(root):
-        if place.role == "input" and place.split == split:
-            names.setdefault(place.task, {})[Path(relative).stem] = relative
-        elif place.split == "train" and place.role != "input":
-            targets.setdefault(place.modality, []).append(relative)
+    for relative, info in _images(root):
+        if info.role == "input" and info.split == split:
+            names.setdefault(info.task, {})[Path(relative).stem] = relative
+        elif info.split == "train" and info.role != "input":
+            targets.setdefault(info.modality, []).append(relative)
     if not names:
         raise UsageError(
             f"{root} holds no folder {split}/<task> with inputs; give the folder of the archives to --data."
@@ -107,16 +107,15 @@ def from_data(root: Path, split: str = "test") -> Inputs:
 
 
 def _images(root: Path) -> Iterator[tuple[str, PathInfo]]:
+    """Yield the images whose paths say what they are; no folder is entered twice, whatever links lead to it."""
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
-    reader = PathReader(load_challenge())
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            relative = (Path(folder) / name).relative_to(root).as_posix()
-            place = reader.read(relative) if Path(name).suffix.lower() in SUFFIXES and not is_junk(relative) else ""
-            if isinstance(place, PathInfo):
-                yield relative, place
+    catalog = Catalog(root)
+    reader = PathReader(catalog.challenge)
+    for file in sorted(walk(catalog)):
+        info = reader.read(file.path)
+        if isinstance(info, PathInfo) and not is_junk(file.path):
+            yield file.path, info
 
 
 def _mean(path: Path) -> float | None:

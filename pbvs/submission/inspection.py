@@ -14,13 +14,15 @@ from PIL import Image
 
 from pbvs.challenge import TASKS
 from pbvs.logs import track
-from pbvs.submission.images import ImageError, ImageStats, inspect_image
+from pbvs.submission.images import Budget, ImageError, ImageStats, inspect_image
 from pbvs.submission.inputs import Inputs, is_junk
 from pbvs.submission.readme import LIMIT, NAME
 from pbvs.submission.zips import ARCHIVE_HEADS, ArchiveError, SafeZip
 
 EvaluationSize = Literal["challenge", "native"]
 FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
+UNPACKED = 768 << 20  # bytes that the images of any archive may unpack to; beyond that at most RATIO times its size
+RATIO = 100
 COMPARED = 24  # images a task that are compared with their inputs
 
 
@@ -180,8 +182,9 @@ def inspect_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluati
     found.images = {task: [] for task in contents.images}
     compared = {item.name for items in contents.images.values() for item in _spread(items, COMPARED)}
     total = sum(map(len, contents.images.values()))
+    budget = Budget(max(UNPACKED, RATIO * found.length))
     for item in track(contents.items, "checking images", total, unit="image"):
-        found.images[item.task].append(_inspect(archive, item, inputs if item.name in compared else None))
+        found.images[item.task].append(_inspect(archive, item, inputs if item.name in compared else None, budget))
     return found
 
 
@@ -205,9 +208,10 @@ def _head(archive: SafeZip, entry: ZipInfo) -> bytes:
         return b""
 
 
-def _inspect(archive: SafeZip, item: Item, inputs: Inputs | None) -> Inspected:
+def _inspect(archive: SafeZip, item: Item, inputs: Inputs | None, budget: Budget) -> Inspected:
     try:
-        stats, pixels = inspect_image(archive.read(item.entry), item.expected)
+        budget.take(0)  # where it is used up nothing more is read
+        stats, pixels = inspect_image(archive.read(item.entry), item.expected, budget)
     except ArchiveError as error:
         return Inspected(item, fault=ImageError("damaged", f"cannot be read: {error}", "Write the archive again."))
     except ImageError as error:

@@ -20,6 +20,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, read_text, sha256, sweep, write_text
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
+from pbvs.submission.zips import regular_file
 
 NAME = "log.csv"
 A_DAY = 10
@@ -80,9 +81,7 @@ def add(
 
     Raises PbvsError when there is no archive, UsageError when the board's score is no number of 0 or more.
     """
-    if not archive.is_file():
-        raise PbvsError(f"There is no archive {archive}; write it with `pbvs package`.")
-    digest = sha256(archive)
+    digest = sha256(regular_file(archive))
     origin = _origin(digest, submissions)
     run, local = (origin[0].name, local_score(origin[0])) if origin else ("", "")
     moment = (when or datetime.datetime.now(datetime.timezone.utc)).astimezone(datetime.timezone.utc)
@@ -133,14 +132,15 @@ def _score(board: float | None) -> str:
 
 def run_of(archive: Path, submissions: Path) -> str:
     """Return the name of the run that wrote an archive, found by its digest; '' when none of them did."""
-    found = _origin(sha256(archive), submissions)
+    found = _origin(sha256(regular_file(archive)), submissions)
     return found[0].name if found else ""
 
 
 def size_of(archive: Path) -> str:
     """Return the evaluation size that an archive was written at, where a run in its folder wrote it, else ''."""
+    digest = sha256(regular_file(archive))
     with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
-        if found := _origin(sha256(archive), archive.parent):
+        if found := _origin(digest, archive.parent):
             return str(found[1].get("evaluation_size", ""))
     return ""
 

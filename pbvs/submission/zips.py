@@ -21,7 +21,8 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pbvs.errors import PbvsError
-from pbvs.submission.findings import Finding, printable
+from pbvs.submission.findings import Finding
+from pbvs.text import printable
 
 BLOCK = 1 << 20
 METHODS = (ZIP_STORED, ZIP_DEFLATED)
@@ -49,6 +50,7 @@ class Limits:
     total_bytes: int = 2 << 30
     ratio: float = 100.0
     ratio_from: int = 16 << 20  # smaller files may be as compressible as they like
+    total_ratio_from: int = 512 << 20  # and so may all of them together below this
 
 
 LIMITS = Limits()
@@ -69,10 +71,19 @@ class ArchiveError(PbvsError):
     """An entry that cannot be read; the message says which and why."""
 
 
+def regular_file(path: Path) -> Path:
+    """Return the path of an archive; raise PbvsError when it is missing, or a pipe or device that never ends."""
+    if not path.exists():
+        raise PbvsError(f"There is no archive {path}; check the path, or write it with `pbvs package`.")
+    if not path.is_file():
+        raise PbvsError(f"The archive {path} is not a regular file; give the zip itself.")
+    return path
+
+
 class SafeZip:
     """An open archive: look at `faults` first; when none of them is an error, `read` any of `entries`.
 
-    Raises PbvsError on entering when the file cannot be opened or is not a regular one.
+    Raises PbvsError on entering when there is no such file, or it cannot be opened.
     """
 
     def __init__(self, path: Path, limits: Limits = LIMITS):
@@ -84,8 +95,7 @@ class SafeZip:
         self._zip: ZipFile | None = None
 
     def __enter__(self) -> SafeZip:
-        if self.path.exists() and not self.path.is_file():
-            raise PbvsError(f"The archive {self.path} is not a regular file; give the zip itself.")
+        regular_file(self.path)
         try:
             self._file = _Bounded(io.FileIO(self.path))
         except OSError as error:
@@ -212,8 +222,12 @@ class SafeZip:
 
     def _check_total(self) -> None:
         total = sum(entry.file_size for entry in self.entries)
+        packed = sum(entry.compress_size for entry in self.entries)
         if total > self.limits.total_bytes:
             self._fault("bomb", "", f"it unpacks to {total} bytes in all", "No submission is that big.")
+        elif total > max(self.limits.total_ratio_from, self.limits.ratio * packed):
+            said = f"it unpacks to {total} bytes, {total // max(1, packed)} times its size"
+            self._fault("bomb", "", said, "Store images, don't compress.")
 
     def _check_duplicates(self) -> None:
         exact = Counter(entry.filename for entry in self.entries)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from pbvs.challenge import SPLITS, TASKS
 from pbvs.data.build import build_pairs, find_root
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.manifest import Pair, manifest_path, pairs_digest, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import UNFINISHED, is_unfinished
@@ -30,7 +32,7 @@ def unused(folder: Path) -> dict[str, str]:
 
 def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        build_pairs(demo, tmp_path / name, rules=Rules(seed=seed, pairs_per_location=1))
+        build_pairs(demo, tmp_path / name, rules=Rules(seed=seed, pairs_per_location=1, draw="once"))
     a, b, c = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("a", "b", "c"))
     assert a == b
     assert a["sar2rgb_train.csv"] != c["sar2rgb_train.csv"]
@@ -87,10 +89,72 @@ def test_rgb_and_ir_are_paired_by_base_and_sar_with_the_mosaics(tree: Tree, tmp_
 def test_pairs_per_location_is_a_limit(tree: Tree, tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         tree.location("A", name, bases=("x", "y", "z"), sar=3)
-    build_pairs(tree.root, tmp_path / "m", rules=Rules(pairs_per_location=4))
-    pairs = manifests_of(tmp_path / "m")["sar2rgb", "train"]
-    counts = [sum(pair.location == name for pair in pairs) for name in {pair.location for pair in pairs}]
-    assert counts == [4, 4]
+    for name, draw, rows, limit in (("m", "each-epoch", 9, "4"), ("once", "once", 4, "")):
+        build_pairs(tree.root, tmp_path / name, rules=Rules(pairs_per_location=4, draw=draw))
+        for split, count, most in (("train", [rows, rows], limit), ("val", [4], "")):
+            pairs = manifests_of(tmp_path / name)["sar2rgb", split]
+            assert [
+                sum(pair.location == place for pair in pairs) for place in {pair.location for pair in pairs}
+            ] == count
+            assert {pair.limit for pair in pairs} == {most}
+    val, once = (manifests_of(tmp_path / name)["sar2rgb", "val"] for name in ("m", "once"))
+    assert val == once  # validation is drawn once in any case
+    candidates = {pair.name for pair in manifests_of(tmp_path / "m")["sar2rgb", "train"]}
+    assert {pair.name for pair in manifests_of(tmp_path / "once")["sar2rgb", "train"]} <= candidates
+
+
+def test_rgb_and_ir_of_any_base_by_a_setting(tree: Tree, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        tree.location("A", name, bases=("x", "y", "z"), sar=1)
+    for folder, rules, each in (("m", Rules(), 3), ("any", Rules(any_base=True, pairs_per_location=5), 9)):
+        build_pairs(tree.root, tmp_path / folder, rules=rules)
+        manifests = manifests_of(tmp_path / folder)
+        train, val = manifests["rgb2ir", "train"], manifests["rgb2ir", "val"]
+        assert (len(train), len(val)) == (2 * each, min(each, rules.pairs_per_location))
+        same = [pair.source.replace("rgb", "ir") == pair.target for pair in train]
+        assert sum(same) == 6 and {pair.limit for pair in train} == {str(rules.pairs_per_location)}
+        assert len({pair.name for pair in train}) == len(train)
+
+
+def test_changed_images_make_another_manifest(tree: Tree, tmp_path: Path) -> None:
+    """The same size and, in the second case, the same time of writing."""
+    tree.location("A", "one")
+    tree.location("A", "two")
+    tree.png("test/sar2eo/7.png")
+    build_pairs(tree.root, tmp_path)
+    before = manifests_of(tmp_path)
+    for key, pairs in before.items():
+        for pair in pairs:
+            for path, known in ((pair.source, pair.source_digest), (pair.target, pair.target_digest)):
+                assert known == (hashlib.sha256((tree.root / path).read_bytes()).hexdigest() if path else ""), key
+    for path, keep_time in (("test/sar2eo/7.png", False), (before["sar2rgb", "train"][0].source, True)):
+        old = manifests_of(tmp_path)
+        status, data = (tree.root / path).stat(), bytearray((tree.root / path).read_bytes())
+        data[-30] ^= 1
+        (tree.root / path).write_bytes(data)
+        if keep_time:
+            os.utime(tree.root / path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            assert (tree.root / path).stat().st_mtime_ns == status.st_mtime_ns
+        build_pairs(tree.root, tmp_path)
+        changed = {key for key, pairs in manifests_of(tmp_path).items() if pairs != old[key]}
+        assert (
+            changed == {key for key, pairs in old.items() if any(path in (p.source, p.target) for p in pairs)} != set()
+        )
+        assert {key for key in changed if pairs_digest(manifests_of(tmp_path)[key]) == pairs_digest(old[key])} == set()
+
+
+def test_a_touched_or_copied_root_makes_the_same_manifests(tree: Tree, tmp_path: Path) -> None:
+    tree.location("A", "one")
+    tree.location("A", "two")
+    build_pairs(tree.root, tmp_path / "m")
+    before = manifests_of(tmp_path / "m")
+    shutil.copytree(tree.root, tmp_path / "copy", copy_function=shutil.copyfile)
+    for path in tree.root.rglob("*.tiff"):
+        os.utime(path)
+    build_pairs(tree.root, tmp_path / "m")
+    assert manifests_of(tmp_path / "m") == before
+    build_pairs(tmp_path / "copy", tmp_path / "m")
+    assert manifests_of(tmp_path / "m") == before
 
 
 def test_nearest_dates_come_first(tree: Tree, tmp_path: Path) -> None:
@@ -112,19 +176,6 @@ def test_sar2eo_is_held_out_by_scene_where_there_is_no_validation_folder(tree: T
     assert not scenes[0] & scenes[1]
     assert len(scenes[1]) == 2
     assert len(manifests["sar2eo", "val"]) == 8
-
-
-def test_a_folder_of_one_location_in_two_archives_is_held_out_as_one(tree: Tree, tmp_path: Path) -> None:
-    for archive in ("A", "B"):
-        for number in range(6):
-            tree.location(archive, f"loc{number}", sar=1)
-    build_pairs(tree.root, tmp_path / "m")
-    manifests = manifests_of(tmp_path / "m")
-    pairs = manifests["sar2rgb", "train"] + manifests["sar2rgb", "val"]
-    assert all(pair.source.split("/")[0] == pair.target.split("/")[0] for pair in pairs)
-    assert len(pairs) == 12
-    held = {pair.location for pair in manifests["sar2rgb", "val"]}
-    assert not held & {pair.location for pair in manifests["sar2rgb", "train"]}
 
 
 def test_names_are_safe_and_unique_whatever_the_files_are_called(tree: Tree, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
-from pbvs.submission.findings import Finding, printable
+from pbvs.submission.findings import Finding
 from pbvs.submission.images import ImageStats
 from pbvs.submission.inspection import Inspected, Inspection, Item
+from pbvs.text import printable
 
 # The page says that other sizes are resampled; one entry that was scored so is known, and what it cost.
 RESAMPLED = "at best it is resampled, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"

@@ -10,8 +10,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from pbvs.challenge import TASKS
-from pbvs.submission.findings import Finding, printable
+from pbvs.submission.findings import Finding
 from pbvs.submission.inspection import Inspection, Item
+from pbvs.text import printable
 
 OFFICIAL = {"sar2eo": 3586, "sar2rgb": 60, "sar2ir": 60, "rgb2ir": 60}  # the 2025 and 2026 test inputs
 SHIFT = "scorers pair by sorted position, so all later images would be compared with the wrong ones"

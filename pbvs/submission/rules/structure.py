@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Iterator
 
 from pbvs.challenge import TASKS
-from pbvs.submission.findings import Finding, printable
+from pbvs.submission.findings import Finding
 from pbvs.submission.inspection import Inspection
 from pbvs.submission.readme import NAME
 from pbvs.submission.zips import is_archive
+from pbvs.text import printable
 
 MEGABYTE = 1_000_000
 UNSTABLE = 150 * MEGABYTE  # uploads above this were seen to fail
