@@ -231,7 +231,8 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
     images["status"] = images["status"].fillna("").replace("", "ok")
     for column in images.columns.difference(TEXTS):
         images[column] = pd.to_numeric(images[column], errors="coerce").replace([math.inf, -math.inf], math.nan)
-    return images.fillna(dict.fromkeys(TEXTS, ""))
+    texts = {column: images[column].astype(object).fillna("") for column in TEXTS}
+    return images.assign(**texts)
 
 
 # --- The scores as a table for a terminal of 80 columns, with the protocol and the LPIPS net named first.
