@@ -133,8 +133,8 @@ SIDE = 256  # pixels each way of an image, spread over it
 APART = 8.0  # archives whose large values differ by more are of different sensors
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that whole numbers are kept in
 HEAVY = 4.0  # times the median that the 99th percentile of linear SAR lies above it, of scaled SAR it does not
-SPREAD = 8.0  # a window is better when the middle 98 % of the values fill less than this part of the depth
-RANGE = 40.0  # dB below the 99th percentile that a window reaches at most
+LEAST, LEAST_RADAR = 1 / 8, 1 / 2  # of the depth that the middle 98 % of the values must fill, or a window is better
+RANGE = 60.0  # dB below the 99th percentile that a window reaches at most
 RARE = 2e-4  # share of values at either end that say nothing about a range: hot and dead pixels
 
 Group = tuple[str, str, str]  # archive, modality, sample type
@@ -293,23 +293,24 @@ def rule_for(values: NDArray[np.generic], modality: Modality, kind: str) -> str:
     return rule if nodata is None else f"{rule},nodata:{_number(nodata)}"
 
 
-def _plain(values: Values, kind: str) -> str:
+def _plain(values: Values, kind: str, least: float = LEAST) -> str:
     low, high = robust_range(values)
+    signed = kind.startswith("int")
     whole = kind.startswith("uint") or (low >= 0 and high > 1 and bool((values == np.rint(values)).all()))
-    if whole and not kind.startswith("int"):
-        return _depth(values, high, kind)
-    if low >= 0.0 and high <= 1.0 and not kind.startswith("int"):
-        return "full"
-    return _window(values)
+    if whole and not signed:
+        return _depth(values, high, kind, least)
+    bottom, top = np.percentile(values, [1, 99])
+    scaled = low >= 0.0 and high <= 1.0 and (least == LEAST or top - bottom >= LEAST)
+    return "full" if scaled and not signed else _window(values)
 
 
-def _depth(values: Values, high: float, kind: str) -> str:
+def _depth(values: Values, high: float, kind: str, least: float) -> str:
     """Return the rule for whole numbers from 0 on: the depth that holds them, or a window where they fill little."""
     name, _, bits = kind.partition(":")
     own = np.iinfo(name).bits if name.startswith("uint") else 64
     depth = int(bits) if bits else next((depth for depth in DEPTHS if high < 2**depth and depth < own), own)
     bottom, top = np.percentile(values, [1, 99])
-    if top - bottom < 2**depth / SPREAD and values.size > 100 and depth > 8:
+    if top - bottom < least * 2**depth and values.size > 100 and depth > 8:
         return _window(values)
     return "full" if depth == own else f"full:{2**depth - 1}"
 
@@ -320,8 +321,7 @@ def _radar(values: Values, kind: str) -> str:
     if np.median(values) < 0 or (values < 0).mean() > 0.01:
         return _window(values)  # dB
     if top <= HEAVY * middle:
-        bottom = float(np.percentile(values, 1))
-        return _plain(values, kind) if kind.startswith("uint") or 1 / SPREAD < top - bottom <= 1 else _window(values)
+        return _plain(values, kind, LEAST_RADAR) if kind.startswith("uint") or top <= 1 else _window(values)
     power = kind.startswith("float") and middle < 1
     decibels = (10 if power else 20) * np.log10(positive)
     low, high = np.percentile(decibels, [1, 99])
@@ -346,7 +346,7 @@ def robust_range(values: Values) -> tuple[float, float]:
     return float(ordered[rare]), float(ordered[values.size - 1 - rare])
 
 
-CONVENTIONS = (9999.0, 99999.0, 32767.0, 65535.0, 4294967295.0)  # that stand for no data above all others
+CONVENTIONS = frozenset((-99.0, -999.0, -9999.0, -32767.0, -32768.0, 9999.0, 99999.0, 32767.0, 65535.0, 4294967295.0))
 
 
 def undeclared_nodata(values: Values) -> float | None:
@@ -358,10 +358,11 @@ def undeclared_nodata(values: Values) -> float | None:
         rest = values[~here]
         if here.mean() < share or not rest.size:
             continue
-        if value == values.max() and value not in CONVENTIONS and value < 1e19:
-            continue
+        usual = value in CONVENTIONS or abs(value) > 1e19
+        if value == values.max() and not usual:
+            continue  # a sensor that is saturated shows it there
         bottom, top = np.percentile(rest, [1, 99])
         gap = float(np.abs(rest - value).min())
-        if gap > 2 * (top - bottom) and gap > 0:
+        if top > bottom and gap > (0.5 if usual else 2) * (top - bottom):
             return value
     return None
