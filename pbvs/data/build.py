@@ -12,7 +12,7 @@ from typing import Any
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, Task, built_in_challenges, dump_challenge, load_challenge
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.data.catalog import Catalog, Entry, catalog_tables, scan
+from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleBook, find_rules
@@ -115,7 +115,7 @@ def build_pairs(
     builder = Builder(catalog, rules or Rules(), book, crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
-        raise PbvsError(f"{root} has {len(catalog.entries)} images, but none of them can be paired; see unused.csv.")
+        raise _unpaired(catalog, manifests)
     pairs = _with_digests(pairs, cache, jobs, backend)
     shifts: dict[Group, Shift] = {}
     if correct_shift:
@@ -123,7 +123,7 @@ def build_pairs(
         pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
-    summary.warnings += warnings_of(inputs)
+    summary.warnings += _half_placed(catalog, pairs) + warnings_of(inputs)
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
@@ -390,6 +390,33 @@ def _tie_namesakes(
         for one, other in itertools.permutations(names, 2):
             if not all(any(header.georeferenced for header in targets[name]) for name in (one, other)):
                 neighbours[one].add(other)
+
+
+def _unpaired(catalog: Catalog, manifests: Path) -> PbvsError:
+    """Write unused.csv and return the error that names it and its first reasons."""
+    path = manifests / "unused.csv"
+    with locked(manifests):
+        write_text(path, table_text(catalog_tables(manifests, catalog)[path]))
+    return PbvsError(
+        f"{catalog.root} has {len(catalog.entries)} images, but none of them can be paired; "
+        f"{path} says why: {'; '.join(first_reasons(catalog))}"
+    )
+
+
+def _half_placed(catalog: Catalog, pairs: Pairs) -> list[str]:
+    """Return a sentence for each archive with pairs of which one image alone says where on Earth it is."""
+    headers = {entry.path: (entry.header, entry.info.source) for entry in catalog.entries}
+    found: dict[str, list[str]] = defaultdict(list)
+    for pair in (pair for rows in pairs.values() for pair in rows if pair.target and pair.alignment == "footprint"):
+        (source, archive), (target, _) = headers[pair.source], headers[pair.target]
+        if source.georeferenced != target.georeferenced:
+            path, header = (pair.target, target) if source.georeferenced else (pair.source, source)
+            found[archive].append(f"{path} ({header.origin})" if header.origin else path)
+    return [
+        f"{archive}: {len(paths)} pairs have a georeference in one image alone, so that equal footprints are assumed; "
+        f"the first without one is {paths[0]}."
+        for archive, paths in sorted(found.items())
+    ]
 
 
 def _summary(builder: Builder, pairs: Pairs) -> Summary:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.cache import FileCache, stamp_of
-from pbvs.data.headers import Header, read_headers
-from pbvs.data.images import SUFFIXES
+from pbvs.data.georeference import SIDE_SUFFIXES
+from pbvs.data.headers import OTHER_FORMATS, SUFFIXES, Header, read_headers
 from pbvs.data.layout import PathInfo, PathReader, file_key
 from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
@@ -65,6 +65,7 @@ class Catalog:
     unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     junk: int = 0  # hidden files and what macOS and Windows leave behind
     others: int = 0  # files that are no images
+    beside: dict[str, str] = field(default_factory=dict)  # stamps of the files that say more of an image, by its name
 
     def leave_out(self, path: str, reason: str) -> None:
         """List a file that cannot be used."""
@@ -107,6 +108,9 @@ def scan(
         else:
             stem = file.path[file.path.rfind("/") + 1 : file.path.rfind(".")]
             catalog.entries.append(Entry(file.path, info, header, stem, file.size))
+    if not catalog.entries and located:
+        known.write(forget=True)
+        raise PbvsError(f"None of the {len(located)} images in {root} can be used: {'; '.join(first_reasons(catalog))}")
     if not catalog.entries:
         raise PbvsError(
             f"{root} holds no image in {catalog.challenge.layout.description} "
@@ -115,6 +119,11 @@ def scan(
         )
     known.write(forget=True)
     return catalog
+
+
+def first_reasons(catalog: Catalog) -> list[str]:
+    """Return the first three reasons for which files are not used."""
+    return [reason if path in reason else f"{path}: {reason}" for path, reason in catalog.unused[:3]]
 
 
 def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
@@ -126,7 +135,8 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
         if isinstance(info, str):
             catalog.leave_out(file.path, info)
         else:
-            located.append((file, info))
+            beside = catalog.beside.get(file.path, "") + catalog.beside.get(file.path[: file.path.rfind(".")], "")
+            located.append((file._replace(stamp=file.stamp + beside), info))
     return located
 
 
@@ -192,8 +202,8 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
     elif item.is_dir():
         below.append((path, item.path))
-    elif name[name.rfind(".") :].lower() not in SUFFIXES:
-        catalog.others += 1
+    elif (suffix := name[name.rfind(".") :].lower()) not in SUFFIXES:
+        _note(catalog, item, path, suffix)
     elif not item.is_file():
         catalog.leave_out(path, "it is a broken link or no plain file")
     else:
@@ -205,6 +215,17 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
 def is_junk(name: str, challenge: Challenge) -> bool:
     """Return whether a file or folder is what systems leave behind: hidden, or named so by the challenge."""
     return name.startswith(".") or any(fnmatchcase(name, glob) for glob in challenge.layout.junk)
+
+
+def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> None:
+    """Count a file that is no image; list one of a format that is not read, and keep what lies beside an image."""
+    if suffix in OTHER_FORMATS:
+        catalog.leave_out(path, f"{suffix} is not read; only {', '.join(sorted(SUFFIXES))} are")
+        return
+    catalog.others += 1
+    if suffix in SIDE_SUFFIXES:
+        image = path.removesuffix(".aux.xml").removesuffix(suffix)
+        catalog.beside[image] = f"{catalog.beside.get(image, '')} {suffix} {stamp_of(item.stat())}"
 
 
 def _safe(name: str) -> bool:

@@ -98,14 +98,14 @@ def bands_of(header: Header, modality: Modality) -> list[int]:
     others the challenge says which of at least how many they are; else they are the first, one of them as often as
     needed. Several bands of SAR: the first.
     """
-    kind, count, colours = modality, header.bands, header.colours
-    wanted = ("red", "green", "blue") if kind.channels == 3 else ("nir",) if kind.kind == "thermal" else ()
+    channels, count, colours = modality.channels, header.bands, header.colours
+    wanted = ("red", "green", "blue") if channels == 3 else ("nir",) if modality.kind == "thermal" else ()
     if wanted and set(wanted) <= set(colours):
         return [colours.index(colour) for colour in wanted]
-    places = [kind.bands[least] for least in sorted(kind.bands) if least <= count]
-    if places and not (kind.channels == 1 and colours and colours[places[-1][0]] in ("red", "green", "blue")):
-        return list(places[-1])
-    return list(range(kind.channels)) if kind.channels <= count else [0] * kind.channels
+    told = [list(modality.bands[least]) for least in sorted(modality.bands) if least <= count][-1:]
+    if told and not (channels == 1 and colours and colours[told[0][0]] in ("red", "green", "blue")):
+        return told[0]
+    return list(range(channels)) if channels <= count else [0] * channels
 
 
 def _logarithm(values: Image, kind: str) -> Image:

@@ -191,6 +191,8 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
     """Return how source and target lie on one another, or why they are no pair."""
     a, b = source.header, target.header
     if a.georeferenced and b.georeferenced:
+        if b.gcps:
+            return f"{target.path} is placed by control points alone, so that nothing can be brought onto its grid"
         share = footprints.overlap(a, b)
         if share < min_overlap:
             return Refusal(source, f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}")

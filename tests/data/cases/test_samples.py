@@ -16,7 +16,7 @@ from pbvs.data.headers import read_header
 from pbvs.data.images import read_image, read_samples
 from pbvs.data.intensity import bands_of
 from pbvs.errors import PbvsError
-from tests.data.cases.world import World, likeness, png, png_chunk, scene, tif, u8
+from tests.data.cases.world import MODALITIES, World, likeness, png, png_chunk, scene, tif, u8
 
 RNG = np.random.default_rng(7)
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
@@ -127,7 +127,7 @@ def test_a_palette_gives_its_colours(tmp_path: Path, suffix: str, colours: int) 
     expected = np.asarray(Image.open(path).convert("RGB"))
     np.testing.assert_array_equal(read_image(path), expected)
     assert read_header(path).bands == 3
-    raster = read_raster(path, "rgb", "full")
+    raster = read_raster(path, MODALITIES["rgb"], "full")
     np.testing.assert_allclose(raster.pixels, expected / 255, atol=1e-6)
 
 
@@ -282,9 +282,9 @@ def test_colours_lie_where_the_file_says(tmp_path: Path, name: str, dtype: str) 
 
     path = tif(tmp_path / "a.tif", numbers(dtype, len(told)), after=colours)
     header = read_header(path)
-    assert bands_of(header, "rgb") == expected
+    assert bands_of(header, MODALITIES["rgb"]) == expected
     if len(told) == 4:
-        assert bands_of(header, "ir") == [told.index("undefined")]
+        assert bands_of(header, MODALITIES["ir"]) == [told.index("undefined")]
 
 
 NAMES = {
@@ -308,8 +308,8 @@ def test_bands_are_known_by_their_names(tmp_path: Path, names: tuple[str, ...]) 
 
     header = read_header(tif(tmp_path / "a.tif", numbers("uint16", len(names)), after=describe))
     colours, infrared = NAMES[names]
-    assert bands_of(header, "rgb") == colours
-    assert bands_of(header, "ir") == [infrared]
+    assert bands_of(header, MODALITIES["rgb"]) == colours
+    assert bands_of(header, MODALITIES["ir"]) == [infrared]
 
 
 def test_grey_saved_with_alpha_is_no_infrared(world: World) -> None:
@@ -318,7 +318,7 @@ def test_grey_saved_with_alpha_is_no_infrared(world: World) -> None:
     Image.fromarray(rgba).save(world.root / "a.png")
     tif(world.root / "a.tiff", rgba, photometric="RGB", alpha="yes")
     for suffix in ("png", "tiff"):
-        raster = read_raster(world.root / f"a.{suffix}", "ir", "full")
+        raster = read_raster(world.root / f"a.{suffix}", MODALITIES["ir"], "full")
         np.testing.assert_allclose(raster.pixels, grey / 255, atol=1e-6)
         assert raster.valid.all()
 
@@ -344,7 +344,7 @@ def test_a_fourth_band_that_gdal_calls_alpha_by_default_is_infrared(tmp_path: Pa
     path = tif(tmp_path / "a.tif", image)
     with rasterio.open(path) as file:
         assert file.colorinterp[3] == ColorInterp.alpha
-    raster = read_raster(path, "ir", "full")
+    raster = read_raster(path, MODALITIES["ir"], "full")
     np.testing.assert_allclose(raster.pixels[:, :, 0], image[:, :, 3] / 255, atol=1e-6)
     assert raster.valid.all()
 

@@ -13,6 +13,7 @@ import rasterio
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from pbvs.challenge import load_challenge
 from pbvs.data.align import Opened, open_pair
 from pbvs.data.build import Summary, build_pairs
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
@@ -20,6 +21,7 @@ from pbvs.data.pairing import Rules
 from pbvs.recipe import Radiometry
 
 Array = NDArray[Any]
+MODALITIES = load_challenge().modalities
 UTM = "EPSG:32614"
 ARCHIVE = "Train_Data_X_SAR_IR_RGB"
 
