@@ -191,8 +191,10 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
     """Return how source and target lie on one another, or why they are no pair."""
     a, b = source.header, target.header
     if a.georeferenced and b.georeferenced:
-        if b.gcps:
-            return f"{target.path} is placed by control points alone, so that nothing can be brought onto its grid"
+        if b.gcps:  # which give no grid that others could be brought onto
+            same = (a.crs, a.gcps, a.width, a.height) == (b.crs, b.gcps, b.width, b.height)
+            reason = f"its target {target.path} is placed by control points alone, and not by the same as it"
+            return Match(source, target, "footprint", 1.0) if same else Refusal(source, reason)
         share = footprints.overlap(a, b)
         if share < min_overlap:
             return Refusal(source, f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}")

@@ -77,6 +77,16 @@ def test_a_target_that_only_control_points_place_is_refused_by_name(world: World
     assert "control points" in world.unused()
 
 
+def test_images_with_the_same_control_points_are_one_footprint(world: World) -> None:
+    points = [(r, c, 500000 + c + 0.01 * c * c, 5200000 - r) for r in (0, 32, 64) for c in (0, 20, 40, 64)]
+    tif(world.location() / "S_GEC.tiff", u8(SAR), after=with_points(points))
+    tif(world.location() / "A_rgb.tiff", u8(scene(seed=1, bands=3)), after=with_points(points))
+    world.build()
+    pair, opened = world.open("sar2rgb")
+    assert pair.alignment == "footprint"
+    np.testing.assert_allclose(opened.source, u8(SAR) / 255, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_control_points_are_none(tmp_path: Path, count: int) -> None:
     points = [(r, r, 500000 + r, 5200000 - r) for r in (0, 64)][:count]

@@ -81,6 +81,18 @@ def test_jpeg_and_jpeg_2000_are_used(world: World, suffix: str) -> None:
     assert "modality" in world.unused()
 
 
+def test_two_archives_with_one_folder_name_are_two_locations(world: World) -> None:
+    for archive, x in (("A_SAR_IR_RGB", 500000), ("B_SAR_IR_RGB", 700000)):
+        folder = world.location("tile_1", archive)
+        for number in range(3):
+            tif(folder / f"S_2020010{number + 1}_GEC.tiff", u8(scene(seed=number)), UTM, grid(x))
+        name = "mosaic_rgb.tiff" if x == 500000 else "A_20200101_rgb.tiff"
+        tif(folder / name, u8(scene(seed=9, bands=3)), UTM, grid(x))
+    world.build()
+    assert len(world.pairs("sar2rgb")) == 6
+    assert {pair.target.split("/")[0] for pair in world.pairs("sar2rgb")} == {"A_SAR_IR_RGB", "B_SAR_IR_RGB"}
+
+
 def test_files_that_come_beside_an_image_later_are_seen(world: World) -> None:
     path = tif(world.location() / "S_GEC.tiff", u8(scene()))
     tif(world.location() / "A_rgb.tiff", u8(scene(bands=3)), UTM, grid())
