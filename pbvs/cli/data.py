@@ -159,6 +159,13 @@ def _survey_lines(found: Survey) -> Iterator[str]:
     yield f"{'pairs':<{width}}" + "".join(f"{split:>10}" for split in SPLITS)
     for task, counts in found.counts().items():
         yield f"{task:<{width}}" + "".join(f"{number:>10}" for number in counts.values())
+    for kind in found.groups:
+        seen = kind.figures
+        yield (
+            f"Type: {kind.archive}: {challenge.title_of(kind.modality)} {kind.kind}, {seen.low:g} to {seen.high:g}, "
+            f"rule {kind.rule}, clipped {seen.clipped:.1%}, empty {seen.empty:.1%}; {kind.systems}; "
+            f"georeference: {kind.placed}"
+        )
     yield from (f"Missing: {line}" for line in found.missing)
     yield from (f"Ground: {line}" for line in found.ground)
     for name, shift in found.shifts.items():

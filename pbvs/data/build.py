@@ -21,7 +21,7 @@ from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, uniq
 from pbvs.data.pairing import Location, Match, Refusal, Rules, check, draw, group_locations, pair_by_name, serves
 from pbvs.data.registration import Group, Shift, correct, group_name, recorded_shifts
 from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
-from pbvs.data.statistics import as_json, measure, warnings_of
+from pbvs.data.statistics import as_json, doubts_of, measure, measure_groups, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
 from pbvs.locks import locked
@@ -123,7 +123,9 @@ def build_pairs(
         pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
-    summary.warnings += _half_placed(catalog, pairs) + warnings_of(inputs)
+    groups = measure_groups(catalog, book, cache, jobs, backend)
+    summary.warnings += _half_placed(catalog, pairs) + doubts_of(groups, book) + warnings_of(inputs)
+    summary.facts["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}

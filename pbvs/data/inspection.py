@@ -6,10 +6,12 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
 from pbvs.data.build import Builder, Pairs
@@ -18,12 +20,12 @@ from pbvs.data.catalog import Catalog, Entry, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
-from pbvs.data.intensity import RuleBook, find_rules
+from pbvs.data.intensity import Group, RuleBook, find_rules, group_of
 from pbvs.data.layout import natural_key
 from pbvs.data.pairing import Rules
 from pbvs.data.registration import Shift, group_name, recorded_shifts
 from pbvs.data.split import describe_ground
-from pbvs.data.statistics import Table, measure, warnings_of
+from pbvs.data.statistics import BINS, Brightness, Table, doubts_of, measure, measure_groups, warnings_of
 from pbvs.files import sha256
 from pbvs.recipe import Radiometry
 
@@ -47,6 +49,20 @@ class Archive:
 
 
 @dataclass
+class GroupFigures:
+    """What the images of one archive, modality and sample type are, from a few of them."""
+
+    archive: str
+    modality: str
+    kind: str  # uint16, float32 ...
+    images: int
+    rule: str
+    figures: Brightness
+    systems: str
+    placed: str  # how many are georeferenced by what
+
+
+@dataclass
 class Survey:
     """Everything that was found."""
 
@@ -54,6 +70,7 @@ class Survey:
     book: RuleBook
     pairs: Pairs
     archives: list[Archive]
+    groups: list[GroupFigures]
     inputs: Table
     modalities: Table
     shifts: dict[str, Shift]
@@ -94,18 +111,20 @@ def survey(
     found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog)
+    figures = measure_groups(catalog, book, cache, jobs, backend)
     return Survey(
         catalog=catalog,
         book=book,
         pairs=pairs,
         archives=archives,
+        groups=_groups(catalog, book, figures),
         inputs=inputs,
         modalities=modalities,
         shifts={group_name(group): shift for group, shift in found.items()},
         missing=_missing(archives, pairs, catalog),
         ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
-        warnings=warnings_of(inputs) + _leak_warning(leaks),
+        warnings=doubts_of(figures, book) + warnings_of(inputs) + _leak_warning(leaks),
     )
 
 
@@ -185,6 +204,33 @@ def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Cha
             archive.incomplete[modality] = without
     archive.places = _places(stacks, held_out)
     return archive
+
+
+def _groups(catalog: Catalog, book: RuleBook, figures: Mapping[Group, Brightness]) -> list[GroupFigures]:
+    members: dict[Group, list[Header]] = defaultdict(list)
+    for entry in catalog.entries:
+        members[group_of(entry)].append(entry.header)
+    rows = []
+    for group, headers in sorted(members.items()):
+        placed = Counter(_placed(header) for header in headers)
+        rows.append(
+            GroupFigures(
+                *group,
+                images=len(headers),
+                rule=book.rules[group],
+                figures=figures.get(group) or Brightness(np.zeros(BINS)),
+                systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
+                placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
+            )
+        )
+    return rows
+
+
+def _placed(header: Header) -> str:
+    """Return by what an image is georeferenced, or what it lacks."""
+    if header.georeferenced:
+        return header.origin
+    return f"none ({header.origin})" if header.origin else "none"
 
 
 def _places(stacks: dict[str, list[Entry]], held_out: set[str]) -> list[tuple[str, float, float, bool]]:

@@ -1,24 +1,27 @@
 """How bright the images are, by task and split, from a sample; and whether the test inputs are another world.
 
-A network that learnt from images twice as bright as the test's makes everything too bright; so it is said early.
+A network that learnt from images twice as bright as the test's makes everything too bright; so it is said early. So is
+what a rule clips, and how much of the images holds no data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Challenge, Modality, load_challenge
 from pbvs.data.cache import FileCache
+from pbvs.data.catalog import Catalog, Entry
 from pbvs.data.headers import gdal
 from pbvs.data.images import read_samples
-from pbvs.data.intensity import bands_of, holds_data, to_unit
+from pbvs.data.intensity import Group, RuleBook, bands_of, clipped_share, group_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import inside
@@ -26,14 +29,18 @@ from pbvs.logs import track
 from pbvs.parallel import in_chunks
 from pbvs.seeds import evenly_spaced
 
-Counts = NDArray[np.float64]  # (64,): a histogram of brightness
+Figures = NDArray[np.float64]  # (64 + 4,): a histogram of brightness, share clipped, share empty, least, largest number
+
+K = TypeVar("K", bound=Hashable)
 
 BINS = 64
 SIDE = 1024  # pixels each way of an image, spread over it
 SAMPLED = 24  # images of each task, split and role
+OF_A_GROUP = 8  # images of each archive, modality and sample type
+CLIPPED, EMPTY = 0.05, 0.5  # shares above which a sentence is said; a window by percentiles clips 0.02
 BRIGHTER = 1.25  # ratio of mean brightness from which a warning is given
 APART = 0.04  # and difference of the means, of 1
-VERSION = "brightness 1"
+VERSION = "brightness 2"
 
 
 class Want(NamedTuple):
@@ -48,8 +55,12 @@ class Want(NamedTuple):
 class Brightness:
     """The histogram of a group of images' valid pixels; every image counts the same."""
 
-    counts: Counts  # (64,) share of pixels by brightness, summed over the images
+    counts: NDArray[np.float64]  # (64,) share of pixels by brightness, summed over the images
     images: int = 0
+    clipped: float = 0.0  # share of the valid numbers outside of what the rule maps to 0..1
+    empty: float = 0.0  # share of pixels without data
+    low: float = np.inf  # the least and the largest valid number, as the files have them
+    high: float = -np.inf
 
     @property
     def mean(self) -> float:
@@ -69,6 +80,8 @@ class Brightness:
             "images": self.images,
             "mean": round(self.mean, 4),
             "deviation": round(self.deviation, 4),
+            "clipped": round(self.clipped, 4),
+            "empty": round(self.empty, 4),
             "histogram": [round(float(share), 5) for share in shares],
         }
 
@@ -107,14 +120,49 @@ def measure(
     inputs: Table = {}
     modalities: Table = {}
     for ((task, split), role), group in wants.items():
-        for want in group:
-            counts = figures.get(want)
-            if counts is None:
-                continue
-            _add(modalities, want.modality, split, counts)
+        for found in (figures[want] for want in group if want in figures):
+            modality = getattr(tasks[task], role)
+            _add(modalities.setdefault(modality, {}), split, found)
             if role == "source":
-                _add(inputs, task, split, counts)
+                _add(inputs.setdefault(task, {}), split, found)
     return inputs, modalities
+
+
+def measure_groups(
+    catalog: Catalog, book: RuleBook, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky"
+) -> dict[Group, Brightness]:
+    """Return the brightness of each archive's modalities by the type of their samples, from a few images of each."""
+    members: dict[Group, list[Entry]] = defaultdict(list)
+    for entry in catalog.entries:
+        members[group_of(entry)].append(entry)
+    wants = {
+        group: [Want(entry.path, group[1], book.rule(entry)) for entry in evenly_spaced(entries, OF_A_GROUP)]
+        for group, entries in sorted(members.items())
+    }
+    every = [want for chosen in wants.values() for want in chosen]
+    cache = cache or FileCache(None, catalog.root)
+    figures = _figures(catalog.root, every, cache, jobs, backend, catalog.challenge)
+    groups: dict[Group, Brightness] = {}
+    for group, chosen in wants.items():
+        for found in (figures[want] for want in chosen if want in figures):
+            _add(groups, group, found)
+    return groups
+
+
+def doubts_of(groups: Mapping[Group, Brightness], book: RuleBook) -> list[str]:
+    """Return a sentence for each archive and modality of which much is clipped or holds no data."""
+    sentences = []
+    for group, found in groups.items():
+        archive, modality, kind = group
+        what = f"{archive}: of its {modality} images ({kind})"
+        if found.clipped > CLIPPED:
+            sentences.append(
+                f"{what} {found.clipped:.0%} of the numbers lie outside of {book.rules[group]} and are clipped; "
+                f'a recipe may set another under [radiometry.archives."{archive}"].'
+            )
+        if found.empty > EMPTY:
+            sentences.append(f"{what} {found.empty:.0%} of the pixels hold no data.")
+    return sentences
 
 
 def warnings_of(inputs: Table) -> list[str]:
@@ -141,15 +189,19 @@ def _sample(pairs: Sequence[Pair], role: str, modality: str) -> list[Want]:
     return [Want(pair.target, modality, pair.target_rule) for pair in chosen]
 
 
-def _add(table: Table, what: str, split: str, counts: Counts) -> None:
-    entry = table.setdefault(what, {}).setdefault(split, Brightness(np.zeros(BINS)))
+def _add(table: dict[K, Brightness], key: K, found: Figures) -> None:
+    entry = table.setdefault(key, Brightness(np.zeros(BINS)))
+    counts, (clipped, empty, low, high) = found[:BINS], found[BINS:]
     entry.counts += counts / max(counts.sum(), 1)
     entry.images += 1
+    entry.clipped += (clipped - entry.clipped) / entry.images
+    entry.empty += (empty - entry.empty) / entry.images
+    entry.low, entry.high = min(entry.low, float(low)), max(entry.high, float(high))
 
 
 def _figures(
     root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, backend: str, challenge: Challenge
-) -> dict[Want, Counts]:
+) -> dict[Want, Figures]:
     stamps = {want: cache.stamp(want.path) for want in wants}
     known = {want: _counts(cache.get(_kind_of(want), want.path, stamps[want])) for want in wants}
     missing = [want for want, counts in known.items() if counts is None]
@@ -157,7 +209,7 @@ def _figures(
     for want, counts in zip(missing, track(found, "measuring brightness", len(missing)), strict=True):
         known[want] = counts
         if counts is not None:
-            cache.put(_kind_of(want), want.path, stamps[want], " ".join(f"{count:.0f}" for count in counts))
+            cache.put(_kind_of(want), want.path, stamps[want], " ".join(f"{number:.9g}" for number in counts))
     cache.write()
     return {want: counts for want, counts in known.items() if counts is not None}
 
@@ -166,13 +218,16 @@ def _kind_of(want: Want) -> str:
     return f"{VERSION} {want.modality} {want.rule}"
 
 
-def _histograms(root: Path, challenge: Challenge, wants: Sequence[Want]) -> list[Counts | None]:
+def _histograms(root: Path, challenge: Challenge, wants: Sequence[Want]) -> list[Figures | None]:
     with gdal():
         return [_histogram(root, challenge.modalities[want.modality], want) for want in wants]
 
 
-def _histogram(root: Path, modality: Modality, want: Want) -> Counts | None:
-    """Return how many valid pixels (bands averaged) lie in each of 64 steps, or None for an unreadable image."""
+def _histogram(root: Path, modality: Modality, want: Want) -> Figures | None:
+    """Return how many valid pixels (bands averaged) lie in each of 64 steps, and the rest of an image's figures.
+
+    None for an image that cannot be read.
+    """
     path = inside(root, want.path)
     try:
         values, valid, _ = read_samples(path, lambda header: bands_of(header, modality), SIDE)
@@ -183,16 +238,19 @@ def _histogram(root: Path, modality: Modality, want: Want) -> Counts | None:
     if (told := holds_data(values, want.rule)) is not None:
         valid = valid & told
     unit = to_unit(values, want.rule, valid).mean(axis=2)[valid]
-    return np.histogram(unit, BINS, (0.0, 1.0))[0].astype(np.float64)
+    counts = np.histogram(unit, BINS, (0.0, 1.0))[0].astype(np.float64)
+    seen = values[valid]
+    low, high = (float(seen.min()), float(seen.max())) if seen.size else (np.inf, -np.inf)
+    return np.array([*counts, clipped_share(values, want.rule, valid), 1 - float(valid.mean()), low, high])
 
 
-def _counts(text: str | None) -> Counts | None:
-    """Return a histogram as the cache has it; None when it has none that is whole."""
+def _counts(text: str | None) -> Figures | None:
+    """Return an image's figures as the cache has them; None when it has none that are whole."""
     try:
         counts = np.array((text or "").split(), np.float64)
     except ValueError:
         return None
-    return counts if counts.shape == (BINS,) else None
+    return counts if counts.shape == (BINS + 4,) else None
 
 
 def _centres() -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry
-from pbvs.data.inspection import Archive, Survey, group_reasons
+from pbvs.data.inspection import Archive, GroupFigures, Survey, group_reasons
 from pbvs.data.layout import natural_key
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
@@ -46,6 +46,7 @@ def render_data(survey: Survey) -> str:
         columns=list(survey.catalog.challenge.modalities),
         titles={name: survey.catalog.challenge.title_of(name) for name in survey.catalog.challenge.modalities},
         counts=survey.counts(),
+        groups=[(group, _drawn(group)) for group in survey.groups],
         reasons=group_reasons(survey.wrong),
         listed=LISTED,
         maps=[map_of(archive.name, cluster) for archive in survey.archives for cluster in clusters(archive.places)],
@@ -122,6 +123,10 @@ def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
     }
     means = {split: figure.mean for split, figure in splits.items()}
     return {"title": title, "lines": lines, "means": means, "images": {s: f.images for s, f in splits.items()}}
+
+
+def _drawn(group: GroupFigures) -> dict[str, Any] | None:
+    return plot(group.modality, {"": group.figures}) if group.figures.images else None
 
 
 def thumbnails(survey: Survey) -> list[dict[str, Any]]:

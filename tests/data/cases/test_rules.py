@@ -6,10 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pbvs.cli import cli
 from pbvs.data.images import to_uint8
+from pbvs.data.inspection import survey
 from pbvs.recipe import Radiometry
-from tests.data.cases.world import World, likeness, png, scene, tif, u8
+from pbvs.report.data_page import render_data
+from tests.data.cases.world import World, grid, likeness, png, scene, tif, u8
 
 RNG = np.random.default_rng(5)
 
@@ -239,3 +243,43 @@ def test_training_images_are_drawn_from_all_locations(world: World) -> None:
         rgb_location(world, f"loc{number:03}", np.rint(scene(16, 16, number, 3) * 15000).astype(np.uint16))
     world.build()
     assert {pair.source_rule for pair in world.pairs("rgb2ir")} == {"full:16383"}
+
+
+# --- What is said of it.
+
+
+def test_what_is_clipped_and_what_is_empty_is_counted_and_said(world: World) -> None:
+    for number in range(3):
+        image = np.rint(scene(seed=number, bands=3) * 3000 + 1).astype(np.uint16)
+        image[:40] = 0
+        rgb_location(world, f"loc{number}", image)
+    summary = world.build(Radiometry(rgb="window:0:1000,nodata:0"))
+    (clipped,) = [line for line in summary.warnings if "are clipped" in line]
+    (empty,) = [line for line in summary.warnings if "hold no data" in line]
+    assert "Train_Data_X_SAR_IR_RGB" in clipped
+    assert "rgb images (uint16)" in empty
+    figures = summary.facts["groups"]["Train_Data_X_SAR_IR_RGB rgb uint16"]
+    seen = np.stack([np.rint(scene(seed=number, bands=3) * 3000 + 1)[40:] for number in range(3)])
+    assert figures["clipped"] == pytest.approx(float((seen > 1000).mean()), abs=0.01)
+    assert figures["empty"] == pytest.approx(40 / 64, abs=1e-3)
+    assert not [line for line in world.build().warnings if "are clipped" in line or "hold no data" in line]
+
+
+def test_check_data_shows_type_range_rule_and_place_by_archive_and_modality(world: World) -> None:
+    for number in range(3):
+        sar_location(world, f"loc{number}", speckled(number).astype(np.uint16), crs="EPSG:32614", transform=grid())
+    tif(world.location("loc4") / "S_GEC.tiff", speckled(9).astype(np.uint16), crs="EPSG:32614")
+    found = survey(world.root, shifts=False)
+    (group,) = [group for group in found.groups if group.modality == "sar"]
+    assert (group.archive, group.kind, group.images) == ("Train_Data_X_SAR_IR_RGB", "uint16", 4)
+    assert group.figures.high == 18000
+    assert group.rule == found.book.rules[group.archive, "sar", "uint16"]
+    assert group.systems == "EPSG:32614"
+    assert group.placed == "tags 3, none (CRS without a transform) 1"
+    assert group.figures.counts.sum() == pytest.approx(4)
+    page = render_data(found)
+    assert "none (CRS without a transform) 1" in page
+    result = CliRunner().invoke(cli, ["check-data", str(world.root), "--manifests", str(world.manifests), "--no-shift"])
+    assert result.exit_code == 0, result.output
+    assert "SAR uint16, " in result.output
+    assert "18000, rule window:" in result.output
