@@ -25,7 +25,6 @@ from pbvs.files import atomic_path
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
 
-FORMAT = "pbvs-1"
 LARGEST = 4096  # channels, blocks: no configuration has a larger number
 TranslatorConfig = GeneratorConfig | UNetConfig
 Config = TranslatorConfig | DiscriminatorConfig
@@ -148,12 +147,16 @@ class Progress:
     best_step: int = 0
     stale: int = 0  # validations since the best one
     lowest: float | None = None  # the lowest mean of the watched loss in an epoch
+    lowest_unseen: float | None = None  # the lowest distance by a network that no loss has seen
+    parted: bool = False  # whether that network thinks the best epoch worse than an earlier one
+    per_step: int = 0  # samples of a step, all processes together; 0: written by a version that did not say
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write named tensors with `facts` (JSON values) in the metadata, whole or not at all."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "pbvs": json.dumps(dict(facts), sort_keys=True)}
+    # One key: safetensors writes several in an order that changes from process to process.
+    metadata = {"pbvs": json.dumps(dict(facts), sort_keys=True)}
     with atomic_path(path) as part:
         try:
             save_file(whole, part, metadata)

@@ -1,22 +1,22 @@
-"""The log of a training: a CSV file with a row an epoch, TensorBoard events, and curves as an image."""
+"""What a training tells: a table with a row an epoch, TensorBoard events, a line an epoch, curves as an image."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.errors import PbvsError
-from pbvs.files import read_text, write_text
+from pbvs.files import write_text
 
 FIRST = ("epoch", "step", "seconds", "learning_rate")
+VALIDATION = ("val_rmse", "val_lpips", "val_unseen", "val_score")
 
 
 class Log:
@@ -24,18 +24,17 @@ class Log:
 
     def __init__(self, folder: Path, step: int, losses: tuple[str, ...]):
         self.path = folder / "log.csv"
-        self.columns = (*FIRST, *losses, "val_rmse", "val_lpips", "val_score")
-        self.rows = [row for row in read_log(self.path) if float(row.get("step") or 0) <= step] if step else []
+        self.columns = [*FIRST, *losses, *VALIDATION]
+        before = read_log(self.path).reindex(columns=self.columns)
+        self.table = before[before["step"] <= step] if step else before[:0]
         self._events = _events(folder, step)
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a row and show it to TensorBoard where that is installed."""
-        self.rows.append({key: "" if row.get(key) is None else repr(row[key]) for key in self.columns})
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, self.columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, buffer.getvalue())
+        new = pd.DataFrame([row], columns=self.columns)
+        self.table = new if self.table.empty else pd.concat([self.table, new], ignore_index=True)
+        self.table = self.table.astype({"epoch": int, "step": int})
+        write_text(self.path, self.table.to_csv(index=False, lineterminator="\n"))
         if self._events is not None:
             for key in self.columns[3:]:
                 value = row.get(key)
@@ -45,7 +44,8 @@ class Log:
 
     def column(self, name: str) -> list[tuple[float, float]]:
         """Return (epoch, value) of the rows that have this column's value."""
-        return [(float(row["epoch"]), float(row[name])) for row in self.rows if row.get(name)]
+        known = self.table[["epoch", name]].dropna().astype(float)
+        return list(known.itertuples(index=False, name=None))
 
     def close(self) -> None:
         """Finish the events file."""
@@ -53,14 +53,20 @@ class Log:
             self._events.close()
 
 
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a log, none when there is none; raise PbvsError when it is no CSV."""
+def read_log(path: Path) -> pd.DataFrame:
+    """Return a log's table, an empty one when there is none; raise PbvsError when it is no table of numbers.
+
+    Numbers come back to the last bit; what an epoch did not measure is NaN.
+    """
+    table: pd.DataFrame = pd.DataFrame(columns=[*FIRST])
     if not path.is_file():
-        return []
+        return table
     try:
-        return [dict(row) for row in csv.DictReader(io.StringIO(read_text(path)))]
-    except csv.Error as error:
-        raise PbvsError(f"{path} is no CSV file ({error}); take it away, training goes on without it.") from None
+        table = pd.read_csv(path, dtype=str).astype(float).astype({"epoch": int, "step": int})
+    except (ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
+        reason = " ".join(str(error).split())[:120]
+        raise PbvsError(f"{path} is no log of a training ({reason}); move it away, training goes on without.") from None
+    return table
 
 
 def _events(folder: Path, step: int) -> Any:
@@ -71,12 +77,61 @@ def _events(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "events"), purge_step=step)
 
 
+def epoch_line(
+    what: str,
+    epoch: tuple[int, int],
+    step: int,
+    loss: float,
+    score: float | None,
+    best: tuple[float, int] | None,
+    left: float,
+    left_in_all: float,
+) -> str:
+    """Return an epoch in one line of at most 80 columns; `epoch` is (number, of how many), times are in seconds.
+
+    >>> epoch_line("sar2eo", (3, 40), 480, 0.51234, 0.27123, (0.265, 2), 754.0, 4000.0)
+    'sar2eo 3/40 step 480 loss 0.512 val 0.2712 best 0.2650 @2 left 13 min of 67 min'
+    """
+    words = [f"{what[:12]} {epoch[0]}/{epoch[1]}", f"step {step}", f"loss {loss:.3g}"]
+    if score is not None:
+        words.append(f"val {score:.4f}")
+    if best is not None:
+        words.append(f"best {best[0]:.4f} @{best[1]}")
+    words.append(f"left {duration(left)}")
+    if left_in_all > left + 60:
+        words[-1] += f" of {duration(left_in_all)}"
+    while len(" ".join(words)) > 80 and len(words) > 2:
+        words.pop(1)
+    return " ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(42), duration(754), duration(9000), duration(200000)
+    ('42 s', '13 min', '2.5 h', '2.3 days')
+    """
+    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 # --- What a training looks like: loss curves, and strips of input, prediction and target; drawn with Pillow alone.
 
 Points = Sequence[tuple[float, float]]
 COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5c4d7d", "#8d6a4f", "#333333", "#b56576", "#2a9d8f")
-PANEL = (320, 180)
+PANEL = (320, 200)
 STRIP_SIDE = 192
+UNITS = {
+    "l2": "RMSE, of [0, 1]",
+    "val_rmse": "RMSE, of [0, 1]",
+    "lpips": "LPIPS, weighted",
+    "val_lpips": "LPIPS",
+    "val_unseen": "LPIPS of a net not trained on",
+    "val_score": "score of the protocol",
+    "learning_rate": "per step",
+}
 
 
 def write_curves(path: Path, curves: Mapping[str, Points]) -> None:
@@ -94,21 +149,26 @@ def write_curves(path: Path, curves: Mapping[str, Points]) -> None:
 
 
 def _panel(name: str, points: Points, colour: str) -> Image.Image:
+    """Return a curve with its name, unit and last value above it, and values and epochs along its axes."""
     image = Image.new("RGB", PANEL, "white")
     draw = ImageDraw.Draw(image)
-    left, top, right, bottom = 56, 24, PANEL[0] - 12, PANEL[1] - 24
-    values = [value for _, value in points]
-    places = [place for place, _ in points]
+    left, top, right, bottom = 56, 36, PANEL[0] - 14, PANEL[1] - 36
+    values, epochs = [value for _, value in points], [epoch for epoch, _ in points]
     low, high = min(values), max(values)
+    width, height = (epochs[-1] - epochs[0]) or 1.0, (high - low) or 1.0
     draw.rectangle((left, top, right, bottom), outline="#bbbbbb")
-    draw.text((left, 6), f"{name}  {values[-1]:.4g}", fill="black")
-    draw.text((4, top), f"{high:.4g}", fill="#555555")
-    draw.text((4, bottom - 10), f"{low:.4g}", fill="#555555")
-    draw.text((left, bottom + 4), f"{places[0]:g}", fill="#555555")
-    draw.text((right - 24, bottom + 4), f"{places[-1]:g}", fill="#555555")
-    width, height = (places[-1] - places[0]) or 1.0, (high - low) or 1.0
+    draw.text((left, 4), f"{name}  {values[-1]:.4g}", fill="black")
+    draw.text((left, 18), UNITS.get(name, "loss"), fill="#555555")
+    for share in (0.0, 0.5, 1.0):
+        y = bottom - (bottom - top) * share
+        draw.line((left - 4, y, left, y), fill="#bbbbbb")
+        draw.text((4, y - 6), f"{low + height * share:.4g}", fill="#555555")
+        x = left + (right - left) * share
+        draw.line((x, bottom, x, bottom + 4), fill="#bbbbbb")
+        draw.text((x - 3, bottom + 6), f"{epochs[0] + width * share:.4g}", fill="#555555")
+    draw.text(((left + right) / 2 - 16, bottom + 20), "epoch", fill="#555555")
     line = [
-        (left + (right - left) * (x - places[0]) / width, bottom - (bottom - top) * (y - low) / height)
+        (left + (right - left) * (x - epochs[0]) / width, bottom - (bottom - top) * (y - low) / height)
         for x, y in points
     ]
     if len(line) > 1:

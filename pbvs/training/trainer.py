@@ -19,11 +19,12 @@ from pbvs.files import sweep
 from pbvs.logs import meter, say
 from pbvs.training import checkpoint, distributed
 from pbvs.training.loader import Chips, Feed, Plan, batches, make_plan
-from pbvs.training.log import Log, write_curves
+from pbvs.training.log import VALIDATION, Log, epoch_line, write_curves
 from pbvs.training.step import Batch, Schedule, TrainingStep
 
 STATE = "state.safetensors"
 DIVERGED = 20.0  # times the lowest epoch's loss
+PARTED = 1.05  # times the lowest distance by a network that no loss has seen
 Validation = Mapping[str, float | None]
 
 
@@ -41,13 +42,15 @@ class Settings:
     keep: str = "best"
     feed: Feed = field(default_factory=Feed)
     identity: Mapping[str, Any] = field(default_factory=dict)  # what a state must agree on to be gone on with
+    higher_is_better: bool = False  # the validation's score
+    ahead: float = 0.0  # work of the recipe's later stages, in trainings of this one
 
 
 class Trainer:
     """Trains `method` on `chips`, keeping all in `folder`.
 
-    `validate(network, epoch)` returns rmse, lpips and score of the held-out pairs (lower is better); `publish(network,
-    facts)` is called whenever a network is the one to keep.
+    `validate(network, epoch)` returns the `validation.NAMES` of the held-out pairs; `publish(network, facts)` is called
+    whenever a network is the one to keep.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class Trainer:
         self.average = Average(method.network, settings.ema_decay)
         self.progress = checkpoint.Progress()
         self.sums = torch.zeros(len(method.losses), dtype=torch.float64, device=settings.feed.device)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), 0
+        self._began: tuple[float, int] | None = None  # the clock and the step when this process began
 
     @property
     def last_step(self) -> int:
@@ -84,7 +88,18 @@ class Trainer:
             self._publish_untrained()
             return
         log = Log(self.folder, self.progress.step, self.method.losses) if distributed.is_main() else None
+        try:
+            self._train(log)
+        except KeyboardInterrupt:
+            if log is not None:
+                say(f"{self.what}: stopped at step {self.progress.step}; it will go on from step {self._saved_step}.")
+            raise
+        if log is not None:
+            log.close()
+
+    def _train(self, log: Log | None) -> None:
         started = time.monotonic() - self.progress.seconds
+        self._began = time.monotonic(), self.progress.step
         with meter(self.what, self.last_step, self.progress.step) as bar:
             for batch in self._steps():
                 losses = self._step(batch)
@@ -96,8 +111,6 @@ class Trainer:
                         break
                 elif self._save_is_due():
                     self.save()
-        if log is not None:
-            log.close()
 
     def done(self) -> bool:
         """Return whether the schedule is at its end or validation stopped improving long ago."""
@@ -146,6 +159,7 @@ class Trainer:
             rate = self.settings.schedule.at(epoch)
             log.add({**row, "learning_rate": rate, **means, **{f"val_{k}": v for k, v in validation.items()}})
             self._draw(log)
+            say(self._line(epoch, means[self.method.losses[0]], validation.get("score")))
         self.sums.zero_()
         self.save()
         if not ends:
@@ -154,17 +168,45 @@ class Trainer:
     def _judge(self, validation: Validation, epoch: int) -> None:
         """Keep the network when it is the best so far, or simply the last where nothing can be compared."""
         score, progress = validation.get("score"), self.progress
-        facts = {"epoch": epoch, "step": progress.step, "validation": dict(validation)}
+        self._watch(validation, epoch)
+        facts = {"epoch": epoch, "step": progress.step, "validation": dict(validation), "parted": progress.parted}
         if score is None:
             if progress.best_score is None or self.settings.keep == "last":
                 self._publish(facts)
             return
-        better = progress.best_score is None or score < progress.best_score
+        sign = -1 if self.settings.higher_is_better else 1
+        better = progress.best_score is None or sign * score < sign * progress.best_score
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best_score, progress.best_step = score, progress.step
         if better or self.settings.keep == "last":
             self._publish(facts)
+
+    def _watch(self, validation: Validation, epoch: int) -> None:
+        """Warn when the score is the best so far and a network that no loss has seen says that images got worse."""
+        unseen, lowest, score = validation.get("unseen"), self.progress.lowest_unseen, validation.get("score")
+        if unseen is None:
+            return
+        self.progress.lowest_unseen = unseen if lowest is None else min(unseen, lowest)
+        best = self.progress.best_score
+        if best is None or score is None or lowest is None:
+            return
+        improves = score > best if self.settings.higher_is_better else score < best
+        self.progress.parted = unseen > PARTED * lowest if improves else self.progress.parted
+        if improves and self.progress.parted and distributed.is_main():
+            say(
+                f"{self.what}: epoch {epoch} scores best, but to a net that it is not trained on it is "
+                f"{unseen / lowest - 1:.0%} further from the targets than before; the images may only please the loss."
+            )
+
+    def _line(self, epoch: int, loss: float, score: float | None) -> str:
+        progress, schedule = self.progress, self.settings.schedule
+        best = None if progress.best_score is None else (progress.best_score, progress.best_step // self.plan.steps)
+        began, first = self._began or (time.monotonic(), progress.step)
+        second = (time.monotonic() - began) / max(1, progress.step - first)  # of one step, validation included
+        left = second * (self.last_step - progress.step)
+        in_all = left + second * self.last_step * self.settings.ahead
+        return epoch_line(self.what, (epoch, schedule.epochs), progress.step, loss, score, best, left, in_all)
 
     def _publish_untrained(self) -> None:
         """Where the schedule has no epochs the first weights are the model: an imported checkpoint used as it is."""
@@ -206,7 +248,7 @@ class Trainer:
         return f"epoch {epoch}/{self.settings.schedule.epochs} rate {self.settings.schedule.at(epoch):.2g} {shown}"
 
     def _draw(self, log: Log) -> None:
-        names = (*self.method.losses, "val_rmse", "val_lpips", "val_score", "learning_rate")
+        names = (*self.method.losses, *VALIDATION, "learning_rate")
         write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
 
     def _save_is_due(self) -> bool:
@@ -215,7 +257,8 @@ class Trainer:
     def save(self) -> None:
         """Write the whole state, unless a loss is no number."""
         self._check_finite()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.progress.step
+        self.progress.per_step = self.plan.per_step
         if not distributed.is_main():
             return
         tensors = {
@@ -240,12 +283,18 @@ class Trainer:
         if facts.get("identity") != dict(self.settings.identity):
             self._put_aside(path)
             return
+        progress = checkpoint.Progress(**facts["progress"])
+        if progress.per_step not in (0, self.plan.per_step):
+            raise PbvsError(
+                f"{self.what} took {progress.per_step} samples a step until step {progress.step}, and would now take "
+                f"{self.plan.per_step}; start as many processes as before, or train it again with --retrain."
+            )
         checkpoint.restore_modules(self.method.modules, tensors)
         checkpoint.restore_optimizers(self.method.optimizers, tensors)
         if self.average.decay:
             checkpoint.restore_modules({"network": self.average.network}, tensors, "average")
         self.sums.copy_(tensors["sums"])
-        self.progress = checkpoint.Progress(**facts["progress"])
+        self.progress, self._saved_step = progress, progress.step
         say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
 
     def _put_aside(self, path: Path) -> None:

@@ -33,6 +33,7 @@ class FitContext:
     weights: Path | None = None  # where the frozen trunks lie
     device: str = "cpu"
     jobs: int = 1  # processes that prepare and load data
+    ahead: float = 0.0  # pixels that the stages after this one will learn from, for the time left
 
 
 class Translator(ABC):

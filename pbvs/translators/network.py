@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from pbvs.challenge.loading import load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
+from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
 from pbvs.files import digest
 from pbvs.metrics.perceptual import Lpips
@@ -24,10 +26,10 @@ from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
-from pbvs.training.losses import Distance, PerceptualLoss, PerceptualTerm
+from pbvs.training.losses import PerceptualLoss, PerceptualTerm
 from pbvs.training.step import Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
-from pbvs.training.validation import Validator
+from pbvs.training.validation import Validator, make_judge
 from pbvs.translators.base import FitContext, ImageArray, Translator
 from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
@@ -88,15 +90,17 @@ class NetworkTranslator(Translator):
                 "which images could not be used."
             )
         distributed.join(self.device)
-        nets = self._lpips(context)
-        method = self.prepare(context, self._perceptual(nets, context.recipe.seed))
+        if self.stage.choose_on == "train":
+            train, choose = split_for_tuning(context.train, seed=context.recipe.seed)
+            context = replace(context, train=train, val=choose)
+        method = self.prepare(context, self._perceptual(context))
+        validator = self._validator(context)
         chips = self._chips(context)
-        validator = self._validator(context, next(iter(nets.values()), None))
         trainer = Trainer(
             method,
             chips,
             context.folder,
-            self._settings(context, chips),
+            self._settings(context, chips, validator.judge.protocol.higher_is_better),
             what=self.task.name,
             validate=validator if validator.pairs else None,
             publish=lambda network, facts: self.publish(context.folder, method, network, facts),
@@ -148,6 +152,7 @@ class NetworkTranslator(Translator):
         return {
             **facts,
             "grid": self.facts.get("grid"),
+            "chosen_on": self.stage.choose_on,
             "task": self.task.name,
             "method": self.method,
             "stage": self.stage.model_dump(mode="json"),
@@ -159,13 +164,10 @@ class NetworkTranslator(Translator):
             raise PbvsError(f"The model of {self.task.name} is not trained yet; run `pbvs predict`.")
         return self.network
 
-    def _lpips(self, context: FitContext) -> dict[str, Distance]:
-        names = dict.fromkeys(term.net for term in self.stage.perceptual_terms)
-        return {name: Lpips(name, context.weights).to(self.device) for name in names}
-
-    def _perceptual(self, nets: Mapping[str, Distance], seed: int) -> PerceptualLoss | None:
+    def _perceptual(self, context: FitContext) -> PerceptualLoss | None:
         terms = [PerceptualTerm(**term.model_dump()) for term in self.stage.perceptual_terms]
-        return PerceptualLoss(terms, nets, seed) if terms else None
+        nets = {name: Lpips(name, context.weights).to(self.device) for name in dict.fromkeys(t.net for t in terms)}
+        return PerceptualLoss(terms, nets, context.recipe.seed) if terms else None
 
     def _chips(self, context: FitContext) -> Chips:
         recipe = context.recipe
@@ -183,7 +185,7 @@ class NetworkTranslator(Translator):
                 cache=context.cache,
                 jobs=context.jobs,
                 sampling=recipe.sampling,
-                epochs=self._epochs(),
+                epochs=self.stage.passes,
             )
 
         chips = distributed.main_first(prepare)
@@ -191,22 +193,22 @@ class NetworkTranslator(Translator):
         self.facts = {**self.facts, "grid": grid.table() if grid else None}
         return chips
 
-    def _epochs(self) -> int:
-        """Return how many epochs of the chips training sees."""
-        stage = self.stage
-        return (stage.epochs + stage.half_rate_epochs + stage.decay_epochs) * int(getattr(stage, "rounds", 1))
-
-    def _validator(self, context: FitContext, lpips: Distance | None) -> Validator:
+    def _validator(self, context: FitContext) -> Validator:
+        stage, recipe = self.stage, context.recipe
+        nets = list(dict.fromkeys(term.net for term in stage.perceptual_terms))
+        challenge = load_challenge(recipe.challenge)
+        judge, unseen = make_judge(stage.choose_by, challenge, nets, stage.watch_net, context.weights, self.device)
         return Validator(
             evenly_spaced([pair for pair in context.val if pair.target], self.stage.validation_images),
-            lambda pair: open_pair(pair, context.root, context.recipe.radiometry),
+            lambda pair: open_pair(pair, context.root, recipe.radiometry),
             self.run,
-            lpips,
-            self.device,
+            judge,
+            unseen,
+            self.task.challenge_size if recipe.evaluation_size == "challenge" else None,
             context.folder / "samples",
         )
 
-    def _settings(self, context: FitContext, chips: Chips) -> Settings:
+    def _settings(self, context: FitContext, chips: Chips, higher_is_better: bool) -> Settings:
         stage = self.stage
         return Settings(
             schedule=self.schedule,
@@ -223,6 +225,8 @@ class NetworkTranslator(Translator):
                 (self.config.source_channels, self.config.target_channels),
             ),
             identity=self._identity(context, len(chips)),
+            higher_is_better=higher_is_better,
+            ahead=context.ahead / max(1.0, stage.work(len(context.train))),
         )
 
     def _identity(self, context: FitContext, samples: int) -> dict[str, Any]:
@@ -256,7 +260,8 @@ class NetworkTranslator(Translator):
             validator.samples = None
             validator.translate = partial(self.run, dihedral=dihedral)
             scores.append(validator(self._loaded(), 0)["score"] or 0.0)
-        self.facts = {**self.facts, "flips": scores[1] < scores[0], "plain_score": scores[0], "flips_score": scores[1]}
+        helps = scores[1] > scores[0] if validator.judge.protocol.higher_is_better else scores[1] < scores[0]
+        self.facts = {**self.facts, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
         if distributed.is_main():
             self.save(context.folder)
 

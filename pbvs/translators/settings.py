@@ -34,7 +34,16 @@ class NetworkStage(Stage):
     # What may change and training still goes on from its state; any other change makes it another training.
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"epochs", "half_rate_epochs", "decay_epochs", "validate_every", "validation_images", "patience", "keep"}
-        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic", "input_grid"}
+        | {
+            "save_minutes",
+            "test_time_flips",
+            "inference_memory",
+            "recompute",
+            "deterministic",
+            "input_grid",
+            "choose_by",
+            "watch_net",
+        }
     )
 
     init_from: TaskName | None = None
@@ -56,6 +65,9 @@ class NetworkStage(Stage):
     deterministic: bool = False  # the same bits on a GPU too, slower
     validate_every: int = Field(1, ge=1)  # epochs
     validation_images: int = Field(32, ge=0)
+    choose_by: str = "auto"  # the protocol that chooses the epoch; auto: the challenge's (training.validation)
+    choose_on: Literal["val", "train"] = "val"  # train: a part of the training locations, kept from learning
+    watch_net: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"  # LPIPS of a net that no loss sees
     patience: int = Field(0, ge=0)  # validations without a better score before training stops; 0: never
     keep: Literal["best", "last"] = "best"  # which epoch's network translates
     save_minutes: float = Field(10.0, ge=0)  # between training states inside an epoch; 0: after every step
@@ -76,6 +88,15 @@ class NetworkStage(Stage):
                 "perceptual": tuple(term.model_copy(update={"net": net}) for term in self.perceptual),
             }
         return super().replace(settings)
+
+    @property
+    def passes(self) -> int:
+        """How often training goes through the chips."""
+        return self.epochs + self.half_rate_epochs + self.decay_epochs
+
+    def work(self, samples: int) -> float:
+        """Return the pixels that training on so many samples an epoch sees, for estimates of time."""
+        return self.passes * samples * float(self.size) ** 2
 
     @property
     def least_size(self) -> int:
@@ -114,7 +135,7 @@ class NetworkStage(Stage):
                 raise ValueError(f"LPIPS with {term.net} needs at least {SMALLEST[term.net]} pixels a side, not {side}")
             if term.crops and term.crop_size > self.size:
                 raise ValueError(f"crop_size {term.crop_size} is larger than the images of size {self.size}")
-        if self.epochs + self.half_rate_epochs + self.decay_epochs < 1 and not self.has_start:
+        if self.passes < 1 and not self.has_start:
             raise ValueError("epochs, half_rate_epochs and decay_epochs are all 0, so nothing would be learnt")
         return self
 

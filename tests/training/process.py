@@ -12,7 +12,8 @@ import torch.utils.tensorboard
 
 from pbvs.data.manifest import Pair
 from pbvs.devices import world_size
-from pbvs.metrics.perceptual import Lpips
+from pbvs.metrics.judge import Judge
+from pbvs.metrics.protocol import load_protocol
 from pbvs.training import distributed
 from pbvs.training.step import Schedule
 from pbvs.training.validation import Validator
@@ -32,8 +33,8 @@ def validator() -> Validator:
     """Measure five images by RMSE and the random trunk."""
     pairs = [Pair(str(number), "sar2eo", "val", "place", "source") for number in range(5)]
     how = Inference(2, 10**6)
-    lpips = Lpips("random")
-    return Validator(pairs, lambda pair: Opened(int(pair.name)), lambda net, inputs: translate(net, inputs, how), lpips)
+    judge = Judge(load_protocol(lpips_net="random"))
+    return Validator(pairs, lambda pair: Opened(int(pair.name)), lambda net, inputs: translate(net, inputs, how), judge)
 
 
 def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1) -> None:

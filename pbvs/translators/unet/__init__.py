@@ -41,6 +41,11 @@ class UNetStage(NetworkStage):
     residual: Literal["none", "grey"] = "none"  # grey: the network corrects the mean of its input's channels
 
     @property
+    def passes(self) -> int:
+        """How often training goes through the chips: in each epoch as often as it has rounds."""
+        return self.rounds * super().passes
+
+    @property
     def multiple(self) -> int:
         """The side of a square at the coarsest level."""
         return int(self.shuffle * 2 ** (self.levels - 1))
