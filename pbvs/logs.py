@@ -82,6 +82,18 @@ class Meter:
                 say(f"{self.what}: step {self.done} of {self.total}, {text}, {left / 60:.0f} min left")
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(42), duration(754), duration(9000), duration(200000)
+    ('42 s', '13 min', '2.5 h', '2.3 days')
+    """
+    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 @contextlib.contextmanager
 def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
     """Yield a Meter: a tqdm bar on a terminal, else a line every half minute."""

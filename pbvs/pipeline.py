@@ -31,7 +31,7 @@ from pbvs.files import (
 )
 from pbvs.lineage import Lineage, changes, learns
 from pbvs.locks import locked
-from pbvs.logs import say
+from pbvs.logs import duration, say
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, mark_done, read_done
@@ -261,9 +261,11 @@ class Job:
                     needed.setdefault(net, []).append(task)
         if needed:
             said = ", ".join(f"{net} (for {', '.join(tasks)})" for net, tasks in needed.items())
+            vgg16 = ' (the perceptual loss takes VGG-16 instead with vgg_net = "vgg16")' if "vgg19" in needed else ""
             raise PbvsError(
                 f"Training needs weights that are not here: {said}. Get them with `pbvs weights fetch "
-                f"{' '.join(needed)}`, name their folder with --weights, or take --lpips-net random to try it out."
+                f"{' '.join(needed)}`, name their folder with --weights, or take --lpips-net random to try it out"
+                f"{vgg16}."
             )
 
     def _goes_on(self, task: TaskName) -> bool:
@@ -309,6 +311,9 @@ class Job:
             mark_done(folder / self._record(task).name, made_from, **known)
             if beside:
                 replace_folder(folder, final)
+            if translator.learns:
+                after = f"; still to train: {', '.join(self._after(task))}" if self._after(task) else ""
+                say(f"{task}: trained in {duration(time.perf_counter() - start)}{after}")
         barrier()
 
     def _material(self, task: str, stage: Stage, translator: Translator, folder: Path, device: str) -> FitContext:
@@ -324,7 +329,13 @@ class Job:
             weights=self.weights,
             device=device,
             jobs=self.jobs,
+            ahead=sum(self.recipe.stages[later].work(len(self._pairs(later, "train"))) for later in self._after(task)),
         )
+
+    def _after(self, task: str) -> list[TaskName]:
+        """Return the tasks whose models are trained after this one."""
+        order = self.wanted()
+        return [later for later in self.to_train() if order.index(later) > order.index(task)]
 
     def _predictions(self, task: TaskName, split: str) -> list[str]:
         """Write the predictions of one task and split that are not there yet."""

@@ -43,6 +43,10 @@ class Stage(Settings):
         """Return the stage with those of these settings that it has."""
         return self.model_copy(update={key: value for key, value in settings.items() if hasattr(self, key)})
 
+    def work(self, samples: int) -> float:
+        """Return how many pixels training on so many samples an epoch goes through, for estimates of time."""
+        return 0.0
+
     @property
     def trunks(self) -> tuple[str, ...]:
         """The frozen networks whose weights training needs, by the names of `pbvs weights list`."""

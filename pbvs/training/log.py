@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
+from pbvs.logs import duration
 
 FIRST = ("epoch", "step", "seconds", "learning_rate")
 VALIDATION = ("val_rmse", "val_lpips", "val_unseen", "val_score")
@@ -103,18 +104,6 @@ def epoch_line(
     while len(" ".join(words)) > 80 and len(words) > 2:
         words.pop(1)
     return " ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    >>> duration(42), duration(754), duration(9000), duration(200000)
-    ('42 s', '13 min', '2.5 h', '2.3 days')
-    """
-    for unit, size, digits in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 # --- What a training looks like: loss curves, and strips of input, prediction and target; drawn with Pillow alone.

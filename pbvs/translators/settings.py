@@ -95,7 +95,7 @@ class NetworkStage(Stage):
         return self.epochs + self.half_rate_epochs + self.decay_epochs
 
     def work(self, samples: int) -> float:
-        """Return the pixels that training on so many samples an epoch sees, for estimates of time."""
+        """Return the pixels that all passes over so many samples go through."""
         return self.passes * samples * float(self.size) ** 2
 
     @property
