@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +15,11 @@ from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 from pbvs.seeds import generator, torch_generator
-from pbvs.training.checkpoint import read_model, write_weights
+from pbvs.training.checkpoint import read_model, read_tensors, write_weights
 from pbvs.training.log import read_log
 from pbvs.translators import make_translator
 from pbvs.translators.pix2pixhd.published import export_checkpoint
+from pbvs.translators.pix2pixhd.training import GanStep
 from pbvs.translators.pix2pixhd.translator import use_bf16
 from tests.translators.scenes import context_of, recipe_of, translator_of
 
@@ -250,3 +254,79 @@ def test_the_papers_default_is_the_published_network() -> None:
     stage = load_recipe("paper").stages["sar2eo"]
     translator = make_translator(TASKS["sar2eo"], stage)
     assert translator.config == GeneratorConfig(1, 1, 64, 4, 9)
+
+
+def test_model_files_are_equal_byte_for_byte_after_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(epochs=2)
+    translator_of(recipe).fit(context_of(tmp_path, recipe, "whole"))
+    plain, steps = GanStep.step, [0]
+
+    def stopping(self: GanStep, rate: float) -> None:
+        steps[0] += 1
+        if steps[0] == 5:  # in the last epoch
+            raise KeyboardInterrupt
+        plain(self, rate)
+
+    monkeypatch.setattr(GanStep, "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        translator_of(recipe).fit(context_of(tmp_path, recipe, "cut"))
+    translator_of(recipe).fit(context_of(tmp_path, recipe, "cut"))
+    for name in ("model.safetensors", "discriminator.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    header = subprocess.run(
+        [sys.executable, "-c", REWRITE, str(tmp_path / "whole/model.safetensors")], capture_output=True, check=True
+    )
+    assert header.stdout == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+# Another process writes the same file again: safetensors orders what it hashes by a seed of the process.
+REWRITE = """
+import sys
+from pathlib import Path
+from pbvs.training.checkpoint import read_tensors, write_tensors
+path = Path(sys.argv[1])
+again = path.with_name("again.safetensors")
+write_tensors(again, *read_tensors(path))
+sys.stdout.buffer.write(again.read_bytes())
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"size": 16, "downsamplings": 4}, "size 16 leaves too little of an image .* at least 32"),
+        ({"size": 16, "lpips_net": "alex"}, "LPIPS with alex needs at least 31 pixels a side, not 16"),
+        ({"perceptual": [{"net": "vgg", "crops": 2, "crop_size": 48}]}, "crop_size 48 is larger than the images"),
+        ({"perceptual": [{"net": "vgg", "weigth": 2}]}, "perceptual.0.weigth: there is no such key"),
+        ({"vgg_net": "vgg13"}, "vgg_net"),
+    ],
+)
+def test_sizes_that_networks_cannot_take_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(PbvsError, match=sentence):
+        recipe_of(**changes)
+
+
+def test_several_lpips_terms_train_and_stand_for_the_single_one(tmp_path: Path) -> None:
+    terms = [
+        {"net": "random", "weight": 0.5, "transforms": True},
+        {"net": "random", "weight": 0.5, "crops": 2, "crop_size": 31},
+    ]
+    recipe = recipe_of(perceptual=terms, epochs=1, half_rate_epochs=0)
+    context = context_of(tmp_path, recipe)
+    translator_of(recipe).fit(context)
+    assert read_log(context.folder / "log.csv")["lpips"][0] > 0
+    assert recipe.stages["sar2eo"].trunks == ()
+    assert recipe_of(perceptual=[{"net": "alex"}, {"net": "vgg"}], vgg_weight=1.0).stages["sar2eo"].trunks == (
+        "alex", "vgg", "vgg19",
+    )  # fmt: skip
+
+
+def test_a_part_of_the_training_locations_chooses_the_epoch_and_teaches_nothing(tmp_path: Path) -> None:
+    recipe = recipe_of(choose_on="train", epochs=1, half_rate_epochs=0)
+    context = context_of(tmp_path, recipe, val=[])
+    translator = translator_of(recipe)
+    translator.fit(context)
+    _, facts = read_tensors(context.folder / "state.safetensors")
+    assert facts["identity"]["samples"] < len(context.train)
+    assert translator.facts["chosen_on"] == "train"
+    assert read_log(context.folder / "log.csv")["val_score"].notna().all()
