@@ -212,6 +212,11 @@ class Outputs(Settings):
     range: tuple[float, float] | None = None  # what 0 and 1 are written as; None: the type's whole range
     path: str = "{task}/{id}"
 
+    @property
+    def stored(self) -> Literal["uint8", "uint16"]:
+        """The number type of predictions in a run's folder, which are PNG files: floats are kept as 16 bits."""
+        return "uint8" if self.dtype == "uint8" else "uint16"
+
     @field_validator("path")
     @classmethod
     def _placeholders(cls, path: str) -> str:

@@ -38,7 +38,7 @@ def ablate(
     data: Path | None,
     manifests: Path,
     submissions: Path,
-    protocol: str,
+    protocol: str | None,
     weights: Path | None,
     lpips_net: str | None,
     device: str,

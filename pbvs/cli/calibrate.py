@@ -41,7 +41,7 @@ def calibrate(
     data: Path | None,
     manifests: Path,
     submissions: Path,
-    protocol: str,
+    protocol: str | None,
     weights: Path | None,
     lpips_net: str | None,
     device: str,
@@ -70,7 +70,7 @@ def calibrate(
         extras=extras,
         write=not dry_run,
     )
-    label = "random net, NOT LPIPS" if lpips_net == "random" else protocol
+    label = "random net, NOT LPIPS" if lpips_net == "random" else protocol or place.challenge().protocol
     click.echo(f"Run {place.name}; score by {label}, lower is better")
     for result in found:
         click.echo("\n".join(_lines(result)))

@@ -72,7 +72,7 @@ jobs = click.option(
 task = click.option("--task", "tasks", metavar="TASK", multiple=True, help="Only this task (repeatable).")
 split = click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True, help="Which split.")
 protocol = click.option(
-    "--protocol", default="l2-lpips", show_default=True, help="How images are scored: a name or a .toml file."
+    "--protocol", show_default="the challenge's", help="How images are scored: a name or a .toml file."
 )
 lpips_net = click.option(
     "--lpips-net", type=click.Choice(NETS), help="Another LPIPS network; random is no LPIPS, for wiring checks."

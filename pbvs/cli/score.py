@@ -35,7 +35,7 @@ def score(
     data: Path | None,
     manifests: Path,
     submissions: Path,
-    protocol: str,
+    protocol: str | None,
     weights: Path | None,
     lpips_net: str | None,
     device: str,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
+from pbvs.challenge import Task
 from pbvs.data.align import open_source
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
@@ -42,14 +42,14 @@ def score_baselines(
     found: dict[str, dict[str, TaskScores]] = {kind: {} for kind in BASELINES}
     for task in tasks:
         for kind in BASELINES:
-            same = kind != "input" and not _differs(task.name)
+            same = kind != "input" and not _differs(task.task)
             found[kind][task.name] = found["input"][task.name] if same else _one(judge, task, kind, cache, score)
     return found
 
 
-def _differs(task: str) -> bool:
+def _differs(task: Task) -> bool:
     """Return whether the paper's gray is another image than the input as it is."""
-    return paper_factor(task) != 1.0 or get_task(task).target_channels > 1 < get_task(task).source_channels
+    return paper_factor(task.name) != 1.0 or task.target_channels > 1 < task.source_channels
 
 
 def paper_factor(task: str) -> float:
@@ -83,7 +83,7 @@ def baseline_image(pair: Pair, task: TaskToScore, kind: str) -> NDArray[np.float
     Where the target has one band, or `kind` is "gray", the bands' mean; "gray" also has the paper's factor.
     """
     source = open_source(pair, task.root, task.radiometry)
-    channels = get_task(task.name).target_channels
+    channels = task.task.target_channels
     if kind == "gray" or source.shape[2] != channels:
         factor = paper_factor(task.name) if kind == "gray" else 1.0
         gray = (source.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(factor)).clip(0, 1)

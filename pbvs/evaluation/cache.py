@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pbvs.challenge import get_task
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path, digest, inside, sweep
@@ -95,7 +94,7 @@ def target_key(pair: Pair, root: Path, radiometry: Radiometry, size: int | None)
     return digest(
         {
             "files": [file_state(inside(root, name)) for name in files],
-            "rule": [pair.target_rule, radiometry.model_dump(mode="json"), get_task(pair.task).target],
+            "rule": [pair.target_rule, radiometry.model_dump(mode="json"), radiometry.challenge.task(pair.task).target],
             "alignment": pair.alignment,
             "size": size,
         }

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.evaluation.bootstrap import combined_interval
 from pbvs.evaluation.results import Scores, find_scores, read_scores, wrap
@@ -156,7 +155,7 @@ def mismatches(old: Scores, new: Scores) -> list[str]:
     keys = ("net", "version", "is_lpips", "digest")
     found += [_unlike(f"LPIPS' {key}", old.lpips.get(key), new.lpips.get(key)) for key in keys]
     found += _recipe_mismatches(old.run, new.run)
-    for task in TASKS:
+    for task in dict.fromkeys([*old.names, *new.names]):
         names = [set(scores.table(task, scored=False)["name"]) for scores in (old, new)]
         if all(names) and names[0] != names[1]:
             found.append(f"{task} was scored on other images ({len(names[0] & names[1])} of them the same)")
@@ -217,13 +216,13 @@ def image_changes(old: Scores, new: Scores) -> pd.DataFrame:
 
 
 def _tasks(changes: pd.DataFrame) -> list[str]:
-    return [task for task in TASKS if (changes["task"] == task).any()]
+    return list(dict.fromkeys(changes["task"]))
 
 
 def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
     """Return which images the comparison leaves out because one of the runs has no score for them."""
     said = []
-    for task in TASKS:
+    for task in dict.fromkeys([*old.names, *new.names]):
         names = {name for scores in (old, new) for name in scores.table(task, scored=False)["name"]}
         left = len(names) - int((changes["task"] == task).sum())
         if left:
@@ -278,7 +277,7 @@ def seeds_table(runs: Sequence[Run], split: str | None = None, protocol: str | N
                 f"see `pbvs compare {first.name} {other.name}`."
             )
     found = [read_scores(run, find_scores(run, split, protocol)) for run in runs]
-    rows = {task: [scores.task(task).get("score") for scores in found] for task in TASKS}
+    rows = {task: [scores.task(task).get("score") for scores in found] for task in found[0].names}
     rows["combined"] = [scores.combined for scores in found]
     table = pd.DataFrame(rows, index=[run.name for run in runs], dtype=float).T.dropna(how="all")
     values = table.copy()

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from pandas import DataFrame
 
-from pbvs.challenge import TASKS, get_task
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
@@ -30,7 +29,7 @@ from pbvs.files import digest
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.metrics.judge import Judge, Measured
-from pbvs.metrics.protocol import DEFAULT, Protocol, load_protocol
+from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.parallel import ahead
 from pbvs.recipe import Recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run
@@ -55,7 +54,7 @@ def score(
     root: Path | None = None,
     manifests: Path = MANIFESTS,
     submissions: Path = SUBMISSIONS,
-    protocol: str | Path | Protocol = DEFAULT,
+    protocol: str | Path | Protocol | None = None,
     weights: Path | None = None,
     lpips_net: str | None = None,
     device: str = "cpu",
@@ -67,6 +66,7 @@ def score(
 ) -> Scores:
     """Score what a run would submit against the held-out targets of `split`.
 
+    `protocol` is a rule of scoring; without it the one of the run's challenge.
     Writes `<task>.csv` and `summary.json` into `scores/<split>/<protocol>/` of the run's folder. `lpips_net` replaces
     the protocol's trunk; `random` is no LPIPS and is labelled so. `fid` computes FID and KID also where the protocol's
     score does without. `baselines` scores the inputs as they are beside the predictions. `jobs` threads read files;
@@ -81,11 +81,15 @@ def score(
     0.3315
     """
     found = (run if isinstance(run, Run) else Run(run, submissions)).existing()
-    rule = load_protocol(protocol, lpips_net=lpips_net)
+    challenge = found.challenge()
+    usual = choose_protocol(challenge, protocol)
+    rule = load_protocol(usual, lpips_net=lpips_net)
     where = find_root(root, manifests)
     with locked(found.folder), contextlib.ExitStack() as stack:
         recipe = found.recipe()
-        tasks = [task for name in TASKS if (task := find_task(found, recipe, rule, manifests, where, split, name))]
+        tasks = [
+            task for name in challenge.tasks if (task := find_task(found, recipe, rule, manifests, where, split, name))
+        ]
         if not tasks:
             raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
         store = FeatureCache(cache / "features") if cache else None
@@ -102,16 +106,17 @@ def score(
             compared = baseline.score_baselines(
                 judge, tasks, cache, lambda task: score_task(judge, task, jobs=jobs, batch=batch)
             )
-        summary = summarise(found.name, split, judge, measured, compared, baseline.trained_nets(recipe))
+        summary = summarise(
+            found.name, split, judge, measured, compared, baseline.trained_nets(recipe), tuple(challenge.tasks)
+        )
         summary["notes"] += [note for task in tasks for note in _notes(task)]
-        folder = found.score_folder(split, place_name(protocol, rule))
+        folder = found.score_folder(split, place_name(usual, rule))
         return write_scores(found, folder, summary, {name: scores.table for name, scores in measured.items()})
 
 
-def place_name(protocol: str | Path | Protocol, rule: Protocol) -> str:
+def place_name(usual: Protocol, rule: Protocol) -> str:
     """Return the folder's name for a protocol: its own, with the net where another one was asked for."""
-    usual = load_protocol(protocol).lpips_net
-    return rule.name if rule.lpips_net == usual else f"{rule.name}-{rule.lpips_net}"
+    return rule.name if rule.lpips_net == usual.lpips_net else f"{rule.name}-{rule.lpips_net}"
 
 
 def find_task(
@@ -122,6 +127,7 @@ def find_task(
     if not path.is_file():
         return None
     pairs = read_manifest(path)
+    challenge = recipe.radiometry.challenge
     rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     return TaskToScore(
         name,
@@ -129,8 +135,9 @@ def find_task(
         run.prediction_folder(split, name),
         root,
         recipe.radiometry,
-        get_task(name).challenge_size if rule == "challenge" else None,
+        challenge.task(name).challenge_size if rule == "challenge" else None,
         protocol.other_size,
+        challenge.outputs.stored,
         known=frozenset(pair.name for pair in pairs),
     )
 

@@ -6,13 +6,14 @@ So the tables stand one below the other and are never sorted into one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pbvs.challenge import DEFAULT, load_challenge
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import BASELINE_NAMES, Scores, number, read_scores, table, wrap
 from pbvs.files import read_toml
@@ -21,8 +22,7 @@ from pbvs.tables import read_table
 
 PUBLISHED = Path(__file__).parent / "published"
 NAME = 32  # columns of a name
-ORDER = ("sar2eo", "sar2rgb", "rgb2ir", "sar2ir")  # of columns in the published tables
-COLUMNS = ("table", "ours", "name", "combined", *ORDER, "note", "source")
+PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks
 BASELINE = "baseline"  # the note of a line that is no run
 PARTIAL = "partial"
 
@@ -40,6 +40,11 @@ class Board:
     ours: bool
     entries: pd.DataFrame
     higher_is_better: bool = False
+
+    @property
+    def tasks(self) -> list[str]:
+        """The columns that are tasks, in their order."""
+        return [str(name) for name in self.entries.columns if name not in PLAIN]
 
 
 def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
@@ -67,56 +72,65 @@ def rule_key(scores: Scores) -> tuple[str, ...]:
     net = f"{scores.lpips.get('net', '?')}"
     protocol = str(scores.protocol.get("name", "no protocol"))
     lpips = f"LPIPS {net}" if scores.is_lpips else f"NOT LPIPS ({net})"
-    size = f"{scores.run.recipe().evaluation_size} size"
+    recipe = scores.run.recipe()
+    size = f"{recipe.evaluation_size} size"
+    if recipe.challenge != DEFAULT:
+        size += f", {recipe.radiometry.challenge.name}"
     return scores.split, protocol, lpips, f"{len(scores.images)} images", size
 
 
 def _our_board(key: tuple[str, ...], group: Sequence[Scores]) -> Board:
-    rows = [_entry(found.run.name, found.summary, PARTIAL if found.summary.get("partial") else "") for found in group]
+    challenge = group[0].run.challenge()
+    tasks = challenge.ordered
+    rows = [
+        _entry(tasks, found.run.name, found.summary, PARTIAL if found.summary.get("partial") else "") for found in group
+    ]
     baselines = {name: said for found in group for name, said in table(found.summary.get("baselines")).items()}
-    rows += [_entry(BASELINE_NAMES.get(name, name), said, BASELINE) for name, said in baselines.items()]
+    rows += [_entry(tasks, BASELINE_NAMES.get(name, name), said, BASELINE) for name, said in baselines.items()]
     rule = group[0].rule
     rises = bool(rule and rule.higher_is_better)
-    entries = ranked(pd.DataFrame(rows), rises) if rule and rule.tasks == "ranks" else pd.DataFrame(rows)
+    entries = ranked(pd.DataFrame(rows), tasks, rises) if rule and rule.tasks == "ranks" else pd.DataFrame(rows)
     title = f"Your runs: split {', '.join(key)}"
     by_ranks = bool(rule and rule.tasks == "ranks")
     ordered = in_order(entries, rises and not by_ranks)
     return Board(title, "measured here", "held-out locations of your own data", True, ordered, rises and not by_ranks)
 
 
-def _entry(name: str, said: Any, note: str) -> dict[str, Any]:
+def _entry(columns: Sequence[str], name: str, said: Any, note: str) -> dict[str, Any]:
     tasks = table(said.get("tasks"))
     return {
         "name": name,
         "combined": number(said.get("combined")),
-        **{task: number(table(tasks.get(task)).get("score")) for task in ORDER},
+        **{task: number(table(tasks.get(task)).get("score")) for task in columns},
         "note": note,
     }
 
 
-def ranked(entries: pd.DataFrame, rises: bool) -> pd.DataFrame:
+def ranked(entries: pd.DataFrame, tasks: Sequence[str], rises: bool) -> pd.DataFrame:
     """Return the entries with their mean rank over the tasks as combined score; a missing task ranks last."""
-    ranks = entries[list(ORDER)].astype(float).rank(ascending=not rises, na_option="bottom")
+    ranks = entries[list(tasks)].astype(float).rank(ascending=not rises, na_option="bottom")
     return entries.assign(combined=ranks.mean(axis=1))
 
 
 def published_boards() -> list[Board]:
     """Return the tables that come with the package."""
     index = read_toml(PUBLISHED / "index.toml")
-    return [
-        Board(said["title"], said["source"], said["about"], False, read_entries(PUBLISHED / f"{name}.csv"))
-        for name, said in index.items()
-    ]
+    boards = []
+    for name, said in index.items():
+        entries = read_entries(PUBLISHED / f"{name}.csv", said["challenge"])
+        boards.append(Board(said["title"], said["source"], said["about"], False, entries))
+    return boards
 
 
-def read_entries(path: Path) -> pd.DataFrame:
-    """Read a published table; an empty cell is a score that was not given."""
+def read_entries(path: Path, challenge: str = DEFAULT) -> pd.DataFrame:
+    """Read a published table of a challenge; an empty cell is a score that was not given."""
     entries = read_table(path)
-    wanted = ("name", "combined", *ORDER)
+    tasks = load_challenge(challenge).ordered
+    wanted = ("name", "combined", *tasks)
     if missing := [column for column in wanted if column not in entries]:
         raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
     entries = entries.reindex(columns=[*wanted, "note"], fill_value="")
-    return entries.assign(**{name: pd.to_numeric(entries[name], errors="coerce") for name in wanted[1:]})
+    return entries.assign(**{name: pd.to_numeric(entries[name], errors="coerce") for name in ("combined", *tasks)})
 
 
 def in_order(entries: pd.DataFrame, rises: bool = False) -> pd.DataFrame:
@@ -126,7 +140,6 @@ def in_order(entries: pd.DataFrame, rises: bool = False) -> pd.DataFrame:
 
 def board_text(boards: Sequence[Board]) -> str:
     """Return the boards as text of at most 80 columns."""
-    head = f"  {'':<{NAME}}{'combined':>9}" + "".join(f"{task:>9}" for task in ORDER)
     blocks = []
     if not any(board.ours for board in boards):
         blocks.append("No run of yours is scored yet; `pbvs score` makes its numbers.")
@@ -134,17 +147,19 @@ def board_text(boards: Sequence[Board]) -> str:
         mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
         better = "higher" if board.higher_is_better else "lower"
         heading = wrap(f"{board.title}{mark}") + wrap(f"Source: {board.source}; {better} is better.")
-        lines = [_line(row, board.ours) for _, row in board.entries.iterrows()]
+        widths = {task: max(9, len(task) + 2) for task in board.tasks}
+        head = f"  {'':<{NAME}}{'combined':>9}" + "".join(f"{task:>{width}}" for task, width in widths.items())
+        lines = [_line(row, widths, board.ours) for _, row in board.entries.iterrows()]
         partial = ["  * partial: an image or a task is missing"] if board.entries["note"].eq(PARTIAL).any() else []
         blocks.append("\n".join([*heading, head, *lines, *partial]))
     return "\n\n".join(blocks)
 
 
-def _line(row: Any, ours: bool) -> str:
+def _line(row: Any, widths: Mapping[str, int], ours: bool) -> str:
     digits = 4 if ours else 2  # published tables have two
     name = shortened(str(row["name"]), NAME - 3)
     name = f"({name})" if row["note"] == BASELINE else f"{name}{' *' if row['note'] == PARTIAL else ''}"
-    cells = "".join(f"{_cell(row[column], digits):>9}" for column in ("combined", *ORDER))
+    cells = "".join(f"{_cell(row[column], digits):>{width}}" for column, width in {"combined": 9, **widths}.items())
     return f"  {name:<{NAME}}{cells}"
 
 
@@ -158,9 +173,11 @@ def _cell(value: Any, digits: int) -> str:
 
 
 def board_frame(boards: Sequence[Board]) -> pd.DataFrame:
-    """Return one row per entry of all boards; the columns are COLUMNS."""
+    """Return one row per entry of all boards: table, ours, name, combined, a column for each task, note, source."""
+    tasks = list(dict.fromkeys(task for board in boards for task in board.tasks))
+    columns = ["table", "ours", "name", "combined", *tasks, "note", "source"]
     parts = [board.entries.assign(table=board.title, ours=board.ours, source=board.source) for board in boards]
-    return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def board_csv(boards: Sequence[Board]) -> str:
@@ -174,7 +191,7 @@ def board_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
     return [
         {"title": board.title, "source": board.source, "about": board.about, "ours": board.ours, "entries": [
             {"name": row["name"], "combined": number(row["combined"]), "note": row["note"],
-             "tasks": {task: number(row[task]) for task in ORDER}}
+             "tasks": {task: number(row[task]) for task in board.tasks}}
             for row in board.entries.to_dict("records")
         ]}
         for board in boards

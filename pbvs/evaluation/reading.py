@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import get_task
+from pbvs.challenge import Task
 from pbvs.data.align import open_masked_target
 from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
@@ -44,6 +44,11 @@ class TaskToScore:
     known: Container[str] = frozenset()  # every name of the split, also those without a target
     predict: Callable[[Pair], NDArray[np.float32]] | None = None  # makes the prediction instead of reading one
 
+    @property
+    def task(self) -> Task:
+        """What the challenge says of the task."""
+        return self.radiometry.challenge.task(self.name)
+
     def prediction(self, pair: Pair) -> Path:
         """Path of the submitted image."""
         return self.predictions / f"{pair.name}.png"
@@ -67,7 +72,7 @@ class TaskToScore:
 
     def _target(self, pair: Pair) -> tuple[Array, Mask]:
         image, valid = open_masked_target(pair, self.root, self.radiometry)
-        wanted = get_task(self.name).target_channels
+        wanted = self.task.target_channels
         if image.ndim != 3 or image.shape[2] != wanted:
             raise PbvsError(f"The target {pair.target} has shape {image.shape}, not {wanted} channels.")
         if self.size is not None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
@@ -76,6 +75,11 @@ class Scores:
         shown = self.tasks.dropna(axis="columns", how="all").drop(columns="reason", errors="ignore")
         table: str = shown.to_html(float_format="{:.4f}".format, na_rep="-", border=0)
         return f"<p>{escape(said)}<strong>{value}</strong></p>{table}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The challenge's tasks, in its order."""
+        return tuple(table(self.summary.get("tasks")))
 
     @property
     def split(self) -> str:
@@ -183,7 +187,7 @@ def read_scores(run: Run, folder: Path | None = None) -> Scores:
     summary = read_json(folder / SUMMARY)
     if not isinstance(summary, dict):
         raise PbvsError(f"{folder / SUMMARY} holds no summary; make it again with `pbvs score --run {run.name}`.")
-    tables = {task: read_images(folder / f"{task}.csv", run, task) for task in TASKS}
+    tables = {task: read_images(folder / f"{task}.csv", run, task) for task in table(summary.get("tasks"))}
     return _scores(run, folder, summary, tables)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pbvs.challenge import TASKS
 from pbvs.evaluation.bootstrap import combined_interval
 from pbvs.evaluation.results import image_scores
 from pbvs.metrics.fid import ENOUGH
@@ -30,16 +29,17 @@ def summarise(
     found: Mapping[str, TaskScores],
     baselines: Mapping[str, Mapping[str, TaskScores]],
     trained: Mapping[str, set[str]],
+    names: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what `summary.json` holds."""
+    """Return what `summary.json` holds; `names` are the challenge's tasks."""
     protocol = judge.protocol
     references = reference_numbers(protocol, baselines)
     for name, measured in found.items():
         if name in references:
             measured.table = measured.table.join(references[name])
-    tasks = {name: task_summary(judge, found.get(name)) for name in TASKS}
+    tasks = {name: task_summary(judge, found.get(name)) for name in names}
     compared = {
-        kind: baseline_summary(judge, {name: task_summary(judge, ofkind.get(name), False) for name in TASKS})
+        kind: baseline_summary(judge, {name: task_summary(judge, ofkind.get(name), False) for name in names})
         for kind, ofkind in baselines.items()
     }
     scores = {name: task["score"] for name, task in tasks.items()}

@@ -21,7 +21,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.evaluate import score
 from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
-from pbvs.metrics.protocol import DEFAULT, load_protocol
+from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.settings import Settings, explain
@@ -36,7 +36,7 @@ class Bench:
     root: Path
     manifests: Path = MANIFESTS
     submissions: Path = SUBMISSIONS
-    protocol: str | Path = DEFAULT
+    protocol: str | Path | None = None  # None: the challenge's
     weights: Path | None = None
     lpips_net: str | None = None  # of training and scoring, instead of the recipe's and the protocol's
     device: str = "auto"
@@ -113,7 +113,9 @@ def made_from(made: Made, bench: Bench) -> str:
             "recipe": [made.recipe.digest(), made.row.name],
             "tasks": list(made.row.tasks),
             "manifests": [sha256(path) if path.is_file() else "" for path in paths],
-            "protocol": load_protocol(bench.protocol, lpips_net=bench.lpips_net).model_dump(mode="json"),
+            "protocol": load_protocol(
+                choose_protocol(made.challenge, bench.protocol), lpips_net=bench.lpips_net
+            ).model_dump(mode="json"),
         }
     )
 

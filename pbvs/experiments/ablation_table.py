@@ -10,11 +10,8 @@ from typing import Any
 
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Difference, compare
-from pbvs.evaluation.leaderboard import ORDER
 from pbvs.evaluation.results import Scores, number, read_scores
 from pbvs.experiments.ablation import Made, Plan
-
-COLUMNS = ("combined", *ORDER)
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,12 @@ class Ablation:
     reference: str
     rule: str
     lines: Sequence[Line]
+    tasks: Sequence[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of numbers."""
+        return ("combined", *self.tasks)
 
 
 def tabulate(plan: Plan, recipe: str, rows: Sequence[Made]) -> Ablation:
@@ -46,7 +49,14 @@ def tabulate(plan: Plan, recipe: str, rows: Sequence[Made]) -> Ablation:
         raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
     reference = next((made for made in rows if made.row.name == plan.reference_row.name), None)
     lines = [_line(made, reference) for made in rows]
-    return Ablation(plan.title, recipe, reference.row.name if reference else "", _rule(read_scores(rows[0].run)), lines)
+    return Ablation(
+        plan.title,
+        recipe,
+        reference.row.name if reference else "",
+        _rule(read_scores(rows[0].run)),
+        lines,
+        rows[0].challenge.ordered,
+    )
 
 
 def _rule(results: Scores) -> str:
@@ -58,8 +68,8 @@ def _rule(results: Scores) -> str:
 def _line(made: Made, reference: Made | None) -> Line:
     results = read_scores(made.run)
     scores: dict[str, float | None] = {task: number(results.task(task).get("score")) for task in made.row.tasks}
-    known = {task: scores[task] for task in ORDER if scores.get(task) is not None}
-    if len(known) == len(ORDER):
+    known = {task: scores[task] for task in made.challenge.ordered if scores.get(task) is not None}
+    if len(known) == len(made.challenge.tasks):
         known = {"combined": number(results.summary.get("combined")), **known}
     changes: dict[str, Difference] = {}
     if reference and made.run != reference.run:
@@ -69,20 +79,22 @@ def _line(made: Made, reference: Made | None) -> Line:
 
 
 def _changes(reference: Made, made: Made) -> dict[str, Difference]:
-    shared = [task for task in ORDER if task in made.row.tasks and task in reference.row.tasks]
+    shared = [task for task in made.challenge.ordered if task in made.row.tasks and task in reference.row.tasks]
     try:
         found = compare(reference.run, made.run)
     except PbvsError:  # nothing in common: there is no change to name
         return {}
     changes = {row.label: row for row in found.tasks if row.label in shared}
-    return changes | ({"combined": found.combined} if len(changes) == len(ORDER) else {})
+    return changes | ({"combined": found.combined} if len(changes) == len(made.challenge.tasks) else {})
 
 
 def ablation_text(table: Ablation) -> str:
     """Return the table as text of at most 80 columns: scores, then changes against the reference."""
-    head = f"{'':<28}" + "".join(f"{column:>10}" for column in COLUMNS)
+    head = f"{'':<28}" + "".join(f"{column:>10}" for column in table.columns)
     blocks = [f"{table.title}, recipe {table.recipe}", f"{table.rule}; lower is better", "", head]
-    blocks += [f"{line.name[:27]:<28}" + "".join(_score(line, column) for column in COLUMNS) for line in table.lines]
+    blocks += [
+        f"{line.name[:27]:<28}" + "".join(_score(line, column) for column in table.columns) for line in table.lines
+    ]
     changed = [line for line in table.lines if line.changes]
     if changed:
         blocks += [
@@ -90,7 +102,9 @@ def ablation_text(table: Ablation) -> str:
             f"Change against {table.reference} (* the 95 % interval excludes 0):",
             head,
         ]
-        blocks += [f"{line.name[:27]:<28}" + "".join(_change(line, column) for column in COLUMNS) for line in changed]
+        blocks += [
+            f"{line.name[:27]:<28}" + "".join(_change(line, column) for column in table.columns) for line in changed
+        ]
     return "\n".join(blocks)
 
 

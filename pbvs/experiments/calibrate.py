@@ -27,7 +27,7 @@ from pbvs.locks import locked
 from pbvs.logs import say, track
 from pbvs.metrics.base import Features
 from pbvs.metrics.judge import Judge as Measure
-from pbvs.metrics.protocol import DEFAULT, Protocol, load_protocol
+from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, Stage, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
@@ -149,7 +149,7 @@ def calibrate(
     *,
     root: Path | None = None,
     manifests: Path = MANIFESTS,
-    protocol: str | Path | Protocol = DEFAULT,
+    protocol: str | Path | Protocol | None = None,
     weights: Path | None = None,
     lpips_net: str | None = None,
     device: str = "cpu",
@@ -165,7 +165,7 @@ def calibrate(
     """
     _chosen(run.recipe(), tasks)  # what cannot be is told before the networks are loaded
     where, place = find_root(root, manifests), resolve_device(device)
-    rule = load_protocol(protocol, lpips_net=lpips_net)
+    rule = load_protocol(choose_protocol(run.challenge(), protocol), lpips_net=lpips_net)
     judge = Judge(rule, weights, place)
     with locked(run.folder):
         sweep(run.folder)

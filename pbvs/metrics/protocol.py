@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from pbvs.challenge import Challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_toml
 from pbvs.metrics.base import SetMetric, get_metric, registry
@@ -265,6 +266,16 @@ def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, *
     except ValidationError as error:
         clause = explain(error).replace("Value error, ", "").removeprefix("recipe: ")
         raise PbvsError(f"The protocol {where} cannot be used: {clause}.") from None
+
+
+def choose_protocol(challenge: Challenge, asked: str | Path | Protocol | None = None) -> Protocol:
+    """Return the rule of scoring that is asked for by name, path or itself, else the challenge's own.
+
+    A name is one of the challenge's `protocols`, or one that comes with the package.
+    """
+    name = challenge.protocol if asked is None else asked
+    own = challenge.protocols.get(str(name)) if not isinstance(name, Protocol) else None
+    return load_protocol({"name": str(name), **own} if own is not None else name)
 
 
 def with_terms_or_as_it_is(tables: dict[str, Any]) -> dict[str, Any]:

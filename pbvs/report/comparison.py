@@ -9,10 +9,9 @@ from typing import Any
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
-from pbvs.evaluation.leaderboard import ORDER
 from pbvs.evaluation.results import Scores, read_scores
 from pbvs.experiments.ablation import SPLIT, Made
-from pbvs.experiments.ablation_table import COLUMNS, Ablation
+from pbvs.experiments.ablation_table import Ablation
 from pbvs.report import charts, images
 from pbvs.report.gallery import Gallery, Item, Panes
 from pbvs.report.page import render, task_title
@@ -51,7 +50,7 @@ def write_comparisons(
     )
     for task in dict.fromkeys(row.label for comparison in comparisons for row in comparison.tasks):
         pairs = {pair.name: pair for pair in _pairs(manifests, task, comparisons[0].after.split)}
-        gallery.show(task, task_title(task), _items(comparisons, runs, task, pairs, root))
+        gallery.show(task, task_title(runs[0].challenge(), task), _items(comparisons, runs, task, pairs, root))
     write_text(path, render_comparisons(comparisons, gallery))
     gallery.finish()
 
@@ -91,7 +90,9 @@ def render_comparisons(comparisons: Sequence[Comparison], gallery: Gallery) -> s
     names = [comparisons[0].before.run.name, *(comparison.after.run.name for comparison in comparisons)]
     title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
     views = [comparison_view(comparison) for comparison in comparisons]
-    return render("compare.html", title=title, comparisons=views, explorer=gallery.view())
+    return render(
+        "compare.html", comparisons[0].before.run.challenge(), title=title, comparisons=views, explorer=gallery.view()
+    )
 
 
 def comparison_view(comparison: Comparison) -> dict[str, Any]:
@@ -135,8 +136,15 @@ def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
 def render_ablation(table: Ablation, rows: Sequence[Made], root: Path | None, manifests: Path) -> str:
     """Return the HTML of a table."""
     results = {made.run.name: read_scores(made.run) for made in rows}
-    tasks = [_ablation_task(task, rows, results, root, manifests) for task in ORDER]
-    return render("ablation.html", title=table.title, table=table, columns=COLUMNS, tasks=[t for t in tasks if t])
+    tasks = [_ablation_task(task, rows, results, root, manifests) for task in table.tasks]
+    return render(
+        "ablation.html",
+        rows[0].challenge,
+        title=table.title,
+        table=table,
+        columns=table.columns,
+        tasks=[t for t in tasks if t],
+    )
 
 
 def _ablation_task(

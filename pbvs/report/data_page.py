@@ -41,6 +41,7 @@ def render_data(survey: Survey) -> str:
     """Return the page as HTML; everything that comes from the data is escaped."""
     return render(
         "data.html",
+        survey.catalog.challenge,
         title=f"Data in {survey.catalog.root.resolve().name}",
         survey=survey,
         columns=list(survey.catalog.challenge.modalities),

@@ -11,18 +11,18 @@ from typing import Any
 import jinja2
 
 from pbvs import __version__
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge
 from pbvs.evaluation.results import number
 
 DIGEST = re.compile("[0-9a-f]{40,64}")
 
 
-def render(template: str, **view: Any) -> str:
-    """Render one of the package's templates; everything in `view` is escaped."""
+def render(template: str, challenge: Challenge, **view: Any) -> str:
+    """Render one of the package's templates, for a challenge's tasks; everything in `view` is escaped."""
     explorer = view.get("explorer")
     # The digest is of the script as the browser sees it; no other script can run, whatever a name in the data says.
     allowed = f"'sha256-{_digest(str(explorer['script']))}'" if explorer else "'none'"
-    view = {"explorer": None, **view}
+    view = {"explorer": None, "task_title": functools.partial(task_title, challenge), **view}
     return environment().get_template(template).render(version=__version__, allowed=allowed, **view)
 
 
@@ -42,15 +42,13 @@ def environment() -> jinja2.Environment:
     )
     made.filters["score"] = format_score
     made.filters["short"] = format_value
-    made.globals["task_title"] = task_title
-    made.globals["tasks_of_challenge"] = list(TASKS)
     return made
 
 
-def task_title(name: str) -> str:
+def task_title(challenge: Challenge, name: str) -> str:
     """Return a task as people write it, for instance `SAR to EO`."""
-    task = TASKS.get(name)
-    return f"{task.source.upper()} to {task.target.upper()}" if task else name
+    task = challenge.tasks.get(name)
+    return f"{challenge.title_of(task.source)} to {challenge.title_of(task.target)}" if task else name
 
 
 def format_score(value: Any, digits: int = 3) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pbvs import tables
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import TEXTS, Scores, is_scored, number, read_scores, table
@@ -53,13 +53,13 @@ def render_run(
         all_images=all_images,
         jobs=jobs,
     )
-    return render("run.html", **run_view(evidence, root, gallery)), gallery
+    return render("run.html", evidence.challenge, **run_view(evidence, root, gallery)), gallery
 
 
 def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[str, Any]:
     """Return everything that the template shows, in the order of the page."""
-    tasks = [task_section(evidence, task, root, gallery) for task in TASKS]
-    tests = [test_section(evidence, task, root) for task in TASKS]
+    tasks = [task_section(evidence, task, root, gallery) for task in evidence.challenge.tasks]
+    tests = [test_section(evidence, task, root) for task in evidence.challenge.tasks]
     return {
         "title": f"Run {evidence.run.name}",
         "name": evidence.run.name,
@@ -68,6 +68,7 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
         "chart": score_chart(evidence.results) if evidence.results else None,
         "tasks": [task for task in tasks if task],
         "tests": [test for test in tests if test],
+        "challenge_tasks": list(evidence.challenge.tasks),
         "sensitivity": _sensitivity(evidence),
         "provenance": provenance(evidence),
         "problems": evidence.problems,
@@ -98,6 +99,11 @@ class Evidence:
     provenance: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def challenge(self) -> Challenge:
+        """The challenge that the run is for."""
+        return self.recipe.radiometry.challenge
+
 
 def gather(run: Run, manifests: Path) -> Evidence:
     """Read everything but the images; raise PbvsError only when there is no such run."""
@@ -121,15 +127,16 @@ def gather(run: Run, manifests: Path) -> Evidence:
         path = manifest_path(manifests, task, split)
         return attempt(path.is_file(), lambda: read_manifest(path), None)
 
-    keys = [(split, task) for split in ("val", "test") for task in TASKS]
-    logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in TASKS}
+    tasks = recipe.radiometry.challenge.tasks
+    keys = [(split, task) for split in ("val", "test") for task in tasks]
+    logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in tasks}
     return Evidence(
         run=run,
         recipe=recipe,
         results=attempt(is_scored(run), lambda: read_scores(run), None),
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
-        models={task: read_table(run.model(task) / "done.json") for task in TASKS},
+        models={task: read_table(run.model(task) / "done.json") for task in tasks},
         batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
         provenance=read_table(run.provenance_file),
         problems=problems,
@@ -161,7 +168,7 @@ def list_of(value: Any) -> list[Any]:
 
 def headline(results: Scores) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
-    expected = [task for task in TASKS if results.task(task)]
+    expected = [task for task in results.names if results.task(task)]
     counts = images_by_location(results)
     return {
         "combined": number(results.summary.get("combined")),
@@ -183,7 +190,7 @@ def headline(results: Scores) -> dict[str, Any]:
 
 def images_by_location(results: Scores) -> dict[str, Counter[str]]:
     """Return for each task how many scored images each location has."""
-    return {task: Counter(results.table(task)["location"]) for task in TASKS}
+    return {task: Counter(results.table(task)["location"]) for task in results.names}
 
 
 def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
@@ -199,7 +206,7 @@ def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
         said.append(f"Few locations ({', '.join(few)}): the intervals of these tasks rest on little.")
     notes = [str(note) for note in list_of(results.summary.get("notes"))]
     if results.summary.get("partial") and not notes:
-        rows = {task: results.task(task) for task in TASKS}
+        rows = {task: results.task(task) for task in results.names}
         said += [
             f"Partial: {task} is {facts.get('status', 'not scored')} ({facts.get('reason') or 'no reason given'})."
             for task, facts in rows.items()
@@ -226,7 +233,7 @@ def task_row(results: Scores, task: str) -> dict[str, Any]:
 def score_chart(results: Scores) -> dict[str, Any]:
     """Return the chart of task scores with every image, mean and interval."""
     rows = []
-    for task in TASKS:
+    for task in results.names:
         facts = results.task(task)
         scores = results.table(task)["score"].tolist()
         if facts:
@@ -246,7 +253,7 @@ def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gall
     if not strips and not curves and not (evidence.results and len(evidence.results.table(task, scored=False))):
         return None
     stage = next((stage for name, stage in evidence.recipe.stages.items() if name == task), None)
-    shown = gallery.show(task, task_title(task), items(evidence, task, root))
+    shown = gallery.show(task, task_title(evidence.challenge, task), items(evidence, task, root))
     return {
         "task": task,
         "method": stage.method if stage else "",

@@ -39,10 +39,10 @@ def test_the_published_tables_are_whole() -> None:
 @pytest.mark.parametrize("board", leaderboard.published_boards(), ids=lambda board: board.title)
 def test_published_combined_scores_are_means_of_their_tasks(board: leaderboard.Board) -> None:
     # A slip of the pen in the tables would show here; both sides are rounded to two digits, some by truncation.
-    whole = board.entries.dropna(subset=["combined", *leaderboard.ORDER])
+    whole = board.entries.dropna(subset=["combined", *board.tasks])
     assert len(whole)
     for _, entry in whole.iterrows():
-        assert sum(entry[list(leaderboard.ORDER)]) / 4 == pytest.approx(entry["combined"], abs=0.0051)
+        assert sum(entry[board.tasks]) / 4 == pytest.approx(entry["combined"], abs=0.0051)
 
 
 def test_our_runs_stand_by_themselves_best_first(scored: Make, tmp_path: Path) -> None:
