@@ -3,6 +3,7 @@
 # ./run_all.sh test       install what the tests need and pass them (further words go to pytest)
 # ./run_all.sh bench      measure speed (see tests/benchmarks)
 # ./run_all.sh faults     break things on purpose (see tests/faults)
+# ./run_all.sh gpu        prove the CUDA side on a GPU, in eight minutes and without a network (see tests/gpu)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${PBVS_VENV:-$here/.venv}
@@ -74,5 +75,12 @@ test)
     ;;
 bench) install "[test]" && cd "$here" && python -m tests.benchmarks "$@" ;;
 faults) install "[test]" && cd "$here" && python -m tests.faults "$@" ;;
-*) echo "run_all.sh: there is no '$what'; say nothing, test, bench or faults" >&2 && exit 2 ;;
+gpu)
+    # A machine with a GPU often has its own torch and no network: what is there is used as it is.
+    if ! (cd "$here" && python3 -c 'import torch, pbvs.pipeline, pbvs.evaluation.evaluate, pbvs.data.build' 2>/dev/null); then
+        install ""
+    fi
+    cd "$here" && python3 -m tests.gpu "$@"
+    ;;
+*) echo "run_all.sh: there is no '$what'; say nothing, test, bench, faults or gpu" >&2 && exit 2 ;;
 esac
