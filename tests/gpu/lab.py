@@ -143,13 +143,19 @@ def _write_weights(folder: Path) -> None:
     from pbvs.metrics.weights import get_source
 
     folder.mkdir(parents=True)
-    torch.manual_seed(1)
-    networks = {net: Trunk(net) for net in ("alex", "squeeze", "vgg", "vgg19")} | {"inception": Inception()}
-    for name, network in networks.items():
-        for module in network.modules():
-            if isinstance(module, torch.nn.Conv2d):
-                torch.nn.init.kaiming_normal_(module.weight)
-                if module.bias is not None:
-                    torch.nn.init.uniform_(module.bias, -0.1, 0.1)
-        state = {key: value.contiguous() for key, value in network.state_dict().items() if "num_batches" not in key}
-        save_file(state, folder / get_source(name).slim)
+    rng = torch.Generator().manual_seed(1)
+    networks: dict[str, Any] = {net: Trunk(net) for net in ("alex", "squeeze", "vgg", "vgg19")}
+    for name, network in {**networks, "inception": Inception().net}.items():
+        wanted = {key: value.shape for key, value in network.state_dict().items() if "num_batches" not in key}
+        save_file({key: _random(key, shape, rng) for key, shape in wanted.items()}, folder / get_source(name).slim)
+
+
+def _random(name: str, shape: Any, rng: Any) -> Any:
+    """Return a tensor of a frozen network: He's for convolutions, near 1 for a normalisation's scale, else near 0."""
+    import torch
+
+    if len(shape) > 1:
+        return torch.randn(shape, generator=rng) * (2 / shape[1:].numel()) ** 0.5
+    if name.endswith(("bn.weight", "running_var")):
+        return torch.rand(shape, generator=rng) * 0.2 + 0.9
+    return torch.rand(shape, generator=rng) * 0.2 - 0.1
