@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -189,6 +190,11 @@ def _check_on_earth(crs: str, transform: Transform, width: int, height: int) -> 
 
 def read_side_files(path: Path) -> SideFiles:
     """Return what .aux.xml, world file and .prj beside an image say; raises OSError when one of them cannot be read."""
+    name = str(path)
+    base, suffix = name[: name.rfind(".")], name[name.rfind(".") :].lower()
+    beside = (f"{name}.aux.xml", *(base + ending for ending in WORLD_FILES.get(suffix, ())))
+    if not any(map(os.path.lexists, beside)):  # of a hundred thousand chips none has any
+        return SideFiles()
     sides = [side for side in (_aux_xml(path), _world_file(path)) if side is not None]
     if not sides:
         return SideFiles()

@@ -11,15 +11,17 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from pbvs.data.georeference import SideFiles, from_side_files, georeference_of, read_side_files
 from pbvs.errors import PbvsError, ReadError
+
+T = TypeVar("T")
 
 DRIVERS = {
     ".png": "PNG",
@@ -135,21 +137,21 @@ def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | 
 
 def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadError:
     try:
-        return _read_twice(Path(f"{root}/{path}"), size)
+        return read_twice(lambda: read_header(Path(f"{root}/{path}"), size))
     except ReadError as error:
         return error
     except PbvsError as error:
         return str(error).replace(f"{root}/", "")
 
 
-def _read_twice(path: Path, size: int) -> Header:
-    """Read a header, once more if it seems damaged: a disk that failed for a moment must not be remembered so."""
+def read_twice(read: Callable[[], T]) -> T:
+    """Read a file, once more if it seems damaged: a disk that failed for a moment must not be taken for that."""
     try:
-        return read_header(path, size)
+        return read()
     except ReadError:
         raise
     except PbvsError:
-        return read_header(path, size)
+        return read()
 
 
 # --- Opening, and what goes wrong.

@@ -14,7 +14,7 @@ from PIL import Image
 from pbvs.data.headers import MAX_PIXELS as MAX_PIXELS
 from pbvs.data.headers import MAX_SIDE as MAX_SIDE
 from pbvs.data.headers import SUFFIXES as SUFFIXES
-from pbvs.data.headers import Header, header_of, image_errors, open_image, png_header, silence
+from pbvs.data.headers import Header, header_of, image_errors, open_image, png_header, read_twice, silence
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
 
@@ -45,6 +45,10 @@ def read_samples(path: Path, choose: Chooser | None = None, side: int = 0) -> Sa
 
     With `side` at most so many pixels each way are read, spread evenly over the image. Raises as `read_image` does.
     """
+    return read_twice(lambda: _read(path, choose, side))
+
+
+def _read(path: Path, choose: Chooser | None, side: int) -> Samples:
     with image_errors(path):
         if path.suffix.lower() == ".png":
             header = png_header(path, path.stat().st_size)

@@ -268,6 +268,8 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
     loose = Counter(
         entry.info.source for entry in catalog.entries if entry.info.location and not entry.header.georeferenced
     )
+    paged = Counter(entry.info.source for entry in catalog.entries if entry.header.extra_pages)
+    lines += [f"{name}: of {count} images not all pages are read, as they are unlike." for name, count in paged.items()]
     lines += [
         f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()
     ]

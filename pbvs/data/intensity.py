@@ -135,6 +135,7 @@ DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that whole numbers are kept in
 HEAVY = 4.0  # times the median that the 99th percentile of linear SAR lies above it, of scaled SAR it does not
 LEAST, LEAST_RADAR = 1 / 8, 1 / 2  # of the depth that the middle 98 % of the values must fill, or a window is better
 RANGE = 60.0  # dB below the 99th percentile that a window reaches at most
+FAR = 2.0  # times the span of the middle 98 % of the values that the others may reach before they are left out
 RARE = 2e-4  # share of values at either end that say nothing about a range: hot and dead pixels
 
 Group = tuple[str, str, str]  # archive, modality, sample type
@@ -281,7 +282,7 @@ def rule_for(values: NDArray[np.generic], modality: Modality, kind: str) -> str:
 
     Whole numbers use the smallest of 8, 10, 12, 14 ... bits that holds them, and a window where they fill little of it.
     Floats within 0..1 are taken as they are. SAR whose large values rise far above its median is linear, amplitude or
-    power, and gets a window in dB; SAR in dB or scaled already, and everything else, maps its 1st to 99th percentile.
+    power, and gets a window in dB; SAR in dB or scaled already, and everything else, maps the range of its values.
     """
     numbers: Values = values.astype(np.float64)
     nodata = undeclared_nodata(numbers)
@@ -329,7 +330,11 @@ def _radar(values: Values, kind: str) -> str:
 
 
 def _window(values: Values) -> str:
+    """Return the window of all values but the few that say nothing, or of the middle 98 % where these lie far out."""
     low, high = np.percentile(values, [1, 99])
+    least, most = robust_range(values)
+    if values.size >= 100 and most - least <= FAR * (high - low):
+        low, high = least, most
     if low == high:
         low, high = values.min(), values.max()
     return "full" if low == high else f"window:{_number(low)}:{_number(high)}"

@@ -89,7 +89,7 @@ def test_a_four_band_tiff_has_no_alpha(tmp_path: Path) -> None:
         (np.array([0, 3000], np.uint16), "rgb", "full:4095"),
         (np.array([0, 60000], np.uint16), "rgb", "full"),
         (np.array([0.0, 0.9], np.float32), "sar", "full"),
-        (np.linspace(-30, -5, 101, dtype=np.float32), "sar", "window:-29.750000:-5.250000"),
+        (np.linspace(-30, -5, 101, dtype=np.float32), "sar", "window:-29.250000:-5.750000"),
         (np.logspace(-3, 0.5, 351, dtype=np.float32), "sar", "power-db:-29.65:4.65"),
         (np.logspace(0, 4, 401, dtype=np.float32), "sar", "amplitude-db:19.20:79.20"),
         (np.array([-5, 5], np.int16), "ir", "window:-4.900000:4.900000"),
