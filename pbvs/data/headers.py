@@ -202,6 +202,7 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
     Side files are not looked for. `large` lifts the limit of size, for who reads a window at a time. Raises OSError
     with the library's reason, PbvsError when the image is too large.
     """
+    from rasterio._err import CPLE_BaseError  # what GDAL says outside of opening and reading has no public class
     from rasterio.errors import RasterioError
     from rasterio.io import DatasetReader
 
@@ -213,7 +214,7 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
                 check_size(path, file.width, file.height)
             _check_bands(path, file)
             yield file
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "it is gone", str(path)) from None
         raise OSError(one_line(error)) from None
@@ -249,10 +250,11 @@ def gdal() -> Iterator[None]:
         yield
 
 
-def silence(category: type[Warning]) -> None:
+def silence(category: type[Warning], module: str = "") -> None:
     """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
-    if not any(action == "ignore" and kind is category for action, _, kind, _, _ in warnings.filters):
-        warnings.simplefilter("ignore", category)
+    wanted = re.compile(re.escape(module)) if module else None
+    if not any(item[0] == "ignore" and item[2] is category and item[3] == wanted for item in warnings.filters):
+        warnings.filterwarnings("ignore", category=category, module=re.escape(module))
 
 
 def one_line(error: BaseException) -> str:
@@ -355,19 +357,7 @@ def _side_files(file: Any, path: Path) -> SideFiles:
 
 def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:
     """Return the first directory's tags, the directories that are bands of one image, and how many are not read."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    directories = []
-    with path.open("rb") as file:
-        head = file.read(8)
-        directory = ImageFileDirectory_v2(head + file.read(8) if head[2:4] in (b"+\0", b"\0+") else head)
-        seen: set[int] = set()
-        while directory.next and directory.next not in seen and len(seen) < 4 * MAX_BANDS:
-            seen.add(directory.next)
-            file.seek(directory.next)
-            directory.load(file)
-            kept = (256, 257, _BITS, 277, 339, _PHOTOMETRIC, _ORIENTATION, _SUBFILE)
-            directories.append({tag: directory[tag] for tag in kept if tag in directory})
+    directories = _tiff_directories(path)
     shapes = [tuple(tags.get(tag) for tag in (256, 257, _BITS, 277, 339)) for tags in directories]
     main = [index for index, tags in enumerate(directories) if not tags.get(_SUBFILE, 0) & 5]  # no overview, no mask
     alike = all(shapes[index] == shapes[0] for index in main) and (directories[0].get(277) or 1) == 1
@@ -376,9 +366,42 @@ def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:
     return directories[0], (), len(main) - 1
 
 
+def _tiff_directories(path: Path) -> list[dict[int, Any]]:
+    """Return the tags of a TIFF's directories that are of use here; raise OSError when they are damaged."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    kept = (256, 257, _BITS, 277, 339, _PHOTOMETRIC, _ORIENTATION, _SUBFILE)
+    directories: list[dict[int, Any]] = []
+    silence(UserWarning, "PIL.TiffImagePlugin")  # of what is damaged in tags that are not looked at
+    with path.open("rb") as file:
+        head = file.read(8)
+        directory = ImageFileDirectory_v2(head + file.read(8) if head[2:4] in (b"+\0", b"\0+") else head)
+        seen: set[int] = set()
+        while directory.next and directory.next not in seen and len(seen) < 4 * MAX_BANDS:
+            seen.add(directory.next)
+            file.seek(directory.next)
+            directory.load(file)
+            try:
+                tags = {tag: directory[tag] for tag in kept if tag in directory}
+                directories.append({tag: value if tag == _BITS else int(value) for tag, value in tags.items()})
+            except (KeyError, TypeError, OverflowError):  # a type that no tag of this kind can have
+                raise OSError("its directory of tags is damaged") from None
+    if not directories:
+        raise OSError("it has no directory of tags")
+    return directories
+
+
+def _colour_names(file: Any) -> list[str]:
+    """Return the bands' colour interpretations; an error that GDAL still had to tell from before is let go by."""
+    try:
+        return [colour.name for colour in file.colorinterp]
+    except Exception:  # a private class of rasterio; what is wrong with the bands themselves comes again
+        return [colour.name for colour in file.colorinterp]
+
+
 def _photometric(file: Any, tags: dict[int, Any]) -> str:
-    declared = int(tags.get(_PHOTOMETRIC, 1))
-    colours = [colour.name for colour in file.colorinterp]
+    declared = tags.get(_PHOTOMETRIC, 1)
+    colours = _colour_names(file)
     if (declared in _CONVERTED and colours[:3] == ["red", "green", "blue"]) or declared in _PLAIN:
         return ""
     if declared == _PALETTE and "palette" in colours:
@@ -402,11 +425,10 @@ def _alpha(file: Any) -> int:
     GDAL calls the fourth band of 8 bits alpha unless it is told otherwise, so a band of a TIFF is alpha only when it
     looks like one: mostly nothing or full, and not nothing everywhere.
     """
-    from rasterio.enums import ColorInterp
-
-    if ColorInterp.alpha not in file.colorinterp:
+    colours = _colour_names(file)
+    if "alpha" not in colours:
         return 0
-    number = int(file.colorinterp.index(ColorInterp.alpha)) + 1
+    number = colours.index("alpha") + 1
     if file.driver != "GTiff":
         return number
     seen = file.read(number, out_shape=(min(file.height, 256), min(file.width, 256)))
@@ -424,8 +446,8 @@ def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
     if {2, 3, 4} <= set(told) and (1 not in told or len(told) > 4):  # B1 to B4 may be red, green, blue and infrared
         found = [_SENTINEL.get(number, "") for number in told]
     if not {"red", "green", "blue"} <= set(found):
-        found = [file.colorinterp[number - 1].name for number in numbers]
-        found = [name if name in _WORDS else "" for name in found]
+        colours = _colour_names(file)
+        found = [colours[number - 1] if colours[number - 1] in _WORDS else "" for number in numbers]
     if not any(found) or (found[:3] == ["red", "green", "blue"] and not any(found[3:])):
         return ()
     return tuple(found)
