@@ -124,7 +124,9 @@ def build_pairs(
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
     groups = measure_groups(catalog, book, cache, jobs, backend)
-    summary.warnings += _half_placed(catalog, pairs) + doubts_of(groups, book) + warnings_of(inputs)
+    doubts = _half_placed(catalog, pairs) + doubts_of(groups, book) + warnings_of(inputs)
+    summary.warnings += doubts
+    summary.facts["doubts"] = doubts
     summary.facts["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}

@@ -72,6 +72,7 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
         "sensitivity": _sensitivity(evidence),
         "provenance": provenance(evidence),
         "problems": evidence.problems,
+        "doubts": evidence.doubts,
         "explorer": gallery.view(),
     }
 
@@ -98,6 +99,7 @@ class Evidence:
     batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
     provenance: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
+    doubts: Sequence[str] = ()  # what build-pairs says of the data: clipped, empty, half placed, another brightness
 
     @property
     def challenge(self) -> Challenge:
@@ -140,6 +142,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
         provenance=read_table(run.provenance_file),
         problems=problems,
+        doubts=[str(line) for line in list_of(read_table(manifests / "summary.json").get("doubts"))],
     )
 
 

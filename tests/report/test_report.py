@@ -19,7 +19,7 @@ from PIL import Image
 from pbvs.cli import cli
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
-from pbvs.files import write_text
+from pbvs.files import write_json, write_text
 from pbvs.report import charts, gallery, images, write_report
 from pbvs.report.run_page import read_log
 from pbvs.run import Run
@@ -110,6 +110,16 @@ def test_it_loads_nothing_from_elsewhere_and_runs_its_own_script_only(world: Wor
         assert not name.startswith("on")
         if name in ("src", "href"):
             assert value.startswith(("data:image/jpeg;base64,", "#"))
+
+
+def test_what_build_pairs_says_of_the_data_is_shown(world: World, tmp_path: Path) -> None:
+    text, _ = written(world, world.run(tmp_path / "runs"))
+    assert "Of the data" not in text
+    write_json(
+        world.manifests / "summary.json", {"doubts": ["A: of its sar images 12% of the numbers are clipped <b>"]}
+    )
+    text, _ = written(world, world.run(tmp_path / "other"))
+    assert "Of the data.</strong><br>A: of its sar images 12% of the numbers are clipped &lt;b&gt;" in text
 
 
 def test_names_from_the_data_are_text(world: World, tmp_path: Path) -> None:
