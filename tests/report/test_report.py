@@ -115,11 +115,9 @@ def test_it_loads_nothing_from_elsewhere_and_runs_its_own_script_only(world: Wor
 def test_what_build_pairs_says_of_the_data_is_shown(world: World, tmp_path: Path) -> None:
     text, _ = written(world, world.run(tmp_path / "runs"))
     assert "Of the data" not in text
-    write_json(
-        world.manifests / "summary.json", {"doubts": ["A: of its sar images 12% of the numbers are clipped <b>"]}
-    )
+    write_json(world.manifests / "summary.json", {"doubts": ["A: 12% of the sar numbers are clipped <b>"]})
     text, _ = written(world, world.run(tmp_path / "other"))
-    assert "Of the data.</strong><br>A: of its sar images 12% of the numbers are clipped &lt;b&gt;" in text
+    assert "Of the data.</strong><br>A: 12% of the sar numbers are clipped &lt;b&gt;" in text
 
 
 def test_names_from_the_data_are_text(world: World, tmp_path: Path) -> None:
