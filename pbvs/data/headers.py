@@ -370,7 +370,8 @@ def _tiff_directories(path: Path) -> list[dict[int, Any]]:
     """Return the tags of a TIFF's directories that are of use here; raise OSError when they are damaged."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    kept = (256, 257, _BITS, 277, 339, _PHOTOMETRIC, _ORIENTATION, _SUBFILE)
+    listed = (_BITS, 339)  # with a number for each band
+    kept = (*listed, 256, 257, 277, _PHOTOMETRIC, _ORIENTATION, _SUBFILE)
     directories: list[dict[int, Any]] = []
     silence(UserWarning, "PIL.TiffImagePlugin")  # of what is damaged in tags that are not looked at
     with path.open("rb") as file:
@@ -383,7 +384,7 @@ def _tiff_directories(path: Path) -> list[dict[int, Any]]:
             directory.load(file)
             try:
                 tags = {tag: directory[tag] for tag in kept if tag in directory}
-                directories.append({tag: value if tag == _BITS else int(value) for tag, value in tags.items()})
+                directories.append({tag: value if tag in listed else int(value) for tag, value in tags.items()})
             except (KeyError, TypeError, OverflowError):  # a type that no tag of this kind can have
                 raise OSError("its directory of tags is damaged") from None
     if not directories:
