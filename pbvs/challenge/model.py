@@ -240,21 +240,31 @@ class ReadmeLine(Settings):
     keyword: str = ""  # what tells the label from the others, in lower case; empty: the label itself
 
 
+class SizeWarning(Settings):
+    """A size from which on a zip is known to have failed, and how."""
+
+    bytes: int = Field(ge=1)
+    message: str
+
+
 class Submission(Settings):
     """What an archive must be: its readme, how much it may hold, and how often one may be uploaded.
 
-    `readme` has the lines in their order; none: the archive has no readme. Limits of 0 are no limits.
+    `readme` has the lines in their order; none: the archive has no readme. Limits of 0 are no limits. `notes` are
+    what is known of the challenge's scorer, each by the rule of `pbvs check` that says it.
     """
 
     readme_name: str = "readme.txt"
     readme: tuple[ReadmeLine, ...] = ()
     max_bytes: int = Field(default=0, ge=0)  # of the zip
     max_file_bytes: int = Field(default=0, ge=0)  # of each file in it, unpacked
+    warnings: tuple[SizeWarning, ...] = ()  # the largest that a zip exceeds is told
     max_files: int = Field(default=0, ge=0)
     files: tuple[str, ...] = ()  # globs of further files that may lie in the archive
     a_day: int = Field(default=0, ge=0)  # uploads in a calendar day
     in_all: int = Field(default=0, ge=0)
     tasks: Literal["any", "all"] = "any"  # whether a task may be left out
+    notes: dict[Literal["names", "missing-task", "wrong-size", "one-band"], str] = Field(default_factory=dict)
 
 
 class Challenge(Settings):

@@ -11,6 +11,7 @@ from pbvs.challenge import SPLITS
 from pbvs.cli import options
 
 if TYPE_CHECKING:
+    from pbvs.challenge.model import Container
     from pbvs.submission.package import Plan
 
 EVALUATION = click.Choice(["challenge", "native"])
@@ -27,10 +28,9 @@ MEGABYTE = 1e6
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["png", "tiff"]),
-    default="png",
-    show_default=True,
-    help="tiff is for the three 1024-pixel tasks; sar2eo stays PNG.",
+    type=click.Choice(["png", "tiff", "npy"]),
+    show_default="the challenge's",
+    help="Another format that the challenge takes.",
 )
 @click.option(
     "--mode",
@@ -54,7 +54,7 @@ def package(
     submissions: Path,
     tasks: str | None,
     sources: tuple[str, ...],
-    form: str,
+    form: Container | None,
     modes: tuple[str, ...],
     extra_data: bool | None,
     description: str | None,
@@ -70,15 +70,16 @@ def package(
     from pbvs.submission import package as plan
     from pbvs.submission.findings import as_text, verdict
 
-    inputs = archive.inputs_of(manifests, data, split)
+    chosen = choose_run(run, submissions)
+    inputs = archive.inputs_of(manifests, data, split, chosen.challenge())
     planned = plan.make_plan(
-        choose_run(run, submissions),
+        chosen,
         inputs,
         split=split,
         tasks=[task.strip() for task in tasks.split(",")] if tasks else (),
-        others=plan.parse_sources(sources, submissions),
-        modes=plan.parse_modes(modes),
-        form="tiff" if form == "tiff" else "png",
+        others=plan.parse_sources(sources, submissions, chosen.challenge()),
+        modes=plan.parse_modes(modes, chosen.challenge()),
+        form=form,
         extra_data=extra_data,
         description=description,
     )
@@ -100,7 +101,7 @@ def package(
 def _say_plan(planned: Plan, with_readme: bool) -> None:
     from pbvs.submission.readme import write_readme
 
-    challenge = planned.run.challenge()
+    challenge = planned.challenge
     for part in planned.parts:
         asked = f"{part.estimate(part.mode) / MEGABYTE:.1f} MB as {part.mode or 'they are'}"
         other = ""
@@ -109,7 +110,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
             other = f" (about {', '.join(sizes)})"
         click.echo(f"{part.task:8}{len(part.names):6} images from {part.run.name}, {asked}{other}")
     if with_readme:
-        click.echo(write_readme(planned.readme), nl=False)
+        click.echo(write_readme(planned.readme, planned.challenge.submission.readme), nl=False)
 
 
 @click.command()

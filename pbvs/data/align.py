@@ -159,6 +159,18 @@ def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = N
     return target.pixels, target.valid
 
 
+def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
+    """Return the width and height that `open_source` brings the source to; raises as `open_source` does."""
+    source = read_header(inside(root, pair.source))
+    if not pair.target:
+        return source.width, source.height
+    target = read_header(inside(root, pair.target))
+    if pair.alignment != "georeference":
+        return target.width, target.height
+    window = _window(pair, source, target)
+    return window.width, window.height
+
+
 def check_files(pairs: list[Pair], root: Path) -> None:
     """Raise PbvsError naming the first file that the manifest names and that is gone."""
     for pair in pairs:

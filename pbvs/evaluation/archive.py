@@ -16,8 +16,8 @@ from pbvs.files import sweep, write_bytes, write_json, write_text
 from pbvs.recipe import Recipe, dump_recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, Run, all_runs
 from pbvs.submission.findings import as_text
-from pbvs.submission.images import ImageError, inspect_image, recode_any
-from pbvs.submission.inputs import is_junk
+from pbvs.submission.images import ImageError, as_prediction, decode_stored
+from pbvs.submission.inputs import Inputs, is_junk
 from pbvs.submission.inspection import sort_entries
 from pbvs.submission.uploads import run_of
 from pbvs.submission.zips import SafeZip
@@ -46,7 +46,7 @@ def score_archive(
     with tempfile.TemporaryDirectory(prefix="pbvs-score-") as name:
         place = Path(name)
         run = Run(RUN, place / "submissions")
-        sizes = _unpack(path, run, split)
+        sizes = _unpack(path, run, split, Inputs())
         recipe = _recipe(path, submissions, sizes)
         write_text(run.recipe_file, dump_recipe(recipe))
         if targets is not None:
@@ -66,22 +66,22 @@ def summary_path(archive: Path) -> Path:
     return archive.with_name(f"{archive.stem}-scores.json")
 
 
-def _unpack(path: Path, run: Run, split: str) -> dict[str, set[tuple[int, int]]]:
+def _unpack(path: Path, run: Run, split: str, inputs: Inputs) -> dict[str, set[tuple[int, int]]]:
     """Write the archive's images as a run's predictions, TIFF as PNG; return the sizes of each task's images."""
     sizes: dict[str, set[tuple[int, int]]] = {}
     with SafeZip(path) as archive:
         if not archive.safe:
             raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
-        for item in sort_entries(archive.entries).items:
+        for item in sort_entries(archive.entries, inputs).items:
             data = archive.read(item.entry)
             try:
-                stats, _ = inspect_image(data, item.expected)
-                data = recode_any(data, item.expected)
+                data = as_prediction(data, item.expected, inputs.challenge.outputs)
+                height, width = decode_stored(data).shape[:2]
             except ImageError:
                 pass  # the scorer names what cannot be read
             else:
-                sizes.setdefault(item.task, set()).add((stats.width, stats.height))
-            write_bytes(run.prediction(split, item.task, item.stem), data)
+                sizes.setdefault(item.task, set()).add((width, height))
+            write_bytes(run.prediction(split, item.task, item.key), data)
     return sizes
 
 

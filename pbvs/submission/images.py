@@ -8,20 +8,30 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import tempfile
 import warnings
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.data.images import MAX_PIXELS, MAX_SIDE
+from pbvs.challenge.model import Outputs
+from pbvs.data.images import MAX_PIXELS, MAX_SIDE, read_image
+from pbvs.errors import PbvsError
+from pbvs.submission.outputs import from_numbers, is_plain, to_numbers
+
+Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 TIFF_HEADS = (b"II*\x00", b"MM\x00*")
+NPY_HEAD = b"\x93NUMPY"
 OTHER_HEADS = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"%!PS": "EPS", b"<": "XML"}
 MODES = ("L", "RGB")
+PLAIN = Outputs()  # 8 bits of which all are used
 CROP = 256  # pixels a side of the middle that is looked at for detail
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 LARGEST_TILE = 2048
@@ -45,19 +55,21 @@ class ImageStats:
     height: int
     mode: str
     digest: str  # of the pixels
-    mean: tuple[float, ...]  # per band, 0..255
-    low: int
-    high: int
+    mean: tuple[float, ...]  # per band, in gray levels: 0..255 whatever the type and range
+    low: float
+    high: float
     gray: bool  # one band, or three that are equal
     detail: float  # power above `FINE` cycles per pixel, in squared gray levels; nothing but rounding gives 0.08
 
 
 def sniff(data: bytes) -> str:
-    """Return the format that the first bytes say: PNG, TIFF, another's name, or 'unknown'."""
+    """Return the format that the first bytes say: PNG, TIFF, NPY, another's name, or 'unknown'."""
     if data.startswith(PNG_HEAD):
         return "PNG"
     if data.startswith(TIFF_HEADS):
         return "TIFF"
+    if data.startswith(NPY_HEAD):
+        return "NPY"
     return next((name for head, name in OTHER_HEADS.items() if data.startswith(head)), "unknown")
 
 
@@ -77,24 +89,31 @@ class Budget:
             )
 
 
-def inspect_image(data: bytes, expected: str, budget: Budget | None = None) -> tuple[ImageStats, NDArray[np.uint8]]:
+def inspect_image(
+    data: bytes, expected: str, outputs: Outputs = PLAIN, budget: Budget | None = None
+) -> tuple[ImageStats, Pixels]:
     """Decode an image to its last byte; return its statistics and its pixels (H, W) or (H, W, 3).
 
-    `expected` is PNG or TIFF, as the name's suffix says. Raises ImageError.
+    `expected` is PNG, TIFF or NPY, as the name's suffix says, `outputs` what the challenge asks for.
+    Raises ImageError.
     """
-    pixels, mode = decode(data, expected, budget)
-    return _stats(pixels, mode), pixels
+    pixels = decode(data, expected, outputs, budget)
+    return _stats(pixels, outputs), pixels
 
 
-def decode(data: bytes, expected: str, budget: Budget | None = None) -> tuple[NDArray[np.uint8], str]:
-    """Decode an image to its last byte; return its pixels (H, W) or (H, W, 3) and its mode. Raises ImageError."""
+def decode(data: bytes, expected: str, outputs: Outputs = PLAIN, budget: Budget | None = None) -> Pixels:
+    """Decode an image to its last byte; return (H, W) or (H, W, 3) of the challenge's type. Raises ImageError."""
     found = sniff(data)
     if found != expected:
         what = "is empty" if not data else f"is {found} inside"
         raise ImageError("format", f"{what} though its name says {expected}", f"Save it as {expected}.")
     if expected == "PNG":
         walk_png(data)
-    return _decode(data, expected, budget)
+    if expected == "NPY":
+        return _checked(_decode_npy(data, budget), outputs)
+    if outputs.dtype == "uint8":
+        return _decode_plain(data, expected, budget)
+    return _checked(_decode_wide(data, expected, budget), outputs)
 
 
 def walk_png(data: bytes) -> None:
@@ -115,16 +134,18 @@ def walk_png(data: bytes) -> None:
         raise ImageError("trailing-bytes", f"has {len(data) - position} bytes after its end", "Write it again.")
 
 
-def _decode(data: bytes, expected: str, budget: Budget | None) -> tuple[NDArray[np.uint8], str]:
+def _decode_plain(data: bytes, expected: str, budget: Budget | None) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[expected]) as image:
                 _check_head(image)
+                if expected == "PNG" and _is_deep(data):
+                    raise ImageError("mode", "has 16 bits a channel", "Save it as 8-bit RGB.")
                 if budget:
                     budget.take(image.width * image.height * len(image.getbands()))
-                return np.asarray(image), image.mode
+                return np.asarray(image)
     except ImageError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -132,6 +153,11 @@ def _decode(data: bytes, expected: str, budget: Budget | None) -> tuple[NDArray[
     except Exception as error:
         # Decoders of damaged files raise what they like; whatever it is, the image cannot be read.
         raise ImageError("unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit gray or RGB.") from None
+
+
+def _is_deep(data: bytes) -> bool:
+    """Return whether a PNG has 16 bits a channel, of which Pillow drops half where there are three channels."""
+    return data[24] == 16
 
 
 def _check_head(image: Image.Image) -> None:
@@ -174,38 +200,95 @@ def _mode_words(mode: str) -> str:
     return f"{mode} ({'16-bit gray' if mode.startswith('I;16') else words.get(mode, 'not 8-bit gray or RGB')})"
 
 
-def _stats(pixels: NDArray[np.uint8], mode: str) -> ImageStats:
-    bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    counts = np.reshape(Image.fromarray(pixels).histogram(), (bands.shape[2], 256))
-    levels = np.flatnonzero(counts.any(axis=0))
-    low, high = int(levels[0]), int(levels[-1])
+def _decode_wide(data: bytes, expected: str, budget: Budget | None) -> Pixels:
+    """Decode more than 8 bits by the reader of data files, which wants a file."""
+    with tempfile.NamedTemporaryFile(suffix=f".{expected.lower()}") as file:
+        file.write(data)
+        file.flush()
+        try:
+            pixels = read_image(Path(file.name))
+        except PbvsError as error:
+            reason = str(error).replace(file.name, "it")
+            raise ImageError("unreadable", f"cannot be decoded ({reason})", "Save it again.") from None
+    if budget:
+        budget.take(pixels.nbytes)
+    return pixels
+
+
+def _decode_npy(data: bytes, budget: Budget | None) -> Pixels:
+    """Decode an array of numbers; its header is compared with its length before room is made for it."""
+    hint = "Save it by numpy.save, without objects."
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        size = int(np.prod([*shape, dtype.itemsize], dtype=object))
+        if dtype.hasobject or size != len(data) - file.tell():
+            raise ValueError("its length is not what its header says")
+        if budget:
+            budget.take(size)
+        file.seek(0)
+        array: Pixels = np.load(file, allow_pickle=False)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError("unreadable", f"cannot be decoded ({error})", hint) from None
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise ImageError("mode", f"has the shape {array.shape}", "Save it as (height, width[, channels]).")
+    return array
+
+
+def _checked(pixels: Pixels, outputs: Outputs) -> Pixels:
+    """Return (H, W) or (H, W, 3); raises ImageError for another type, other channels, or no numbers."""
+    if pixels.dtype != np.dtype(outputs.dtype):
+        raise ImageError("mode", f"has {pixels.dtype} numbers, not {outputs.dtype}", f"Save it as {outputs.dtype}.")
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        raise ImageError("mode", f"has {pixels.shape[2]} channels", "Save it with one channel or three.")
+    if not np.isfinite(pixels).all():
+        raise ImageError("mode", "holds numbers that are not finite", "Write a number for every pixel.")
+    return pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
+    plain = is_plain(outputs)
+    levels: Pixels = pixels if plain else from_numbers(pixels, outputs) * 255.0
+    bands = levels if levels.ndim == 3 else levels[:, :, None]
+    mean, low, high = _levels(levels) if plain else (bands.mean(axis=(0, 1)), levels.min(), levels.max())
     return ImageStats(
         width=pixels.shape[1],
         height=pixels.shape[0],
-        mode=mode,
-        digest=hashlib.sha256(pixels.data).hexdigest(),
-        mean=tuple((counts @ np.arange(256) / counts.sum(axis=1)).tolist()),
-        low=low,
-        high=high,
+        mode=MODES[bands.shape[2] == 3],
+        digest=hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest(),
+        mean=tuple(float(value) for value in mean),
+        low=float(low),
+        high=float(high),
         gray=all(np.array_equal(bands[:, :, 0], bands[:, :, band]) for band in range(1, bands.shape[2])),
         detail=0.0 if low == high or _in_blocks(bands) else fine_detail(bands[:, :, 0]),
     )
 
 
-def _in_blocks(bands: NDArray[np.uint8]) -> bool:
+def _levels(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], int, int]:
+    """Return the mean of each band, the lowest and the highest level of 8-bit pixels, by their histogram."""
+    counts = np.reshape(Image.fromarray(pixels).histogram(), (-1, 256))
+    levels = np.flatnonzero(counts.any(axis=0))
+    return counts @ np.arange(256) / counts.sum(axis=1), int(levels[0]), int(levels[-1])
+
+
+def _in_blocks(bands: NDArray[Any]) -> bool:
     """Return whether the image consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
     corner = bands[:CROP, :CROP]
     return any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))
 
 
-def _repeats(bands: NDArray[np.uint8], factor: int) -> bool:
+def _repeats(bands: NDArray[Any], factor: int) -> bool:
     height, width = (side - side % factor for side in bands.shape[:2])
     first = bands[:height:factor, :width:factor]
     others = (bands[down:height:factor, right:width:factor] for down in range(factor) for right in range(factor))
     return bool(first.size) and all(np.array_equal(first, other) for other in others)
 
 
-def fine_detail(band: NDArray[np.uint8]) -> float:
+def fine_detail(band: NDArray[Any]) -> float:
     """Return the mean power of one band's finest structure, in squared gray levels, from its middle.
 
     White noise of variance v gives v; rounding to whole gray levels alone gives 1/12. (Periodogram with a Hann window.)
@@ -222,39 +305,75 @@ def fine_detail(band: NDArray[np.uint8]) -> float:
     return float(power[fine].mean())
 
 
-def recode(data: bytes, mode: str | None, form: str) -> bytes:
-    """Return a prediction's PNG in another mode ('L', 'RGB' or None for its own) and as 'png' or 'tiff'.
+# --- From a stored prediction to what an archive holds, and back.
 
-    Bytes that are already right come back as they are. RGB to L is the mean of the bands.
+
+def recode(data: bytes, mode: str | None, form: str, outputs: Outputs = PLAIN) -> bytes:
+    """Return a prediction's PNG in another mode ('L', 'RGB' or None for its own), as 'png', 'tiff' or 'npy'.
+
+    Bytes that are already right come back as they are. RGB to L is the mean of the bands. Raises ImageError.
     """
-    pixels, stored = decode(data, "PNG")
-    if form == "png" and mode in (None, stored):
+    pixels = decode_stored(data)
+    own = MODES[pixels.ndim == 3]
+    if form == "png" and mode in (None, own) and is_plain(outputs) and pixels.dtype == np.uint8:
         return data
-    return encode(_to_mode(pixels, mode or stored), form)
+    return encode(to_numbers(_to_mode(pixels, mode or own), outputs), form)
 
 
-def recode_any(data: bytes, expected: str) -> bytes:
-    """Return an image of either format as PNG; a PNG comes back as it is. Raises ImageError."""
-    return data if expected == "PNG" else encode(decode(data, expected)[0], "png")
+def decode_stored(data: bytes) -> Pixels:
+    """Return the pixels of a prediction as a run stores it: a PNG of 8 or 16 bits. Raises ImageError."""
+    deep = data.startswith(PNG_HEAD) and len(data) > 24 and _is_deep(data)
+    return decode(data, "PNG", Outputs(dtype="uint16") if deep else PLAIN)
 
 
-def _to_mode(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
+def as_prediction(data: bytes, expected: str, outputs: Outputs) -> bytes:
+    """Return an archive's image as the 8-bit PNG that a run stores; a plain PNG comes back as it is.
+
+    Raises ImageError.
+    """
+    pixels = decode(data, expected, outputs)
+    if expected == "PNG" and is_plain(outputs):
+        return data
+    if not is_plain(outputs):
+        pixels = np.rint(from_numbers(pixels, outputs) * 255.0).astype(np.uint8)
+    return encode(pixels, "png")
+
+
+def _to_mode(pixels: Pixels, mode: str) -> Pixels:
     if mode == "RGB" and pixels.ndim == 2:
         return np.repeat(pixels[:, :, None], 3, axis=2)
     if mode == "L" and pixels.ndim == 3:
-        gray: NDArray[np.uint8] = np.rint(pixels.mean(axis=2)).astype(np.uint8)
+        gray: Pixels = np.rint(pixels.mean(axis=2)).astype(pixels.dtype)
         return gray
     return pixels
 
 
-def encode(pixels: NDArray[np.uint8], form: str) -> bytes:
-    """Return (H, W) or (H, W, 3) pixels as the bytes of a PNG or deflated TIFF, always the same for the same pixels."""
+def encode(pixels: Pixels, form: str) -> bytes:
+    """Return (H, W) or (H, W, 3) pixels as the bytes of a PNG, deflated TIFF or NPY: always the same ones."""
     buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if form == "tiff":
-        image.save(buffer, format="TIFF", compression="tiff_adobe_deflate")
+    if form == "npy":
+        np.save(buffer, np.ascontiguousarray(pixels), allow_pickle=False)
+    elif pixels.dtype != np.uint8:
+        return _encode_wide(pixels, form)
+    elif form == "tiff":
+        Image.fromarray(pixels).save(buffer, format="TIFF", compression="tiff_adobe_deflate")
     else:
         # Runs suit the differences of one band or of three unlike ones; they waste space where the bands are equal.
         equal = pixels.ndim == 3 and bool((pixels == pixels[:, :, :1]).all())
-        image.save(buffer, format="PNG", compress_level=1, compress_type=-1 if equal else 3)
+        Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1, compress_type=-1 if equal else 3)
     return buffer.getvalue()
+
+
+def _encode_wide(pixels: Pixels, form: str) -> bytes:
+    """Encode 16-bit or floating-point pixels, which Pillow cannot write with three channels."""
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+
+    bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    height, width, count = bands.shape
+    how = {"driver": "PNG"} if form == "png" else {"driver": "GTiff", "compress": "deflate"}
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(height=height, width=width, count=count, dtype=pixels.dtype.name, **how) as file:
+            file.write(np.moveaxis(bands, 2, 0))
+        return bytes(memory.getbuffer())

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge, load_challenge
+from pbvs.data.align import pair_size
 from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image
 from pbvs.data.layout import PathInfo, PathReader
-from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
 from pbvs.seeds import evenly_spaced
+from pbvs.submission.outputs import OutputNames
 
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 SAMPLE = 48  # training targets that are read for a task's brightness
@@ -25,19 +27,26 @@ SAMPLE = 48  # training targets that are read for a task's brightness
 
 @dataclass
 class Inputs:
-    """The inputs of a split by task and stem, and the training targets by task; paths are relative to `root`."""
+    """The inputs of a split by task and key, and the training targets by task; paths are relative to `root`.
+
+    A key is what tells a prediction from the others of its task in an archive (`OutputNames.key`).
+    """
 
     root: Path | None = None
+    challenge: Challenge = field(default_factory=load_challenge)
     names: dict[str, Mapping[str, str]] = field(default_factory=dict)
     targets: dict[str, list[str]] = field(default_factory=dict)
+    pairs: dict[str, Mapping[str, Pair]] = field(default_factory=dict)  # by key, where they come from a manifest
 
-    def size(self, task: str, stem: str) -> tuple[int, int] | None:
-        """Return width and height of an input, or None when it is not known."""
-        path = self.path(task, stem)
-        if path is None:
+    def size(self, task: str, key: str) -> tuple[int, int] | None:
+        """Return width and height of a prediction at its own size, or None when its input is not known."""
+        path, pair = self.path(task, key), self.pairs.get(task, {}).get(key)
+        if path is None or self.root is None:
             return None
-        header = read_header(path)
-        return header.width, header.height
+        if pair is not None and pair.target:  # predicted on the target's grid
+            return pair_size(pair, self.root)
+        header, scale = read_header(path), self.challenge.tasks[task].scale
+        return header.width * scale, header.height * scale
 
     def path(self, task: str, stem: str) -> Path | None:
         """Return where an input lies, or None when it is not known."""
@@ -71,30 +80,47 @@ def is_junk(name: str) -> bool:
     return parts[-1].startswith(".") or parts[-1].lower() in JUNK_NAMES or parts[-1].endswith("~")
 
 
-def from_manifests(manifests: Path, root: Path | None, split: str = "test") -> Inputs:
+def from_manifests(
+    manifests: Path, root: Path | None, split: str = "test", challenge: Challenge | None = None
+) -> Inputs:
     """Return what the manifests know; a task without a manifest has no names.
 
     In the split val only the pairs that predictions are scored on (all rows) are meant.
     """
-    inputs = Inputs(root)
-    for task in TASKS:
+    inputs = Inputs(root, challenge or load_challenge())
+    out = OutputNames(inputs.challenge)
+    for task in inputs.challenge.tasks:
         if manifest_path(manifests, task, split).is_file():
             pairs = read_manifest(manifest_path(manifests, task, split))
-            inputs.names[task] = {pair.name: pair.source for pair in pairs}
+            inputs.pairs[task] = {out.key(task, id_of(pair), pair.name, pair.location): pair for pair in pairs}
+            inputs.names[task] = {key: pair.source for key, pair in inputs.pairs[task].items()}
+            if len(inputs.pairs[task]) < len(pairs):
+                raise PbvsError(
+                    f"The path {inputs.challenge.outputs.path!r} gives several {task} predictions one name; "
+                    "add {name} or {location} to outputs.path in the challenge's file."
+                )
         if root is not None and manifest_path(manifests, task, "train").is_file():
             pairs = read_manifest(manifest_path(manifests, task, "train"))
             inputs.targets[task] = sorted({pair.target for pair in pairs if pair.target})
     return inputs
 
 
-def from_data(root: Path, split: str = "test") -> Inputs:
+def id_of(pair: Pair) -> str:
+    """Return what a prediction is called after: an official input's id, a held-out pair's name, which is unique."""
+    return pair.name.removeprefix(f"{pair.location}_") if pair.origin == "official" and pair.location else pair.name
+
+
+def from_data(root: Path, split: str = "test", challenge: Challenge | None = None) -> Inputs:
     """Return what lies below a data root; raise UsageError when it holds no inputs of the split."""
-    inputs = Inputs(root)
+    inputs = Inputs(root, challenge or load_challenge())
+    out = OutputNames(inputs.challenge)
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
-    for relative, info in _images(root):
+    for relative, info in _images(root, inputs.challenge):
         if info.role == "input" and info.split == split:
-            names.setdefault(info.task, {})[Path(relative).stem] = relative
+            id = info.id or Path(relative).stem
+            name = "_".join(filter(None, (info.location, id)))
+            names.setdefault(info.task, {})[out.key(info.task, id, name, info.location)] = relative
         elif info.split == "train" and info.role != "input":
             targets.setdefault(info.modality, []).append(relative)
     if not names:
@@ -102,17 +128,16 @@ def from_data(root: Path, split: str = "test") -> Inputs:
             f"{root} holds no folder {split}/<task> with inputs; give the folder of the archives to --data."
         )
     inputs.names = {**names}
-    inputs.targets = {name: targets.get(task.target, []) for name, task in TASKS.items()}
+    inputs.targets = {name: targets.get(task.target, []) for name, task in inputs.challenge.tasks.items()}
     return inputs
 
 
-def _images(root: Path) -> Iterator[tuple[str, PathInfo]]:
+def _images(root: Path, challenge: Challenge) -> Iterator[tuple[str, PathInfo]]:
     """Yield the images whose paths say what they are; no folder is entered twice, whatever links lead to it."""
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
-    catalog = Catalog(root)
-    reader = PathReader(catalog.challenge)
-    for file in sorted(walk(catalog)):
+    reader = PathReader(challenge)
+    for file in sorted(walk(Catalog(root, challenge, strict=False))):
         info = reader.read(file.path)
         if isinstance(info, PathInfo) and not is_junk(file.path):
             yield file.path, info

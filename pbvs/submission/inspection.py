@@ -5,22 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 from zipfile import ZipInfo
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import Challenge
 from pbvs.logs import track
 from pbvs.submission.images import Budget, ImageError, ImageStats, inspect_image
 from pbvs.submission.inputs import Inputs, is_junk
-from pbvs.submission.readme import LIMIT, NAME
+from pbvs.submission.outputs import FORMATS, OutputNames
+from pbvs.submission.readme import LIMIT
 from pbvs.submission.zips import ARCHIVE_HEADS, ArchiveError, SafeZip
 
 EvaluationSize = Literal["challenge", "native"]
-FORMATS = {".png": "PNG", ".tiff": "TIFF", ".tif": "TIFF"}
 UNPACKED = 768 << 20  # bytes that the images of any archive may unpack to; beyond that at most RATIO times its size
 RATIO = 100
 COMPARED = 24  # images a task that are compared with their inputs
@@ -28,20 +29,12 @@ COMPARED = 24  # images a task that are compared with their inputs
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image in a task's folder."""
+    """An image where a prediction of a task may lie; `key` tells it from the others of the task."""
 
     entry: ZipInfo
     task: str
-
-    @property
-    def stem(self) -> str:
-        """The name without folder and suffix."""
-        return self.name[self.name.rindex("/") + 1 : self.name.rindex(".")]
-
-    @property
-    def suffix(self) -> str:
-        """The suffix as written, with the dot."""
-        return self.name[self.name.rindex(".") :]
+    key: str
+    suffix: str  # as written, with the dot
 
     @property
     def name(self) -> str:
@@ -58,14 +51,15 @@ class Item:
 class Contents:
     """The sorted entries; `wrapper` is the folder around everything, when there is one ('' otherwise)."""
 
+    out: OutputNames
     wrapper: str = ""
     images: dict[str, list[Item]] = field(default_factory=dict)
     readmes: list[ZipInfo] = field(default_factory=list)  # in the root, whatever their case
     junk: list[ZipInfo] = field(default_factory=list)
-    other_files: list[ZipInfo] = field(default_factory=list)  # in a task's folder, but no image
-    nested: list[ZipInfo] = field(default_factory=list)  # images deeper than <task>/<name>
+    other_files: list[ZipInfo] = field(default_factory=list)  # where images lie, but none
+    nested: list[ZipInfo] = field(default_factory=list)  # not as many folders deep as images lie
     strays: list[ZipInfo] = field(default_factory=list)  # anything else
-    folders: set[str] = field(default_factory=set)  # first parts of all paths but the root's files
+    folders: set[str] = field(default_factory=set)  # folders that no prediction lies in
 
     @property
     def items(self) -> Iterator[Item]:
@@ -73,26 +67,29 @@ class Contents:
         return itertools.chain.from_iterable(self.images.values())
 
 
-def sort_entries(entries: Sequence[ZipInfo]) -> Contents:
+def sort_entries(entries: Sequence[ZipInfo], inputs: Inputs) -> Contents:
     """Sort entries; an enclosing folder is looked through so that the rest can be checked as well."""
-    contents = Contents(wrapper=enclosing_folder(entries))
+    out = OutputNames(inputs.challenge)
+    contents = Contents(out, enclosing_folder(entries, out))
     for entry in entries:
-        _sort(contents, entry, entry.filename[len(contents.wrapper) :])
+        _sort(contents, entry, entry.filename[len(contents.wrapper) :], inputs)
     return contents
 
 
-def enclosing_folder(entries: Sequence[ZipInfo]) -> str:
+def enclosing_folder(entries: Sequence[ZipInfo], out: OutputNames) -> str:
     """Return the folder (with its '/') that holds the whole submission, or ''."""
     names = [entry.filename for entry in entries if not entry.is_dir() and not is_junk(entry.filename)]
     wrapper = ""
     while True:
         first = _only_folder(name[len(wrapper) :] for name in names)
-        if not first or first in TASKS:
+        if not first or (out.by_folder and first in out.folders.values()):
             return wrapper
         inside = f"{wrapper}{first}/"
-        rest = (name[len(inside) :] for name in names)
-        if not any("/" in name or _is_readme(name) for name in rest):
+        rest = [name[len(inside) :] for name in names]
+        if not any("/" in name or _is_readme(name, out) for name in rest) and out.depth > 1:
             return wrapper  # a folder of files alone is a task with a wrong name, not a wrapper
+        if not out.by_folder and max((name.count("/") for name in rest), default=0) < out.depth - 1:
+            return wrapper
         wrapper = inside
 
 
@@ -107,33 +104,35 @@ def _only_folder(names: Iterable[str]) -> str:
     return first
 
 
-def _is_readme(name: str) -> bool:
-    return name.lower().startswith(NAME.split(".")[0])
+def _is_readme(name: str, out: OutputNames) -> bool:
+    rules = out.challenge.submission
+    return bool(rules.readme) and name.lower().startswith(rules.readme_name.split(".")[0].lower())
 
 
-def _sort(contents: Contents, entry: ZipInfo, name: str) -> None:
+def _sort(contents: Contents, entry: ZipInfo, name: str, inputs: Inputs) -> None:
+    out = contents.out
     parts = name.rstrip("/").split("/")
+    foreign = out.by_folder and parts[0] not in out.folders.values()
+    image = None if entry.is_dir() else out.read(name, inputs.names)
     if is_junk(entry.filename):
         contents.junk.append(entry)
     elif entry.is_dir():
-        if (name and parts[0] not in TASKS) or len(parts) > 1:
+        if (name and foreign) or len(parts) >= out.depth:
             contents.folders.add(name.rstrip("/"))
+    elif image is not None:
+        item = Item(entry, image.task, image.key, image.suffix)
+        contents.images.setdefault(image.task, []).append(item)
+    elif any(fnmatchcase(name, glob) for glob in out.challenge.submission.files):
+        pass
     elif len(parts) == 1:
-        (contents.readmes if _is_readme(name) else contents.strays).append(entry)
-    elif parts[0] not in TASKS:
+        (contents.readmes if _is_readme(name, out) else contents.strays).append(entry)
+    elif foreign:
         contents.folders.add(parts[0])
         contents.strays.append(entry)
-    elif len(parts) > 2:
+    elif len(parts) != out.depth:
         contents.nested.append(entry)
-    elif not _is_image(parts[1]):
-        contents.other_files.append(entry)
     else:
-        contents.images.setdefault(parts[0], []).append(Item(entry, parts[0]))
-
-
-def _is_image(name: str) -> bool:
-    stem, dot, suffix = name.rpartition(".")
-    return bool(stem) and f"{dot}{suffix}".lower() in FORMATS
+        contents.other_files.append(entry)
 
 
 # --- What is kept of the entries after they were read.
@@ -156,7 +155,7 @@ class Inspection:
     name: str
     length: int  # bytes of the whole archive
     contents: Contents
-    inputs: Inputs | None
+    inputs: Inputs
     evaluation_size: EvaluationSize
     readme: bytes | None = None
     images: dict[str, list[Inspected]] = field(default_factory=dict)
@@ -164,15 +163,20 @@ class Inspection:
 
     def size(self, item: Item) -> tuple[int, int] | None:
         """Return the width and height that a prediction should have, or None when it is not known."""
-        if self.evaluation_size == "challenge":
-            side = TASKS[item.task].challenge_size
-            return None if side is None else (side, side)
-        return None if self.inputs is None else self.inputs.size(item.task, item.stem)
+        side = self.challenge.tasks[item.task].challenge_size
+        if self.evaluation_size == "challenge" and side is not None:
+            return side, side
+        return self.inputs.size(item.task, item.key)
+
+    @property
+    def challenge(self) -> Challenge:
+        """The challenge that the archive is for."""
+        return self.inputs.challenge
 
 
-def inspect_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluation_size: EvaluationSize) -> Inspection:
+def inspect_archive(archive: SafeZip, name: str, inputs: Inputs, evaluation_size: EvaluationSize) -> Inspection:
     """Read every entry of a safe archive once, keeping a few numbers of each."""
-    contents = sort_entries(archive.entries)
+    contents = sort_entries(archive.entries, inputs)
     found = Inspection(name, archive.path.stat().st_size, contents, inputs, evaluation_size)
     if contents.readmes:
         found.readme = _read_small(archive, contents.readmes[0])
@@ -184,7 +188,7 @@ def inspect_archive(archive: SafeZip, name: str, inputs: Inputs | None, evaluati
     total = sum(map(len, contents.images.values()))
     budget = Budget(max(UNPACKED, RATIO * found.length))
     for item in track(contents.items, "checking images", total, unit="image"):
-        found.images[item.task].append(_inspect(archive, item, inputs if item.name in compared else None, budget))
+        found.images[item.task].append(_inspect(archive, item, inputs, item.name in compared, budget))
     return found
 
 
@@ -208,21 +212,22 @@ def _head(archive: SafeZip, entry: ZipInfo) -> bytes:
         return b""
 
 
-def _inspect(archive: SafeZip, item: Item, inputs: Inputs | None, budget: Budget) -> Inspected:
+def _inspect(archive: SafeZip, item: Item, inputs: Inputs, compare: bool, budget: Budget) -> Inspected:
+    outputs = inputs.challenge.outputs
     try:
         budget.take(0)  # where it is used up nothing more is read
-        stats, pixels = inspect_image(archive.read(item.entry), item.expected, budget)
+        stats, pixels = inspect_image(archive.read(item.entry), item.expected, outputs, budget)
     except ArchiveError as error:
         return Inspected(item, fault=ImageError("damaged", f"cannot be read: {error}", "Write the archive again."))
     except ImageError as error:
         return Inspected(item, fault=error.with_traceback(None))
-    return Inspected(item, stats, input_difference=_difference(pixels, item, inputs))
+    return Inspected(item, stats, input_difference=_difference(pixels, item, inputs) if compare else None)
 
 
-def _difference(pixels: NDArray[np.uint8], item: Item, inputs: Inputs | None) -> float | None:
+def _difference(pixels: NDArray[Any], item: Item, inputs: Inputs) -> float | None:
     """Return how far a prediction is from its own input brought to its size, where bands and depth agree."""
-    source = None if inputs is None else inputs.image(item.task, item.stem)
-    if source is None or source.dtype != np.uint8:
+    source = inputs.image(item.task, item.key)
+    if source is None or source.dtype != np.uint8 or pixels.dtype != np.uint8:
         return None
     bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if source.shape[2] != bands.shape[2] and min(source.shape[2], bands.shape[2]) != 1:

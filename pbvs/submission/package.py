@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pbvs.challenge import TASKS, get_task
+from pbvs.challenge import Challenge, load_challenge
+from pbvs.challenge.model import Container
 from pbvs.data.build import find_root
 from pbvs.data.layout import natural_key
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, read_json, sha256, sweep, visible_names, write_json
+from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, visible_names, write_json
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Recipe
@@ -22,7 +24,8 @@ from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.images import recode
 from pbvs.submission.inputs import Inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
-from pbvs.submission.readme import NAME, Readme, describe, write_readme
+from pbvs.submission.outputs import SUFFIXES, OutputNames, is_plain
+from pbvs.submission.readme import Readme, describe, write_readme
 from pbvs.submission.zips import write_zip
 
 
@@ -31,7 +34,9 @@ class PackageRefused(PbvsError):
 
     def __init__(self, findings: Sequence[Finding]):
         self.findings = list(findings)
-        super().__init__("The archive would be rejected and was not kept; mend what is listed.\n" + as_text(findings))
+        super().__init__(
+            "The archive would be rejected and was not kept; correct what is listed.\n" + as_text(findings)
+        )
 
 
 def package(
@@ -43,7 +48,7 @@ def package(
     tasks: Sequence[str] = (),
     others: Mapping[str, Run] | None = None,
     modes: Mapping[str, str] | None = None,
-    form: Form = "png",
+    form: Container | None = None,
     extra_data: bool | None = None,
     description: str | None = None,
 ) -> Path:
@@ -52,7 +57,7 @@ def package(
     Killed at any moment it leaves the archive that was there before, or the new one. Raises PbvsError when
     predictions are missing, PackageRefused with the findings when the archive would be rejected.
     """
-    inputs = inputs_of(manifests, root, split)
+    inputs = inputs_of(manifests, root, split, run.challenge())
     plan = make_plan(
         run,
         inputs,
@@ -67,15 +72,15 @@ def package(
     return write_package(plan, inputs)[0]
 
 
-def inputs_of(manifests: Path, root: Path | None, split: str = "test") -> Inputs:
+def inputs_of(manifests: Path, root: Path | None, split: str = "test", challenge: Challenge | None = None) -> Inputs:
     """Return the inputs that the manifests name; sizes and brightness are known where the data root is."""
     try:
-        place: Path | None = find_root(root, manifests)
+        found: Path | None = find_root(root, manifests)
     except UsageError:
         if root is not None:
             raise
-        place = None
-    return from_manifests(manifests, place, split)
+        found = None
+    return from_manifests(manifests, found, split, challenge)
 
 
 def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
@@ -108,9 +113,8 @@ def _check_unchanged(plan: Plan) -> None:
 
 
 def package_path(plan: Plan) -> Path:
-    """Return where the archive lies; a rehearsal on another split bears the split's name."""
-    archive = plan.run.archive
-    return archive if plan.split == "test" else archive.with_name(f"{plan.run.name}-{plan.split}.zip")
+    """Return where the archive lies; a rehearsal on another split lies in the run's own folder."""
+    return plan.run.archive if plan.split == "test" else plan.run.folder / f"{plan.split}.zip"
 
 
 def record_path(plan: Plan) -> Path:
@@ -125,7 +129,7 @@ def record(plan: Plan, path: Path) -> dict[str, Any]:
         for part in plan.parts
     }
     return {
-        "archive": path.name,
+        "archive": path.relative_to(plan.run.submissions).as_posix(),
         "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "split": plan.split,
@@ -149,7 +153,9 @@ def _part_record(part: Part) -> dict[str, Any]:
 
 def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
     """Yield the archive's entries in their fixed order: the readme, then task by task, names in natural order."""
-    yield NAME, write_readme(plan.readme).encode("ascii")
+    rules = plan.challenge.submission
+    if rules.readme:
+        yield rules.readme_name, write_readme(plan.readme, rules.readme).encode("ascii")
     total = sum(len(part.names) for part in plan.parts)
     images = ((part, name) for part in plan.parts for name in part.names)
     for part, name in track(images, "packing", total, unit="image"):
@@ -158,12 +164,11 @@ def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
             data = part.data(path)
         except (OSError, ValueError) as error:
             raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
-        yield f"{part.task}/{path.stem}{part.suffix}", data
+        yield part.path(name), data
 
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
 
-Form = Literal["png", "tiff"]
 FEW = 5  # names listed in a message
 SAMPLED = 6  # images a task that are recoded to estimate a size
 
@@ -176,28 +181,38 @@ class Part:
     run: Run
     record: Mapping[str, Any]  # predictions/<split>/<task>.json
     folder: Path
-    names: tuple[str, ...]  # of the files in the folder, in the archive's order
+    keys: Mapping[str, str]  # names of the files in the folder, in the archive's order -> what they are in the archive
+    challenge: Challenge
     mode: str | None = None  # L, RGB, or as they are
-    form: Form = "png"
+    form: Container = "png"
 
     @property
-    def suffix(self) -> str:
-        """The suffix of the images in the archive."""
-        return ".png" if self.form == "png" else ".tiff"
+    def names(self) -> tuple[str, ...]:
+        """The files' names, in the archive's order."""
+        return tuple(self.keys)
+
+    def path(self, name: str) -> str:
+        """Return where a file lies in the archive."""
+        return OutputNames(self.challenge).path(self.task, self.keys[name], SUFFIXES[self.form][0])
 
     def data(self, path: Path) -> bytes:
-        """Return one image's bytes as they go into the archive."""
-        stored = path.read_bytes()
-        return stored if self.mode is None and self.form == "png" else recode(stored, self.mode, self.form)
+        """Return one image's bytes as they go into the archive; a link is not followed."""
+        with os.fdopen(open_no_follow(path, os.O_RDONLY), "rb") as file:
+            stored = file.read()
+        return stored if self._as_stored(self.mode) else recode(stored, self.mode, self.form, self.challenge.outputs)
 
     def estimate(self, mode: str | None) -> float:
         """Return about how many bytes the images take in a mode, from a few of them."""
         few = [self.folder / name for name in self.names[:: max(1, len(self.names) // SAMPLED)]]
         total = sum((self.folder / name).stat().st_size for name in self.names)
-        if mode is None and self.form == "png":
+        if self._as_stored(mode):
             return total
-        sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form))) for path in few]
+        outputs = self.challenge.outputs
+        sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form, outputs))) for path in few]
         return total * sum(new for _, new in sizes) / max(1, sum(old for old, _ in sizes))
+
+    def _as_stored(self, mode: str | None) -> bool:
+        return mode is None and self.form == "png" and is_plain(self.challenge.outputs)
 
 
 @dataclass(frozen=True)
@@ -209,6 +224,7 @@ class Plan:
     parts: tuple[Part, ...]
     readme: Readme
     evaluation_size: EvaluationSize
+    challenge: Challenge
     sources: dict[str, str] = field(default_factory=dict)  # task -> run
 
     @property
@@ -225,7 +241,7 @@ def make_plan(
     tasks: Sequence[str] = (),
     others: Mapping[str, Run] | None = None,
     modes: Mapping[str, str] | None = None,
-    form: Form = "png",
+    form: Container | None = None,
     extra_data: bool | None = None,
     description: str | None = None,
 ) -> Plan:
@@ -233,10 +249,12 @@ def make_plan(
 
     Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished.
     """
-    others = others or {}
-    chosen = [task for task in TASKS if task in {get_task(name).name for name in tasks or TASKS}]
+    challenge, others = run.challenge(), others or {}
+    names = {challenge.task(name).name for name in tasks or challenge.tasks}
+    chosen = [task for task in challenge.tasks if task in names]
+    modes = _modes(challenge, modes or {}, chosen)
     parts = tuple(
-        _part(others.get(task, run), split, task, inputs, (modes or {}).get(task), form if task != "sar2eo" else "png")
+        _part(others.get(task, run), split, task, inputs, modes.get(task), _form(challenge, task, form))
         for task in chosen
     )
     recipes = {part.run.name: part.run.recipe() for part in parts}
@@ -246,11 +264,27 @@ def make_plan(
         parts=parts,
         readme=_readme(parts, recipes, extra_data, description),
         evaluation_size=_evaluation_size(parts, recipes),
+        challenge=challenge,
         sources={part.task: part.run.name for part in parts},
     )
 
 
-def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, form: Form) -> Part:
+def _form(challenge: Challenge, task: str, form: Container | None) -> Container:
+    """Return the format of a task's images; raise UsageError when the challenge takes no such files."""
+    outputs = challenge.outputs
+    if form is not None and form not in (outputs.container, *outputs.accepts):
+        taken = ", ".join((outputs.container, *outputs.accepts))
+        raise UsageError(f"The challenge {challenge.name} takes no {form} files; --format may be {taken}.")
+    return challenge.tasks[task].container or form or outputs.container
+
+
+def _modes(challenge: Challenge, modes: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
+    """Return the mode of each task, where it is not that of the predictions."""
+    asked = {"gray": "L", "rgb": "RGB"}.get(challenge.outputs.channels)
+    return dict.fromkeys(tasks, asked) if asked else dict(modes)
+
+
+def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, form: Container) -> Part:
     recipe = run.recipe()
     if task not in recipe.stages:
         raise PbvsError(
@@ -258,19 +292,24 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
             f"or take it from another run with --from RUN:{task}."
         )
     folder = run.prediction_folder(split, task)
-    record = folder.with_name(f"{task}.json")
     again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
-    if not record.is_file():
+    if not folder.with_name(f"{task}.json").is_file():
         raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
+    for place in (folder, folder.parent, folder.parent.parent):
+        if place.is_symlink():
+            raise PbvsError(f"{place} is a link, and a run holds its own files; put the folder itself there.")
     names = sorted((name for name in visible_names(folder) if name.endswith(".png")), key=natural_key)
-    _compare(inputs.names.get(task, {}), names, folder, again)
-    return Part(task, run, predictions_record(run, split, task), folder, tuple(names), mode, form)
+    keys = {pair.name: key for key, pair in inputs.pairs.get(task, {}).items()}
+    _compare(keys, names, folder, again)
+    out = OutputNames(inputs.challenge)
+    found = {name: keys.get(name[:-4]) or out.key(task, name[:-4]) for name in names}
+    return Part(task, run, predictions_record(run, split, task), folder, found, inputs.challenge, mode, form)
 
 
 def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
     """Return what `pbvs predict` wrote down about a task's predictions."""
-    facts = read_json(run.prediction_folder(split, task).with_name(f"{task}.json"))
-    return facts if isinstance(facts, dict) else {}
+    said = read_json(run.prediction_folder(split, task).with_name(f"{task}.json"))
+    return said if isinstance(said, dict) else {}
 
 
 def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:
@@ -323,30 +362,34 @@ def _description(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> str:
     return "; ".join(said)
 
 
-def parse_modes(options: Sequence[str]) -> dict[str, str]:
+def parse_modes(options: Sequence[str], challenge: Challenge | None = None) -> dict[str, str]:
     """Return the mode of each task from `TASK=L|RGB` or `all=L|RGB`; raise UsageError for anything else.
 
     `all=L` leaves the task whose target has colour as RGB.
     """
     modes: dict[str, str] = {}
+    challenge = challenge or load_challenge()
+    if options and challenge.outputs.channels != "target":
+        raise UsageError(f"The challenge {challenge.name} says which channels images have; leave --mode out.")
     for option in options:
         task, _, mode = option.partition("=")
         mode = mode.upper()
         if mode not in ("L", "RGB"):
             raise UsageError(f"--mode {option!r} is not understood; say TASK=L or TASK=RGB, or all=L, all=RGB.")
-        if task != "all" and mode == "L" and get_task(task).target_channels == 3:
+        if task != "all" and mode == "L" and challenge.task(task).target_channels == 3:
             raise UsageError(f"--mode {option!r} would take the colour out of {task}; its target is RGB.")
-        names = [name for name in TASKS if mode == "RGB" or TASKS[name].target_channels == 1]
-        modes.update(dict.fromkeys(names if task == "all" else [get_task(task).name], mode))
+        names = [name for name, known in challenge.tasks.items() if mode == "RGB" or known.target_channels == 1]
+        modes.update(dict.fromkeys(names if task == "all" else [challenge.task(task).name], mode))
     return modes
 
 
-def parse_sources(options: Sequence[str], submissions: Path) -> dict[str, Run]:
+def parse_sources(options: Sequence[str], submissions: Path, challenge: Challenge | None = None) -> dict[str, Run]:
     """Return the run of each task from `RUN:TASK`; raise UsageError when it is not of this form."""
     sources: dict[str, Run] = {}
+    challenge = challenge or load_challenge()
     for option in options:
         name, colon, task = option.rpartition(":")
         if not colon or not name:
             raise UsageError(f"--from {option!r} is not understood; say RUN:TASK, such as night2:sar2rgb.")
-        sources[get_task(task).name] = Run(name, submissions)
+        sources[challenge.task(task).name] = Run(name, submissions)
     return sources

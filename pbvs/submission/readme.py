@@ -1,73 +1,92 @@
-"""readme.txt: its four lines, written and read back by the rule of the scorers that read it.
+"""The readme of a submission: its lines as the challenge lists them, written and read back as scorers do.
 
-The lines are those of the challenge's submission page. Scorers of this family go by the order of the lines that hold
-a colon, not by their labels: float, int, int, text, each after the line's first colon.
+Scorers of this family go by the order of the lines that hold a colon, not by their labels; the value is what stands
+after a line's first colon: a float, an int, an int and text for the four lines of MAVIC-T.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pbvs import __version__
+from pbvs.challenge.model import ReadmeLine
 from pbvs.recipe import Recipe
+from pbvs.text import escaped
 
-NAME = "readme.txt"
-LABELS = (
-    "runtime per image [s]",
-    "CPU[1] / GPU[0]",
-    "Extra Data [1] / No Extra Data [0]",
-    "Other description",
-)
-KEYWORDS = ("runtime", "cpu", "extra", "description")  # what tells the four labels apart, in lower case
 SHORTEST = 1e-4  # seconds; less would be written as nought, which says that nothing was measured
 LIMIT = 65_536  # bytes; a longer readme is no readme
 
 
 @dataclass(frozen=True)
 class Readme:
-    """What the four lines say."""
+    """What the lines say."""
 
-    runtime: float  # seconds per image, over all tasks
-    cpu: bool  # measured on a CPU rather than a GPU
-    extra_data: bool
-    description: str
+    runtime: float = 0.0  # seconds per image, over all tasks
+    cpu: bool = True  # measured on a CPU rather than a GPU
+    extra_data: bool = False
+    description: str = ""
 
 
 class ReadmeError(ValueError):
     """A line of the readme that a scorer could not parse; the message says which and what it should be."""
 
 
-def write_readme(readme: Readme) -> str:
-    """Return the four lines; the description is brought onto one line of ASCII, as scorers open it with any encoding.
+def write_readme(readme: Readme, lines: Sequence[ReadmeLine]) -> str:
+    """Return the lines; texts are brought onto one line of ASCII, as scorers open it with any encoding.
 
     Raises ReadmeError when the runtime is not a finite, non-negative number.
     """
-    if not math.isfinite(readme.runtime) or readme.runtime < 0:
-        raise ReadmeError(f"the runtime per image is {readme.runtime}, not a number of seconds")
-    description = " ".join(readme.description.encode("ascii", "replace").decode().split()) or "none"
-    runtime = max(readme.runtime, SHORTEST) if readme.runtime else 0.0
-    values = (f"{runtime:.4f}", str(int(readme.cpu)), str(int(readme.extra_data)), description)
-    return "".join(f"{label} : {value}\n" for label, value in zip(LABELS, values, strict=True))
+    return "".join(f"{line.label} : {_value(readme, line)}\n" for line in lines)
 
 
-def parse_readme(text: str) -> Readme:
-    """Read the four lines as a scorer does, by their order; raise ReadmeError for the first that does not parse."""
-    lines = [line for line in text.splitlines() if ":" in line]
-    if len(lines) < len(LABELS):
-        raise ReadmeError(f"it has {len(lines)} lines with a colon where four are read")
-    values = [line.split(":", 1)[1].strip() for line in lines[:4]]
-    return Readme(_runtime(values[0]), _flag(values[1], 2), _flag(values[2], 3), values[3])
+def _value(readme: Readme, line: ReadmeLine) -> str:
+    if line.kind == "runtime":
+        if not math.isfinite(readme.runtime) or readme.runtime < 0:
+            raise ReadmeError(f"the runtime per image is {readme.runtime}, not a number of seconds")
+        return f"{max(readme.runtime, SHORTEST) if readme.runtime else 0.0:.4f}"
+    if line.kind in ("cpu", "extra-data"):
+        return str(int(readme.cpu if line.kind == "cpu" else readme.extra_data))
+    text = readme.description if line.kind == "description" else line.value
+    return " ".join(escaped(" ".join(text.split())).encode("ascii", "replace").decode().split()) or "none"
 
 
-def _runtime(value: str) -> float:
+def parse_readme(text: str, lines: Sequence[ReadmeLine]) -> Readme:
+    """Read the lines as a scorer does, by their order; raise ReadmeError for the first that does not parse."""
+    there = [line for line in text.splitlines() if ":" in line]
+    if len(there) < len(lines):
+        raise ReadmeError(f"it has {len(there)} lines with a colon where {count_word(len(lines))} are read")
+    readme = Readme()
+    for number, (line, said) in enumerate(zip(lines, there, strict=False), 1):
+        value = said.split(":", 1)[1].strip()
+        if line.kind == "runtime":
+            readme = replace(readme, runtime=_runtime(value, number))
+        elif line.kind == "cpu":
+            readme = replace(readme, cpu=_flag(value, number))
+        elif line.kind == "extra-data":
+            readme = replace(readme, extra_data=_flag(value, number))
+        elif line.kind == "description":
+            readme = replace(readme, description=value)
+    return readme
+
+
+def count_word(count: int) -> str:
+    """Return a small number as a word."""
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[count] if count < len(words) else str(count)
+
+
+def _runtime(value: str, line: int) -> float:
     try:
         number = float(value)
     except ValueError:
-        raise ReadmeError(f"line 1 says {value!r} where a bare number of seconds must stand, such as 0.85") from None
+        raise ReadmeError(
+            f"line {line} says {value!r} where a bare number of seconds must stand, such as 0.85"
+        ) from None
     if not math.isfinite(number) or number < 0:
-        raise ReadmeError(f"line 1 says {value!r}, which is no number of seconds")
+        raise ReadmeError(f"line {line} says {value!r}, which is no number of seconds")
     return number
 
 
@@ -77,14 +96,14 @@ def _flag(value: str, line: int) -> bool:
     return value == "1"
 
 
-def order_faults(text: str) -> list[str]:
+def order_faults(text: str, lines: Sequence[ReadmeLine]) -> list[str]:
     """Return, for each line whose label is not the one expected at its place, what stands there instead."""
-    lines = [line for line in text.splitlines() if ":" in line][: len(LABELS)]
+    there = [line for line in text.splitlines() if ":" in line]
     faults = []
-    for number, (line, keyword) in enumerate(zip(lines, KEYWORDS, strict=False), 1):
-        label = line.split(":", 1)[0].strip()
-        if keyword not in label.lower():
-            faults.append(f"line {number} is {label!r} where {LABELS[number - 1]!r} is expected")
+    for number, (line, said) in enumerate(zip(lines, there, strict=False), 1):
+        label = said.split(":", 1)[0].strip()
+        if (line.keyword or line.label).lower() not in label.lower():
+            faults.append(f"line {number} is {label!r} where {line.label!r} is expected")
     return faults
 
 

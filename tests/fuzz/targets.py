@@ -327,12 +327,14 @@ def _readme_seeds() -> list[bytes]:
 
 
 def _read_readme(path: Path) -> None:
+    from pbvs.challenge import load_challenge
     from pbvs.submission.readme import ReadmeError, order_faults, parse_readme
 
+    lines = load_challenge().submission.readme
     text = path.read_text(encoding="utf-8", errors="replace")
-    order_faults(text)
+    order_faults(text, lines)
     try:
-        parse_readme(text)
+        parse_readme(text, lines)
     except ReadmeError:
         return
 

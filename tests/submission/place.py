@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import TASKS, load_challenge
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.files import write_json, write_text
 from pbvs.recipe import dump_recipe, parse_recipe
@@ -19,7 +19,7 @@ from pbvs.submission.readme import Readme, write_readme
 
 SIDE = 48
 COUNT = {"sar2eo": 11, "sar2rgb": 3, "sar2ir": 3, "rgb2ir": 3}
-README = write_readme(Readme(0.85, True, False, "a test: nothing else"))
+README = write_readme(Readme(0.85, True, False, "a test: nothing else"), load_challenge().submission.readme)
 
 RECIPE = {
     "name": "hand",

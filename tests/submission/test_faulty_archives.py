@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import TASKS, load_challenge
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
-from pbvs.submission.rules import structure
 from tests.submission.place import README, SIDE, noise, png_bytes
 
 Entries = dict[str, bytes]
@@ -320,20 +320,24 @@ def test_other_suffix_is_an_error(good: Entries, zipped: Callable[[Entries], Pat
     assert examined(path.rename(path.with_suffix(".zip.tmp")), inputs, "suffix")[0].level == "error"
 
 
-@pytest.mark.parametrize(("limit", "words"), [("UNSTABLE", "above 150 MB"), ("OLD_CAP", "more than 300 MB")])
+@pytest.mark.parametrize("words", ["above 150 MB", "more than 300 MB"])
 def test_a_big_archive_is_a_warning(
-    limit: str,
-    words: str,
-    good: Entries,
-    zipped: Callable[[Entries], Path],
-    inputs: Inputs,
-    monkeypatch: pytest.MonkeyPatch,
+    words: str, good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs
 ) -> None:
-    monkeypatch.setattr(structure, limit, 1000)
-    assert words in examined(zipped(good), inputs, "size")[0].message
+    warnings = [warning for warning in inputs.challenge.submission.warnings if words in warning.message]
+    rules = inputs.challenge.submission.model_copy(
+        update={"warnings": [warning.model_copy(update={"bytes": 1000}) for warning in warnings]}
+    )
+    challenge = inputs.challenge.model_copy(update={"submission": rules})
+    found = examined(zipped(good), replace(inputs, challenge=challenge), "size")
+    assert words in found[0].message
 
 
-def test_names_that_differ_as_a_whole_are_mended_at_once(
+def test_the_largest_size_that_is_exceeded_is_told() -> None:
+    assert [warning.bytes for warning in load_challenge().submission.warnings] == [150_000_000, 300_000_000]
+
+
+def test_names_that_differ_as_a_whole_are_put_right_at_once(
     good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs
 ) -> None:
     moved = {re.sub(r"^(rgb2ir/\d)", r"\1_fake_B", name): data for name, data in good.items()}
@@ -348,7 +352,7 @@ def test_challenge_sizes_need_no_data(zipped: Callable[[Entries], Path]) -> None
 
 
 def test_swapped_sides_are_said(good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs) -> None:
-    sizes = Inputs(inputs.root, inputs.names)
+    sizes = replace(inputs)
     sizes.size = lambda task, stem: (40, 30)
     good["rgb2ir/1.png"] = png_bytes(noise(1, 1)[:40, :30])
     assert "swapped" in examined(zipped(good), sizes, "size-swapped")[0].message
@@ -356,5 +360,5 @@ def test_swapped_sides_are_said(good: Entries, zipped: Callable[[Entries], Path]
 
 def test_without_data_names_are_said_to_be_unchecked(good: Entries, zipped: Callable[[Entries], Path]) -> None:
     notes = [finding for finding in check(zipped(good)) if finding.rule == "names-unchecked"]
-    assert "11 images where the 2025 and 2026 test sets have 3586" in notes[0].message
+    assert "11 images where the challenge's test set has 3586" in notes[0].message
     assert len(notes) == len(TASKS)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pbvs.challenge import TASKS
+from pbvs.challenge import TASKS, load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
@@ -59,7 +59,7 @@ def test_readme_says_what_was_measured(place: Place) -> None:
     record = run.prediction_folder("test", "sar2eo").with_name("sar2eo.json")
     write_json(record, {**read_json(record), "seconds": 8.5, "device": "cuda"})
     with zipfile.ZipFile(pack(place, run)) as archive:
-        readme = parse_readme(archive.read("readme.txt").decode())
+        readme = parse_readme(archive.read("readme.txt").decode(), load_challenge().submission.readme)
     assert readme.runtime == pytest.approx((8.5 + 3 * 0.5) / 20)
     assert not readme.cpu
     assert readme.extra_data
@@ -70,7 +70,7 @@ def test_readme_says_what_was_measured(place: Place) -> None:
 def test_readme_can_be_overruled(place: Place) -> None:
     path = pack(place, place.run(extra_data=True), extra_data=False, description="ours: the best")
     with zipfile.ZipFile(path) as archive:
-        readme = parse_readme(archive.read("readme.txt").decode())
+        readme = parse_readme(archive.read("readme.txt").decode(), load_challenge().submission.readme)
     assert (readme.extra_data, readme.description) == (False, "ours: the best")
 
 

@@ -7,15 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.submission.findings import Finding
 from pbvs.submission.images import ImageStats
 from pbvs.submission.inspection import Inspected, Inspection, Item
 from pbvs.text import printable
 
-# The page says that other sizes are resampled; one entry that was scored so is known, and what it cost.
-RESAMPLED = "at best it is resampled, and blur costs: luminance at 256 pixels scored 0.42 where full size scored 0.16"
 COPY = 0.5  # gray levels of mean difference below which a prediction is its input
 # Power of the finest structure, in squared gray levels. Of 189 real images half have 25 and more, 19 of 20 more than
 # 4; enlarged twofold (bicubic) half of them have 0.6 to 1.3, fourfold 0.1.
@@ -42,25 +39,32 @@ def sizes(archive: Inspection) -> Iterator[Finding]:
             yield Finding("note", "size-unchecked", printable(image.item.name), f"its size is not checked: {error}", "")
             continue
         if wanted is not None and (image.stats.width, image.stats.height) != wanted:
-            yield _wrong_size(image.item, image.stats, *wanted, native=archive.evaluation_size == "native")
+            yield _wrong_size(archive, image.item, image.stats, *wanted)
     if archive.evaluation_size == "native":
-        yield from _native(archive.inputs is not None)
+        yield from _native(archive)
 
 
-def _native(checked: bool) -> Iterator[Finding]:
-    message = "the inputs' own sizes are taken as meant, where the rules ask for 256 x 256 and 1024 x 1024"
-    yield Finding("note", "native-sizes", "", message, 'For an upload predict with evaluation_size = "challenge".')
-    if not checked:
+def _native(archive: Inspection) -> Iterator[Finding]:
+    sides = {task.challenge_size: None for task in archive.challenge.tasks.values() if task.challenge_size}
+    if sides:
+        asked = " and ".join(f"{side} x {side}" for side in sides)
+        message = f"the inputs' own sizes are taken as meant, where the rules ask for {asked}"
+        hint = 'For an upload predict with evaluation_size = "challenge".'
+        yield Finding("note", "native-sizes", "", message, hint)
+    if not archive.inputs.names:
         message, hint = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
         yield Finding("note", "size-unchecked", "", message, hint)
 
 
-def _wrong_size(item: Item, stats: ImageStats, width: int, height: int, native: bool) -> Finding:
+def _wrong_size(archive: Inspection, item: Item, stats: ImageStats, width: int, height: int) -> Finding:
+    native = archive.evaluation_size == "native"
     is_, should = f"{stats.width} x {stats.height}", f"{width} x {height}"
     name = printable(item.name)
     if (stats.height, stats.width) == (width, height):
         return Finding("error", "size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
-    message = f"it is {is_} pixels, not {should} as the rules ask" + ("" if native else f"; {RESAMPLED}")
+    message = f"it is {is_} pixels, not {should} as the rules ask"
+    note = archive.challenge.submission.notes.get("wrong-size", "")
+    message += f"; {note}" if note and not native else ""
     hint = f"Write {item.task} at {should}" + (" (--evaluation-size native if that is meant)." if not native else ".")
     return Finding("error", "wrong-size", name, message, hint)
 
@@ -72,12 +76,12 @@ def modes(archive: Inspection) -> Iterator[Finding]:
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             hint = "Write one mode a task: pbvs package --mode TASK=RGB."
-            yield Finding("warning", "mixed-modes", f"{task}/", f"its images are {said}", hint)
-        yield from _colour(task, images)
+            yield Finding("warning", "mixed-modes", archive.contents.out.place(task), f"its images are {said}", hint)
+        yield from _colour(archive, task, images)
 
 
-def _colour(task: str, images: Iterable[Inspected]) -> Iterator[Finding]:
-    if TASKS[task].target_channels == 3:
+def _colour(archive: Inspection, task: str, images: Iterable[Inspected]) -> Iterator[Finding]:
+    if archive.contents.out.channels(task) == 3:
         for image in images:
             if image.stats is not None and image.stats.mode == "L":
                 message = "it has one band where the task asks for RGB"
@@ -91,16 +95,14 @@ def _colour(task: str, images: Iterable[Inspected]) -> Iterator[Finding]:
 
 def one_band(archive: Inspection) -> Iterator[Finding]:
     """Images of one band were scored; whether every scorer takes them nobody knows."""
+    note = archive.challenge.submission.notes.get("one-band", "")
     tasks = [
         task
         for task, images in archive.images.items()
-        if TASKS[task].target_channels == 1 and any(image.stats and image.stats.mode == "L" for image in images)
+        if archive.contents.out.channels(task) == 1 and any(image.stats and image.stats.mode == "L" for image in images)
     ]
-    if tasks:
-        message = (
-            f"the images of {', '.join(tasks)} have one band; such were scored in 2026, but scorers of this family "
-            "that unpack height, width and channels fail on them"
-        )
+    if tasks and note:
+        message = f"the images of {', '.join(tasks)} have one band; {note}"
         yield Finding("note", "one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
 
 
@@ -116,7 +118,7 @@ def constant(archive: Inspection) -> Iterator[Finding]:
     """An image of one level holds nothing."""
     for image, stats in _known(archive):
         if stats.low == stats.high:
-            what = {0: "all black", 255: "all white"}.get(stats.low, f"one gray level ({stats.low}) everywhere")
+            what = {0.0: "all black", 255.0: "all white"}.get(stats.low, f"one gray level ({stats.low:g}) everywhere")
             yield _warning("constant", image.item.name, f"it is {what}", "Predict it again; look at its input.")
 
 
@@ -127,7 +129,9 @@ def repeated(archive: Inspection) -> Iterator[Finding]:
         counts = Counter(stats.digest for stats in known)
         if equal := sum(count for count in counts.values() if count > 1):
             message = f"{equal} of its images are equal to another one"
-            yield _warning("repeated", f"{task}/", message, "Check that each input got its own prediction.")
+            yield _warning(
+                "repeated", archive.contents.out.place(task), message, "Check that each input got its own prediction."
+            )
 
 
 def copies(archive: Inspection) -> Iterator[Finding]:
@@ -137,14 +141,16 @@ def copies(archive: Inspection) -> Iterator[Finding]:
         equal = [image for image in compared if image.input_difference is not None and image.input_difference < COPY]
         if compared and len(equal) > MANY * len(compared):
             message = f"{len(equal)} of {len(compared)} images compared are copies of their inputs"
-            yield _warning("copy-of-input", f"{task}/", message, "Pack the predictions, not the inputs.")
+            yield _warning(
+                "copy-of-input", archive.contents.out.place(task), message, "Pack the predictions, not the inputs."
+            )
 
 
 def brightness(archive: Inspection) -> Iterator[Finding]:
     """A task whose images are darker or brighter than nearly all training targets loses pixel score throughout."""
     for task, images in archive.images.items():
         levels = [float(np.mean(image.stats.mean)) for image in images if image.stats is not None]
-        targets = None if archive.inputs is None or not levels else archive.inputs.brightness(task)
+        targets = archive.inputs.brightness(task) if levels else None
         if targets is None or len(targets) < 3:
             continue
         low, high = np.percentile(targets, [2, 98])
@@ -155,7 +161,12 @@ def brightness(archive: Inspection) -> Iterator[Finding]:
                 f"its images are {word} than training targets: median level {level:.0f}, "
                 f"targets {low:.0f} to {high:.0f}"
             )
-            yield _warning("brightness", f"{task}/", message, "Check the scaling to 0..255 and the intensity factor.")
+            yield _warning(
+                "brightness",
+                archive.contents.out.place(task),
+                message,
+                "Check the scaling to 0..255 and the intensity factor.",
+            )
 
 
 def enlarged(archive: Inspection) -> Iterator[Finding]:
@@ -170,7 +181,7 @@ def enlarged(archive: Inspection) -> Iterator[Finding]:
                 "enlarged from a lower resolution, or blurred"
             )
             hint = "Predict at the evaluation size; blur costs LPIPS and FID."
-            yield _warning("enlarged", f"{task}/", message, hint)
+            yield _warning("enlarged", archive.contents.out.place(task), message, hint)
 
 
 def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from pbvs.challenge import TASKS
 from pbvs.submission.findings import Finding
 from pbvs.submission.inspection import Inspection
-from pbvs.submission.readme import NAME
+from pbvs.submission.outputs import FORMATS
+from pbvs.submission.readme import count_word
 from pbvs.submission.zips import is_archive
 from pbvs.text import printable
 
 MEGABYTE = 1_000_000
-UNSTABLE = 150 * MEGABYTE  # uploads above this were seen to fail
-OLD_CAP = 300 * MEGABYTE  # the older platform refuses more
 WRITE_AGAIN = "Write the archive with `pbvs package`, or zip the files themselves, not the folder around them."
 
 
@@ -25,7 +23,7 @@ def suffix(archive: Inspection) -> Iterator[Finding]:
 
 
 def enclosing_folder(archive: Inspection) -> Iterator[Finding]:
-    """The four folders must lie at the root."""
+    """The tasks' folders, or the images, must lie at the root."""
     wrapper = archive.contents.wrapper
     if wrapper:
         yield Finding(
@@ -60,7 +58,13 @@ def strays(archive: Inspection) -> Iterator[Finding]:
             continue
         yield _stray(archive, entry.filename, "it does not belong in a submission", "Take it out of the archive.")
     for entry in archive.contents.other_files:
-        yield _stray(archive, entry.filename, "it is no PNG or TIFF", "Keep only .png or .tiff images in the folder.")
+        yield _stray(archive, entry.filename, *_no_image(archive))
+
+
+def _no_image(archive: Inspection) -> tuple[str, str]:
+    suffixes = [suffix for suffix in archive.contents.out.suffixes if suffix != ".tif"]
+    formats = dict.fromkeys(FORMATS[suffix] for suffix in suffixes)
+    return f"it is no {' or '.join(formats)}", f"Keep only {' or '.join(suffixes)} images in the folder."
 
 
 def _stray(archive: Inspection, name: str, message: str, hint: str) -> Finding:
@@ -72,62 +76,90 @@ def _stray(archive: Inspection, name: str, message: str, hint: str) -> Finding:
 
 
 def _wrong_folder(archive: Inspection, name: str) -> Finding:
-    near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
-    hint = f"Call it {near[0]}." if near else f"The folders are {', '.join(TASKS)}."
-    if name in TASKS:
+    if not archive.contents.out.by_folder:
+        return Finding("error", "wrong-folder", printable(f"{name}/"), "no prediction lies there", _where(archive))
+    folders = list(archive.contents.out.folders.values())
+    near = difflib.get_close_matches(name.lower(), folders, n=1, cutoff=0.5)
+    hint = f"Call it {near[0]}." if near else f"The folders are {', '.join(folders)}."
+    if name in folders:
         return Finding("error", "nested-folder", f"{name}/", "it holds another folder", "Put images right into it.")
     return Finding("error", "wrong-folder", printable(f"{name}/"), "there is no task of this name", hint)
 
 
 def nested(archive: Inspection) -> Iterator[Finding]:
-    """Images lie right in their task's folder."""
+    """Images lie where the challenge says."""
     for entry in archive.contents.nested:
+        deep = entry.filename[len(archive.contents.wrapper) :].count("/") >= archive.contents.out.depth
         yield Finding(
             "error",
             "nested-folder",
             printable(entry.filename),
-            "it lies a folder too deep",
-            "Move it up to <task>/<name>.png.",
+            "it lies a folder too deep" if deep else "it does not lie in the folder it should",
+            _where(archive),
         )
 
 
+def _where(archive: Inspection) -> str:
+    """Say where predictions lie."""
+    out = archive.contents.out
+    return f"Predictions are called {out.pattern}{out.suffixes[0]}."
+
+
 def missing_task(archive: Inspection) -> Iterator[Finding]:
-    """A task that was not attempted is allowed, and costs."""
-    present = [task for task in TASKS if archive.contents.images.get(task)]
-    if not present:
-        yield Finding("error", "no-images", "", "it holds no predictions", f"The folders are {', '.join(TASKS)}.")
+    """A task that was not attempted costs, or is against the rules."""
+    out, rules = archive.contents.out, archive.challenge.submission
+    missing = [task for task in archive.challenge.tasks if not archive.contents.images.get(task)]
+    if len(missing) == len(archive.challenge.tasks):
+        hint = f"The folders are {', '.join(out.folders.values())}." if out.by_folder else _where(archive)
+        yield Finding("error", "no-images", "", "it holds no predictions", hint)
         return
-    for task in TASKS:
-        if task not in present:
-            yield Finding(
-                "warning",
-                "missing-task",
-                f"{task}/",
-                "the task has no predictions; it counts as 1.00 in the mean and adds a penalty of 1",
-                f"Add predictions for {task}, be they simple ones.",
-            )
+    # Without the inputs' names nobody can tell the tasks of a flat archive apart.
+    for task in missing if out.by_folder or archive.inputs.names else ():
+        note = rules.notes.get("missing-task", "")
+        message = "the task has no predictions" + (f"; {note}" if note else "")
+        hint = f"Add predictions for {task}, be they simple ones."
+        yield Finding("error" if rules.tasks == "all" else "warning", "missing-task", out.place(task), message, hint)
 
 
 def size(archive: Inspection) -> Iterator[Finding]:
-    """Big archives are lost on their way."""
-    said = f"it has {archive.length / MEGABYTE:.0f} MB"
-    smaller = "Write one-band tasks as L (`pbvs package --mode all=L`); they weigh about half."
-    if archive.length > OLD_CAP:
-        yield Finding("warning", "size", "", f"{said}; the older platform refuses more than 300 MB", smaller)
-    elif archive.length > UNSTABLE:
-        yield Finding("warning", "size", "", f"{said}; uploads above 150 MB were seen to fail", smaller)
+    """Archives beyond the challenge's limits are refused, and big ones are lost on their way."""
+    rules, said = archive.challenge.submission, f"it has {archive.length / MEGABYTE:.0f} MB"
+    if rules.max_bytes and archive.length > rules.max_bytes:
+        message = f"{said}; the limit is {rules.max_bytes / MEGABYTE:g} MB"
+        yield Finding("error", "size", "", message, "Write smaller images, or with better compression.")
+    exceeded = [warning for warning in rules.warnings if archive.length > warning.bytes]
+    if exceeded:
+        smaller = "Write one-band tasks as L (`pbvs package --mode all=L`); they weigh about half."
+        worst = max(exceeded, key=lambda warning: warning.bytes)
+        yield Finding("warning", "size", "", f"{said}; {worst.message}", smaller)
+
+
+def files(archive: Inspection) -> Iterator[Finding]:
+    """The challenge may limit how many files there are, and how large each is."""
+    rules, images = archive.challenge.submission, list(archive.contents.items)
+    if rules.max_files and len(images) > rules.max_files:
+        message = f"it has {len(images)} images; the limit is {rules.max_files} files"
+        yield Finding("error", "files", "", message, "Keep to one prediction for each input.")
+    for item in images if rules.max_file_bytes else ():
+        if item.entry.file_size > rules.max_file_bytes:
+            message = f"it has {item.entry.file_size} bytes; the limit is {rules.max_file_bytes}"
+            yield Finding("error", "file-size", printable(item.name), message, "Write it with better compression.")
 
 
 def readme_place(archive: Inspection) -> Iterator[Finding]:
-    """Exactly one readme.txt, at the root."""
+    """Exactly one readme at the root, where the challenge asks for one."""
+    rules = archive.challenge.submission
+    name = rules.readme_name
+    if not rules.readme:
+        return
     found = [entry.filename[len(archive.contents.wrapper) :] for entry in archive.contents.readmes]
-    hint = "Put one readme.txt with its four lines at the root of the archive."
+    hint = f"Put one {name} with its {count_word(len(rules.readme))} lines at the root of the archive."
     if not found:
-        yield Finding("error", "readme-missing", NAME, "there is no readme.txt at the root", hint)
+        yield Finding("error", "readme-missing", name, f"there is no {name} at the root", hint)
     elif len(found) > 1:
         yield Finding("error", "readme-several", "", f"several readmes: {', '.join(map(printable, found))}", hint)
-    elif found[0] != NAME:
-        yield Finding("error", "readme-name", printable(found[0]), "the readme is not called readme.txt", hint)
+    elif found[0] != name:
+        yield Finding("error", "readme-name", printable(found[0]), f"the readme is not called {name}", hint)
 
 
-RULES = (suffix, enclosing_folder, junk, strays, nested, missing_task, size, readme_place)
+RULES = (suffix, enclosing_folder, junk, strays, nested, missing_task, size, files, readme_place)
