@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+
+from pbvs.devices import world_size
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,38 @@ class Batch:
     target: Tensor
     valid: Tensor
     first: int = 0  # the first image's index in the whole training, which what is random may depend on
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a step is computed; none of it changes what is learnt but for rounding."""
+
+    half_precision: bool = False  # the forward pass in bfloat16
+    channels_last: bool = False  # the order of numbers in memory that convolutions of some GPUs like best
+    compiled: bool = False  # by torch.compile, which takes its time at the first step
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Return what is called in a module's place: joined with the other processes', compiled."""
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)
+        made: nn.Module = DistributedDataParallel(module) if world_size() > 1 else module
+        return cast(nn.Module, torch.compile(made)) if self.compiled else made
+
+    def batch(self, batch: Batch) -> Batch:
+        """Return the batch in the order of memory that the networks have."""
+        if not self.channels_last:
+            return batch
+        source, target = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.target))
+        return replace(batch, source=source, target=target)
+
+    @contextlib.contextmanager
+    def exchange(self, modules: Iterable[nn.Module], last: bool) -> Iterator[None]:
+        """Within it, processes exchange gradients only when the optimisers step next (`last`)."""
+        with contextlib.ExitStack() as stack:
+            for module in modules:
+                if world_size() > 1 and not last:
+                    stack.enter_context(cast(DistributedDataParallel, module).no_sync())
+            yield
 
 
 class TrainingStep(ABC):

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from pbvs.challenge.loading import load_challenge
@@ -27,7 +28,7 @@ from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm
-from pbvs.training.step import Schedule, TrainingStep
+from pbvs.training.step import Execution, Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, make_judge
 from pbvs.translators.base import FitContext, ImageArray, Translator
@@ -69,6 +70,12 @@ class NetworkTranslator(Translator):
         """The learning rate of each epoch."""
         stage = self.stage
         return Schedule(stage.learning_rate, stage.epochs, stage.half_rate_epochs, stage.decay_epochs)
+
+    @property
+    def execution(self) -> Execution:
+        """How the recipe asks for steps to be computed."""
+        stage = self.stage
+        return Execution(use_bf16(stage.precision, self.device), stage.channels_last, stage.compile)
 
     @abstractmethod
     def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> TrainingStep:
@@ -272,3 +279,10 @@ def with_channels(image: ImageArray, channels: int) -> ImageArray:
         return image
     grey = image.mean(axis=2, keepdims=True, dtype=np.float32)
     return np.repeat(grey, channels, axis=2)
+
+
+def use_bf16(precision: str, device: str) -> bool:
+    """Return whether the forward pass runs in bfloat16: as the recipe says, or where the GPU computes in it."""
+    if precision == "auto":
+        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"

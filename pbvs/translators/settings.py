@@ -34,16 +34,8 @@ class NetworkStage(Stage):
     # What may change and training still goes on from its state; any other change makes it another training.
     FREE: ClassVar[frozenset[str]] = frozenset(
         {"epochs", "half_rate_epochs", "decay_epochs", "validate_every", "validation_images", "patience", "keep"}
-        | {
-            "save_minutes",
-            "test_time_flips",
-            "inference_memory",
-            "recompute",
-            "deterministic",
-            "input_grid",
-            "choose_by",
-            "watch_net",
-        }
+        | {"save_minutes", "test_time_flips", "inference_memory", "recompute", "deterministic", "input_grid"}
+        | {"choose_by", "watch_net", "channels_last", "compile"}
     )
 
     init_from: TaskName | None = None
@@ -61,6 +53,10 @@ class NetworkStage(Stage):
     l2_weight: float = Field(1.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
+    channels_last: bool = False  # the order in memory that tensor cores like; on a CPU it is slower
+    compile: bool = (
+        False  # by torch.compile: some minutes at first, quicker steps afterwards where a GPU waits for work
+    )
     recompute: bool = False  # activations computed again in the backward pass: less memory, a third more work
     deterministic: bool = False  # the same bits on a GPU too, slower
     validate_every: int = Field(1, ge=1)  # epochs

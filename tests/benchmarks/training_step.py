@@ -57,14 +57,14 @@ def ours(width: int, side: int, device: str = "cpu", half: bool = False) -> Call
     import torch
 
     from pbvs.training.losses import PerceptualLoss, PerceptualTerm, vgg_distance
-    from pbvs.training.step import Batch
+    from pbvs.training.step import Batch, Execution
     from pbvs.translators.pix2pixhd.training import GanStep, Weights
 
     generator, discriminator, vgg, vgg16, source, target = (x.to(device) for x in materials(width, side))
     perceptual = PerceptualLoss([PerceptualTerm("vgg")], {"vgg": metric(vgg16).to(device)})
     method = GanStep(
         generator, discriminator, Weights(), vgg=lambda x, y: vgg_distance(vgg, x, y), perceptual=perceptual,
-        half_precision=half,
+        execution=Execution(half_precision=half),
     )  # fmt: skip
     method.begin_epoch(1)
     batch = Batch(source, target, torch.ones(1, 1, side, side, dtype=torch.bool, device=device))

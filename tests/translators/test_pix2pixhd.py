@@ -14,13 +14,14 @@ import torch
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
+from pbvs.recipe import parse_recipe
 from pbvs.seeds import generator, torch_generator
 from pbvs.training.checkpoint import read_model, read_tensors, write_weights
 from pbvs.training.log import read_log
 from pbvs.translators import make_translator
+from pbvs.translators.network import use_bf16
 from pbvs.translators.pix2pixhd.published import export_checkpoint
 from pbvs.translators.pix2pixhd.training import GanStep
-from pbvs.translators.pix2pixhd.translator import use_bf16
 from tests.translators.scenes import context_of, recipe_of, translator_of
 
 
@@ -161,13 +162,19 @@ def test_training_can_do_without_held_out_pairs(tmp_path: Path) -> None:
     assert translator.facts["validation"] == {}
 
 
-def test_a_training_state_exports_its_averaged_network(tmp_path: Path) -> None:
-    recipe = recipe_of(epochs=1, half_rate_epochs=0)
+UNET = {"method": "unet", "size": 32, "epochs": 1, "batch_size": 2, "width": 8, "levels": 2, "lpips_weight": 0.0}
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("kind", ["generator", "unet"])
+def test_a_training_state_exports_its_network(tmp_path: Path, kind: str, ema_decay: float) -> None:
+    recipe = recipe_of(epochs=1, half_rate_epochs=0, ema_decay=ema_decay)
+    if kind == "unet":
+        recipe = parse_recipe({"name": "u", "stages": {"sar2eo": {**UNET, "ema_decay": ema_decay}}}, "u.toml")
     translator_of(recipe).fit(context_of(tmp_path, recipe, val=[]))
     export_checkpoint(tmp_path / "model" / "state.safetensors", tmp_path / "last.safetensors")
     last, kept = (
-        read_model(path, "generator")[0]
-        for path in (tmp_path / "last.safetensors", tmp_path / "model" / "model.safetensors")
+        read_model(path, kind)[0] for path in (tmp_path / "last.safetensors", tmp_path / "model" / "model.safetensors")
     )
     assert all(torch.equal(last[name], kept[name]) for name in kept)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 
 from pbvs.networks.pix2pixhd import GeneratorConfig
 from pbvs.training import losses
-from pbvs.training.step import Batch
+from pbvs.training.checkpoint import module_tensors
+from pbvs.training.step import Batch, Execution
 from pbvs.translators.pix2pixhd.training import GanStep
 from tests.training.little import little_method, random_lpips
 
@@ -114,7 +116,28 @@ def test_the_global_part_learns_only_after_its_phase() -> None:
 
 
 def test_half_precision_stays_close() -> None:
-    plain, half = little_method(), little_method(half_precision=True)
+    plain, half = little_method(), little_method(execution=Execution(half_precision=True))
     a, b = plain.accumulate(batch(), 1.0, last=True), half.accumulate(batch(), 1.0, last=True)
     assert float(b["generator"]) == pytest.approx(float(a["generator"]), rel=0.05)
     assert all(parameter.grad.dtype == torch.float32 for parameter in half.generator.parameters())
+
+
+@pytest.mark.parametrize(
+    "options", [{"channels_last": True}, {"compiled": True}, {"channels_last": True, "compiled": True}]
+)
+def test_options_of_speed_change_losses_by_rounding_alone(
+    options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced and taken apart as for a GPU, but run by torch itself: no compiler of C++ is needed.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, quick = little_method(), little_method(execution=Execution(**options))
+    quick.begin_epoch(1)
+    for _ in range(2):
+        expected, found = (method.accumulate(batch(), 1.0, last=True) for method in (plain, quick))
+        for name, value in expected.items():
+            assert float(found[name]) == pytest.approx(float(value), rel=1e-4), name
+        for method in (plain, quick):
+            method.step(1e-3)
+    assert quick.generator.state_dict().keys() == plain.generator.state_dict().keys()
+    names = {f"module/{name}/{key}" for name, module in plain.modules.items() for key in module.state_dict()}
+    assert module_tensors(quick.modules).keys() == names

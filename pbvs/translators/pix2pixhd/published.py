@@ -228,7 +228,7 @@ def network_of(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
     except (KeyError, TypeError, AttributeError):
         raise PbvsError(f"{path} does not say what its network is; export the model file beside it.") from None
     config = read_config(path, kind, table)
-    prefix = "average/network/" if any(name.startswith("average/") for name in tensors) else "module/generator/"
+    prefix = "average/network/" if any(name.startswith("average/") for name in tensors) else f"module/{kind}/"
     weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     with torch.device("meta"):
         check_fit(path, make_network(config), weights)

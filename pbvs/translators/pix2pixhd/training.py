@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from pbvs.devices import world_size
 from pbvs.networks.pix2pixhd import Features, GlobalGenerator, LocalEnhancer, MultiscaleDiscriminator
 from pbvs.training import losses
 from pbvs.training.losses import Distance, PerceptualLoss
-from pbvs.training.step import Batch, TrainingStep, adam
+from pbvs.training.step import Batch, Execution, TrainingStep, adam
 
 
 @dataclass(frozen=True)
@@ -50,15 +46,15 @@ class GanStep(TrainingStep):
         vgg: Distance | None = None,
         perceptual: PerceptualLoss | None = None,
         rate: float = 2e-4,
-        half_precision: bool = False,
+        execution: Execution | None = None,
         fix_global_epochs: int = 0,
     ):
         self.generator, self.discriminator = generator, discriminator
         self.modules = {"generator": generator, "discriminator": discriminator}
         self.optimizers = {name: adam(module, rate) for name, module in self.modules.items()}
         self.weights, self.vgg, self.perceptual = weights, vgg, perceptual
-        self.half_precision, self.fix_global_epochs = half_precision, fix_global_epochs
-        self._wrapped: dict[str, nn.Module] = {}
+        self.execution, self.fix_global_epochs = execution or Execution(), fix_global_epochs
+        self._called: dict[str, nn.Module] = {}
 
     @property
     def network(self) -> nn.Module:
@@ -72,14 +68,15 @@ class GanStep(TrainingStep):
                 learns = epoch > self.fix_global_epochs
                 if parameter.requires_grad != learns:
                     parameter.requires_grad_(learns)
-                    self._wrapped.clear()
-        if world_size() > 1 and not self._wrapped:
-            self._wrapped = {name: DistributedDataParallel(module) for name, module in self.modules.items()}
+                    self._called.clear()
+        if not self._called:
+            self._called = {name: self.execution.prepare(module) for name, module in self.modules.items()}
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both losses to the networks that each is for."""
-        with self._exchange(last):
-            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
+        batch = self.execution.batch(batch)
+        with self.execution.exchange(self._called.values(), last):
+            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.execution.half_precision):
                 fake = self._forward("generator")(batch.source)
                 fake = torch.where(batch.valid, fake, batch.target.to(fake.dtype))
                 fakes, reals = self.judge(batch, fake)
@@ -113,15 +110,7 @@ class GanStep(TrainingStep):
         }
 
     def _forward(self, name: str) -> nn.Module:
-        return self._wrapped.get(name) or self.modules[name]
-
-    @contextlib.contextmanager
-    def _exchange(self, last: bool) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for module in self._wrapped.values():
-                if not last:
-                    stack.enter_context(cast(DistributedDataParallel, module).no_sync())
-            yield
+        return self._called.get(name, self.modules[name])
 
 
 def learning(module: nn.Module) -> list[nn.Parameter]:

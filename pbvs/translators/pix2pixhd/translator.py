@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from pbvs.errors import PbvsError
@@ -82,7 +81,7 @@ class Pix2PixHD(NetworkTranslator):
             vgg=vgg,
             perceptual=perceptual,
             rate=stage.learning_rate,
-            half_precision=use_bf16(stage.precision, self.device),
+            execution=self.execution,
             fix_global_epochs=stage.fix_global_epochs,
         )
 
@@ -142,10 +141,3 @@ class Pix2PixHD(NetworkTranslator):
         wanted = (self.config.source_channels, self.config.target_channels)
         adapted = adapt_discriminator(tensors, (channels[0], channels[1]), wanted)
         checkpoint.start_from(path, discriminator, adapted)
-
-
-def use_bf16(precision: str, device: str) -> bool:
-    """Return whether the forward pass runs in bfloat16: as the recipe says, or where the GPU computes in it."""
-    if precision == "auto":
-        return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return precision == "bf16"

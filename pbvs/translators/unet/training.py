@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from pbvs.devices import world_size
 from pbvs.training import losses
 from pbvs.training.losses import PerceptualLoss
-from pbvs.training.step import Batch, Schedule, TrainingStep
+from pbvs.training.step import Batch, Execution, Schedule, TrainingStep
 
 BETAS = (0.9, 0.99)  # a short memory of the squares: trainings here last a few thousand steps
 LARGEST_GRADIENT = 1.0
@@ -61,14 +57,14 @@ class UNetStep(TrainingStep):
         perceptual: PerceptualLoss | None = None,
         rate: float = 2e-3,
         weight_decay: float = 0.01,
-        half_precision: bool = False,
+        execution: Execution | None = None,
     ):
         self.modules = {"unet": network}
         self.optimizers = {
             "unet": torch.optim.AdamW(network.parameters(), rate, BETAS, weight_decay=weight_decay, fused=True)
         }
-        self.weights, self.perceptual, self.half_precision = weights, perceptual, half_precision
-        self._wrapped: DistributedDataParallel | None = None
+        self.weights, self.perceptual, self.execution = weights, perceptual, execution or Execution()
+        self._called: nn.Module | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -77,15 +73,15 @@ class UNetStep(TrainingStep):
 
     def begin_epoch(self, epoch: int) -> None:
         """Join the processes' networks, where there are several."""
-        if world_size() > 1 and self._wrapped is None:
-            self._wrapped = DistributedDataParallel(self.network)
+        if self._called is None:
+            self._called = self.execution.prepare(self.network)
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both terms."""
-        wait = self._wrapped is not None and not last
-        with cast(DistributedDataParallel, self._wrapped).no_sync() if wait else contextlib.nullcontext():
-            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.half_precision):
-                made = (self._wrapped or self.network)(batch.source)
+        batch, called = self.execution.batch(batch), self.network if self._called is None else self._called
+        with self.execution.exchange([called], last):
+            with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.execution.half_precision):
+                made = called(batch.source)
                 made = torch.where(batch.valid, made, batch.target)
                 l2 = losses.shifted_l2(made, batch.target, self.weights.shift_tolerance)
                 lpips = self.perceptual(made, batch.target, batch.first) if self.perceptual else made.new_zeros(())

@@ -18,7 +18,6 @@ from pbvs.training.losses import PerceptualLoss
 from pbvs.training.step import Schedule
 from pbvs.translators.base import FitContext
 from pbvs.translators.network import MODEL, NetworkTranslator
-from pbvs.translators.pix2pixhd.translator import use_bf16
 from pbvs.translators.unet import UNetStage
 from pbvs.translators.unet.training import Cosine, UNetStep, Weights
 
@@ -78,7 +77,7 @@ class UNetTranslator(NetworkTranslator):
             perceptual=perceptual,
             rate=stage.learning_rate,
             weight_decay=stage.weight_decay,
-            half_precision=use_bf16(stage.precision, self.device),
+            execution=self.execution,
         )
 
     def _chips(self, context: FitContext) -> Chips:
