@@ -408,6 +408,8 @@ class Job:
             size=None if native else self.challenge.tasks[task].challenge_size,
             what=f"{task} {split}",
             jobs=self.jobs,
+            dtype=self.challenge.outputs.stored,
+            scale=self.challenge.tasks[task].scale,
         )
 
 

@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Data": {
         "check-data": ("data", "Say what the data hold, lack and have wrong."),
+        "challenge": ("challenge", "List, show, check and begin challenges."),
         "demo-data": ("data", "Write a small synthetic data set."),
     },
     "Models and experiments": {

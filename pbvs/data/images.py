@@ -267,6 +267,24 @@ def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     return quantised
 
 
+def to_uint16(image: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Quantise [0, 1] to 0..65535 by rounding half to even; values outside are clipped, NaN becomes 0."""
+    quantised: NDArray[np.uint16] = np.rint(np.fmin(np.fmax(image, 0.0), 1.0) * 65535.0).astype(np.uint16)
+    return quantised
+
+
+def write_png16(path: Path, image: NDArray[np.uint16]) -> None:
+    """Write (H, W, 1) or (H, W, 3) 16-bit pixels as PNG, whole or not at all; Pillow has no 16-bit colour."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    silence(NotGeoreferencedWarning)
+    profile: dict[str, Any] = {"driver": "PNG", "dtype": "uint16", "count": image.shape[2], "zlevel": 1}
+    profile |= {"height": image.shape[0], "width": image.shape[1]}
+    with atomic_path(path) as part, rasterio.open(part, "w", **profile) as file:
+        file.write(np.moveaxis(image, 2, 0))
+
+
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write (H, W, 1) or (H, W, 3) 8-bit pixels as PNG, whole or not at all."""
     array = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pbvs.data.images import resize, to_uint8, write_png
+from pbvs.data.images import resize, to_uint8, to_uint16, write_png, write_png16
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.logs import track
@@ -39,12 +39,14 @@ def predict_pairs(
     what: str,
     jobs: int = 1,
     batch: int = 8,
+    dtype: str = "uint8",
+    scale: int = 1,
 ) -> Outcome:
-    """Translate each pair's input and write it as an 8-bit PNG at `target(pair)`.
+    """Translate each pair's input and write it as a PNG of 8 bits, or 16 where `dtype` says so, at `target(pair)`.
 
-    `size` is the side of the square that the challenge evaluates, None for the input's own size. Images that cannot
-    be read are reported in the outcome and the rest goes on. `jobs` threads decode and encode; at most a few batches
-    are in memory at a time.
+    `size` is the side of the square that the challenge evaluates, None for `scale` times the input's own. Images that
+    cannot be read are reported in the outcome and the rest goes on. `jobs` threads decode and encode; at most a few
+    batches are in memory at a time.
     """
     outcome = Outcome()
     start = time.perf_counter()
@@ -55,8 +57,8 @@ def predict_pairs(
             outcome.failures += [result for _, result in group if isinstance(result, str)]
             good = [(pair, result) for pair, result in group if not isinstance(result, str)]
             for (pair, image), made in zip(good, translator.render([image for _, image in good]), strict=True):
-                shape = image.shape[:2] if size is None else (size, size)
-                pending.append(writers.submit(_write, target(pair), made, shape))
+                shape = tuple(scale * side for side in image.shape[:2]) if size is None else (size, size)
+                pending.append(writers.submit(_write, target(pair), made, shape, dtype))
             while len(pending) > 2 * batch:
                 pending.popleft().result()
             outcome.images += len(good)
@@ -73,8 +75,12 @@ def _try_read(read: Callable[[Pair], ImageArray], pair: Pair) -> tuple[Pair, Ima
         return pair, str(error)
 
 
-def _write(path: Path, image: ImageArray, shape: tuple[int, ...]) -> None:
-    write_png(path, to_uint8(resize(image, *shape)))
+def _write(path: Path, image: ImageArray, shape: tuple[int, ...], dtype: str) -> None:
+    resized = resize(image, *shape)
+    if dtype == "uint8":
+        write_png(path, to_uint8(resized))
+    else:
+        write_png16(path, to_uint16(resized))
 
 
 def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:

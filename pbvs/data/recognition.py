@@ -1,0 +1,273 @@
+"""What a folder of images is: by a challenge's patterns, to check them, or by guess, to write a first challenge."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pbvs.challenge import Challenge
+from pbvs.data.catalog import Catalog, walk
+from pbvs.data.headers import Header, read_header
+from pbvs.data.layout import PathReader, natural_key
+from pbvs.errors import PbvsError, UsageError
+
+SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_WORDS |= {"dev": "val", "test": "test", "testing": "test"}
+MOST_MODALITIES = 8
+KINDS = {"radar": ("sar", "s1", "radar", "vv", "vh", "sentinel1"), "thermal": ("ir", "nir", "lwir", "thermal")}
+OPTICAL = ("rgb", "eo", "s2", "optical", "color", "colour", "gray", "grey", "pan", "sentinel2")
+_TOKEN = re.compile(r"(?P<id>.*)(?P<mark>[_-])(?P<modality>[A-Za-z][A-Za-z0-9]*)")
+
+
+@dataclass
+class Trial:
+    """How a challenge's patterns fare on a data root."""
+
+    taken: dict[str, int]  # pattern -> files that it took
+    twice: list[tuple[str, list[str]]] = field(default_factory=list)  # path, the patterns that take it
+    unused: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+    junk: int = 0
+    others: int = 0  # files that are no images
+
+
+def try_layout(challenge: Challenge, root: Path) -> Trial:
+    """Return how many images below `root` each pattern takes, which are taken twice, and which not at all.
+
+    Raises UsageError when there is no such folder.
+    """
+    if not root.is_dir():
+        raise UsageError(f"There is no data folder {root}; give the folder of the challenge's files with --data.")
+    catalog, reader = Catalog(root, challenge, strict=False), PathReader(challenge)
+    trial = Trial(dict.fromkeys(challenge.layout.files, 0))
+    for file in walk(catalog):
+        takers = reader.takers(file.path)
+        if len(takers) > 1:
+            trial.twice.append((file.path, takers))
+        if takers:
+            trial.taken[takers[0]] += 1
+        info = reader.read(file.path)
+        if isinstance(info, str):
+            trial.unused.setdefault(info, []).append(file.path)
+    trial.junk, trial.others = catalog.junk, catalog.others
+    return trial
+
+
+# --- A first challenge for a folder that nobody has described yet.
+
+
+@dataclass
+class Shape:
+    """Files whose paths have as many folders and the same suffix: what each part of the path seems to be."""
+
+    paths: list[str]
+    glob: str = ""
+    split: str = ""  # of all of them, where their folders say only one
+    modality: str = ""  # of all of them, where their paths name none
+    splits: set[str] = field(default_factory=set)
+    modalities: list[str] = field(default_factory=list)
+    located: bool = False
+    in_folders: bool = False  # modalities are folders, and not parts of the names
+
+
+def propose(root: Path, name: str) -> str:
+    """Return a challenge's TOML for what lies below `root`, with questions as comments where it had to guess.
+
+    Raises UsageError when there is no such folder, PbvsError when it holds no image.
+    """
+    if not root.is_dir():
+        raise UsageError(f"There is no data folder {root}; give the folder that holds the challenge's images.")
+    paths = sorted((file.path for file in walk(Catalog(root, strict=False))), key=natural_key)
+    if not paths:
+        raise PbvsError(f"{root} holds no PNG or TIFF, so that there is nothing to describe.")
+    groups: dict[tuple[int, str, bool], list[str]] = defaultdict(list)
+    for path in paths:
+        folders = path.lower().split("/")[:-1]
+        groups[len(folders), Path(path).suffix, any(SPLIT_WORDS.get(part) == "test" for part in folders)].append(path)
+    shapes = [_shape(group, suffix) for (_, suffix, _), group in groups.items()]
+    modalities = list(dict.fromkeys(modality for shape in shapes for modality in shape.modalities))
+    for shape in shapes:
+        if not shape.modalities and modalities:
+            shape.modality = modalities[0]
+    modalities = modalities or ["image"]
+    source = _source(shapes, modalities)
+    return _toml(name, root, shapes, modalities, source, _headers(root, shapes, modalities))
+
+
+def _shape(paths: list[str], suffix: str) -> Shape:
+    """Say of each folder's level whether it names splits, modalities or locations, and how names end."""
+    shape, parts = Shape(paths), []
+    rows = [path.split("/") for path in paths]
+    for values in zip(*(row[:-1] for row in rows), strict=True):
+        different = set(values)
+        if {value.lower() for value in different} <= SPLIT_WORDS.keys():
+            shape.splits |= {SPLIT_WORDS[value.lower()] for value in different}
+            parts.append("{split}" if len(different) > 1 else values[0])
+            shape.split = "" if len(different) > 1 else SPLIT_WORDS[values[0].lower()]
+        elif not shape.modalities and _are_modalities(rows, values):
+            shape.modalities, shape.in_folders = sorted(different, key=natural_key), True
+            parts.append("{modality}")
+        elif len(different) == 1:
+            parts.append(values[0])
+        else:
+            parts.append("*" if shape.located else "{location}")
+            shape.located = True
+    parts.append(_name(shape, [row[-1] for row in rows], suffix))
+    shape.glob = "/".join(parts)
+    return shape
+
+
+def _are_modalities(rows: Sequence[Sequence[str]], values: Sequence[str]) -> bool:
+    """Return whether folders are few and hold files of the same names, as modalities do."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for row, value in zip(rows, values, strict=True):
+        names[value].add(_id(row[-1], value))
+    if not 2 <= len(names) <= MOST_MODALITIES:
+        return False
+    first, *others = names.values()
+    return all(len(first & other) >= 0.5 * min(len(first), len(other)) for other in others)
+
+
+def _id(name: str, folder: str) -> str:
+    """Return a file's name without its suffix and without the name of its folder."""
+    return re.sub(rf"[_-]?{re.escape(folder)}$", "", name.rpartition(".")[0], flags=re.IGNORECASE)
+
+
+def _name(shape: Shape, names: Sequence[str], suffix: str) -> str:
+    stems = [name.removesuffix(suffix) for name in names]
+    matches = [_TOKEN.fullmatch(stem) for stem in stems]
+    tokens = {match["modality"] for match in matches if match}
+    marks = {match["mark"] for match in matches if match}
+    if not all(matches) or len(marks) != 1 or len(tokens) > MOST_MODALITIES:
+        return "{id}" + suffix
+    mark = marks.pop()
+    if shape.in_folders:  # names end in what their folder is called
+        return f"{{id}}{mark}*{suffix}"
+    if len(tokens) >= 2:
+        shape.modalities = sorted(tokens, key=natural_key)
+        return f"{{id}}{mark}{{modality}}{suffix}"
+    return "{id}" + suffix
+
+
+def _source(shapes: Sequence[Shape], modalities: Sequence[str]) -> str:
+    """Return the modality that is given where others are not: in the test split, else the one that looks like radar."""
+    test = {modality for shape in shapes if shape.split == "test" for modality in shape.modalities}
+    if len(test) == 1:
+        return test.pop()
+    return min(modalities, key=lambda name: (kind_of(name) != "radar", modalities.index(name)))
+
+
+def kind_of(modality: str) -> str:
+    """Return the kind of sensor that a name speaks of.
+
+    >>> kind_of("SAR"), kind_of("nir"), kind_of("depth")
+    ('radar', 'thermal', 'other')
+    """
+    low = modality.lower()
+    return next((kind for kind, words in KINDS.items() if low in words), "optical" if low in OPTICAL else "other")
+
+
+def _headers(root: Path, shapes: Sequence[Shape], modalities: Sequence[str]) -> dict[str, Header]:
+    found: dict[str, Header] = {}
+    for shape in shapes:
+        for path in shape.paths:
+            name = next((m for m in modalities if m in re.split(r"[/_.-]", path)), shape.modality or modalities[0])
+            if name not in found:
+                try:
+                    found[name] = read_header(root / path)
+                except PbvsError:
+                    continue
+    return found
+
+
+def _toml(
+    name: str,
+    root: Path,
+    shapes: Sequence[Shape],
+    modalities: Sequence[str],
+    source: str,
+    headers: dict[str, Header],
+) -> str:
+    lines = [
+        f"# A first description of {root.resolve().name}, written by `pbvs challenge init`. Lines that begin with",
+        "# `#?` are questions; `pbvs challenge check FILE --data ROOT` says what the patterns take.",
+        f'name = "{name}"',
+        'title = ""  #? what is it called',
+        'protocol = "l2-lpips"  #? how it scores: docs/challenges.md',
+        "",
+        "[links]",
+        '#? challenge = "https://..."',
+    ]
+    for modality in modalities:
+        lines += ["", *_modality(modality, headers.get(modality))]
+    targets = [modality for modality in modalities if modality != source] or [source]
+    for target in targets:
+        lines += ["", *_task(f"{source}2{target}", source, target, shapes, headers)]
+    lines += ["", "[layout]", f'description = "the layout of {root.resolve().name}"']
+    for number, shape in enumerate(shapes, 1):
+        lines += ["", *_pattern(f"files-{number}", shape, f"{source}2{targets[0]}", len(targets))]
+    lines += [
+        "",
+        "[outputs]",
+        'container = "png"  #? or tiff, npy',
+        'dtype = "uint8"  #? or uint16, float32',
+        'path = "{task}/{id}"  #? a folder a task; "{id}" is a flat archive',
+        "",
+        "[submission]",
+        "a_day = 0  #? uploads a day; 0 is no limit",
+        '#? readme = [{ label = "runtime per image [s]", kind = "runtime" }]',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _modality(name: str, header: Header | None) -> list[str]:
+    bands = header.bands if header else 1
+    seen = f"  # {header.dtype}, {header.width} x {header.height} pixels" if header else ""
+    return [
+        f"[modalities.{_key(name)}]{seen}",
+        f"channels = {bands}",
+        f'kind = "{kind_of(name)}"  #? radar, optical, thermal or other',
+    ]
+
+
+def _task(name: str, source: str, target: str, shapes: Sequence[Shape], headers: dict[str, Header]) -> list[str]:
+    training = next((shape for shape in shapes if shape.split != "test"), shapes[0])
+    pairing = "name" if training.in_folders or not training.located else "base"
+    header, other = headers.get(target), headers.get(source)
+    size = f"{header.width}" if header and header.width == header.height else '"native"'
+    lines = [
+        f"[tasks.{_key(name)}]",
+        f'source = "{source}"  #? or is it the target',
+        f'target = "{target}"',
+        f'size = {size}  #? pixels a side at which it is scored, or "native"',
+        f'pairing = "{pairing}"  #? name, base (equal but for the modality) or location (any two of one)',
+    ]
+    if header and other and header.width != other.width and header.width % other.width == 0:
+        lines.append(f"scale = {header.width // other.width}")
+    return lines
+
+
+def _pattern(name: str, shape: Shape, task: str, tasks: int) -> list[str]:
+    lines = [f"[layout.files.{name}]  # {len(shape.paths)} files, such as {shape.paths[0]}", f'glob = "{shape.glob}"']
+    if shape.split == "test" and len(shape.modalities) < 2:
+        lines += ['role = "input"', f'task = "{task}"' + ("  #? or another" if tasks > 1 else "")]
+    if shape.split:
+        lines.append(f'split = "{shape.split}"')
+    if shape.modality:
+        lines.append(f'modality = "{shape.modality}"  #? its paths name none')
+    words = sorted(word for word in SPLIT_WORDS if word != SPLIT_WORDS[word])
+    used = [word for word in words if any(word in path.lower().split("/") for path in shape.paths)]
+    if used and "{split}" in shape.glob:
+        lines.append("values.split = { " + ", ".join(f'{word} = "{SPLIT_WORDS[word]}"' for word in used) + " }")
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
+
+
+def most_common(paths: Iterable[str], count: int = 3) -> list[tuple[str, int]]:
+    """Return the folders in which most of the paths lie."""
+    return Counter(path.rpartition("/")[0] or "." for path in paths).most_common(count)
