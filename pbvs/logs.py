@@ -147,7 +147,9 @@ class Journal:
         for folder, done in self._folders.items():
             text = "".join(f"{line}\n" for line in self._lines[done:])
             with contextlib.suppress(OSError):  # a full disk is told by what must be written; this is only a help
-                handle = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                handle = os.open(
+                    folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
+                )
                 try:
                     os.write(handle, text.encode("utf-8", "backslashreplace"))
                 finally:
@@ -201,14 +203,15 @@ class Terminated(KeyboardInterrupt):
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """While the block runs, SIGTERM raises as Ctrl-C does, and either ends the process within two seconds."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield  # Windows ends a process that is asked to by itself
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
     watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name="stopping")
     watcher.start()
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    hook, threading.excepthook = threading.excepthook, _quiet_once_stopped
     try:
         # The byte is written even while Python code cannot run, as in a long call inside torch.
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -216,12 +219,21 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, _raise)
         yield
     finally:
+        threading.excepthook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         os.close(write)
         watcher.join()
         os.close(read)
+
+
+def _quiet_once_stopped(failed: threading.ExceptHookArgs) -> None:
+    """Keep to the log what a thread complains of while everything ends, such as joblib's manager of its workers."""
+    if received is None:
+        threading.__excepthook__(failed)
+    else:
+        note(f"While stopping: {failed.exc_type.__name__}: {failed.exc_value}")
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
@@ -265,4 +277,5 @@ def _forget_in_child() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

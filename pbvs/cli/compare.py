@@ -100,7 +100,7 @@ def root_or_none(data: Path | None, manifests: Path) -> Path | None:
 @click.command()
 @options.submissions
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def leaderboard(submissions: Path, as_csv: bool, as_json: bool) -> None:
     """Show your scored runs beside the published tables of 2024 and 2026, which are of other data."""
     if as_csv and as_json:

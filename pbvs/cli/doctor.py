@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,7 +16,10 @@ from pbvs.cli import options
 @options.submissions
 @options.weights
 @click.option("--verify", is_flag=True, help="Also compute the digests of the weights found (seconds).")
-def doctor(data: Path | None, manifests: Path, submissions: Path, weights: Path | None, verify: bool) -> int:
+@options.as_json
+def doctor(
+    data: Path | None, manifests: Path, submissions: Path, weights: Path | None, verify: bool, as_json: bool
+) -> int:
     """Say which versions, devices, weights, folders, data and runs are here, as text to paste into a question.
 
     Exit status 1 when something is BAD, that is, when a command will fail over it.
@@ -23,5 +27,8 @@ def doctor(data: Path | None, manifests: Path, submissions: Path, weights: Path 
     from pbvs.experiments.doctor import examine, is_bad, text
 
     findings = examine(data, manifests, submissions, weights, verify)
-    click.echo(text(findings))
+    if as_json:
+        options.echo_json([asdict(finding) for finding in findings])
+    else:
+        click.echo(text(findings))
     return int(is_bad(findings))

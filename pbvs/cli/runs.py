@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,8 +14,9 @@ MEGABYTE = 1e6
 
 @click.group(invoke_without_command=True)
 @options.submissions
+@options.as_json
 @click.pass_context
-def runs(context: click.Context, submissions: Path) -> None:
+def runs(context: click.Context, submissions: Path, as_json: bool) -> None:
     """List the runs: recipes and how they differ, scores, sizes, dates, which were packaged and uploaded."""
     context.obj = submissions
     if context.invoked_subcommand is not None:
@@ -23,6 +25,10 @@ def runs(context: click.Context, submissions: Path) -> None:
     from pbvs.run import all_runs
 
     rows = overview(submissions)
+    if as_json:
+        found = differences(all_runs(submissions))
+        options.echo_json({"runs": [asdict(row) for row in rows], "differences": found})
+        return
     if not rows:
         click.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
         return

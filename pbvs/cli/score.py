@@ -28,6 +28,7 @@ from pbvs.errors import UsageError
 @click.option("--fid", is_flag=True, help="Also FID and KID, where the protocol does without.")
 @click.option("--no-baselines", is_flag=True, help="Leave out what the inputs as they are score.")
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Images at once.")
+@options.as_json
 def score(
     archive: Path | None,
     split: Split,
@@ -44,6 +45,7 @@ def score(
     fid: bool,
     no_baselines: bool,
     batch: int,
+    as_json: bool,
 ) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
 
@@ -60,17 +62,24 @@ def score(
     if archive is not None:
         from pbvs.evaluation.archive import score_archive, summary_path
 
-        click.echo(score_table(score_archive(archive, split, submissions=submissions, targets=targets, **settings)))
+        found = score_archive(archive, split, submissions=submissions, targets=targets, **settings)
+        if as_json:
+            options.echo_json(found)
+            return
+        click.echo(score_table(found))
         click.echo(f"Written: {summary_path(archive)}")
         return
     from pbvs.evaluation.evaluate import score as run_score
     from pbvs.run import choose_run
 
     scores = run_score(choose_run(run, submissions), split, **settings)
-    click.echo(score_table(scores))
-    click.echo(f"Written: {scores.folder / 'summary.json'}")
+    if as_json:
+        options.echo_json(dict(scores.summary))
+    else:
+        click.echo(score_table(scores))
+        click.echo(f"Written: {scores.folder / 'summary.json'}")
     from pbvs.data.build import find_root
     from pbvs.report import write_report
 
     report = write_report(scores.run, root=find_root(data, manifests), manifests=manifests)
-    click.echo(f"Report:  {report}")
+    click.echo(f"Report:  {report}", err=as_json)

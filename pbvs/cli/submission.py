@@ -128,7 +128,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@options.as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.pass_context
 def check(

@@ -275,7 +275,9 @@ def check_size(path: Path, width: int, height: int) -> None:
 
 def png_header(path: Path, size: int) -> Header:
     """Return a PNG's header; raise OSError when it is none or its end is missing."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # for the two reads a file object costs more than they do
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    )  # for the two reads a file object costs more than they do
     try:
         head = os.pread(handle, 29, 0)
         if head[:8] != _PNG or head[12:16] != b"IHDR":

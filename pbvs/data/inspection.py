@@ -160,7 +160,7 @@ def _twins(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]
 def _end(path: str, size: int) -> str:
     """Return the digest of a file's last bytes, where it is small of all; of one that is gone its path."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
         return path
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
 import sys
 import tempfile
@@ -73,8 +72,11 @@ def _software() -> Iterator[Finding]:
     supported = sys.version_info >= (3, 10)
     yield Finding("ok" if supported else "BAD", "python", f"{platform.python_version()} in {sys.prefix}")
     yield Finding("ok", "system", f"{platform.platform()}, {os.cpu_count()} cores, {_memory()}")
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    yield Finding("ok" if limit >= 256 else "note", "open files", f"at most {limit} (ulimit -n)")
+    if os.name == "posix":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield Finding("ok" if limit >= 256 else "note", "open files", f"at most {limit} (ulimit -n)")
     versions = package_versions()
     for name in _requirements():
         found = versions.get(name)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from pbvs import logs
 from pbvs.cli import COMMANDS, cli, main, options
+from tests.report.world import World
 
 HEAVY = ("torch", "pandas", "rasterio", "skimage", "joblib", "scipy", "jinja2")
 
@@ -127,3 +131,63 @@ def test_shells_complete_commands_runs_and_recipes(tmp_path: Path, monkeypatch: 
     assert completions("score --run", "al") == ["alpha", "alps"]
     assert completions("compare", "b") == ["beta"]
     assert completions("predict --recipe", "pa")[0] == "paper"
+
+
+def test_commands_print_json_that_a_program_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path / "world", images=2, location="33.5_-118")
+    world.run(tmp_path / "submissions")
+    monkeypatch.chdir(tmp_path)
+
+    def told(*arguments: str) -> Any:
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--json"])
+        captured = capsys.readouterr()
+        assert stop.value.code == 0, captured.err
+        return json.loads(captured.out)
+
+    places = ["--data", str(world.root), "--manifests", str(world.manifests)]
+    summary = told("score", *places, "--run", "one", "--lpips-net", "random", "--no-baselines")
+    assert set(summary["tasks"]) == {"sar2eo", "sar2rgb", "sar2ir", "rgb2ir"}
+    assert told("runs")["runs"][0]["run"] == "one"
+    assert {finding["what"] for finding in told("doctor", *places)} >= {"pbvs", "python"}
+    assert isinstance(told("leaderboard"), (dict, list))
+
+
+BLOCKED = ("fcntl", "resource", "pwd", "grp", "termios")
+
+
+def test_no_module_needs_what_other_systems_lack() -> None:
+    """Every module is imported as where there is no POSIX: none of its modules, no fork, no O_CLOEXEC."""
+    script = (
+        "import importlib, os, pathlib, pkgutil, sys\n"
+        "import torch, lpips, pandas, rasterio, skimage, joblib, tqdm, pydantic, jinja2, filelock, scipy.ndimage\n"
+        f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+        "del os.register_at_fork, os.O_CLOEXEC, os.O_NOFOLLOW, os.O_NONBLOCK\n"
+        "os.name = 'nt'\n"
+        "import pbvs.files\n"
+        "os.name = 'posix'\n"  # pathlib makes no paths of another system
+        "names = [m.name for m in pkgutil.walk_packages(pbvs.__path__, 'pbvs.') if m.name != 'pbvs.__main__']\n"
+        "[importlib.import_module(name) for name in names]\n"
+        "print(len(names))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 60
+
+
+def test_a_thread_that_fails_while_everything_stops_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("pending work")
+
+    for received, silent in ((signal.SIGINT, True), (None, False)):
+        with logs.stoppable():
+            monkeypatch.setattr(logs, "received", received)
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+            monkeypatch.setattr(logs, "received", None)
+        assert ("pending work" not in capsys.readouterr().err) is silent
