@@ -164,7 +164,7 @@ class Gallery:
             return None
         columns = [
             {
-                "title": TITLES.get(metric, metric.replace("_", " ")),
+                "title": title_of(metric),
                 "digits": 2 if metric == "psnr" else 4,
                 "worst": "low" if metric in HIGHER_IS_BETTER else "high",
             }
@@ -184,6 +184,14 @@ class Gallery:
                 shutil.rmtree(old, ignore_errors=True)
         if not any(self.files.iterdir()):
             self.files.rmdir()
+
+
+def title_of(metric: str) -> str:
+    """Return a metric's name as people write it."""
+    first, _, net = metric.partition("-")
+    if first == "lpips" and net:
+        return f"LPIPS ({net})"
+    return TITLES.get(metric, metric.replace("_", " "))
 
 
 def script() -> Markup:

@@ -77,10 +77,11 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, address: str) -> None:
-        """Load a page and wait until it and its first images are there."""
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        """Load a page, again when it is there already, and wait until it and its first images are there."""
+        page, hash_mark, place = address.partition("#")
+        mark = f"?load={self._number}"
+        self.call("Page.navigate", url=f"{page}{mark}{hash_mark}{place}")
+        self.wait(f"document.readyState === 'complete' && location.search === {mark!r}")
 
     def evaluate(self, script: str) -> Any:
         """Return the value of a script, which has the debugger's rights and not the page's."""
