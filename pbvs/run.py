@@ -102,8 +102,14 @@ class Run:
     def existing(self) -> Run:
         """Return the run itself; raise PbvsError when there is none, before anything is made in its folder."""
         if not self.exists():
+            import difflib
+
+            names = [run.name for run in all_runs(self.submissions)]
+            near = difflib.get_close_matches(self.name, names, n=1)
+            hint = f"did you mean {near[0]}? Else " if near else ""
             raise PbvsError(
-                f"There is no run {self.name!r} in {self.submissions}; make it with `pbvs predict --run {self.name}`."
+                f"There is no run {self.name!r} in {self.submissions}; {hint}make it with "
+                f"`pbvs predict --all --run {self.name}`."
             )
         return self
 

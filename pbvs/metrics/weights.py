@@ -123,9 +123,9 @@ def _missing(source: Source, folder: Path | None) -> str:
     others = [net for net in ("alex", "squeeze", "vgg") if net != source.net and look(net, folder)]
     choice = f"; --lpips-net {others[0]} would work now" if others and source.net in ("alex", "squeeze", "vgg") else ""
     return (
-        f"The weights of {source.title} are not on this machine: put {source.full} ({source.url}) or {source.slim} "
-        f"into {places[0]}, name its folder with --weights or {VARIABLE}, or run `pbvs weights fetch {source.net}` "
-        f"where there is a network (searched: {', '.join(map(str, places))}{choice})."
+        f"The weights of {source.title} ({source.full} or {source.slim}) are not in "
+        f"{' or '.join(map(str, places))}; run `pbvs weights fetch {source.net}`, or name their folder with --weights "
+        f"or {VARIABLE}{choice}."
     )
 
 
