@@ -78,11 +78,16 @@ def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: b
             click.echo(f"Removed: {path}")
 
 
+anyway = click.option(
+    "--anyway", is_flag=True, help="Also a rehearsal's zip, one that is logged already, or a score out of range."
+)
+
+
 @click.group(invoke_without_command=True)
 @options.submissions
 @click.pass_context
 def submissions(context: click.Context, submissions: Path) -> None:
-    """List what was uploaded, by SHA-256, with local and board scores, and how many of the day's ten are left."""
+    """List what was uploaded, by SHA-256, with local and board scores, and how many more are allowed."""
     context.obj = submissions
     if context.invoked_subcommand is None:
         _say_log(submissions)
@@ -90,6 +95,7 @@ def submissions(context: click.Context, submissions: Path) -> None:
 
 def _say_log(folder: Path) -> None:
     from pbvs.submission import uploads as log
+    from pbvs.text import printable
 
     uploads = log.read_log(folder)
     if uploads:
@@ -99,46 +105,43 @@ def _say_log(folder: Path) -> None:
                 (
                     str(upload.number),
                     upload.when,
-                    upload.archive,
-                    upload.sha256[:12],
-                    upload.run or "-",
-                    upload.local or "-",
-                    upload.board or "-",
-                    upload.status,
-                    upload.note,
+                    *map(printable, (upload.archive, upload.sha256[:12])),
+                    *map(printable, (upload.run or "-", upload.local or "-", upload.board or "-")),
+                    *map(printable, (upload.status, upload.note)),
                 )
                 for upload in uploads
             ],
         )
-    today, in_all = log.left(uploads)
-    click.echo(f"Left: {today} of {log.A_DAY} today (UTC), {in_all} of {log.IN_ALL} in all.")
+    click.echo(log.say_left(uploads, log.challenge_of(folder)))
 
 
 @submissions.command("log")
 @click.argument("archive", type=options.FILE)
 @click.option("--note", default="", help="What you want to know of it later.")
 @click.option("--board", type=float, help="The combined score on the board, when it is known already.")
+@anyway
 @click.pass_obj
-def log_upload(folder: Path, archive: Path, note: str, board: float | None) -> None:
+def log_upload(folder: Path, archive: Path, note: str, board: float | None, anyway: bool) -> None:
     """Write down that ARCHIVE was uploaded now."""
     from pbvs.submission import uploads as log
+    from pbvs.text import printable
 
-    upload = log.add(archive, folder, note=note, board=board)
-    click.echo(
-        f"Upload {upload.number}: {upload.archive} {upload.sha256[:12]}, local score {upload.local or 'not known'}"
-    )
+    upload = log.add(archive, folder, note=note, board=board, anyway=anyway)
+    said = f"{printable(upload.archive)} {upload.sha256[:12]}, local score {upload.local or 'not known'}"
+    click.echo(f"Upload {upload.number}: {said}")
     _say_log(folder)
 
 
 @submissions.command("board")
 @click.argument("number", type=int)
 @click.argument("score", type=float)
+@anyway
 @click.pass_obj
-def board(folder: Path, number: int, score: float) -> None:
+def board(folder: Path, number: int, score: float, anyway: bool) -> None:
     """Write the board's combined SCORE beside upload NUMBER."""
     from pbvs.submission import uploads as log
 
-    log.amend(number, folder, board=score)
+    log.amend(number, folder, {"board": score}, anyway=anyway)
     _say_log(folder)
 
 
@@ -150,7 +153,8 @@ def failed(folder: Path, number: int, note: str | None) -> None:
     """Mark upload NUMBER as failed: the platform does not count it."""
     from pbvs.submission import uploads as log
 
-    log.amend(number, folder, status="failed", **({} if note is None else {"note": note}))
+    changes = {"status": "failed", "note": note} if note is not None else {"status": "failed"}
+    log.amend(number, folder, changes)
     _say_log(folder)
 
 
@@ -206,7 +210,7 @@ def reproduce(
 @click.command()
 @click.argument("run", type=options.RUN)
 @options.submissions
-@click.option("--out", type=options.FILE, help="What to write [submissions/RUN.pbvs.zip].")
+@click.option("--out", type=options.FILE, help="What to write [submissions/RUN/RUN.pbvs.zip].")
 def export(run: str, submissions: Path, out: Path | None) -> None:
     """Put RUN's models and recipe into one file, for another team to install and predict with."""
     from pbvs.experiments.bundle import export as export_run

@@ -46,6 +46,9 @@ MEGABYTE = 1e6
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="val is for rehearsals."
 )
+@click.option(
+    "--allow-stale", is_flag=True, help="Take predictions of an earlier model, recipe or manifest as they are."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 def package(
     run: str | None,
@@ -59,6 +62,7 @@ def package(
     extra_data: bool | None,
     description: str | None,
     split: str,
+    allow_stale: bool,
     dry_run: bool,
 ) -> None:
     """Zip a run's predictions as the challenge asks, and check what was written.
@@ -82,6 +86,7 @@ def package(
         form=form,
         extra_data=extra_data,
         description=description,
+        manifests=None if allow_stale else manifests,
     )
     _say_plan(planned, dry_run)
     if dry_run:
@@ -128,6 +133,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
 )
+@options.challenge
 @options.as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.pass_context
@@ -137,6 +143,7 @@ def check(
     data: Path | None,
     evaluation_size: str | None,
     split: str,
+    challenge: str | None,
     as_json: bool,
     strict: bool,
 ) -> None:
@@ -144,14 +151,19 @@ def check(
 
     Exit status 1 when it would be rejected, else 0.
     """
+    from pbvs.challenge import load_challenge
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
-    from pbvs.submission.uploads import size_of
+    from pbvs.submission.uploads import home_of
 
-    inputs = None if data is None else from_data(data, split)
-    native = (evaluation_size or size_of(archive)) == "native"
-    findings = checking.check(archive, inputs=inputs, evaluation_size="native" if native else "challenge")
+    home = home_of(archive)
+    rules = home.run.challenge() if home and not challenge else load_challenge(*filter(None, [challenge]))
+    inputs = None if data is None else from_data(data, split, rules)
+    native = (evaluation_size or (home.record.get("evaluation_size") if home else "")) == "native"
+    findings = checking.check(
+        archive, inputs=inputs, evaluation_size="native" if native else "challenge", challenge=rules
+    )
     failed = found.rejected(findings, strict)
     if as_json:
         import json

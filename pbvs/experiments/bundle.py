@@ -39,11 +39,11 @@ _ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{re.escape(CHALLE
 
 
 def export(run: Run, out: Path | None = None) -> Path:
-    """Write a run's bundle, by default `submissions/<run>.pbvs.zip`; the same models make the same bytes.
+    """Write a run's bundle, by default `submissions/<run>/<run>.pbvs.zip`; the same models make the same bytes.
 
     Raises PbvsError when a stage of the recipe has no finished model, or when another command works on the run.
     """
-    path = out or run.submissions / f"{run.name}{SUFFIX}"
+    path = out or run.folder / f"{run.name}{SUFFIX}"
     with locked(run.existing().folder):
         _write_bundle(run, path)
     return path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, read_toml, sync_folder
+from pbvs.files import read_json, read_toml, sha256, sync_folder
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
 from pbvs.submission.uploads import local_score, read_log
@@ -76,7 +76,7 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
     UsageError when there is no such run.
     """
     gone = run.submissions / f"{FORGOTTEN}{run.name}"
-    archives = [run.archive, run.archive.with_name(f"{run.name}-val.zip")] if archive else []
+    archives = _archives(run) if archive else []
     found = [path for path in (run.folder, gone, *archives) if path.exists()]
     if not found:
         raise UsageError(f"There is no run {run.name!r} in {run.submissions}; `pbvs runs` lists them.")
@@ -91,6 +91,17 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
         path.unlink(missing_ok=True)
     _delete(gone)
     return [path for path in found if path != gone]
+
+
+def _archives(run: Run) -> list[Path]:
+    """Return the zips beside a run that it wrote: the archive of its name, and those of which it has the digest."""
+    found = {run.archive}
+    for path in run.folder.glob("package*.json"):
+        said = read_json(path)
+        beside = run.submissions / Path(str(said.get("archive", ""))).name if isinstance(said, dict) else run.archive
+        if beside.is_file() and beside.suffix == ".zip" and sha256(beside) == said.get("sha256"):
+            found.add(beside)
+    return sorted(found)
 
 
 def _delete(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pbvs.data.build import find_root
 from pbvs.data.layout import natural_key
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, visible_names, write_json
+from pbvs.lineage import refuse_stale
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Recipe
@@ -51,11 +52,13 @@ def package(
     form: Container | None = None,
     extra_data: bool | None = None,
     description: str | None = None,
+    allow_stale: bool = False,
 ) -> Path:
     """Write, check and record `submissions/<run>.zip`; return its path.
 
     Killed at any moment it leaves the archive that was there before, or the new one. Raises PbvsError when
-    predictions are missing, PackageRefused with the findings when the archive would be rejected.
+    predictions are missing or, without `allow_stale`, were made by another model or from another manifest than there
+    is now; PackageRefused with the findings when the archive would be rejected.
     """
     inputs = inputs_of(manifests, root, split, run.challenge())
     plan = make_plan(
@@ -68,6 +71,7 @@ def package(
         form=form,
         extra_data=extra_data,
         description=description,
+        manifests=None if allow_stale else manifests,
     )
     return write_package(plan, inputs)[0]
 
@@ -244,10 +248,12 @@ def make_plan(
     form: Container | None = None,
     extra_data: bool | None = None,
     description: str | None = None,
+    manifests: Path | None = None,
 ) -> Plan:
     """Gather the predictions of a run; `others` gives tasks that come from another run.
 
-    Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished.
+    Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished, or where
+    `manifests` are given when they are stale, that is not made from what is there now.
     """
     challenge, others = run.challenge(), others or {}
     names = {challenge.task(name).name for name in tasks or challenge.tasks}
@@ -257,6 +263,9 @@ def make_plan(
         _part(others.get(task, run), split, task, inputs, modes.get(task), _form(challenge, task, form))
         for task in chosen
     )
+    if manifests is not None:
+        for part in parts:
+            refuse_stale(part.run, split, [part.task], manifests)
     recipes = {part.run.name: part.run.recipe() for part in parts}
     return Plan(
         run=run,

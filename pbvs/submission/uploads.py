@@ -1,30 +1,32 @@
 """What was uploaded when: each zip by its digest, the local score beside the board's, and what is left of the day.
 
-The limits are those of the 2026 challenge (ten a day, sixty a person); its platform counts calendar days and every
-submission that did not fail, so an upload that failed can be marked and is not counted.
+A platform counts calendar days and every submission that did not fail, so an upload that failed can be marked and is
+not counted. How many are allowed the challenge says.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, read_text, sha256, sweep, write_text
+from pbvs.files import read_json, sha256, sweep
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
 from pbvs.submission.zips import regular_file
+from pbvs.tables import read_table, table_of, write_table
+from pbvs.text import csv_cell, from_csv_cell
+
+if TYPE_CHECKING:
+    from pbvs.challenge import Challenge
 
 NAME = "log.csv"
-A_DAY = 10
-IN_ALL = 60
+INSIST = "say --anyway if it is right"
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,30 @@ class Upload:
 COLUMNS = tuple(field.name for field in fields(Upload))
 
 
+class Origin(NamedTuple):
+    """The run that wrote an archive, and what it recorded of it."""
+
+    run: Run
+    record: dict[str, Any]
+
+
 def read_log(submissions: Path) -> list[Upload]:
     """Return the uploads in their order; none when nothing was logged. Raises PbvsError naming a bad row."""
     path = submissions / NAME
     if not path.is_file():
         return []
-    rows = csv.DictReader(io.StringIO(read_text(path)))
-    if rows.fieldnames is None or not set(COLUMNS) <= set(rows.fieldnames):
-        raise PbvsError(f"{path} has not the columns {', '.join(COLUMNS)}; mend its first line.")
-    return [_upload(path, line, row) for line, row in enumerate(rows, 2)]
+    table = read_table(path, "correct it by hand or move it away")
+    if not set(COLUMNS) <= set(table):
+        raise PbvsError(f"{path} has not the columns {', '.join(COLUMNS)}; correct its first line.")
+    rows = table[list(COLUMNS)].itertuples(index=False, name=None)
+    return [_upload(path, line, dict(zip(COLUMNS, row, strict=True))) for line, row in enumerate(rows, 2)]
 
 
-def _upload(path: Path, line: int, row: dict[str, str | None]) -> Upload:
-    values = {column: row.get(column) or "" for column in COLUMNS}
-    if not values["number"].isdecimal() or len(values["when"]) < 10:
-        raise PbvsError(f"{path}, line {line}: number and when are needed; mend or remove the line.")
-    number = int(values.pop("number"))
-    return Upload(number, **values)
+def _upload(path: Path, line: int, values: dict[str, str]) -> Upload:
+    number = values.pop("number")
+    if not (number.isascii() and number.isdecimal() and len(number) < 10) or len(values["when"]) < 10:
+        raise PbvsError(f"{path}, line {line}: number and when are needed; correct or remove the line.")
+    return Upload(int(number), **{column: from_csv_cell(value) for column, value in values.items()})
 
 
 def add(
@@ -76,35 +85,52 @@ def add(
     note: str = "",
     board: float | None = None,
     when: datetime.datetime | None = None,
+    anyway: bool = False,
 ) -> Upload:
     """Log the upload of an archive; the run and its local score are found by the archive's digest.
 
-    Raises PbvsError when there is no archive, UsageError when the board's score is no number of 0 or more.
+    Raises PbvsError when there is no archive, UsageError when the board's score is no number of 0 or more, and, unless
+    told to do so `anyway`, when the archive is a rehearsal's, was logged already and did not fail, or the score is out
+    of range.
     """
     digest = sha256(regular_file(archive))
-    origin = _origin(digest, submissions)
-    run, local = (origin[0].name, local_score(origin[0])) if origin else ("", "")
+    origin = origin_of(archive, submissions)
+    score = _score(board, challenge_of(submissions, origin), anyway)
+    split = str(origin.record.get("split", "test")) if origin else "test"
+    if split != "test" and not anyway:
+        again = f"pbvs package --run {origin.run.name}" if origin else "pbvs package"
+        raise UsageError(f"{archive} holds the split {split}, a rehearsal; upload what `{again}` writes, or {INSIST}.")
     moment = (when or datetime.datetime.now(datetime.timezone.utc)).astimezone(datetime.timezone.utc)
     with locked(submissions):
         uploads = read_log(submissions)
+        twice = [old for old in uploads if old.sha256 == digest and old.status != "failed"]
+        if twice and not anyway:
+            raise UsageError(
+                f"{archive} was logged already, as upload {twice[0].number}; {INSIST}, or mark the first one with "
+                f"`pbvs submissions failed {twice[0].number}`."
+            )
         upload = Upload(
             number=max((old.number for old in uploads), default=0) + 1,
             when=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
             archive=archive.name,
             sha256=digest,
-            run=run,
-            local=local,
-            board=_score(board),
+            run=origin.run.name if origin else "",
+            local=local_score(origin.run) if origin else "",
+            board=score,
             note=" ".join(note.split()),
         )
         _write(submissions, [*uploads, upload])
     return upload
 
 
-def amend(number: int, submissions: Path, **changes: Any) -> Upload:
-    """Set `board`, `status` or `note` of a logged upload; raise UsageError when there is no such number."""
+def amend(number: int, submissions: Path, changes: Mapping[str, Any], *, anyway: bool = False) -> Upload:
+    """Set `board`, `status` or `note` of a logged upload; raise UsageError when there is no such number.
+
+    A score out of range is refused, unless told to set it `anyway`.
+    """
+    changes = dict(changes)
     if "board" in changes:
-        changes["board"] = _score(changes["board"])
+        changes["board"] = _score(changes["board"], challenge_of(submissions), anyway)
     with locked(submissions):
         uploads = read_log(submissions)
         found = [upload for upload in uploads if upload.number == number]
@@ -115,44 +141,83 @@ def amend(number: int, submissions: Path, **changes: Any) -> Upload:
     return upload
 
 
-def left(uploads: Sequence[Upload], today: datetime.date | None = None) -> tuple[int, int]:
+class Left(NamedTuple):
+    """How many submissions are left, of the day and in all; None where the challenge sets no limit."""
+
+    today: int | None
+    in_all: int | None
+
+
+def left(uploads: Sequence[Upload], challenge: Challenge, today: datetime.date | None = None) -> Left:
     """Return how many of the day's and of all submissions are left; failed ones do not count."""
     day = (today or datetime.datetime.now(datetime.timezone.utc).date()).isoformat()
     counted = [upload for upload in uploads if upload.status != "failed"]
-    return max(0, A_DAY - sum(upload.day == day for upload in counted)), max(0, IN_ALL - len(counted))
+    rules = challenge.submission
+    return Left(
+        max(0, rules.a_day - sum(upload.day == day for upload in counted)) if rules.a_day else None,
+        max(0, rules.in_all - len(counted)) if rules.in_all else None,
+    )
 
 
-def _score(board: float | None) -> str:
+def say_left(uploads: Sequence[Upload], challenge: Challenge, today: datetime.date | None = None) -> str:
+    """Return what is left as a sentence."""
+    rules, there = challenge.submission, left(uploads, challenge, today)
+    said = [f"{there.today} of {rules.a_day} today (UTC)"] if there.today is not None else []
+    said += [f"{there.in_all} of {rules.in_all} in all"] if there.in_all is not None else []
+    return f"Left: {', '.join(said)}." if said else f"The challenge {challenge.name} sets no limit of uploads."
+
+
+def _score(board: float | None, challenge: Challenge, anyway: bool) -> str:
+    """Return a score as it is written; a combined one is at most 1, and 1 more for each task that is missing."""
     if board is None:
         return ""
-    if not math.isfinite(board) or board < 0:
+    if not math.isfinite(board) or (board < 0 and not anyway):
         raise UsageError(f"The board's score {board} is no number of 0 or more.")
+    most = 1 + len(challenge.tasks)
+    if board > most and not anyway:
+        raise UsageError(f"The board's score {board:g} is not between 0 and {most}; {INSIST}.")
     return f"{board:g}"
 
 
-def run_of(archive: Path, submissions: Path) -> str:
-    """Return the name of the run that wrote an archive, found by its digest; '' when none of them did."""
-    found = _origin(sha256(regular_file(archive)), submissions)
-    return found[0].name if found else ""
+# --- Where an archive is from.
 
 
-def size_of(archive: Path) -> str:
-    """Return the evaluation size that an archive was written at, where a run in its folder wrote it, else ''."""
-    digest = sha256(regular_file(archive))
-    with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
-        if found := _origin(digest, archive.parent):
-            return str(found[1].get("evaluation_size", ""))
-    return ""
-
-
-def _origin(digest: str, submissions: Path) -> tuple[Run, dict[str, Any]] | None:
-    """Return the run of which an archive has this digest, and what it wrote down of it."""
+def origin_of(archive: Path, submissions: Path) -> Origin | None:
+    """Return the run below `submissions` that wrote an archive, found by its length and digest; None without one."""
+    length, digest = regular_file(archive).stat().st_size, ""
     for run in all_runs(submissions):
         for path in run.folder.glob("package*.json"):
             record = read_json(path)
-            if isinstance(record, dict) and record.get("sha256") == digest:
-                return run, record
+            if not isinstance(record, dict) or record.get("bytes", length) != length:
+                continue
+            digest = digest or sha256(archive)
+            if record.get("sha256") == digest:
+                return Origin(run, record)
     return None
+
+
+def home_of(archive: Path) -> Origin | None:
+    """Return the run that wrote an archive which still lies where it was written; None for anybody's."""
+    with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
+        folder = regular_file(archive).absolute().parent
+        return origin_of(archive, folder) or origin_of(archive, folder.parent)
+    return None
+
+
+def run_of(archive: Path, submissions: Path) -> str:
+    """Return the name of the run that wrote an archive; '' when none of them did."""
+    origin = origin_of(archive, submissions)
+    return origin.run.name if origin else ""
+
+
+def challenge_of(submissions: Path, origin: Origin | None = None) -> Challenge:
+    """Return the challenge of an archive's run, else of the run begun last, else the default."""
+    from pbvs.challenge import load_challenge
+
+    runs = [origin.run] if origin else all_runs(submissions)
+    if not runs:
+        return load_challenge()
+    return max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns).challenge()
 
 
 def local_score(run: Run) -> str:
@@ -170,9 +235,6 @@ def local_score(run: Run) -> str:
 
 
 def _write(submissions: Path, uploads: Sequence[Upload]) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(upload) for upload in uploads)
+    rows = ([csv_cell(str(value)) for value in asdict(upload).values()] for upload in uploads)
     sweep(submissions, deep=False)
-    write_text(submissions / NAME, buffer.getvalue())
+    write_table(submissions / NAME, table_of(COLUMNS, rows))

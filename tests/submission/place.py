@@ -12,7 +12,8 @@ from PIL import Image
 
 from pbvs.challenge import TASKS, load_challenge
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
-from pbvs.files import write_json, write_text
+from pbvs.files import digest, write_json, write_text
+from pbvs.lineage import Lineage
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
 from pbvs.submission.readme import Readme, write_readme
@@ -97,7 +98,9 @@ class Place:
             folder.mkdir(parents=True, exist_ok=True)
             for index in range(COUNT[task.name]):
                 (folder / f"{index}.png").write_bytes(png_bytes(noise(seed + index, task.target_channels)))
-            facts = {"made_from": task.name, "images": COUNT[task.name], "seconds": 0.5, "device": "cpu"}
-            write_json(folder.with_name(f"{task.name}.json"), {**facts, "evaluation_size": "native"})
+            parts = Lineage(run, run.recipe(), self.manifests).prediction_parts(task.name, "test")
+            said = {"made_from": digest(parts), "parts": parts, "images": COUNT[task.name], "seconds": 0.5}
+            said |= {"device": "cpu", "evaluation_size": "native"}
+            write_json(folder.with_name(f"{task.name}.json"), said)
         write_json(run.provenance_file, {"format": 1, "seed": seed})
         return run

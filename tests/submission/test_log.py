@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from pbvs.challenge import load_challenge
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import sha256, write_json
+from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
 from pbvs.submission import uploads as log
 from pbvs.submission.package import package
 from tests.submission.place import Place
 
+MAVIC = load_challenge("mavic-t-2026")
 NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
 
 
@@ -49,12 +51,12 @@ def test_what_is_left_counts_the_day_and_not_what_failed(tmp_path: Path) -> None
     path = tmp_path / "a.zip"
     path.write_bytes(b"x")
     for _ in range(3):
-        log.add(path, tmp_path, when=NOON)
-    log.add(path, tmp_path, when=NOON - datetime.timedelta(days=1))
-    log.amend(2, tmp_path, status="failed")
+        log.add(path, tmp_path, when=NOON, anyway=True)
+    log.add(path, tmp_path, when=NOON - datetime.timedelta(days=1), anyway=True)
+    log.amend(2, tmp_path, {"status": "failed"})
     uploads = log.read_log(tmp_path)
-    assert log.left(uploads, NOON.date()) == (8, 57)
-    assert log.left(uploads, datetime.date(2026, 5, 1)) == (10, 57)
+    assert log.left(uploads, MAVIC, NOON.date()) == (8, 57)
+    assert log.left(uploads, MAVIC, datetime.date(2026, 5, 1)) == (10, 57)
 
 
 def test_a_day_begins_in_utc(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_board_score_is_typed_in_later(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(b"x")
     log.add(path, tmp_path)
-    assert log.amend(1, tmp_path, board=0.33).board == "0.33"
+    assert log.amend(1, tmp_path, {"board": 0.33}).board == "0.33"
     assert log.read_log(tmp_path)[0].board == "0.33"
 
 
@@ -81,7 +83,7 @@ def test_impossible_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no number of 0 or more"):
         log.add(path, tmp_path, board=float("nan"))
     with pytest.raises(UsageError, match="no upload 7"):
-        log.amend(7, tmp_path, board=0.1)
+        log.amend(7, tmp_path, {"board": 0.1})
     assert log.read_log(tmp_path) == []
 
 
@@ -92,3 +94,52 @@ def test_a_damaged_log_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(PbvsError, match=r"log\.csv"):
         log.read_log(tmp_path)
+
+
+def test_a_rehearsal_is_no_upload(place: Place) -> None:
+    run = place.run()
+    path = package(run, manifests=place.manifests, root=place.root)
+    record = run.folder / "package.json"
+    write_json(record, {**read_json(record), "split": "val"})
+    with pytest.raises(UsageError, match=r"rehearsal; upload what `pbvs package --run hand` writes"):
+        log.add(path, place.submissions)
+    assert log.read_log(place.submissions) == []
+    assert log.add(path, place.submissions, anyway=True).run == "hand"
+
+
+def test_a_zip_is_logged_once_unless_it_failed(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    log.add(path, tmp_path)
+    with pytest.raises(UsageError, match="already, as upload 1"):
+        log.add(path, tmp_path)
+    log.amend(1, tmp_path, {"status": "failed"})
+    assert log.add(path, tmp_path).number == 2
+    assert log.add(path, tmp_path, anyway=True).number == 3
+
+
+def test_a_score_out_of_range_is_insisted_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    with pytest.raises(UsageError, match="not between 0 and 5"):
+        log.add(path, tmp_path, board=41)
+    log.add(path, tmp_path, board=4.9)
+    with pytest.raises(UsageError, match="not between 0 and 5"):
+        log.amend(1, tmp_path, {"board": 5.2})
+    assert log.amend(1, tmp_path, {"board": 5.2}, anyway=True).board == "5.2"
+
+
+def test_a_note_is_no_formula_for_a_spreadsheet(tmp_path: Path) -> None:
+    path = tmp_path / "=cmd.zip"
+    path.write_bytes(b"x")
+    log.add(path, tmp_path, note="@SUM(1) \x1b[2J")
+    text = (tmp_path / "log.csv").read_text()
+    assert "'=cmd.zip" in text and "'@SUM(1)" in text and "\x1b" not in text
+    (found,) = log.read_log(tmp_path)
+    assert (found.archive, found.note) == ("=cmd.zip", "@SUM(1) \\x1b[2J")
+
+
+def test_a_challenge_without_limits_says_so() -> None:
+    free = MAVIC.model_copy(update={"submission": MAVIC.submission.model_copy(update={"a_day": 0, "in_all": 0})})
+    assert log.left([], free) == (None, None)
+    assert log.say_left([], free) == "The challenge mavic-t-2026 sets no limit of uploads."

@@ -8,6 +8,7 @@ import pytest
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.runs import differences, overview, remove
+from pbvs.files import sha256, write_json
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
 from pbvs.submission import uploads as log
@@ -80,3 +81,23 @@ def test_a_removal_that_was_stopped_is_finished(place: Place) -> None:
     run.folder.rename(place.submissions / ".removed-hand")
     remove(run)
     assert not list(place.submissions.iterdir())
+
+
+def test_only_its_own_zips_are_removed(place: Place) -> None:
+    """A run may be called as another one's rehearsal or bundle was, or is."""
+    first, second = place.run("tiny"), place.run("tiny-val", seed=300)
+    for run in (first, second):
+        package(run, manifests=place.manifests, root=place.root)
+    kept = second.archive.read_bytes()
+    assert set(remove(first)) == {first.folder, first.archive}
+    assert second.archive.read_bytes() == kept
+
+
+def test_a_rehearsal_beside_the_run_is_removed_by_its_digest(place: Place) -> None:
+    """As earlier versions wrote it."""
+    run = place.run("tiny")
+    path = package(run, manifests=place.manifests, root=place.root)
+    beside = path.rename(place.submissions / "tiny-val.zip")
+    write_json(run.folder / "package-val.json", {"archive": "tiny-val.zip", "sha256": sha256(beside), "split": "val"})
+    assert beside in remove(run)
+    assert not beside.exists()

@@ -100,7 +100,7 @@ def test_memory_does_not_grow_with_the_images(place: Place) -> None:
             (folder / f"{index}.png").write_bytes(png_bytes(noise(index, 1)))
             file.write(f"{index},{row.split(',', 1)[1]}\n")
     tracemalloc.reset_peak()
-    pack(place, run)
+    pack(place, run, allow_stale=True)
     assert tracemalloc.get_traced_memory()[1] < small + 400 * 8_000  # the directory, not the images
     tracemalloc.stop()
 
@@ -234,3 +234,27 @@ def test_killed_at_any_moment_leaves_the_old_archive_or_the_new_one(place: Place
     assert len(statuses) > 30
     assert set(contents) == {"old", new}
     assert contents[-1] == new
+
+
+def test_stale_predictions_are_refused_unless_told(place: Place) -> None:
+    run = place.run()
+    manifest = place.manifests / "rgb2ir_test.csv"
+    manifest.write_text(manifest.read_text().replace("rgb2ir,test,", "rgb2ir,test,town", 1))
+    with pytest.raises(PbvsError, match=r"rgb2ir .*manifest changed.*--allow-stale"):
+        pack(place, run)
+    assert not run.archive.exists()
+    assert pack(place, run, allow_stale=True) == run.archive
+
+
+def test_links_in_a_run_are_not_followed(place: Place, tmp_path: Path) -> None:
+    run = place.run()
+    other = run.prediction("test", "rgb2ir", "1").rename(tmp_path / "elsewhere.png")
+    run.prediction("test", "rgb2ir", "1").symlink_to(other)
+    with pytest.raises(PbvsError, match="cannot be packed"):
+        pack(place, run)
+    run.prediction("test", "rgb2ir", "1").unlink()
+    other.rename(run.prediction("test", "rgb2ir", "1"))
+    folder = run.prediction_folder("test", "rgb2ir")
+    folder.symlink_to(folder.rename(tmp_path / "folder"))
+    with pytest.raises(PbvsError, match="is a link"):
+        pack(place, run)
