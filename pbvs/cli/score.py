@@ -25,6 +25,7 @@ from pbvs.errors import UsageError
 @options.device
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
+@click.option("--challenge", metavar="NAME|FILE", help="With ARCHIVE: the challenge it is for, where no run wrote it.")
 @click.option("--fid", is_flag=True, help="Also FID and KID, where the protocol does without.")
 @click.option("--no-baselines", is_flag=True, help="Leave out what the inputs as they are score.")
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Images at once.")
@@ -42,6 +43,7 @@ def score(
     device: str,
     jobs: int,
     targets: Path | None,
+    challenge: str | None,
     fid: bool,
     no_baselines: bool,
     batch: int,
@@ -54,6 +56,8 @@ def score(
     """
     if targets is not None and archive is None:
         raise UsageError("--targets is for scoring an ARCHIVE; a run is scored against its manifests.")
+    if challenge is not None and archive is None:
+        raise UsageError("--challenge is for scoring an ARCHIVE; a run has its own.")
     from pbvs.evaluation.results import score_table
 
     rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
@@ -62,7 +66,8 @@ def score(
     if archive is not None:
         from pbvs.evaluation.archive import score_archive, summary_path
 
-        found = score_archive(archive, split, submissions=submissions, targets=targets, **settings)
+        more = {"submissions": submissions, **settings}
+        found = score_archive(archive, split, targets=targets, challenge=challenge, **more)
         if as_json:
             options.echo_json(found)
             return

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbvs.challenge import TASKS, Split
+from pbvs.challenge import Challenge, Split, load_challenge
+from pbvs.data.build import find_root
 from pbvs.data.images import SUFFIXES
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
+from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import sweep, write_bytes, write_json, write_text
-from pbvs.recipe import Recipe, dump_recipe, load_recipe
-from pbvs.run import MANIFESTS, SUBMISSIONS, Run, all_runs
+from pbvs.evaluation.reading import TaskToScore
+from pbvs.files import sweep, write_bytes, write_json
+from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
+from pbvs.recipe import Recipe, load_recipe
+from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.submission.findings import as_text
 from pbvs.submission.images import ImageError, as_prediction, decode_stored
-from pbvs.submission.inputs import Inputs, is_junk
+from pbvs.submission.inputs import Inputs, from_manifests, id_of, is_junk
 from pbvs.submission.inspection import sort_entries
-from pbvs.submission.uploads import run_of
-from pbvs.submission.zips import SafeZip
-
-RUN = "archive"
+from pbvs.submission.outputs import OutputNames
+from pbvs.submission.uploads import Origin, origin_of
+from pbvs.submission.zips import SafeZip, room_for
 
 
 def score_archive(
@@ -33,29 +36,37 @@ def score_archive(
     manifests: Path = MANIFESTS,
     submissions: Path = SUBMISSIONS,
     targets: Path | None = None,
+    protocol: str | Path | Protocol | None = None,
+    lpips_net: str | None = None,
+    challenge: str | Path | Challenge | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Unpack an archive safely, score its images, and write the summary beside it as `<name>-scores.json`.
 
     `targets` is a folder of `<task>/<name>.png` or `.tiff` to compare with; without it the targets are those of the
-    manifests' split. `options` go to `pbvs.evaluation.evaluate.score`. Returns the summary. Raises PbvsError when the
-    archive is unsafe, damaged or has no name in common with the targets.
+    manifests' split. `challenge` is the one of the run that wrote the archive where none is given, `protocol` the
+    challenge's own. `options` go to `pbvs.evaluation.evaluate.measure_tasks`. Returns the summary. Raises PbvsError
+    when the archive is unsafe, damaged or has no name in common with the targets.
     """
-    from pbvs.evaluation.evaluate import score
+    from pbvs.evaluation.evaluate import measure_tasks
 
+    origin = origin_of(path, submissions)
+    rules = load_challenge(challenge) if challenge else origin.run.challenge() if origin else load_challenge()
+    rule = load_protocol(choose_protocol(rules, protocol), lpips_net=lpips_net)
+    if targets is not None:
+        inputs, root = _from_targets(targets, split, rules), targets
+        options["baselines"] = False  # there are no inputs
+    else:
+        root = find_root(root, manifests)
+        inputs = from_manifests(manifests, root, split, rules)
     with tempfile.TemporaryDirectory(prefix="pbvs-score-") as name:
-        place = Path(name)
-        run = Run(RUN, place / "submissions")
-        sizes = _unpack(path, run, split, Inputs())
-        recipe = _recipe(path, submissions, sizes)
-        write_text(run.recipe_file, dump_recipe(recipe))
-        if targets is not None:
-            manifests, root = _manifests(targets, split, place / "manifests"), targets
-        _check_names(path, run, split, manifests)
-        if targets is not None:
-            options["baselines"] = False  # there are no inputs
-        scores = score(run, split, root=root, manifests=manifests, **options)
-    summary = {**scores.summary, "run": path.stem, "archive": path.name, "evaluation_size": recipe.evaluation_size}
+        found = _unpack(path, Path(name), inputs)
+        _check_names(path, found, inputs, split)
+        size = _evaluation_size(origin, found, rules)
+        recipe = origin.run.recipe() if origin else load_recipe("paper").model_copy(update={"evaluation_size": size})
+        tasks = _tasks(found, inputs, root, recipe, rule, size)
+        summary, _ = measure_tasks(path.stem, split, tasks, rule, recipe, rules, **options)
+    summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": size}
     sweep(path.parent, deep=False)
     write_json(summary_path(path), summary)
     return summary
@@ -66,10 +77,19 @@ def summary_path(archive: Path) -> Path:
     return archive.with_name(f"{archive.stem}-scores.json")
 
 
-def _unpack(path: Path, run: Run, split: str, inputs: Inputs) -> dict[str, set[tuple[int, int]]]:
-    """Write the archive's images as a run's predictions, TIFF as PNG; return the sizes of each task's images."""
-    sizes: dict[str, set[tuple[int, int]]] = {}
-    with SafeZip(path) as archive:
+@dataclass
+class Unpacked:
+    """An archive's images as PNG in `folder`/<task>/<name>.png, and the sizes of each task's images."""
+
+    folder: Path
+    names: dict[str, set[str]] = field(default_factory=dict)
+    sizes: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+
+
+def _unpack(path: Path, folder: Path, inputs: Inputs) -> Unpacked:
+    """Write the archive's images under the names of their pairs; as many entries are taken as `pbvs check` takes."""
+    found = Unpacked(folder)
+    with SafeZip(path, room_for(sum(map(len, inputs.names.values())))) as archive:
         if not archive.safe:
             raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
         for item in sort_entries(archive.entries, inputs).items:
@@ -80,48 +100,71 @@ def _unpack(path: Path, run: Run, split: str, inputs: Inputs) -> dict[str, set[t
             except ImageError:
                 pass  # the scorer names what cannot be read
             else:
-                sizes.setdefault(item.task, set()).add((width, height))
-            write_bytes(run.prediction(split, item.task, item.key), data)
-    return sizes
+                found.sizes.setdefault(item.task, set()).add((width, height))
+            pair = inputs.pairs.get(item.task, {}).get(item.key)
+            name = pair.name if pair else item.key.replace("/", "_")
+            found.names.setdefault(item.task, set()).add(name)
+            write_bytes(folder / item.task / f"{name}.png", data)
+    return found
 
 
-def _check_names(path: Path, run: Run, split: str, manifests: Path) -> None:
+def _check_names(path: Path, found: Unpacked, inputs: Inputs, split: str) -> None:
     """Raise PbvsError when the archive was written for other inputs than those that have targets here."""
-    for task in TASKS:
-        if manifest_path(manifests, task, split).is_file():
-            pairs = read_manifest(manifest_path(manifests, task, split))
-            if any(pair.target and run.prediction(split, task, pair.name).is_file() for pair in pairs):
-                return
+    for task, names in found.names.items():
+        if any(pair.target and pair.name in names for pair in inputs.pairs.get(task, {}).values()):
+            return
     raise PbvsError(
         f"{path} holds no prediction that has a target in the split {split}; write one for the held-out pairs with "
         "`pbvs package --split val`, or give the targets' folder with --targets."
     )
 
 
-def _recipe(path: Path, submissions: Path, sizes: Mapping[str, set[tuple[int, int]]]) -> Recipe:
-    """Return the recipe of the run that wrote the archive, or one that asks for the sizes found in it."""
-    name = run_of(path, submissions)
-    for run in all_runs(submissions):
-        if run.name == name:
-            return run.recipe()
-    wanted = {task: {(side, side)} for task, side in ((task.name, task.challenge_size) for task in TASKS.values())}
-    challenge = all(found == wanted[task] for task, found in sizes.items())
-    return load_recipe("paper").model_copy(update={"evaluation_size": "challenge" if challenge else "native"})
+def _evaluation_size(origin: Origin | None, found: Unpacked, challenge: Challenge) -> str:
+    """Return the evaluation size that the archive was written at, or that the sizes found in it say."""
+    if origin:
+        return str(origin.record.get("evaluation_size") or origin.run.recipe().evaluation_size)
+    sides = {name: task.challenge_size for name, task in challenge.tasks.items()}
+    return (
+        "challenge" if all(sizes == {(sides[task], sides[task])} for task, sizes in found.sizes.items()) else "native"
+    )
 
 
-def _manifests(targets: Path, split: Split, folder: Path) -> Path:
-    """Write manifests of a folder of targets, `<task>/<name>.png` or `.tiff`; return where."""
+def _tasks(
+    found: Unpacked, inputs: Inputs, root: Path, recipe: Recipe, protocol: Protocol, size: str
+) -> Sequence[TaskToScore]:
+    """Return what is to be scored: every task that has pairs here."""
+    rule = size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
+    challenge = inputs.challenge
+    radiometry = recipe.radiometry.of(challenge)
+    return [
+        TaskToScore(
+            name,
+            [pair for pair in pairs.values() if pair.target],
+            found.folder / name,
+            root,
+            radiometry,
+            challenge.tasks[name].challenge_size if rule == "challenge" else None,
+            protocol.other_size,
+            "uint8" if challenge.outputs.dtype == "uint8" else "uint16",
+            known=frozenset(pair.name for pair in pairs.values()),
+        )
+        for name, pairs in inputs.pairs.items()
+    ]
+
+
+def _from_targets(targets: Path, split: Split, challenge: Challenge) -> Inputs:
+    """Return the inputs that a folder of targets, `<task>/<name>.png` or `.tiff`, stands for."""
     if not targets.is_dir():
         raise UsageError(f"There is no folder of targets {targets}; give one with <task>/<name>.png or .tiff.")
-    found = 0
-    for task in TASKS:
+    inputs, out = Inputs(targets, challenge), OutputNames(challenge)
+    for task in challenge.tasks:
         files = sorted((targets / task).glob("*"), key=lambda file: natural_key(file.name))
         usable = [file for file in files if file.suffix.lower() in SUFFIXES and not is_junk(file.name)]
         names = [f"{task}/{file.name}" for file in usable]
         pairs = [Pair(file.stem, task, split, "", name, name) for file, name in zip(usable, names, strict=True)]
         if pairs:
-            write_manifest(manifest_path(folder, task, split), pairs)
-            found += len(pairs)
-    if not found:
+            inputs.pairs[task] = {out.key(task, id_of(pair), pair.name): pair for pair in pairs}
+            inputs.names[task] = {key: pair.source for key, pair in inputs.pairs[task].items()}
+    if not inputs.pairs:
         raise UsageError(f"{targets} holds no targets; they must lie in <task>/<name>.png or .tiff.")
-    return folder
+    return inputs

@@ -7,15 +7,17 @@ batch of its own: two cores that share every convolution wait for each other at 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pandas import DataFrame
 
+from pbvs.challenge import Challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
@@ -85,13 +87,43 @@ def score(
     usual = choose_protocol(challenge, protocol)
     rule = load_protocol(usual, lpips_net=lpips_net)
     where = find_root(root, manifests)
-    with locked(found.folder), contextlib.ExitStack() as stack:
+    with locked(found.folder):
         recipe = found.recipe()
         tasks = [
             task for name in challenge.tasks if (task := find_task(found, recipe, rule, manifests, where, split, name))
         ]
         if not tasks:
             raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
+        summary, tables = measure_tasks(
+            found.name, split, tasks, rule, recipe, challenge, weights=weights, device=device, jobs=jobs, batch=batch,
+            fid=fid, cache=cache, baselines=baselines,
+        )  # fmt: skip
+        folder = found.score_folder(split, place_name(usual, rule))
+        return write_scores(found, folder, summary, tables)
+
+
+def measure_tasks(
+    name: str,
+    split: str,
+    tasks: Sequence[TaskToScore],
+    rule: Protocol,
+    recipe: Recipe,
+    challenge: Challenge,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    batch: int = 16,
+    fid: bool = False,
+    cache: Path | None = CACHE,
+    baselines: bool = True,
+) -> tuple[dict[str, Any], dict[str, DataFrame]]:
+    """Return the summary of scores and each task's table of images; what `score` does with a run's predictions.
+
+    `recipe` says which LPIPS nets the predictions were trained on, `challenge` which tasks there are. Raises PbvsError
+    when no image could be scored.
+    """
+    with contextlib.ExitStack() as stack:
         store = FeatureCache(cache / "features") if cache else None
         if store:
             stack.callback(store.close)
@@ -106,12 +138,10 @@ def score(
             compared = baseline.score_baselines(
                 judge, tasks, cache, lambda task: score_task(judge, task, jobs=jobs, batch=batch)
             )
-        summary = summarise(
-            found.name, split, judge, measured, compared, baseline.trained_nets(recipe), tuple(challenge.tasks)
-        )
+        trained = baseline.trained_nets(recipe)
+        summary = summarise(name, split, judge, measured, compared, trained, tuple(challenge.tasks))
         summary["notes"] += [note for task in tasks for note in _notes(task)]
-        folder = found.score_folder(split, place_name(usual, rule))
-        return write_scores(found, folder, summary, {name: scores.table for name, scores in measured.items()})
+        return summary, {task: scores.table for task, scores in measured.items()}
 
 
 def place_name(usual: Protocol, rule: Protocol) -> str:

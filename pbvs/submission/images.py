@@ -327,16 +327,16 @@ def decode_stored(data: bytes) -> Pixels:
 
 
 def as_prediction(data: bytes, expected: str, outputs: Outputs) -> bytes:
-    """Return an archive's image as the 8-bit PNG that a run stores; a plain PNG comes back as it is.
+    """Return an archive's image as a run stores predictions: a PNG of 8 bits, or 16 where the challenge has more.
 
-    Raises ImageError.
+    A plain PNG comes back as it is. Raises ImageError.
     """
     pixels = decode(data, expected, outputs)
-    if expected == "PNG" and is_plain(outputs):
-        return data
-    if not is_plain(outputs):
-        pixels = np.rint(from_numbers(pixels, outputs) * 255.0).astype(np.uint8)
-    return encode(pixels, "png")
+    if is_plain(outputs):
+        return data if expected == "PNG" else encode(pixels, "png")
+    dtype = np.dtype("uint8" if outputs.dtype == "uint8" else "uint16")
+    levels = np.rint(from_numbers(pixels, outputs).astype(np.float64) * np.iinfo(dtype).max)
+    return encode(levels.astype(dtype), "png")
 
 
 def _to_mode(pixels: Pixels, mode: str) -> Pixels:

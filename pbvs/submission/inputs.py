@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from pbvs.data.align import pair_size
 from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image
-from pbvs.data.layout import PathInfo, PathReader
+from pbvs.data.layout import PathInfo, PathReader, natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import inside
 from pbvs.seeds import evenly_spaced
 from pbvs.submission.outputs import OutputNames
+from pbvs.text import printable
 
 JUNK_NAMES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db", ".directory"})
 SAMPLE = 48  # training targets that are read for a task's brightness
@@ -130,6 +131,32 @@ def from_data(root: Path, split: str = "test", challenge: Challenge | None = Non
     inputs.names = {**names}
     inputs.targets = {name: targets.get(task.target, []) for name, task in inputs.challenge.tasks.items()}
     return inputs
+
+
+def check_inputs(inputs: Inputs, split: str, tasks: Iterable[str]) -> None:
+    """Raise PbvsError naming the first official input that lies below the root and no manifest has, or the reverse.
+
+    An input that could not be read when the manifests were made is in none, and its prediction would be missing.
+    """
+    if inputs.root is None or split != "test":
+        return
+    try:
+        there = from_data(inputs.root, split, inputs.challenge)
+    except UsageError:
+        return
+    for task in tasks:
+        listed, found = inputs.names.get(task, {}), there.names.get(task, {})
+        for key in sorted(found.keys() - listed.keys(), key=natural_key) if listed else ():
+            raise PbvsError(
+                f"The {split} input {printable(found[key])} of {task} is in no manifest, so it has no prediction; see "
+                "why in unused.csv beside the manifests, then run `pbvs build-pairs` and `pbvs predict` again."
+            )
+        for source in listed.values():
+            if not inside(inputs.root, source).is_file():
+                raise PbvsError(
+                    f"The {split} input {printable(source)} of {task} is not in {inputs.root} any more; put it back, "
+                    "or run `pbvs build-pairs` and `pbvs predict` again."
+                )
 
 
 def _images(root: Path, challenge: Challenge) -> Iterator[tuple[str, PathInfo]]:

@@ -23,7 +23,7 @@ from pbvs.run import MANIFESTS, Run
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.images import recode
-from pbvs.submission.inputs import Inputs, from_manifests
+from pbvs.submission.inputs import Inputs, check_inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
 from pbvs.submission.outputs import SUFFIXES, OutputNames, is_plain
 from pbvs.submission.readme import Readme, describe, write_readme
@@ -258,6 +258,7 @@ def make_plan(
     challenge, others = run.challenge(), others or {}
     names = {challenge.task(name).name for name in tasks or challenge.tasks}
     chosen = [task for task in challenge.tasks if task in names]
+    check_inputs(inputs, split, chosen)
     modes = _modes(challenge, modes or {}, chosen)
     parts = tuple(
         _part(others.get(task, run), split, task, inputs, modes.get(task), _form(challenge, task, form))

@@ -258,3 +258,23 @@ def test_links_in_a_run_are_not_followed(place: Place, tmp_path: Path) -> None:
     folder.symlink_to(folder.rename(tmp_path / "folder"))
     with pytest.raises(PbvsError, match="is a link"):
         pack(place, run)
+
+
+def test_an_input_without_a_row_is_named(place: Place) -> None:
+    """One that could not be read when the manifests were made."""
+    run = place.run()
+    manifest = place.manifests / "sar2eo_test.csv"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(line for line in lines if not line.startswith("7,")))
+    with pytest.raises(PbvsError, match=r"test input test/sar2eo/7\.png of sar2eo is in no manifest"):
+        pack(place, run, allow_stale=True)
+    with pytest.raises(PbvsError, match=r"7\.png"):
+        pack(place, run, allow_stale=True, tasks=["sar2eo"])
+    assert pack(place, run, tasks=["rgb2ir"]).is_file()
+
+
+def test_an_input_that_is_gone_is_named(place: Place) -> None:
+    run = place.run()
+    (place.root / "test" / "rgb2ir" / "2.tiff").unlink()
+    with pytest.raises(PbvsError, match=r"test/rgb2ir/2\.tiff of rgb2ir is not in"):
+        pack(place, run)

@@ -11,6 +11,7 @@ from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.archive import score_archive
 from pbvs.files import read_json
+from pbvs.submission import zips
 from pbvs.submission.package import package
 from pbvs.submission.zips import write_zip
 from tests.submission.place import COUNT, Place, entries, noise, png_bytes
@@ -70,3 +71,22 @@ def test_a_harmful_archive_is_not_unpacked(place: Place, tmp_path: Path) -> None
     write_zip(path, {"../../evil.png": b"x"}.items())
     with pytest.raises(PbvsError, match="is not unpacked"):
         score(path, place, targets=targets(tmp_path / "targets"))
+
+
+def test_as_many_entries_are_scored_as_there_are_inputs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's archive has a limit; one for inputs that are known may have as many entries as they are."""
+    path = package(place.run(), manifests=place.manifests, root=place.root)
+    monkeypatch.setattr(zips, "LIMITS", zips.Limits(entries=2))
+    summary = score(path, place, targets=targets(tmp_path / "targets"))
+    assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
+
+
+def test_nothing_of_a_run_is_written(place: Place, tmp_path: Path) -> None:
+    run = place.run()
+    path = package(run, manifests=place.manifests, root=place.root)
+    before = sorted(run.folder.rglob("*"))
+    score(path, place, targets=targets(tmp_path / "targets"))
+    assert sorted(run.folder.rglob("*")) == before
+    assert sorted(file.name for file in place.submissions.iterdir()) == ["hand", "hand-scores.json", "hand.zip"]
