@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from pbvs.text import escaped
+
 T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between the lines printed where there is no terminal
 _quiet = False  # whether progress is kept to the log
@@ -29,7 +31,8 @@ def set_quiet(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line to standard error, where it does not mix with a command's output."""
+    """Print one line to standard error, where it does not mix with a command's output; what a name holds is escaped."""
+    text = escaped(text)
     note(text)
     if not _quiet or text.startswith("Warning"):
         print(text, file=sys.stderr, flush=True)
@@ -127,7 +130,7 @@ class Journal:
 
     def note(self, text: str) -> None:
         """Add a line, or several."""
-        self._lines.extend(f"    {line}" for line in text.splitlines())
+        self._lines.extend(f"    {escaped(line)}" for line in text.splitlines())
         self._write()
 
     def fail(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import signal
 import sys
 import traceback
@@ -18,6 +19,7 @@ from pbvs import __version__, aliases, logs
 from pbvs.devices import world_size
 from pbvs.errors import PbvsError, UsageError
 from pbvs.logs import say
+from pbvs.text import escaped
 
 # group -> name -> (module below pbvs.cli, one line of help); the function is the name with underscores
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -141,7 +143,9 @@ def _run(arguments: list[str], log: logs.Journal) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        click.echo(escaped(said.getvalue()), nl=False, err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         if not logs.received:  # else it is said when the process ends
@@ -152,7 +156,7 @@ def _run(arguments: list[str], log: logs.Journal) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         sentence, status = explain(error)
-        click.echo(sentence, err=True)
+        click.echo(escaped(sentence), err=True)
         return status
 
 

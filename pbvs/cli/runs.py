@@ -85,12 +85,25 @@ anyway = click.option(
 
 @click.group(invoke_without_command=True)
 @options.submissions
+@options.as_json
 @click.pass_context
-def submissions(context: click.Context, submissions: Path) -> None:
+def submissions(context: click.Context, submissions: Path, as_json: bool) -> None:
     """List what was uploaded, by SHA-256, with local and board scores, and how many more are allowed."""
     context.obj = submissions
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is None and as_json:
+        _log_as_json(submissions)
+    elif context.invoked_subcommand is None:
         _say_log(submissions)
+
+
+def _log_as_json(folder: Path) -> None:
+    from dataclasses import asdict
+
+    from pbvs.submission import uploads as log
+
+    uploads = log.read_log(folder)
+    left = log.left(uploads, log.challenge_of(folder))
+    options.echo_json({"uploads": [asdict(upload) for upload in uploads], "left": left._asdict()})
 
 
 def _say_log(folder: Path) -> None:

@@ -94,11 +94,11 @@ def package(
         return
     path, findings = archive.write_package(planned, inputs)
     if findings:
-        click.echo(as_text(findings))
+        click.echo(as_text(findings, options.width()))
     click.echo(verdict(findings))
-    click.echo(f"Archive: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+    click.echo(f"Archive: {path} ({_megabytes(path.stat().st_size)})")
     if split == "test":
-        click.echo(f"Next: upload it, then pbvs submissions log {path}")
+        click.echo(f"Next: upload it, then\n  pbvs submissions log {path}")
     else:
         click.echo(f"Next: pbvs score {path} --split {split}")
 
@@ -106,16 +106,19 @@ def package(
 def _say_plan(planned: Plan, with_readme: bool) -> None:
     from pbvs.submission.readme import write_readme
 
-    challenge = planned.challenge
+    rows = []
     for part in planned.parts:
-        asked = f"{part.estimate(part.mode) / MEGABYTE:.1f} MB as {part.mode or 'they are'}"
-        other = ""
-        if challenge.tasks[part.task].target_channels == 1:
-            sizes = (f"{part.estimate(mode) / MEGABYTE:.1f} MB as {mode}" for mode in ("L", "RGB") if mode != part.mode)
-            other = f" (about {', '.join(sizes)})"
-        click.echo(f"{part.task:8}{len(part.names):6} images from {part.run.name}, {asked}{other}")
+        modes = ("L", "RGB") if planned.challenge.tasks[part.task].target_channels == 1 else ()
+        others = [f"{_megabytes(part.estimate(mode))} as {mode}" for mode in modes if mode != part.mode]
+        asked = f"{_megabytes(part.estimate(part.mode))} as {part.mode or 'they are'}"
+        rows.append((part.task, f"{len(part.names)} images from {part.run.name}", asked, ", ".join(others) or "-"))
+    options.echo_table(("task", "what", "size", "about"), rows)
     if with_readme:
         click.echo(write_readme(planned.readme, planned.challenge.submission.readme), nl=False)
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / MEGABYTE:.1f} MB"
 
 
 @click.command()
@@ -128,7 +131,7 @@ def _say_plan(planned: Plan, with_readme: bool) -> None:
 @click.option(
     "--evaluation-size",
     type=EVALUATION,
-    help="256 and 1024 pixels, or each input's own size; else as the run beside it wrote it, or challenge.",
+    help="The challenge's sizes, or each input's own; else as the run beside it wrote it, or challenge.",
 )
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
@@ -166,12 +169,10 @@ def check(
     )
     failed = found.rejected(findings, strict)
     if as_json:
-        import json
-
         value = {"archive": str(archive), "rejected": found.rejected(findings), "findings": found.as_json(findings)}
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        options.echo_json(value)
     else:
         if findings:
-            click.echo(found.as_text(findings))
+            click.echo(found.as_text(findings, options.width()))
         click.echo(found.verdict(findings))
     context.exit(1 if failed else 0)

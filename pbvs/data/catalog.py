@@ -20,6 +20,7 @@ from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
 from pbvs.parallel import in_chunks
 from pbvs.tables import table_of
+from pbvs.text import csv_cell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -237,7 +238,9 @@ def catalog_tables(folder: Path, catalog: Catalog) -> dict[Path, DataFrame]:
     """Return catalog.csv, one row per image, and unused.csv, one row with a reason per file that is not used."""
     return {
         folder / "catalog.csv": table_of(CATALOG_COLUMNS, map(_row, catalog.entries)),
-        folder / "unused.csv": table_of(("path", "reason"), sorted(set(catalog.unused))),
+        folder / "unused.csv": table_of(
+            ("path", "reason"), (map(csv_cell, row) for row in sorted(set(catalog.unused)))
+        ),
     }
 
 

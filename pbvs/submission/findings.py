@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -33,12 +34,25 @@ def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in findings]
 
 
-def as_text(findings: Iterable[Finding]) -> str:
-    """Return the findings worst first, those of one rule together, at most `SHOWN` of each written out."""
+def as_text(findings: Iterable[Finding], width: int = 0) -> str:
+    """Return the findings worst first, those of one rule together, at most `SHOWN` of each written out.
+
+    Lines are broken between words at `width` columns; 0 breaks none.
+    """
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
         groups.setdefault((finding.level, finding.rule), []).append(finding)
-    return "\n".join(line for group in groups.values() for line in _group(group))
+    return "\n".join(part for group in groups.values() for line in _group(group) for part in wrapped(line, width))
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """Return a line of findings in as many as fit `width` columns, all but the first indented; 0 breaks none."""
+    if not width or len(line) <= width:
+        return [line]
+    indent = " " * (11 if line.startswith(f"{'':8}->") else 8)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
 
 
 def _group(group: list[Finding]) -> list[str]:

@@ -151,7 +151,7 @@ intensity = 0.7
 """
 ABLATE = "ablate --rows rows.toml --recipe r.toml --run a --data data --lpips-net random --jobs 1 --device cpu"
 CALIBRATE = "calibrate --run r --data data --lpips-net random --device cpu --pairs 4"
-GRADED = "score submissions/r-val.zip --split val --data data --lpips-net random --jobs 1 --device cpu"
+GRADED = "score submissions/r/val.zip --split val --data data --lpips-net random --jobs 1 --device cpu"
 
 
 def _rows() -> None:
@@ -240,7 +240,7 @@ SCENARIOS = {
         Scenario("package again", _run(PACKAGE + " --describe other"), _after(_gray(), PREDICT, PACKAGE)),
         Scenario("submissions log", _log_once, _after(_gray(), PREDICT, PACKAGE)),
         Scenario("export", _run("export r"), _after(_gray(), PREDICT)),
-        Scenario("install", _run("install submissions/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
+        Scenario("install", _run("install submissions/r/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
         Scenario("reproduce", _run("reproduce r --data data --jobs 1"), _after(_gray(), PREDICT)),
         Scenario("runs rm", _remove_once, _after(_gray(), PREDICT, PACKAGE)),
         Scenario("compare", _run("compare r s --data data --page x.html"), _two_runs),

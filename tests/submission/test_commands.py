@@ -11,7 +11,14 @@ import pytest
 
 from pbvs.cli import main
 from pbvs.run import Run
+from pbvs.submission.zips import write_zip
 from tests.submission.place import Place, noise, png_bytes
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of which no sentence is broken."""
+    monkeypatch.setenv("COLUMNS", "250")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -138,3 +145,60 @@ def test_none_of_it_imports_torch() -> None:
         " print([name for name in ('torch', 'pandas', 'rasterio', 'scipy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_every_line_fits_the_terminal(
+    columns: int, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.run()
+    monkeypatch.chdir(place.submissions.parent)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    folders = ("--manifests", "manifests", "--submissions", "submissions")
+    said = call(capsys, "package", *folders)[1] + call(capsys, "check", "submissions/hand.zip")[1]
+    said += call(capsys, "submissions", "--submissions", "submissions", "log", "submissions/hand.zip")[1]
+    assert "names were not checked" in said and "Left: 9 of 10" in said
+    assert [line for line in said.splitlines() if len(line) > columns] == []
+
+
+def test_the_log_as_json(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.run()
+    pack(capsys, place)
+    here = ("submissions", "--submissions", place.submissions)
+    call(capsys, *here, "log", place.submissions / "hand.zip")
+    value = json.loads(call(capsys, *here, "--json")[1])
+    assert value["left"] == {"today": 9, "in_all": 59}
+    assert value["uploads"][0]["archive"] == "hand.zip"
+
+
+def test_mistakes_with_the_log_name_the_next_command(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.run()
+    pack(capsys, place)
+    here = ("submissions", "--submissions", place.submissions)
+    archive = place.submissions / "hand.zip"
+    call(capsys, *here, "log", archive)
+    status, _, error = call(capsys, *here, "log", archive)
+    assert (status, "pbvs submissions failed 1" in error) == (2, True)
+    status, _, error = call(capsys, *here, "board", 1, 41)
+    assert (status, "--anyway" in error) == (2, True)
+    assert call(capsys, *here, "board", 1, 41, "--anyway")[0] == 0
+
+
+def test_escape_sequences_reach_no_terminal(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, evil = place.run(), "\x1b]0;owned\x07\x1b[2J"
+    path = tmp_path / f"{evil}.zip"
+    write_zip(path, {f"sar2eo/{evil}.png": b"x", f"{evil}/1.png": b"x", "readme.txt": evil.encode()}.items())
+    for command in (
+        ("check", path),
+        ("check", tmp_path / f"{evil}-none.zip"),
+        ("package", "--run", evil),
+        ("package", "--tasks", evil, "--run", run.name, "--submissions", place.submissions),
+        ("package", "--describe", evil, "--dry-run", "--run", run.name, "--submissions", place.submissions,
+         "--manifests", place.manifests),
+        ("submissions", "--submissions", place.submissions, "log", path, "--note", evil),
+        ("score", path, "--targets", tmp_path, "--lpips-net", "random"),
+        ("install", path),
+    ):  # fmt: skip
+        _, out, error = call(capsys, *command)
+        assert out + error
+        assert "\x1b" not in out + error and "\x07" not in out + error, command
