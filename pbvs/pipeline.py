@@ -14,7 +14,7 @@ from pbvs.challenge.loading import DEFAULT, load_challenge
 from pbvs.challenge.model import Challenge
 from pbvs.data.align import open_source
 from pbvs.data.build import challenge_of, find_root
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
     digest,
@@ -162,6 +162,7 @@ class Job:
         self._check_models()
         self._check_folders()
         check_inputs(self._needed_pairs(splits), self.root)
+        check_content(list(self._needed_pairs(splits)), self.root, self.manifests, self.jobs)
         self._check_weights()
         if self.device != "auto" or any(self._class(task).uses_device for task in self.wanted()):
             devices.resolve_device(self.device)  # torch, which grayscale never waits for

@@ -130,6 +130,7 @@ def build_pairs(
     summary.facts["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
     summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
+    cache.write()
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
     texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}
     if chosen.name not in built_in_challenges():
@@ -161,7 +162,6 @@ def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pa
     """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
     paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in (pair.source, pair.target))
     found = {"": "", **digests(filter(None, paths), cache, jobs, backend)}
-    cache.write()
     return {
         key: [replace(pair, source_digest=found[pair.source], target_digest=found[pair.target]) for pair in rows]
         for key, rows in pairs.items()

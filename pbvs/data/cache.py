@@ -47,14 +47,21 @@ class FileCache:
         self.path = path
         self.root = Path(root).resolve()
         self._rows: dict[Key, tuple[str, str]] = _load(path) if path is not None and path.is_file() else {}
-        self._asked: set[str] = set()
+        self._stamps: dict[str, str] = {}  # of the files asked for
         self._changed = False
 
     def stamp(self, relative: str) -> str:
-        """Return the stamp of a file as it is now; raise ReadError naming the file when that cannot be told."""
+        """Return the stamp of a file as it was when it was first asked for.
+
+        What was read later of a file that changed in between is kept under the older stamp, and so never taken again.
+        Raises ReadError naming a file of which it cannot be told.
+        """
+        if relative in self._stamps:
+            return self._stamps[relative]
         file = inside(self.root, relative)
         try:
-            return stamp_of(file.stat())
+            stamp = self._stamps[relative] = stamp_of(file.stat())
+            return stamp
         except OSError as error:
             raise ReadError(
                 f"The image {file} cannot be read ({error.strerror}); see that it is there and yours to read, "
@@ -63,9 +70,8 @@ class FileCache:
 
     def get(self, kind: str, relative: str, stamp: str) -> str | None:
         """Return what is known of a file; None when nothing is or the file has changed."""
-        key = Key(kind, f"{self.root}/{relative}")
-        self._asked.add(key.path)
-        row = self._rows.get(key)
+        self._stamps.setdefault(relative, stamp)
+        row = self._rows.get(Key(kind, f"{self.root}/{relative}"))
         return row[1] if row is not None and row[0] == stamp else None
 
     def put(self, kind: str, relative: str, stamp: str, value: str) -> None:
@@ -77,7 +83,8 @@ class FileCache:
 
     def write(self, forget: bool = False) -> None:
         """Write the table when it has changed; with `forget`, without the files that nobody asked for."""
-        gone = [key for key in self._rows if key.path not in self._asked] if forget else []
+        asked = {f"{self.root}/{relative}" for relative in self._stamps} if forget else set()
+        gone = [key for key in self._rows if key.path not in asked] if forget else []
         for key in gone:
             del self._rows[key]
         if self.path is not None and (self._changed or gone):

@@ -112,6 +112,7 @@ def survey(
     archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog)
     figures = measure_groups(catalog, book, cache, jobs, backend)
+    cache.write()
     return Survey(
         catalog=catalog,
         book=book,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,7 +11,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pbvs.errors import PbvsError
+from pbvs.data.cache import CACHE_NAME, FileCache, digests
+from pbvs.errors import PbvsError, WriteError
 from pbvs.files import is_unfinished
 from pbvs.recipe import RULE_PATTERN
 from pbvs.tables import read_table, table_of, write_table
@@ -123,14 +125,28 @@ def pairs_digest(pairs: Iterable[Pair]) -> str:
     return total.hexdigest()
 
 
-def check_unchanged(pairs: Iterable[Pair], digests: Mapping[str, str]) -> None:
+def check_content(pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int = 1, backend: str = "loky") -> None:
+    """Raise PbvsError when an image below `root` is not what it was when the manifests were made.
+
+    Only images are read whose size or times have changed since they were last. Raises ReadError naming an image that
+    is gone or cannot be read.
+    """
+    told = [pair for pair in pairs if pair.source_digest]
+    cache = FileCache(manifests / CACHE_NAME, root)
+    paths = dict.fromkeys(path for pair in told for path in (pair.source, pair.target) if path)
+    check_unchanged(told, digests(paths, cache, jobs, backend))
+    with contextlib.suppress(WriteError):  # a folder of someone else's: only slower the next time
+        cache.write()
+
+
+def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
     """Raise PbvsError naming the first image whose bytes are not those that the manifest was made from.
 
-    `digests` are the images' SHA-256 by path; what is not among them, or not in the manifest, is not asked.
+    `found` are the images' SHA-256 by path; what is not among them, or not in the manifest, is not asked.
     """
     for pair in pairs:
         for path, known in ((pair.source, pair.source_digest), (pair.target, pair.target_digest)):
-            if known and digests.get(path, known) != known:
+            if known and found.get(path, known) != known:
                 raise PbvsError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 
 

@@ -210,7 +210,6 @@ def _figures(
         known[want] = counts
         if counts is not None:
             cache.put(_kind_of(want), want.path, stamps[want], " ".join(f"{number:.9g}" for number in counts))
-    cache.write()
     return {want: counts for want, counts in known.items() if counts is not None}
 
 

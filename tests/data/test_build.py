@@ -12,6 +12,7 @@ import pytest
 
 from pbvs.challenge import SPLITS, TASKS
 from pbvs.data.build import build_pairs, find_root
+from pbvs.data.images import read_image, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, pairs_digest, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError, UsageError
@@ -255,3 +256,28 @@ def test_the_stand_in_has_pairs_for_every_task(standin: Path, tmp_path: Path) ->
     assert summary.pairs["sar2eo"] == {"train": 320, "val": 40, "test": 40}
     assert all(counts["train"] > 0 and counts["val"] > 4 for counts in summary.pairs.values())
     assert summary.junk == 2
+
+
+def test_predict_stops_at_an_image_that_changed_and_goes_on_after_build_pairs(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pbvs.pipeline import predict
+
+    root, manifests = tmp_path / "data", tmp_path / "m"
+    shutil.copytree(demo, root)
+    build_pairs(root, manifests)
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "gray.toml"
+    recipe.write_text('name = "gray"\nevaluation_size = "native"\n[stages.rgb2ir]\nmethod = "grayscale"\n')
+    options = {"run": "gray", "root": root, "manifests": manifests, "splits": ("test",)}
+    predict(recipe, **options)
+    pair = manifests_of(manifests)["rgb2ir", "test"][0]
+    made = tmp_path / f"submissions/gray/predictions/test/rgb2ir/{pair.name}.png"
+    before = made.read_bytes()
+    write_tiff(root / pair.source, read_image(root / pair.source)[::-1])
+    with pytest.raises(PbvsError, match=f"{pair.source} has changed since the manifests were made; run `pbvs build-"):
+        predict(recipe, **options)
+    assert made.read_bytes() == before
+    build_pairs(root, manifests)
+    predict(recipe, **options)
+    assert made.read_bytes() != before

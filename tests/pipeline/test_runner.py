@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pbvs.data.build import build_pairs
-from pbvs.data.manifest import manifest_path, read_manifest
+from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError, UsageError
 from pbvs.pipeline import predict
@@ -141,6 +142,15 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
     broken = root / pairs[0].source
     broken.write_bytes(broken.read_bytes()[:100])
     only = parse_recipe({"name": "gray", "stages": {"rgb2ir": {"method": "grayscale"}}}, "gray")
+    with pytest.raises(PbvsError, match=f"{pairs[0].source} has changed since the manifests were made"):
+        predict(only, run="b", **{**world, "root": root})
+    # Manifests of earlier versions do not say what the bytes were.
+    manifests = tmp_path / "manifests"
+    shutil.copytree(world["manifests"], manifests)
+    for split in ("train", "val", "test"):
+        path = manifest_path(manifests, "rgb2ir", split)
+        write_manifest(path, [replace(pair, source_digest="", target_digest="") for pair in read_manifest(path)])
+    world = {**world, "manifests": manifests}
     with pytest.raises(PbvsError, match="1 inputs could not be predicted"):
         predict(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"])
     written = list((tmp_path / "s/gray/predictions/test/rgb2ir").glob("*.png"))
