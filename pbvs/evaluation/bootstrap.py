@@ -1,9 +1,10 @@
 """How far a mean can be trusted, where images of one location are not independent of each other.
 
 The mean over images is a ratio of sums over locations; its standard error is that of the ratio (Cochran 1977, section
-6.3), with whole locations as the units. With few locations the interval is Student's t of it; with enough of them the
-bootstrap-t (Efron 1982; Efron and Tibshirani 1993, section 12.5), which draws whole locations and follows skewed data
-as well. Percentile intervals are too narrow here: with 3 locations they hold the truth in 77 of 100 cases.
+6.3), with whole locations as the units. With few locations the interval is Student's t of it, with a jackknife's error
+where that is larger; with enough of them the bootstrap-t (Efron 1982; Efron and Tibshirani 1993, section 12.5), which
+draws whole locations and follows skewed data as well. Percentile intervals are too narrow here: with 3 locations they
+hold the truth in 77 of 100 cases.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _quantiles(
 
     student = float(t.ppf((1 + level) / 2, fewest - 1))
     if fewest < ENOUGH:
-        return -student, student
+        wider = max(1.0, _jackknife(sums, counts) / error)
+        return -student * wider, student * wider
     count = sums.shape[1]
     draws = generator(seed, "bootstrap", count).multinomial(count, np.full(count, 1.0 / count), n).astype(np.float64)
     means, errors = _moments(sums, counts, draws)
@@ -77,6 +79,17 @@ def _quantiles(
         return -student, student
     low, high = np.quantile(means[usable] / errors[usable], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _jackknife(sums: Floats, counts: Floats) -> float:
+    """Return the standard error from leaving out each location in turn.
+
+    It is the ratio's own where locations have equally many images, and a little larger where they do not: with few of
+    them the ratio's own is too small.
+    """
+    count = sums.shape[1]
+    without = _moments(sums, counts, 1.0 - np.eye(count))[0]
+    return float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
 
 
 def _moments(sums: Floats, counts: Floats, draws: Floats) -> tuple[Floats, Floats]:

@@ -312,6 +312,8 @@ def _term(term: Any) -> str:
 
 
 def _net(lpips: Mapping[str, Any]) -> str:
+    if not lpips["net"]:
+        return ""
     if lpips["is_lpips"]:
         return f"LPIPS is of {lpips['net']}, v{lpips['version']}."
     return "The column random is NOT LPIPS: a network with random weights, for wiring checks only."

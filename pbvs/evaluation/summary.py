@@ -76,7 +76,7 @@ def reference_numbers(protocol: Protocol, baselines: Mapping[str, Mapping[str, T
 def _lpips(judge: Judge) -> dict[str, Any]:
     metric = judge.feature_metrics.get("lpips")
     if metric is None:
-        return {"net": judge.protocol.lpips_net, "version": VERSION, "is_lpips": True, "label": "", "digest": ""}
+        return {"net": "", "version": VERSION, "is_lpips": True, "label": "", "digest": ""}
     lpips = metric.network.lpips  # type: ignore[attr-defined]
     said = {"net": lpips.net, "version": VERSION, "is_lpips": lpips.is_lpips}
     return said | {"label": lpips.label, "digest": lpips.trunk_digest}
@@ -204,7 +204,7 @@ def _shortfalls(protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def _caveats(protocol: Protocol, judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    notes = []
+    notes = [f"{name} was not measured, as its network is not here: {why}" for name, why in judge.left_out.items()]
     if protocol.lpips_net == "random" and "lpips" in judge.feature_metrics:
         notes.append("The perceptual number is not LPIPS: its network has random weights; it only shows that all runs.")
     few = [f"{name} {task['images']}" for name, task in tasks.items() if task["fid"] is not None]

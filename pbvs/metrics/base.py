@@ -75,10 +75,14 @@ class Network(ABC):
 
 @dataclass
 class Setting:
-    """Where metrics find weights and on which device their networks run; networks are loaded once."""
+    """Where metrics find weights and on which device their networks run; networks are loaded once.
+
+    `download` allows to fetch weights that are not on this machine.
+    """
 
     weights: Path | None = None
     device: str = "cpu"
+    download: bool = True
     _networks: dict[str, Network] = field(default_factory=dict)
 
     def network(self, name: str, load: Callable[[], Network]) -> Network:
@@ -86,6 +90,12 @@ class Setting:
         if name not in self._networks:
             self._networks[name] = load()
         return self._networks[name]
+
+    def find(self, net: str) -> Path:
+        """Return the file of a network's weights; raises PbvsError when it cannot be had."""
+        from pbvs.metrics import weights
+
+        return (weights.find_or_fetch if self.download else weights.find)(net, self.weights)
 
 
 class Metric(ABC):

@@ -23,7 +23,7 @@ from torch.nn import functional
 from pbvs.errors import PbvsError
 from pbvs.metrics.base import Array, Features, Network, SetMetric, Setting, register
 from pbvs.metrics.perceptual import as_tensor, full_precision, load_trunk, pick
-from pbvs.metrics.weights import find, find_or_fetch, fingerprint, read_tensors
+from pbvs.metrics.weights import find, fingerprint, read_tensors
 
 ENOUGH = 2048  # images below which FID at 2048 dimensions is singular and biased upward
 BLOCK = 2048  # rows of a kernel matrix that are in memory at a time
@@ -203,7 +203,7 @@ class InceptionNetwork(Network):
     """Inception on a device; an image's features are its four layers."""
 
     def __init__(self, setting: Setting):
-        self.inception = load_inception(find_or_fetch("inception", setting.weights)).to(setting.device)
+        self.inception = load_inception(setting.find("inception")).to(setting.device)
         self.device, self.digest = setting.device, self.inception.digest
 
     @torch.inference_mode()
@@ -220,7 +220,7 @@ class VggNetwork(Network):
     """VGG-16 on a device; an image's features are the means over positions of relu5_3, 512 numbers."""
 
     def __init__(self, setting: Setting):
-        self.trunk = load_trunk("vgg", find_or_fetch("vgg", setting.weights)).to(setting.device)
+        self.trunk = load_trunk("vgg", setting.find("vgg")).to(setting.device)
         self.device, self.digest = setting.device, f"{self.trunk.digest}-mean"
 
     @torch.inference_mode()

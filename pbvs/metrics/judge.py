@@ -11,12 +11,14 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.errors import PbvsError
 from pbvs.metrics.base import (
     Array,
     FeatureMetric,
     Features,
     ImageMetric,
     ImagePair,
+    Metric,
     Network,
     SetMetric,
     Setting,
@@ -51,7 +53,7 @@ class Measured:
 class Judge:
     """A protocol ready to measure; `extra` are further metrics than its own, `fid` asks for FID and KID.
 
-    Raises PbvsError when a network's weights cannot be had.
+    Raises PbvsError when weights cannot be had that a term needs; a metric that is only shown is left out instead.
     """
 
     def __init__(
@@ -70,8 +72,12 @@ class Judge:
         if fid or "fid" in names:  # the layers share the network, and which one the rule means is not always settled
             names |= {"fid": protocol.resolve("fid"), "kid": protocol.resolve("kid")}
             names |= {f"fid-{layer}": f"fid-{layer}" for layer in FIDS}
-        made = create(names.values(), Setting(weights, device))
-        self.metrics = {metric: made[name] for metric, name in names.items()}
+        setting = Setting(weights, device)
+        needed = {term.metric for term in protocol.terms} | set(extra) | (set(names) - set(protocol.shown))
+        made = {metric: _made(name, setting, metric in needed) for metric, name in names.items()}
+        self.metrics = {metric: found for metric, found in made.items() if isinstance(found, Metric)}
+        # Metrics that are only shown and whose weights are missing, and why.
+        self.left_out = {metric: why for metric, why in made.items() if isinstance(why, str)}
         self.image_metrics = {name: m for name, m in self.metrics.items() if isinstance(m, ImageMetric)}
         self.feature_metrics = {name: m for name, m in self.metrics.items() if isinstance(m, FeatureMetric)}
         self.set_metrics = {name: m for name, m in self.metrics.items() if isinstance(m, SetMetric)}
@@ -110,13 +116,13 @@ class Judge:
         self, network: Network, pairs: Sequence[ImagePair], keys: Sequence[str]
     ) -> list[tuple[Features, Features]]:
         """Return both images' features, in one pass of the network; an equal image has its target's, to the bit."""
-        known = [self.cache.get(network.digest, key) if self.cache and key else None for key in keys]
+        known = [self.cache.get(network.digest, key) if self.cache is not None and key else None for key in keys]
         new = [n for n, features in enumerate(known) if features is None]
         unlike = [n for n, pair in enumerate(pairs) if not pair.equal]
         made = network.features([pairs[n].prediction for n in unlike] + [pairs[n].target for n in new])
         for n, features in zip(new, made[len(unlike) :], strict=True):
             known[n] = features
-            if self.cache and keys[n]:
+            if self.cache is not None and keys[n]:
                 self.cache.put(network.digest, keys[n], features)
         predicted = dict(zip(unlike, made, strict=False))
         targets = [features if features is not None else [] for features in known]
@@ -173,6 +179,16 @@ class Judge:
             numbers: Mapping[str, float] = self.measure([self.pair(prediction, target, mask)])[0].numbers
             rows.append({**numbers, "score": rule.task_score(numbers)})
         return DataFrame(rows, columns=[*self.columns, "score"])
+
+
+def _made(name: str, setting: Setting, needed: bool) -> Metric | str:
+    """Return a metric; or, where it is not needed and its weights are not on this machine, why there is none."""
+    try:
+        return create([name], setting if needed else replace(setting, download=False))[name]
+    except PbvsError as error:
+        if needed:
+            raise
+        return str(error)
 
 
 def shifted(pair: ImagePair, reach: int, bias: bool) -> list[ImagePair]:

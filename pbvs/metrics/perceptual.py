@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest
 from pbvs.metrics.base import Array, FeatureMetric, Features, Network, Setting, register
-from pbvs.metrics.weights import find, find_or_fetch, fingerprint, get_source, read_tensors
+from pbvs.metrics.weights import find, fingerprint, get_source, read_tensors
 from pbvs.seeds import torch_generator
 
 NETS = ("alex", "squeeze", "vgg")  # with published heads
@@ -280,7 +280,7 @@ class LpipsNetwork(Network):
     """An `Lpips` on a device that gives features of 8-bit images one by one."""
 
     def __init__(self, net: str, setting: Setting):
-        found = None if net == "random" else find_or_fetch(net, setting.weights)
+        found = None if net == "random" else setting.find(net)
         self.lpips = Lpips(net, found).to(setting.device)
         self.device = setting.device
         heads = {f"head{n}": head.model[-1].weight for n, head in enumerate(self.lpips.package.lins)}

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pbvs.cli import main
 from pbvs.errors import PbvsError
-from pbvs.evaluation.compare import compare, comparison_table, largest
+from pbvs.evaluation.compare import compare, comparison_table, largest, seeds_table
 from pbvs.recipe import dump_recipe
 from pbvs.report.comparison import write_comparisons
 from pbvs.run import Run
@@ -203,3 +204,62 @@ def call(*arguments: str) -> str:
     result = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
+
+
+def test_what_rounding_leaves_is_identical(scored: Make) -> None:
+    old = images(12, 0.2)
+    new = {name: (value or 0) + (3e-8 if n % 2 else -3e-8) for n, (name, value) in enumerate(old.items())}
+    found = compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new}))
+    assert found.combined.verdict == found.tasks[0].verdict == "identical"
+    assert found.combined.difference == 0 and (found.changes["difference"] == 0).all()
+    assert "identical" in comparison_table(found)
+    moved = compare(
+        scored("old", {"sar2eo": old}), scored("far", {"sar2eo": {k: (v or 0) - 3e-5 for k, v in old.items()}})
+    )
+    assert moved.combined.verdict == "better"
+
+
+def test_the_keys_that_differ_between_recipes_are_named(scored: Make) -> None:
+    old, new = scored("old", {"sar2eo": images(6, 0.2)}), scored("new", {"sar2eo": images(6, 0.1)})
+    recipe = new.recipe()
+    stage = recipe.stages["sar2eo"].model_copy(update={"epochs": 77})
+    changed = recipe.model_copy(update={"seed": 5, "description": "x", "stages": {**recipe.stages, "sar2eo": stage}})
+    new.recipe_file.write_text(dump_recipe(changed))
+    found = compare(old, new)
+    assert set(found.recipe) == {"seed", "stages.sar2eo.epochs"}
+    assert found.recipe["seed"] == (recipe.seed, 5)
+    assert f"seed = {recipe.seed} -> 5" in comparison_table(found)
+    assert "The recipes are the same." in comparison_table(compare(old, old))
+
+
+def test_more_is_better_where_the_rule_says_so(scored: Make) -> None:
+    rule = {"name": "sharp", "terms": [{"metric": "rmse", "weight": -1.0}], "reduction": "sum"}
+    old = scored("old", {"sar2eo": images(12, 0.2)}, protocol=rule)
+    new = scored("new", {"sar2eo": images(12, 0.1)}, protocol=rule)
+    found = compare(old, new)
+    assert found.combined.difference == pytest.approx(0.1)
+    assert found.combined.verdict == "better" and (found.combined.better, found.combined.worse) == (12, 0)
+    assert "positive is better" in comparison_table(found)
+
+
+def test_seeds_have_a_mean_and_a_spread(scored: Make) -> None:
+    runs = []
+    for seed, start in enumerate((0.20, 0.23, 0.26)):
+        run = scored(f"seed{seed}", {"sar2eo": images(6, start), "rgb2ir": images(6, 0.4)})
+        run.recipe_file.write_text(dump_recipe(run.recipe().model_copy(update={"seed": seed})))
+        runs.append(run)
+    table = seeds_table(runs)
+    means = [start + 0.025 for start in (0.20, 0.23, 0.26)]
+    assert table.loc["sar2eo", "mean"] == pytest.approx(np.mean(means))
+    assert table.loc["sar2eo", "deviation"] == pytest.approx(np.std(means, ddof=1))
+    assert table.loc["rgb2ir", "deviation"] == pytest.approx(0, abs=1e-12)
+    folder = str(runs[0].submissions)
+    told = call("compare", *(run.name for run in runs), "--seeds", "--submissions", folder)
+    assert "deviation" in told and "combined" in told
+    stage = runs[1].recipe().stages["sar2eo"].model_copy(update={"epochs": 77})
+    recipe = runs[1].recipe()
+    runs[1].recipe_file.write_text(
+        dump_recipe(recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": stage}}))
+    )
+    with pytest.raises(PbvsError, match=r"more than the seed \(stages.sar2eo.epochs\)"):
+        seeds_table(runs)

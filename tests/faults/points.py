@@ -37,7 +37,7 @@ class Scenario:
     torch: bool = False  # whether the command imports it: a process that has it forks more slowly
 
 
-TARGETS = ".cache/pbvs/targets/"
+TARGETS = ".cache/pbvs/features/"
 
 
 @dataclass

@@ -103,3 +103,71 @@ def test_sensitivity_covers_every_reading_and_starts_with_the_stated_one() -> No
     assert len(found) == 1 + 2 + 4 * 4 - 1
     by_name = {row["reading"]: row["combined"] for row in found}
     assert by_name["FID layer 64, w 1"] == pytest.approx((2 / math.pi * math.atan(0.3) + 0.5 + 0.1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ({"metric": "ssim", "transform": "complement"}, 0.2),
+        ({"metric": "fid", "transform": "arctan", "width": 50.0}, 0.5),
+        ({"metric": "ssim", "transform": "log", "base": 1.2, "weight": -1.0}, -math.log(0.8) / math.log(1.2)),
+        ({"metric": "psnr", "transform": "inverse-ratio", "baseline": 30.0}, 30 / 25),
+        ({"metric": "rmse", "transform": "ratio", "baseline": "input"}, 0.2 / 0.4),
+        ({"metric": "lpips", "weight": 3.0}, 1.5),
+    ],
+)
+def test_transforms_of_a_metric(term: dict, expected: float) -> None:
+    rule = load_protocol({"name": "rule", "terms": [term]})
+    numbers = {**PARTS, "ssim": 0.8, "psnr": 25.0}
+    assert rule.task_score(numbers, {"rmse": 0.4}) == pytest.approx(expected)
+    assert not rule.higher_is_better
+
+
+def test_a_rule_of_which_more_is_better() -> None:
+    # PSNR + log to 1.2 of SSIM - RMSE, as challenges of high dynamic range have it.
+    terms = [
+        {"metric": "psnr"},
+        {"metric": "ssim", "transform": "log", "base": 1.2},
+        {"metric": "rmse", "weight": -1.0},
+    ]
+    rule = load_protocol({"name": "hdr", "terms": terms, "reduction": "sum", "missing_counts": 0.0})
+    assert rule.higher_is_better
+    expected = 25 + math.log(0.8, 1.2) - 0.2
+    assert rule.task_score({**PARTS, "psnr": 25.0, "ssim": 0.8}) == pytest.approx(expected)
+
+
+def test_a_term_by_the_inputs_own_number_is_none_without_it() -> None:
+    rule = load_protocol({"name": "rule", "terms": [{"metric": "rmse", "transform": "ratio", "baseline": "input"}]})
+    assert rule.task_score(PARTS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[[terms]]\nmetric = "psrn"', "terms.0"),
+        ('[[terms]]\nmetric = "rmse"\ntransform = "square"', "terms.0.transform"),
+        ('[[terms]]\nmetric = "rmse"\nwieght = 2', "wieght"),
+        ('[[terms]]\nmetric = "rmse"\nweight = 0', "weight"),
+        ('[[terms]]\nmetric = "rmse"\ntransform = "ratio"', "baseline"),
+        ('[[terms]]\nmetric = "rmse"\nbaseline = "input"', "baseline"),
+        ('[[terms]]\nmetric = "ssim"\ntransform = "log"\nbase = 1', "base"),
+        ('[[terms]]\nmetric = "ssim"\n[[terms]]\nmetric = "rmse"', "terms"),
+        ('shown = ["nothing"]', "shown.0"),
+        ("border = -1", "border"),
+        ("shifts = 99", "shifts"),
+        ('tasks = "median"', "tasks"),
+    ],
+)
+def test_a_wrong_term_is_one_sentence_with_its_key(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(f'name = "x"\n{text}\n')
+    with pytest.raises(PbvsError) as caught:
+        load_protocol(path)
+    assert named in str(caught.value) and "wrong.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_written_as_earlier_versions_did_it_is_the_same_rule() -> None:
+    stored = {"name": "mavic-t-2026", "terms": ["fid", "lpips", "pixel"], "pixel": "l1", "lpips_net": "vgg",
+              "fid_layer": 2048, "fid_weight": 1.0, "evaluation_size": "challenge"}  # fmt: skip
+    assert load_protocol(stored).terms == load_protocol("mavic-t-2026").terms
+    assert load_protocol(load_protocol("mavic-t-2024").model_dump(mode="json")) == load_protocol("mavic-t-2024")

@@ -1,0 +1,48 @@
+"""Intervals hold what they promise, and equal methods are called equal: simulations of few and many locations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pbvs.evaluation.bootstrap import interval
+
+pytestmark = pytest.mark.slow
+TIMES, TRUTH = 1000, 0.3
+KINDS: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
+    "normal": lambda rng, count: rng.normal(0, 1, count),
+    "uniform": lambda rng, count: rng.uniform(-1, 1, count),
+}
+
+
+def scene(rng: np.random.Generator, kind: str, count: int, truth: float) -> dict[str, list[float]]:
+    """Locations with 2 to 6 images each: a location's own difficulty, and each image's."""
+    sizes, own = rng.integers(2, 7, count), KINDS[kind](rng, count)
+    return {f"{n}": list(truth + 0.05 * own[n] + 0.03 * rng.normal(size=size)) for n, size in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7, 9, 10, 12, 17, 25, 40])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_intervals_cover_the_truth(kind: str, count: int) -> None:
+    rng = np.random.default_rng(count)
+    found = [interval(scene(rng, kind, count, TRUTH), seed, 400) for seed in range(TIMES)]
+    assert sum(low <= TRUTH <= high for low, high in filter(None, found)) / TIMES >= 0.92
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 17, 40])
+def test_equal_methods_are_seldom_called_better_or_worse(count: int) -> None:
+    rng = np.random.default_rng(100 + count)
+    found = [interval(scene(rng, "normal", count, 0.0), seed, 400) for seed in range(TIMES)]
+    assert sum(not low <= 0 <= high for low, high in filter(None, found)) / TIMES <= 0.08
+
+
+def test_intervals_are_no_wider_than_they_must_be() -> None:
+    rng = np.random.default_rng(5)
+    widths = []
+    for seed in range(200):
+        low, high = interval(scene(rng, "normal", 40, TRUTH), seed, 400) or (0, 0)
+        widths.append(high - low)
+    assert np.mean(widths) < 1.25 * 2 * 1.96 * 0.0525 / 40**0.5
