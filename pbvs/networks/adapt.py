@@ -13,7 +13,7 @@ from pbvs.networks.pix2pixhd import GeneratorConfig
 def adapt_inputs(weight: Tensor, channels: int) -> Tensor:
     """Return a convolution's weight (out, in, k, k) for another number of input channels.
 
-    To one channel: the sum over the old ones, so that grey gives what grey replicated gave. To more: the old ones in
+    To one channel: the sum over the old ones, so that gray gives what gray replicated gave. To more: the old ones in
     turn, scaled by old / new, so that what comes in keeps its size (timm's rule for stems).
     """
     old = weight.shape[1]
@@ -27,7 +27,7 @@ def adapt_inputs(weight: Tensor, channels: int) -> Tensor:
 def adapt_outputs(weight: Tensor, channels: int) -> Tensor:
     """Return a convolution's weight (out, in, k, k) or bias (out,) for another number of output channels.
 
-    To one channel: the mean of the old ones, the grey of what they made. To more: the old ones in turn.
+    To one channel: the mean of the old ones, the gray of what they made. To more: the old ones in turn.
     """
     old = weight.shape[0]
     if old == channels:

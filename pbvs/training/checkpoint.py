@@ -55,28 +55,30 @@ def make_network(config: Config) -> nn.Module:
     return KINDS[kind_of(config)].make(config)
 
 
-def write_model(path: Path, network: nn.Module, config: Config, facts: Mapping[str, Any]) -> None:
-    """Write a network's weights, its configuration and `facts` of how it was made, whole or not at all."""
-    write_weights(path, network.state_dict(), config, facts)
+def write_model(path: Path, network: nn.Module, config: Config, metadata: Mapping[str, Any]) -> None:
+    """Write a network's weights, its configuration and `metadata` of how it was made, whole or not at all."""
+    write_weights(path, network.state_dict(), config, metadata)
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, facts: Mapping[str, Any]) -> None:
+def write_weights(path: Path, tensors: Mapping[str, Tensor], config: Config, metadata: Mapping[str, Any]) -> None:
     """Write weights as `write_model` does, without a network around them."""
-    write_tensors(path, tensors, {**facts, "kind": kind_of(config), "config": asdict(config)})
+    write_tensors(path, tensors, {**metadata, "kind": kind_of(config), "config": asdict(config)})
 
 
 def read_model(path: Path, kind: str) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
-    """Return weights, configuration and facts of a model file.
+    """Return weights, configuration and metadata of a model file.
 
     Raises PbvsError when it is missing, damaged, of another kind, or its weights do not fit its configuration.
     """
-    tensors, facts = read_tensors(path)
-    if facts.get("kind") != kind or kind not in KINDS:
-        raise PbvsError(f"{path} holds a {facts.get('kind') or 'training state'}, not a {kind}; name the right file.")
-    config = read_config(path, kind, facts.get("config"))
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != kind or kind not in KINDS:
+        raise PbvsError(
+            f"{path} holds a {metadata.get('kind') or 'training state'}, not a {kind}; name the right file."
+        )
+    config = read_config(path, kind, metadata.get("config"))
     with torch.device("meta"):
         check_fit(path, make_network(config), tensors)
-    return tensors, config, facts
+    return tensors, config, metadata
 
 
 def read_config(path: Path, kind: str, table: Any) -> Config:
@@ -152,14 +154,14 @@ class Progress:
     per_step: int = 0  # samples of a step, all processes together; 0: written by a version that did not say
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write named tensors with `facts` (JSON values) in the metadata, whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write named tensors with `metadata` (JSON values) in the file's header, whole or not at all."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     # One key: safetensors writes several in an order that changes from process to process.
-    metadata = {"pbvs": json.dumps(dict(facts), sort_keys=True)}
+    header = {"pbvs": json.dumps(dict(metadata), sort_keys=True)}
     with atomic_path(path) as part:
         try:
-            save_file(whole, part, metadata)
+            save_file(whole, part, header)
             part.chmod(0o644)  # safetensors makes it readable by its owner alone
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
@@ -167,7 +169,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and facts of a file that `write_tensors` wrote.
+    """Return the tensors and metadata of a file that `write_tensors` wrote.
 
     Raises PbvsError when it is missing, truncated or not written by this package.
     """
@@ -175,16 +177,16 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
         raise PbvsError(f"There is no checkpoint {path}; train the model first (`pbvs predict`), or check the path.")
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            facts = json.loads((file.metadata() or {}).get("pbvs", "null"))
+            metadata = json.loads((file.metadata() or {}).get("pbvs", "null"))
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise PbvsError(
             f"The checkpoint {path} is damaged or no safetensors file ({error}); take another copy, or train again."
         ) from None
-    if not isinstance(facts, dict):
+    if not isinstance(metadata, dict):
         raise PbvsError(f"{path} says nothing of how it was made; import it with `pbvs checkpoint import`.")
-    return tensors, facts
+    return tensors, metadata
 
 
 def module_tensors(modules: Mapping[str, nn.Module], prefix: str = "module") -> dict[str, Tensor]:
@@ -227,7 +229,7 @@ def restore_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str
                 optimizer.state[parameter][field_name] = value.to(parameter.device, copy=True)
 
 
-def progress_facts(progress: Progress) -> dict[str, Any]:
+def progress_values(progress: Progress) -> dict[str, Any]:
     """Return progress as JSON values; Python writes and reads floats exactly."""
     return asdict(progress)
 

@@ -129,7 +129,7 @@ def symmetric(pixels: Tensor) -> Tensor:
 
 
 def replicated(x: Tensor, channels: int | None) -> Tensor:
-    """Return grey as so many equal channels; raise PbvsError when the images have another number than asked for."""
+    """Return gray as so many equal channels; raise PbvsError when the images have another number than asked for."""
     if channels is None or x.shape[1] == channels:
         return x
     if x.shape[1] != 1:

@@ -40,7 +40,7 @@ def feature_matching(fake: Features, real: Features) -> Tensor:
 
 
 def three_channels(x: Tensor) -> Tensor:
-    """Return (N, 3, H, W): grey replicated, three as they are, else the mean of the channels replicated."""
+    """Return (N, 3, H, W): gray replicated, three as they are, else the mean of the channels replicated."""
     if x.shape[1] == 3:
         return x
     return x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)

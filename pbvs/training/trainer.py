@@ -49,8 +49,8 @@ class Settings:
 class Trainer:
     """Trains `method` on `chips`, keeping all in `folder`.
 
-    `validate(network, epoch)` returns the `validation.NAMES` of the held-out pairs; `publish(network, facts)` is called
-    whenever a network is the one to keep.
+    `validate(network, epoch)` returns the `validation.NAMES` of the held-out pairs; `publish(network, metadata)` is
+    called whenever a network is the one to keep.
     """
 
     def __init__(
@@ -169,10 +169,10 @@ class Trainer:
         """Keep the network when it is the best so far, or simply the last where nothing can be compared."""
         score, progress = validation.get("score"), self.progress
         self._watch(validation, epoch)
-        facts = {"epoch": epoch, "step": progress.step, "validation": dict(validation), "parted": progress.parted}
+        metadata = {"epoch": epoch, "step": progress.step, "validation": dict(validation), "parted": progress.parted}
         if score is None:
             if progress.best_score is None or self.settings.keep == "last":
-                self._publish(facts)
+                self._publish(metadata)
             return
         sign = -1 if self.settings.higher_is_better else 1
         better = progress.best_score is None or sign * score < sign * progress.best_score
@@ -180,7 +180,7 @@ class Trainer:
         if better:
             progress.best_score, progress.best_step = score, progress.step
         if better or self.settings.keep == "last":
-            self._publish(facts)
+            self._publish(metadata)
 
     def _watch(self, validation: Validation, epoch: int) -> None:
         """Warn when the score is the best so far and a network that no loss has seen says that images got worse."""
@@ -213,9 +213,9 @@ class Trainer:
         if self.last_step == 0:
             self._publish({"epoch": 0, "step": 0, "validation": {}})
 
-    def _publish(self, facts: Mapping[str, Any]) -> None:
+    def _publish(self, metadata: Mapping[str, Any]) -> None:
         if self.publish is not None and distributed.is_main():
-            self.publish(self.average.network, facts)
+            self.publish(self.average.network, metadata)
 
     def _means(self) -> list[float]:
         """Return the epoch's mean losses over all processes."""
@@ -268,8 +268,8 @@ class Trainer:
         }
         if self.average.decay:
             tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")
-        facts = {"progress": checkpoint.progress_facts(self.progress), "identity": dict(self.settings.identity)}
-        checkpoint.write_tensors(self.folder / STATE, tensors, facts)
+        metadata = {"progress": checkpoint.progress_values(self.progress), "identity": dict(self.settings.identity)}
+        checkpoint.write_tensors(self.folder / STATE, tensors, metadata)
 
     def restore(self) -> None:
         """Go back to the state in the folder, if there is one; a state of another model or data is put aside."""
@@ -279,11 +279,11 @@ class Trainer:
         distributed.barrier()
         if not path.is_file():
             return
-        tensors, facts = checkpoint.read_tensors(path)
-        if facts.get("identity") != dict(self.settings.identity):
+        tensors, metadata = checkpoint.read_tensors(path)
+        if metadata.get("identity") != dict(self.settings.identity):
             self._put_aside(path)
             return
-        progress = checkpoint.Progress(**facts["progress"])
+        progress = checkpoint.Progress(**metadata["progress"])
         if progress.per_step not in (0, self.plan.per_step):
             raise PbvsError(
                 f"{self.what} took {progress.per_step} samples a step until step {progress.step}, and would now take "

@@ -203,5 +203,5 @@ def starts(side: int, tile: int) -> list[int]:
 
 def gaussian(tile: int) -> Tensor:
     """Return (tile,) weights: 1 in the middle, a standard deviation of an eighth of the tile, nowhere nearly 0."""
-    places = torch.arange(tile, dtype=torch.float32) - (tile - 1) / 2
-    return torch.exp(-0.5 * (places / (tile / 8)) ** 2).clamp_min(LEAST_WEIGHT)
+    offsets = torch.arange(tile, dtype=torch.float32) - (tile - 1) / 2
+    return torch.exp(-0.5 * (offsets / (tile / 8)) ** 2).clamp_min(LEAST_WEIGHT)

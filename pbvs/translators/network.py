@@ -47,7 +47,7 @@ class NetworkTranslator(Translator):
 
     stage: NetworkStage
     network: nn.Module | None = None
-    facts: Mapping[str, Any] = MappingProxyType({})
+    metadata: Mapping[str, Any] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class NetworkTranslator(Translator):
     @property
     def input_grid(self) -> dict[str, Any] | None:
         """The sizes that the network was trained on, as its file says; None where inputs stay as they are."""
-        table: dict[str, Any] | None = self.facts.get("grid")
+        table: dict[str, Any] | None = self.metadata.get("grid")
         return table if self.stage.input_grid == "trained" else None
 
     @property
@@ -81,9 +81,9 @@ class NetworkTranslator(Translator):
     def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> TrainingStep:
         """Return the method with its first weights; raise PbvsError when something that it needs is missing."""
 
-    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Write the network to keep; called whenever validation found a better one."""
-        checkpoint.write_model(folder / MODEL, network, self.config, self.describe(facts))
+        checkpoint.write_model(folder / MODEL, network, self.config, self.describe(metadata))
 
     def fit(self, context: FitContext) -> None:
         """Train, or go on where training was stopped; afterwards the kept network is loaded.
@@ -110,7 +110,7 @@ class NetworkTranslator(Translator):
             self._settings(context, chips, validator.judge.protocol.higher_is_better),
             what=self.task.name,
             validate=validator if validator.pairs else None,
-            publish=lambda network, facts: self.publish(context.folder, method, network, facts),
+            publish=lambda network, metadata: self.publish(context.folder, method, network, metadata),
         )
         with numerics(self.stage.deterministic):
             trainer.run()
@@ -120,7 +120,7 @@ class NetworkTranslator(Translator):
 
     def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Translate (H, W, C_source) images in [0, 1] to (H', W', C_target) on the grid that the network knows."""
-        return self.run(self._loaded(), images, dihedral=bool(self.facts.get("flips")))
+        return self.run(self._loaded(), images, dihedral=bool(self.metadata.get("flips")))
 
     def run(self, network: nn.Module, images: Sequence[ImageArray], *, dihedral: bool = False) -> list[ImageArray]:
         """Translate images with any network of this configuration, brought onto the grid of its training before."""
@@ -134,12 +134,12 @@ class NetworkTranslator(Translator):
 
     def save(self, folder: Path) -> None:
         """Write the network with its configuration and how it was trained."""
-        checkpoint.write_model(folder / MODEL, self._loaded(), self.config, self.facts)
+        checkpoint.write_model(folder / MODEL, self._loaded(), self.config, self.metadata)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; raise PbvsError when it is missing, damaged or not what the recipe asks for."""
         path = folder / MODEL
-        tensors, config, facts = checkpoint.read_model(path, checkpoint.kind_of(self.config))
+        tensors, config, metadata = checkpoint.read_model(path, checkpoint.kind_of(self.config))
         if config != self.config:
             raise PbvsError(
                 f"{path} holds another network than the recipe asks for "
@@ -148,17 +148,17 @@ class NetworkTranslator(Translator):
         network = checkpoint.make_network(self.config)
         network.load_state_dict(tensors)
         self.network = network.to(self.device).eval()
-        self.facts = {key: value for key, value in facts.items() if key not in ("kind", "config")}
+        self.metadata = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
 
     def channels(self, channels: int) -> int:
         """Return the network's channels for images of so many."""
         return 3 if self.stage.channels == "replicated" else channels
 
-    def describe(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `facts` with what the model is for and the recipe's stage that made it."""
+    def describe(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `metadata` with what the model is for and the recipe's stage that made it."""
         return {
-            **facts,
-            "grid": self.facts.get("grid"),
+            **metadata,
+            "grid": self.metadata.get("grid"),
             "chosen_on": self.stage.choose_on,
             "task": self.task.name,
             "method": self.method,
@@ -197,7 +197,7 @@ class NetworkTranslator(Translator):
 
         chips = distributed.main_first(prepare)
         grid = Grid.of(chips.sizes(), self.stage.size if recipe.chips.mode == "whole" else 0)
-        self.facts = {**self.facts, "grid": grid.table() if grid else None}
+        self.metadata = {**self.metadata, "grid": grid.table() if grid else None}
         return chips
 
     def _validator(self, context: FitContext) -> Validator:
@@ -260,7 +260,7 @@ class NetworkTranslator(Translator):
 
     def _choose_flips(self, context: FitContext, validator: Validator) -> None:
         """Average over flips and turns when the recipe leaves it to validation and it scores better there."""
-        if self.stage.test_time_flips != "auto" or not validator.pairs or "flips_score" in self.facts:
+        if self.stage.test_time_flips != "auto" or not validator.pairs or "flips_score" in self.metadata:
             return
         scores = []
         for dihedral in (False, True):
@@ -268,17 +268,17 @@ class NetworkTranslator(Translator):
             validator.translate = partial(self.run, dihedral=dihedral)
             scores.append(validator(self._loaded(), 0)["score"] or 0.0)
         helps = scores[1] > scores[0] if validator.judge.protocol.higher_is_better else scores[1] < scores[0]
-        self.facts = {**self.facts, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
+        self.metadata = {**self.metadata, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
         if distributed.is_main():
             self.save(context.folder)
 
 
 def with_channels(image: ImageArray, channels: int) -> ImageArray:
-    """Return (H, W, channels): grey replicated, or the mean of the channels as grey."""
+    """Return (H, W, channels): gray replicated, or the mean of the channels as gray."""
     if image.shape[2] == channels:
         return image
-    grey = image.mean(axis=2, keepdims=True, dtype=np.float32)
-    return np.repeat(grey, channels, axis=2)
+    gray = image.mean(axis=2, keepdims=True, dtype=np.float32)
+    return np.repeat(gray, channels, axis=2)
 
 
 def use_bf16(precision: str, device: str) -> bool:

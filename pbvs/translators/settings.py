@@ -39,7 +39,7 @@ class NetworkStage(Stage):
     )
 
     init_from: TaskName | None = None
-    channels: Literal["native", "replicated"] = "native"  # replicated: grey images become three equal channels
+    channels: Literal["native", "replicated"] = "native"  # replicated: gray images become three equal channels
     size: int = Field(512, ge=16, le=2048)
     epochs: int = Field(30, ge=0)
     half_rate_epochs: int = Field(10, ge=0)

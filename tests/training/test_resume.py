@@ -115,8 +115,8 @@ def test_what_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path:
     method.accumulate = poisoned
     with pytest.raises(PbvsError, match="step 5: the loss generator is not a number"):
         little_trainer(tmp_path, method).run()
-    tensors, facts = checkpoint.read_tensors(tmp_path / "state.safetensors")
-    assert facts["progress"]["step"] == 4
+    tensors, metadata = checkpoint.read_tensors(tmp_path / "state.safetensors")
+    assert metadata["progress"]["step"] == 4
     assert all(bool(value.isfinite().all()) for value in tensors.values())
 
 
@@ -137,7 +137,7 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> No
         schedule=Schedule(1e-3, 5),
         patience=2,
         validate=lambda network, epoch: {"rmse": None, "lpips": None, "score": next(scores)},
-        publish=lambda network, facts: published.append(facts["epoch"]),
+        publish=lambda network, metadata: published.append(metadata["epoch"]),
     )
     trainer.run()
     assert trainer.progress.step == 4 * trainer.plan.steps
@@ -154,7 +154,7 @@ def test_keeping_the_last_publishes_every_validation(tmp_path: Path) -> None:
         tmp_path,
         keep="last",
         validate=lambda network, epoch: {"rmse": None, "lpips": None, "score": float(epoch)},
-        publish=lambda network, facts: published.append(facts["epoch"]),
+        publish=lambda network, metadata: published.append(metadata["epoch"]),
     ).run()
     assert published == [1, 2, 3]
 

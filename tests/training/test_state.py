@@ -17,10 +17,10 @@ from pbvs.training.step import adam
 def test_tensors_and_floats_come_back_exactly(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4), "b": torch.tensor(1 / 3, dtype=torch.float64), "c": torch.randn(4, 4).t()}
     progress = checkpoint.Progress(step=7, seconds=0.1 + 0.2, best_score=1 / 3)
-    checkpoint.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": checkpoint.progress_facts(progress)})
-    found, facts = checkpoint.read_tensors(tmp_path / "s.safetensors")
+    checkpoint.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": checkpoint.progress_values(progress)})
+    found, metadata = checkpoint.read_tensors(tmp_path / "s.safetensors")
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
-    assert checkpoint.Progress(**facts["progress"]) == progress
+    assert checkpoint.Progress(**metadata["progress"]) == progress
 
 
 def test_an_optimiser_comes_back_with_its_moments_and_counts() -> None:

@@ -110,7 +110,7 @@ def test_a_better_score_that_an_unseen_net_denies_is_warned_of(
         tmp_path,
         schedule=Schedule(1e-3, 4),
         validate=lambda network, epoch: next(found),
-        publish=lambda network, facts: metadata.append((facts["epoch"], facts["parted"])),
+        publish=lambda network, metadata: metadata.append((metadata["epoch"], metadata["parted"])),
     ).run()
     warnings = [line for line in capsys.readouterr().err.splitlines() if "not trained on" in line]
     assert len(warnings) == 1
@@ -125,7 +125,7 @@ def test_a_score_that_rises_is_chosen_by_its_highest(tmp_path: Path) -> None:
         tmp_path,
         higher_is_better=True,
         validate=lambda network, epoch: next(found),
-        publish=lambda network, facts: published.append(facts["epoch"]),
+        publish=lambda network, metadata: published.append(metadata["epoch"]),
     )
     trainer.run()
     assert published == [1, 2]

@@ -56,11 +56,11 @@ def test_a_loaded_model_translates_to_the_same_bits_and_knows_how_it_was_made(tm
     again = translator_of(recipe)
     again.load(tmp_path / "saved")
     assert np.array_equal(again.translate([image()])[0], translator.translate([image()])[0])
-    _, config, facts = read_model(tmp_path / "saved" / "model.safetensors", "generator")
+    _, config, metadata = read_model(tmp_path / "saved" / "model.safetensors", "generator")
     assert config == GeneratorConfig(1, 1, 4, 2, 1)
-    assert facts["task"] == "sar2eo"
-    assert facts["stage"]["size"] == 32
-    assert facts["validation"]["score"] > 0
+    assert metadata["task"] == "sar2eo"
+    assert metadata["stage"]["size"] == 32
+    assert metadata["validation"]["score"] > 0
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     translator = translator_of(recipe)
     translator.fit(context_of(tmp_path, recipe))
     rows = read_log(tmp_path / "model" / "log.csv")
-    assert translator.facts["epoch"] == rows["epoch"][rows["val_score"].idxmin()]
+    assert translator.metadata["epoch"] == rows["epoch"][rows["val_score"].idxmin()]
 
 
 @pytest.mark.parametrize("channels", ["native", "replicated"])
@@ -137,11 +137,11 @@ def test_flips_are_chosen_by_validation(tmp_path: Path) -> None:
     recipe = recipe_of(test_time_flips="auto", epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
     translator.fit(context_of(tmp_path, recipe))
-    facts = translator.facts
-    assert facts["flips"] == (facts["flips_score"] < facts["plain_score"])
+    metadata = translator.metadata
+    assert metadata["flips"] == (metadata["flips_score"] < metadata["plain_score"])
     again = translator_of(recipe)
     again.load(tmp_path / "model")
-    assert again.facts["flips"] == facts["flips"]
+    assert again.metadata["flips"] == metadata["flips"]
 
 
 def test_training_goes_on_after_an_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +159,7 @@ def test_training_can_do_without_held_out_pairs(tmp_path: Path) -> None:
     recipe = recipe_of(epochs=1, half_rate_epochs=0)
     translator = translator_of(recipe)
     translator.fit(context_of(tmp_path, recipe, val=[]))
-    assert translator.facts["validation"] == {}
+    assert translator.metadata["validation"] == {}
 
 
 UNET = {"method": "unet", "size": 32, "epochs": 1, "batch_size": 2, "width": 8, "levels": 2, "lpips_weight": 0.0}
@@ -333,7 +333,7 @@ def test_a_part_of_the_training_locations_chooses_the_epoch_and_teaches_nothing(
     context = context_of(tmp_path, recipe, val=[])
     translator = translator_of(recipe)
     translator.fit(context)
-    _, facts = read_tensors(context.folder / "state.safetensors")
-    assert facts["identity"]["samples"] < len(context.train)
-    assert translator.facts["chosen_on"] == "train"
+    _, metadata = read_tensors(context.folder / "state.safetensors")
+    assert metadata["identity"]["samples"] < len(context.train)
+    assert translator.metadata["chosen_on"] == "train"
     assert read_log(context.folder / "log.csv")["val_score"].notna().all()

@@ -76,9 +76,9 @@ def test_architecture_and_weights_come_through(
     torch.save(network.state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
     import_checkpoint(tmp_path / "a.pth", tmp_path / "a.safetensors")
     kind = "generator" if isinstance(config, GeneratorConfig) else "discriminator"
-    tensors, found, facts = read_model(tmp_path / "a.safetensors", kind)
+    tensors, found, metadata = read_model(tmp_path / "a.safetensors", kind)
     assert found == config
-    assert len(facts["imported_sha256"]) == 64
+    assert len(metadata["imported_sha256"]) == 64
     assert all(torch.equal(tensors[name], value) for name, value in network.state_dict().items())
 
 

@@ -179,9 +179,9 @@ def import_checkpoint(path: Path, out: Path) -> str:
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} must end in .safetensors.")
     published = read_published(path)
-    facts = {"imported_from": path.name, "imported_sha256": sha256(path)}
+    metadata = {"imported_from": path.name, "imported_sha256": sha256(path)}
     sweep(out.parent, deep=False)
-    write_weights(out, published.tensors, published.config, facts)
+    write_weights(out, published.tensors, published.config, metadata)
     lines = [f"{out}: {summary(published.config)}", *published.notes]
     if published.dropped:
         lines.append(f"{len(published.dropped)} running statistics that the norm does not use were left out")
@@ -194,22 +194,22 @@ def describe_file(path: Path) -> str:
         published = read_published(path)
         lines = [f"published checkpoint: {summary(published.config)}", *published.notes]
         return "\n".join([*lines, f"{len(published.dropped)} stale running statistics"])
-    tensors, facts = read_tensors(path)
-    if "progress" in facts:
+    tensors, metadata = read_tensors(path)
+    if "progress" in metadata:
         lines = [f"training state, {len(tensors)} tensors"]
     else:
-        _, config, facts = read_model(path, str(facts.get("kind")))
+        _, config, metadata = read_model(path, str(metadata.get("kind")))
         lines = [summary(config)]
-    lines += [f"{key}: {json.dumps(value)}" for key, value in sorted(facts.items()) if key not in ("kind", "config")]
+    lines += [f"{key}: {json.dumps(value)}" for key, value in sorted(metadata.items()) if key not in ("kind", "config")]
     return "\n".join(lines)
 
 
 def export_checkpoint(path: Path, out: Path) -> str:
     """Write the network of a model file or training state as .pth (published form) or .safetensors."""
-    tensors, config, facts = network_of(path)
+    tensors, config, metadata = network_of(path)
     sweep(out.parent, deep=False)
     if out.suffix == ".safetensors":
-        write_weights(out, tensors, config, facts)
+        write_weights(out, tensors, config, metadata)
     elif out.suffix == ".pth":
         write_published(out, tensors)
     else:
@@ -218,12 +218,12 @@ def export_checkpoint(path: Path, out: Path) -> str:
 
 
 def network_of(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
-    """Return weights, configuration and facts of a model file, or of the averaged network of a training state."""
-    tensors, facts = read_tensors(path)
-    if "progress" not in facts:
-        return read_model(path, str(facts.get("kind")))
+    """Return weights, configuration and metadata of a model file, or of the averaged network of a training state."""
+    tensors, metadata = read_tensors(path)
+    if "progress" not in metadata:
+        return read_model(path, str(metadata.get("kind")))
     try:
-        identity, step = facts["identity"], facts["progress"]["step"]
+        identity, step = metadata["identity"], metadata["progress"]["step"]
         kind, table, task = str(identity["kind"]), identity["network"], identity.get("task")
     except (KeyError, TypeError, AttributeError):
         raise PbvsError(f"{path} does not say what its network is; export the model file beside it.") from None

@@ -85,9 +85,9 @@ class Pix2PixHD(NetworkTranslator):
             fix_global_epochs=stage.fix_global_epochs,
         )
 
-    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    def publish(self, folder: Path, method: TrainingStep, network: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Write the generator, and the discriminator for stages that start from this one."""
-        described = self.describe(facts)
+        described = self.describe(metadata)
         discriminator = method.modules["discriminator"]
         channels = {"channels": [self.config.source_channels, self.config.target_channels]}
         checkpoint.write_model(
@@ -131,9 +131,9 @@ class Pix2PixHD(NetworkTranslator):
         """Take the weights of an earlier stage's discriminator, where it has one of the same shape."""
         if not path.is_file():
             return
-        tensors, config, facts = checkpoint.read_model(path, "discriminator")
+        tensors, config, metadata = checkpoint.read_model(path, "discriminator")
         old = cast(DiscriminatorConfig, config)
-        channels = tuple(facts.get("channels", ()))
+        channels = tuple(metadata.get("channels", ()))
         if len(channels) != 2 or sum(channels) != old.channels:
             raise PbvsError(
                 f"{path} does not say how its channels divide into source and target; train that stage again."
