@@ -229,9 +229,10 @@ def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[
     run, path = lineage.run, lineage.run.prediction_record(split, task)
     if not path.is_file() or not _has_manifests(lineage, task, ("train", "val"), split):
         return
-    if lineage.has_predicted(task, split):
+    record = read_done(path)
+    if not _is_digest(record.get("made_from")) or lineage.has_predicted(task, split):
         return
-    record, renew = read_done(path), f"pbvs predict --run {run.name} --task {task} --split {split}"
+    renew = f"pbvs predict --run {run.name} --task {task} --split {split}"
     why = _why(record, lineage.prediction_parts(task, split), "model or manifest")
     model = next(stale_model(lineage, task), None)
     yield Stale(f"The predictions of {task} ({split})", f"{why} ({model.why})" if model else why, renew)
@@ -242,10 +243,16 @@ def stale_scores(run: Run, tasks: Sequence[str]) -> Iterator[Stale]:
     for path in sorted(run.scores.rglob("summary.json")):
         summary = read_done(path)
         split, sources = str(summary.get("split", "val")), summary.get("made_from")
+        rule = summary.get("protocol")
+        name = str(rule.get("name", "")) if isinstance(rule, dict) else ""
+        renew = f"pbvs score --run {run.name} --split {split}" + (f" --protocol {name}" if name else "")
         for task, source in (sources if isinstance(sources, dict) else {}).items():
             if task in tasks and source != prediction_source(run, split, task):
-                renew = f"pbvs score --run {run.name} --split {split}"
-                yield Stale(f"The scores of {task} ({split})", "the predictions were made again since", renew)
+                yield Stale(
+                    f"The scores of {task} ({split}{name and f', {name}'})",
+                    "the predictions were made again since",
+                    renew,
+                )
 
 
 def stale_archives(run: Run) -> Iterator[Stale]:
@@ -275,7 +282,8 @@ def stale_calibration(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
 
 def calibration_parts(lineage: Lineage, task: TaskName) -> Parts:
     """Return what a calibration is made from: the first model, if there is one, and the training pairs."""
-    firsts = {name: lineage.model(name) for name in lineage.stage(task).requires}
+    records = {name: read_done(lineage.run.model_record(name)) for name in lineage.stage(task).requires}
+    firsts = {name: record.get("made_from") for name, record in records.items()}
     return {"manifest train": lineage.manifest(task, "train"), **{f"model of {name}": d for name, d in firsts.items()}}
 
 

@@ -11,7 +11,6 @@ from pbvs.cli import options
 
 if TYPE_CHECKING:
     from pbvs.experiments.calibrate import Calibration
-    from pbvs.run import Run
 
 
 @click.command()
@@ -55,11 +54,15 @@ def calibrate(
     which had no say. Predictions made with the old factor are made again by the next `pbvs predict`.
     """
     from pbvs.experiments.calibrate import calibrate as run_calibrate
+    from pbvs.recipe import load_recipe
+    from pbvs.run import Run, choose_run
 
-    place = _run(run, recipe, submissions)
+    begin = load_recipe(recipe) if recipe else None
+    place = Run(run or begin.name, submissions) if begin else choose_run(run, submissions)
     found = run_calibrate(
         place,
         tasks or None,
+        begin=begin,
         root=data,
         manifests=manifests,
         protocol=protocol,
@@ -74,20 +77,12 @@ def calibrate(
     click.echo(f"Run {place.name}; score by {label}, lower is better")
     for result in found:
         click.echo("\n".join(_lines(result)))
-    click.echo("Nothing was written (--dry-run)." if dry_run else f"Written: {place.recipe_file}")
-
-
-def _run(name: str | None, recipe: str | None, submissions: Path) -> Run:
-    from pbvs.recipe import load_recipe
-    from pbvs.run import Run, choose_run
-
-    if recipe is None:
-        return choose_run(name, submissions)
-    chosen = load_recipe(recipe)
-    place = Run(name or chosen.name, submissions)
-    if not place.exists():
-        place.write_recipe(chosen)
-    return place
+    if dry_run:
+        click.echo("Nothing was written (--dry-run).")
+        return
+    click.echo(f"Written: {place.recipe_file}")
+    named = " ".join(f"--task {result.task}" for result in found)
+    click.echo(f"Next: pbvs predict --run {place.name} {named}   (then score and package it again)")
 
 
 def _lines(result: Calibration) -> list[str]:

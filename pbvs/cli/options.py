@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.run import MANIFESTS, SUBMISSIONS
+
+if TYPE_CHECKING:
+    from pbvs.lineage import Stale
+    from pbvs.run import Run
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -131,3 +135,21 @@ def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int 
         for name, cell in zip(head[1:], row[1:], strict=True):
             if cell and cell != "-":
                 click.echo(click.wrap_text(cell, limit, f"  {name:<{label}}  ", " " * (label + 4)))
+
+
+def echo_stale(found: Mapping[str, Sequence[Stale]]) -> None:
+    """Print what of each run is stale, to standard error, with the command that renews it."""
+    for run, items in found.items():
+        for item in items:
+            click.echo(f"Stale, run {run}: {item}", err=True)
+
+
+def stale_of(run: Run, manifests: Path) -> dict[str, list[Stale]]:
+    """Return what of a run is stale, for `echo_stale`; nothing for a run whose files are damaged."""
+    from pbvs.errors import PbvsError
+    from pbvs.lineage import stale
+
+    try:
+        return {run.name: stale(run, manifests)}
+    except PbvsError:
+        return {}

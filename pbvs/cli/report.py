@@ -44,4 +44,5 @@ def report(
         all_images=images == "all",
         jobs=jobs,
     )
+    options.echo_stale(options.stale_of(chosen, manifests))
     click.echo(f"Report: {path}" + ("" if one_file else f" (its images are in {path.stem}_files)"))

@@ -14,17 +14,21 @@ MEGABYTE = 1e6
 
 @click.group(invoke_without_command=True)
 @options.submissions
+@options.manifests
 @options.as_json
 @click.pass_context
-def runs(context: click.Context, submissions: Path, as_json: bool) -> None:
-    """List the runs: recipes and how they differ, scores, sizes, dates, which were packaged and uploaded."""
+def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bool) -> None:
+    """List the runs: recipes and how they differ, scores, sizes, dates, which were packaged and uploaded.
+
+    Below the table stands what is stale: made from a model, recipe or manifest that is not so any more.
+    """
     context.obj = submissions
     if context.invoked_subcommand is not None:
         return
     from pbvs.experiments.runs import differences, overview
     from pbvs.run import all_runs
 
-    rows = overview(submissions)
+    rows = overview(submissions, manifests)
     if as_json:
         found = differences(all_runs(submissions))
         options.echo_json({"runs": [asdict(row) for row in rows], "differences": found})
@@ -49,6 +53,10 @@ def runs(context: click.Context, submissions: Path, as_json: bool) -> None:
             for row in rows
         ],
     )
+    for row in rows:
+        if row.problem:
+            click.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
+    options.echo_stale({row.run: row.stale for row in rows})
     found = differences(all_runs(submissions))
     if found:
         click.echo("\nWhere the recipes differ:")

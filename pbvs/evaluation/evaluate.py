@@ -28,6 +28,7 @@ from pbvs.evaluation.reading import Images, TaskToScore, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest
+from pbvs.lineage import score_sources
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.metrics.judge import Judge, Measured
@@ -98,6 +99,7 @@ def score(
             found.name, split, tasks, rule, recipe, challenge, weights=weights, device=device, jobs=jobs, batch=batch,
             fid=fid, cache=cache, baselines=baselines,
         )  # fmt: skip
+        summary["made_from"] = score_sources(found, split, tables)
         folder = found.score_folder(split, place_name(usual, rule))
         return write_scores(found, folder, summary, tables)
 

@@ -23,6 +23,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sweep, write_json, write_text
+from pbvs.lineage import Lineage, calibration_parts
 from pbvs.locks import locked
 from pbvs.logs import say, track
 from pbvs.metrics.base import Features
@@ -147,6 +148,7 @@ def calibrate(
     run: Run,
     tasks: Sequence[str] | None = None,
     *,
+    begin: Recipe | None = None,
     root: Path | None = None,
     manifests: Path = MANIFESTS,
     protocol: str | Path | Protocol | None = None,
@@ -159,17 +161,25 @@ def calibrate(
 ) -> list[Calibration]:
     """Calibrate the grayscale stages of a run and, unless told not to, write the result into its recipe.
 
-    `extras` are further numbers to fit: channels, offset, gamma. `pairs` training pairs are looked at, spread over
-    locations. Beside the recipe, `calibration/<task>.json` and `.svg` say what was found. Raises UsageError for a
-    stage that has nothing to calibrate, PbvsError when a first model, data or trunk is missing.
+    A run that is not there yet is begun with the recipe `begin`. `extras` are further numbers to fit: channels,
+    offset, gamma. `pairs` training pairs are looked at, spread over locations. Beside the recipe,
+    `calibration/<task>.json` and `.svg` say what was found. Raises UsageError for a stage that has nothing to
+    calibrate, PbvsError when a first model, data or trunk is missing.
     """
-    _chosen(run.recipe(), tasks)  # what cannot be is told before the networks are loaded
+
+    def current() -> Recipe:
+        """Return the recipe; asked again under the lock, as another command may have written it until then."""
+        return begin if begin is not None and not run.exists() else run.recipe()
+
+    for task in _chosen(current(), tasks):  # what cannot be is told before the networks are loaded
+        _check_first_model(run, current(), task)
+        Lineage(run, current(), manifests).manifest(task, "train")
     where, place = find_root(root, manifests), resolve_device(device)
     rule = load_protocol(choose_protocol(run.challenge(), protocol), lpips_net=lpips_net)
     judge = Judge(rule, weights, place)
     with locked(run.folder):
         sweep(run.folder)
-        recipe = run.recipe()  # only now: another command may have written it until the lock was had
+        recipe = current()
         found = []
         for task in _chosen(recipe, tasks):
             first = _first_model(run, recipe, task, place)
@@ -178,7 +188,7 @@ def calibrate(
             assert isinstance(stage, ToneStage)
             found.append(fit(task, _tone(stage), judge, read[0], read[1], extras))
         if write:
-            _write(run, recipe, found, rule, judge)
+            _write(run, recipe, found, rule, judge, manifests)
     return found
 
 
@@ -202,10 +212,15 @@ def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator
         return None
     name = stages[task].requires[0]
     translator = make_translator(load_challenge(recipe.challenge).task(name), stages[name], None, device)
-    if not (run.model(name) / "done.json").is_file():
-        raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
+    _check_first_model(run, recipe, task)
     translator.load(run.model(name))
     return translator
+
+
+def _check_first_model(run: Run, recipe: Recipe, task: str) -> None:
+    for name in recipe.stages[task].requires:
+        if not run.model_record(name).is_file():
+            raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
 
 
 def _samples(
@@ -336,11 +351,14 @@ def search(start: Tone, judge: Callable[[Tone], Point]) -> tuple[list[Point], To
     return points, _tidy(Tone(best.intensity, start.channel_weights, start.offset, start.gamma))
 
 
-def _write(run: Run, recipe: Recipe, found: Sequence[Calibration], rule: Protocol, judge: Judge) -> None:
+def _write(
+    run: Run, recipe: Recipe, found: Sequence[Calibration], rule: Protocol, judge: Judge, manifests: Path
+) -> None:
     tables = recipe.model_dump(mode="json")
     for result in found:
         tables["stages"][result.task].update(asdict(result.after))
         facts = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
+        facts["parts"] = calibration_parts(Lineage(run, recipe, manifests), result.task)
         write_json(run.folder / "calibration" / f"{result.task}.json", facts)
         write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
     run.write_recipe(parse_recipe(tables, str(run.recipe_file)))

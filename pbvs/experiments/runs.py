@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json, read_toml, sha256, sync_folder
+from pbvs.files import read_toml, sha256, sync_folder
+from pbvs.lineage import Stale, stale
 from pbvs.locks import locked
-from pbvs.run import Run, all_runs
+from pbvs.run import DONE, MANIFESTS, Run, all_runs, read_done
 from pbvs.submission.uploads import local_score, read_log
 
+T = TypeVar("T")
 FORGOTTEN = ".removed-"  # prefix of a run's folder while it is being taken away
 
 
@@ -31,29 +34,44 @@ class Row:
     megabytes: float
     packaged: str  # first digits of the archive's SHA-256, or ''
     uploads: tuple[int, ...]  # numbers in the submission log
+    problem: str = ""  # the sentence for a run whose files are damaged; the numbers are then those that could be read
+    stale: tuple[Stale, ...] = ()
 
 
-def overview(submissions: Path) -> list[Row]:
-    """Return a row for each run, by name."""
+def overview(submissions: Path, manifests: Path = MANIFESTS) -> list[Row]:
+    """Return a row for each run, by name; a damaged run is a row with its problem."""
     uploads = read_log(submissions)
-    rows = []
-    for run in all_runs(submissions):
-        record = run.folder / "package.json"
-        digest = str(read_json(record).get("sha256", "")) if record.is_file() else ""
-        rows.append(
-            Row(
-                run=run.name,
-                recipe=str(_tables(run).get("name", "?")),
-                begun=_time(run.recipe_file),
-                models=len(list(run.folder.glob("models/*/done.json"))),
-                predictions=len(list(run.prediction_folder("test", "*").parent.glob("*/*.png"))),
-                score=local_score(run),
-                megabytes=_size(run) / 1e6,
-                packaged=digest[:8] if run.archive.is_file() else "",
-                uploads=tuple(upload.number for upload in uploads if upload.run == run.name),
-            )
-        )
-    return rows
+    numbers: dict[str, tuple[int, ...]] = {}
+    for upload in uploads:
+        numbers[upload.run] = (*numbers.get(upload.run, ()), upload.number)
+    return [_row(run, numbers.get(run.name, ()), manifests) for run in all_runs(submissions)]
+
+
+def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
+    problems: list[str] = []
+
+    def tried(work: Callable[[], T], otherwise: T) -> T:
+        """Return what some work gives, or a stand-in when the run is damaged there."""
+        try:
+            return work()
+        except PbvsError as error:
+            problems.append(str(error))
+            return otherwise
+
+    digest = tried(lambda: str(read_done(run.folder / "package.json").get("sha256", "")), "")
+    return Row(
+        run=run.name,
+        recipe=str(_tables(run).get("name", "?")),
+        begun=_time(run.recipe_file),
+        models=len(list(run.folder.glob(f"models/*/{DONE}"))),
+        predictions=sum(1 for path in run.folder.glob("predictions/test/[!.]*/*.png")),
+        score=tried(lambda: local_score(run), ""),
+        megabytes=_size(run) / 1e6,
+        packaged=digest[:8] if run.archive.is_file() else "",
+        uploads=uploads,
+        stale=tuple(tried(lambda: stale(run, manifests), [])),
+        problem=problems[0] if problems else "",
+    )
 
 
 def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -76,13 +94,15 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
     UsageError when there is no such run.
     """
     gone = run.submissions / f"{FORGOTTEN}{run.name}"
-    archives = _archives(run) if archive else []
+    written = {run.archive, *_archives(run, run.folder), *_archives(run, gone)}
+    archives = sorted(written) if archive else []
     found = [path for path in (run.folder, gone, *archives) if path.exists()]
     if not found:
         raise UsageError(f"There is no run {run.name!r} in {run.submissions}; `pbvs runs` lists them.")
     if run.folder.is_symlink():
         raise PbvsError(f"{run.folder} is a link; remove it and what it points to by hand.")
-    _delete(gone)
+    if run.folder.exists():
+        _delete(gone)
     if run.folder in found:
         with locked(run.folder):
             run.folder.rename(gone)
@@ -93,15 +113,16 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
     return [path for path in found if path != gone]
 
 
-def _archives(run: Run) -> list[Path]:
+def _archives(run: Run, folder: Path) -> list[Path]:
     """Return the zips beside a run that it wrote: the archive of its name, and those of which it has the digest."""
-    found = {run.archive}
-    for path in run.folder.glob("package*.json"):
-        said = read_json(path)
-        beside = run.submissions / Path(str(said.get("archive", ""))).name if isinstance(said, dict) else run.archive
-        if beside.is_file() and beside.suffix == ".zip" and sha256(beside) == said.get("sha256"):
-            found.add(beside)
-    return sorted(found)
+    found = []
+    for path in sorted(folder.glob("package*.json")):
+        with contextlib.suppress(PbvsError):
+            record = read_done(path)
+            archive = run.submissions / Path(str(record.get("archive", ""))).name
+            if archive.is_file() and sha256(archive) == record.get("sha256"):
+                found.append(archive)
+    return found
 
 
 def _delete(folder: Path) -> None:

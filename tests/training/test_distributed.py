@@ -83,18 +83,17 @@ def test_the_same_command_under_torchrun_predicts_the_same_images(tmp_path: Path
 
 LATE = """
 import sys, time
-from pbvs import devices
-from pbvs import pipeline
+from pbvs import devices, lineage
 from pbvs.cli import main
 
-look = pipeline.is_done
+look = lineage.is_done
 
 def late(record, made_from):
     if devices.rank() == 1 and record.parent.name in ("val", "test"):
         time.sleep(1.5)
     return look(record, made_from)
 
-pipeline.is_done = late
+lineage.is_done = late
 main(sys.argv[1:])
 """
 
