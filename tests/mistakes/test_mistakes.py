@@ -1,0 +1,414 @@
+"""Ordinary mistakes, each made as a command: what was finished stays as it was, and the next right command goes on."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from pbvs import files
+from pbvs.cli import main
+from pbvs.locks import locked
+
+KEPT = Path(__file__).parents[1] / "kept_run"
+RUN = Path("submissions/kept")
+WITHOUT = (".lock", "log.txt", "provenance.json", "report.html")  # appended to, or said again by every command
+DATA = "--data data --jobs 1 --device cpu"
+PREDICT = f"predict --all --run kept {DATA}"
+SCORE = f"score --run kept --lpips-net random {DATA}"
+PACKAGE = "package --run kept --data data"
+Tree = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong, the command typed, and how it ends; `around` surrounds the command."""
+
+    name: str
+    line: str
+    status: int
+    words: str = ""
+    prepare: Callable[[], object] = lambda: None
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+def _remove(*paths: str) -> Callable[[], None]:
+    def act() -> None:
+        for path in map(Path, paths):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return act
+
+
+def _write(path: str, text: str | bytes) -> Callable[[], None]:
+    def act() -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(text.encode() if isinstance(text, str) else text)
+
+    return act
+
+
+def _edit(path: str, old: str, new: str) -> Callable[[], None]:
+    def act() -> None:
+        text = Path(path).read_text(encoding="utf-8")
+        assert old in text
+        Path(path).write_text(text.replace(old, new), encoding="utf-8")
+
+    return act
+
+
+def _cut(path: str) -> Callable[[], None]:
+    return lambda: Path(path).write_bytes(Path(path).read_bytes()[:40])
+
+
+def _link(path: str) -> Callable[[], None]:
+    def act() -> None:
+        away = Path("away") / Path(path).name
+        away.parent.mkdir(exist_ok=True)
+        Path(path).rename(away)
+        Path(path).symlink_to(away.absolute())
+
+    return act
+
+
+def _link_lock() -> None:
+    Path("thesis").write_text("mine")
+    (RUN / ".lock").unlink()
+    (RUN / ".lock").symlink_to(Path("thesis").absolute())
+
+
+def _bundle() -> None:
+    shutil.copytree(RUN, "submissions/other")
+    _pbvs("export other --out b.zip")
+    shutil.rmtree("submissions/other")
+
+
+def _full() -> AbstractContextManager[object]:
+    """Let the disk be full for every file that is written whole."""
+    return mock.patch.object(files, "sync_file", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def _read_only() -> AbstractContextManager[object]:
+    real = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, **how: int) -> int:
+        if flags & os.O_EXCL:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, mode, **how)
+
+    return mock.patch.object(files.os, "open", refuse)
+
+
+GRAY = 'name = "gray"\nevaluation_size = "native"\n[stages.rgb2ir]\nmethod = "grayscale"\nintensity = {}\n'
+VGG = (KEPT / "kept.toml").read_text(encoding="utf-8").replace('"random"', '"vgg"').replace('"kept"', '"vgg"')
+SHORT = (KEPT / "kept.toml").read_text(encoding="utf-8")
+PROTOCOL = 'name = "l1"\n[[terms]]\nmetric = "l1"\n'
+TEST = "data/test/sar2eo/176.png"
+SPENT = RUN / "predictions/test/rgb2ir"
+
+MISTAKES = [
+    # The wrong data.
+    Mistake("a root that is not there", PREDICT.replace("data --jobs", "nowhere --jobs"), 2, "does not exist"),
+    Mistake("a root that is a file", PREDICT.replace("data --jobs", "kept.toml --jobs"), 2),
+    Mistake("an empty mount", PREDICT.replace("data --jobs", "empty --jobs"), 1, "are not in", Path("empty").mkdir),
+    Mistake("half a mount", PREDICT, 1, "give the right --data", _remove("data/test")),
+    Mistake("one test input gone", PREDICT, 1, "176.png", _remove(TEST)),
+    Mistake(
+        "retraining, a training image gone",
+        f"{PREDICT} --retrain",
+        1,
+        "are not in",
+        _remove("data/Train_Data_and_Validation_EO_SAR/EO"),
+    ),
+    Mistake(
+        "the data of another challenge",
+        PREDICT.replace("data --jobs", "other --jobs"),
+        1,
+        "are not in",
+        _write("other/a/b.png", "x"),
+    ),
+    # The wrong manifests.
+    Mistake("manifests not there", f"{PREDICT} --manifests nowhere", 1, "There is no manifest"),
+    Mistake("a manifest removed", PREDICT, 1, "There is no manifest", _remove("data_manifests/sar2eo_test.csv")),
+    Mistake("a training manifest removed", PREDICT, 1, "no manifest", _remove("data_manifests/sar2eo_train.csv")),
+    Mistake("an empty manifest", PREDICT, 1, "sar2eo_test.csv", _write("data_manifests/sar2eo_test.csv", "")),
+    Mistake(
+        "a manifest of another table", PREDICT, 1, "no column", _write("data_manifests/rgb2ir_test.csv", "a,b\n1,2\n")
+    ),
+    Mistake("manifests half written", PREDICT, 1, "build-pairs", _write("data_manifests/.unfinished", "x")),
+    Mistake(
+        "a training row taken out by hand",
+        PREDICT,
+        1,
+        "--retrain",
+        _edit("data_manifests/sar2eo_train.csv", "EO_SAR/EO/train/1.png", "EO_SAR/EO/train/2.png"),
+    ),
+    # The wrong recipe.
+    Mistake("a recipe's name mistyped", f"{PREDICT} --recipe papr", 2, "There is no recipe"),
+    Mistake("another built-in recipe", f"{PREDICT} --recipe demo", 1, "another recipe"),
+    Mistake(
+        "a recipe for one task",
+        f"predict --task rgb2ir --recipe g.toml --run kept {DATA}",
+        1,
+        "another recipe",
+        _write("g.toml", GRAY.format(1.1)),
+    ),
+    Mistake(
+        "a factor changed in a copy",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "intensity: 1.3 then, 1.4 now",
+        _write("c.toml", SHORT.replace("intensity = 1.3", "intensity = 1.4")),
+    ),
+    Mistake(
+        "a network changed in a copy",
+        f"{PREDICT} --recipe c.toml --change-recipe",
+        1,
+        "--retrain",
+        _write("c.toml", SHORT.replace("width = 4", "width = 8")),
+    ),
+    Mistake(
+        "a key mistyped", f"{PREDICT} --recipe c.toml", 1, "epoch", _write("c.toml", SHORT.replace("epochs", "epoch"))
+    ),
+    Mistake(
+        "a recipe that is not TOML", f"{PREDICT} --recipe c.toml", 1, "not valid TOML", _write("c.toml", "name = \n")
+    ),
+    Mistake("an empty recipe", f"{PREDICT} --recipe c.toml", 1, "c.toml", _write("c.toml", "")),
+    Mistake(
+        "an infinite learning rate",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "no number",
+        _write("c.toml", SHORT.replace("size = 32", "size = 32\nlearning_rate = inf", 1)),
+    ),
+    Mistake("a folder as recipe", f"{PREDICT} --recipe data", 2, "There is no recipe"),
+    Mistake(
+        "the run's recipe edited",
+        PREDICT,
+        1,
+        "trained with another recipe",
+        _edit(f"{RUN}/recipe.toml", "width = 4", "width = 8"),
+    ),
+    Mistake("the run's recipe damaged", PREDICT, 1, "not valid TOML", _write(f"{RUN}/recipe.toml", "[[[")),
+    Mistake("the run's recipe emptied", PREDICT, 1, "recipe.toml", _write(f"{RUN}/recipe.toml", "")),
+    Mistake("a net for a task that trains nothing", f"predict --task rgb2ir --run kept --lpips-net alex {DATA}", 0),
+    Mistake(
+        "deterministic for a task that trains nothing", f"predict --task rgb2ir --run kept --deterministic {DATA}", 0
+    ),
+    Mistake("another net for trained models", f"{PREDICT} --lpips-net alex", 1, "--retrain"),
+    # The wrong words.
+    Mistake("no task said", f"predict --run kept {DATA}", 2, "--all"),
+    Mistake("all and one task", f"{PREDICT} --task rgb2ir", 2, "--all"),
+    Mistake("a task mistyped", f"predict --task rgb2it --run kept {DATA}", 2, "rgb2it"),
+    Mistake("a split mistyped", f"{PREDICT} --split vall", 2, "vall"),
+    Mistake("no GPU here", f"{PREDICT} --device cuda:7", 2, "There is no device"),
+    Mistake("a device that is none", f"{PREDICT} --device tpu", 2, "There is no device"),
+    Mistake("no processes", f"{PREDICT} --jobs 0", 2, "--jobs"),
+    Mistake("a run's name with a path", PREDICT.replace("kept", "../kept"), 2, "cannot be used"),
+    Mistake("a command mistyped", PREDICT.replace("predict", "predit"), 2, "did you mean predict"),
+    Mistake("an option mistyped", f"{PREDICT} --retrian", 2, "retrian"),
+    # Before the work can begin.
+    Mistake("retraining without weights", f"{PREDICT} --retrain --lpips-net vgg", 1, "weights fetch"),
+    Mistake(
+        "a new run with an empty mount",
+        "predict --all --recipe kept.toml --run n --data empty",
+        1,
+        "are not in",
+        Path("empty").mkdir,
+    ),
+    Mistake(
+        "a new run without manifests", f"predict --all --recipe kept.toml --run n {DATA} --manifests m", 1, "manifest"
+    ),
+    Mistake(
+        "a new run without weights",
+        f"predict --all --recipe v.toml --run n {DATA}",
+        1,
+        "vgg (for sar2eo, sar2rgb)",
+        _write("v.toml", VGG),
+    ),
+    Mistake(
+        "a new run without a GPU", "predict --all --recipe kept.toml --run n --data data --device cuda", 2, "device"
+    ),
+    # A run that was touched.
+    Mistake("a model's record damaged", PREDICT, 1, "done.json", _cut(f"{RUN}/models/sar2eo/done.json")),
+    Mistake("a model's record is a list", PREDICT, 1, "done.json", _write(f"{RUN}/models/sar2eo/done.json", "[]")),
+    Mistake("a model cut short", PREDICT, 1, "model.safetensors", _cut(f"{RUN}/models/sar2eo/model.safetensors")),
+    Mistake("a model removed", PREDICT, 1, "model.safetensors", _remove(f"{RUN}/models/sar2eo/model.safetensors")),
+    Mistake("predictions are a link", PREDICT, 1, "is a link", _link(str(SPENT))),
+    Mistake("a model is a link", PREDICT, 1, "is a link", _link(f"{RUN}/models/sar2eo")),
+    Mistake("the lock is a link", PREDICT, 1, "is a link", _link_lock),
+    Mistake("a second terminal", PREDICT, 1, "is in use by", around=lambda: locked(RUN)),
+    Mistake("a second terminal scores", SCORE, 1, "is in use by", around=lambda: locked(RUN)),
+    Mistake("a second terminal packages", PACKAGE, 1, "is in use by", around=lambda: locked(RUN)),
+    Mistake(
+        "a full disk while retraining",
+        f"predict --task rgb2ir --run kept --retrain {DATA}",
+        1,
+        "disk is full",
+        around=_full,
+    ),
+    Mistake("a full disk while packaging", PACKAGE, 1, "disk is full", around=_full),
+    Mistake(
+        "a read-only disk", f"predict --task rgb2ir --run kept --retrain {DATA}", 1, "read-only", around=_read_only
+    ),
+    # Scoring.
+    Mistake("scoring a run that is not there", SCORE.replace("kept", "kept2"), 1, "There is no run"),
+    Mistake("scoring with an empty mount", SCORE.replace("data --jobs", "empty --jobs"), 1, "", Path("empty").mkdir),
+    Mistake("scoring what has no targets", f"{SCORE} --split test", 1),
+    Mistake("a protocol mistyped", f"{SCORE} --protocol l2", 2, "protocol"),
+    Mistake("scoring without weights", SCORE.replace("random", "alex"), 1, "weights"),
+    Mistake("scoring nothing", SCORE, 1, "", _remove(f"{RUN}/predictions/val")),
+    Mistake("another protocol", f"{SCORE} --protocol mavic-t-2024", 1, "FID"),
+    Mistake("another protocol, as a file", f"{SCORE} --protocol p.toml", 0, "", _write("p.toml", PROTOCOL)),
+    Mistake("scoring what is no zip", f"score kept.toml --lpips-net random {DATA}", 1, "kept.toml"),
+    Mistake("targets without an archive", f"{SCORE} --targets data", 2, "--targets"),
+    # Packaging.
+    Mistake("packaging a run that is not there", PACKAGE.replace("kept", "kept2"), 1, "There is no run"),
+    Mistake("a prediction removed", PACKAGE, 1, "predict", _remove(f"{SPENT}/0.png")),
+    Mistake("an image too many", PACKAGE, 1, "notes", lambda: shutil.copy(SPENT / "0.png", SPENT / "notes.png")),
+    Mistake("a prediction damaged", f"{PACKAGE} --mode all=RGB", 1, "0.png", _cut(f"{SPENT}/0.png")),
+    Mistake("a record of predictions damaged", PACKAGE, 1, "rgb2ir.json", _cut(f"{SPENT}.json")),
+    Mistake(
+        "packaging before predicting again",
+        PACKAGE,
+        1,
+        "pbvs predict --run kept --task rgb2ir",
+        _edit(f"{RUN}/recipe.toml", "intensity = 1.3", "intensity = 1.4"),
+    ),
+    Mistake("a task to package mistyped", f"{PACKAGE} --tasks sar2e0", 2, "sar2e0"),
+    Mistake("a mode that is none", f"{PACKAGE} --mode rgb2ir=CMYK", 2, "CMYK"),
+    Mistake("a source without a task", f"{PACKAGE} --from kept", 2, "RUN:TASK"),
+    Mistake("a form that is none", f"{PACKAGE} --format gif", 2, "gif"),
+    # Everything else.
+    Mistake("pairs of a root that is not there", "build-pairs --data nowhere", 2, "nowhere"),
+    Mistake("pairs of an empty mount", "build-pairs --data empty", 1, "empty", Path("empty").mkdir),
+    Mistake(
+        "calibrating a network", "calibrate --run kept --task sar2eo --lpips-net random --data data", 2, "calibrated"
+    ),
+    Mistake(
+        "calibrating with an empty mount",
+        "calibrate --run kept --lpips-net random --data empty",
+        1,
+        "",
+        Path("empty").mkdir,
+    ),
+    Mistake(
+        "calibrating before training",
+        "calibrate --run n --recipe kept.toml --task sar2ir --lpips-net random --data data",
+        1,
+        "predict --run n --task sar2rgb",
+    ),
+    Mistake("removing a run mistyped", "runs rm kept2 --yes", 2, "There is no run"),
+    Mistake("removing without a yes", "runs rm kept", 130, around=lambda: mock.patch("sys.stdin", io.StringIO("n\n"))),
+    Mistake("installing what is no bundle", "install kept.toml", 1, "kept.toml"),
+    Mistake("installing over a run", "install b.zip --run kept", 2, "another run", _bundle),
+    Mistake("exporting a run that is not there", "export kept2", 1, "There is no run"),
+    Mistake("comparing a run with itself only", "compare kept", 2),
+    Mistake("rows of an ablation mistyped", "ablate --rows papr --recipe kept.toml --data data", 2, "papr"),
+    Mistake("reproducing a run that is not there", "reproduce kept2 --data data", 1, "kept2"),
+    Mistake("logging a zip that is not there", "submissions log submissions/kept2.zip", 1, "no archive"),
+    Mistake("checking a zip that is not there", "check submissions/kept2.zip", 1),
+    Mistake("a report of a run that is not there", "report --run kept2 --data data", 1, "There is no run"),
+    Mistake(
+        "listing runs with a damaged one",
+        "runs",
+        0,
+        "Damaged: run kept",
+        _write(f"{RUN}/models/rgb2ir/done.json", "null"),
+    ),
+]
+
+
+def _pbvs(line: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    return int(stop.value.code or 0)
+
+
+def _tree() -> Tree:
+    """Return the digest of every file that a command finished or was given, by path."""
+    found = {}
+    for folder in ("submissions", "data_manifests", "data"):
+        for path in Path(folder).rglob("*"):
+            if path.is_file() and path.name not in WITHOUT and "report_files" not in path.parts:
+                found[path.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the kept run as today's version leaves it: its recipe and records in today's words."""
+    folder = tmp_path_factory.mktemp("settled")
+    shutil.copytree(KEPT, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("PBVS_DATA", raising=False)
+        assert _pbvs(PREDICT) == _pbvs(PACKAGE) == 0
+    return folder
+
+
+@pytest.fixture
+def place(settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(settled, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PBVS_DATA", raising=False)
+    monkeypatch.setenv("PBVS_WEIGHTS", str(tmp_path))  # where no weights are
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path
+
+
+def _restore(settled: Path, kept: Tree, changed: set[str]) -> None:
+    """Take back what the mistake itself was, and nothing that a command did."""
+    for name in changed:
+        path = Path(name)
+        for above in (*path.parents, path):
+            if above.is_symlink():
+                above.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in kept:
+            shutil.copy2(settled / name, path)
+        else:
+            path.unlink(missing_ok=True)
+    for link in (RUN / ".lock",):
+        if link.is_symlink():
+            link.unlink()
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "-"))
+def test_what_is_finished_stays_and_the_next_command_goes_on(
+    settled: Path, place: Path, mistake: Mistake, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = _tree()
+    mistake.prepare()
+    before = _tree()
+    changed = {name for name in kept.keys() | before.keys() if kept.get(name) != before.get(name)}
+    changed |= {name for name in kept if any(parent.is_symlink() for parent in Path(name).parents)}
+    capfd.readouterr()
+    with mistake.around():
+        status = _pbvs(mistake.line)
+    out, said = capfd.readouterr()
+    assert status == mistake.status, said
+    assert mistake.words in said + out and "Traceback" not in said, said
+    after = _tree()
+    assert {name: after.get(name) for name in before} == before
+    if status:
+        assert after == before
+        assert not Path("submissions/n").exists()
+    _restore(settled, kept, changed)
+    assert _pbvs(PREDICT) == 0, capfd.readouterr().err
+    finished = _tree()
+    assert {name: finished.get(name) for name in kept} == kept
+    assert not Path("thesis").exists() or Path("thesis").read_text() == "mine"
+
+
+def test_there_are_many() -> None:
+    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 60
