@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pbvs.data.manifest import COLUMNS, Pair, manifest_table, pairs_digest, read_manifest, write_manifest
 from pbvs.errors import PbvsError
+from pbvs.seeds import evenly_spaced
 from pbvs.tables import read_table, table_of, table_text, write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12)
@@ -151,3 +153,14 @@ def test_the_digest_of_pairs_follows_their_content_and_not_the_file(tmp_path: Pa
         changed = [*pairs[:2], dataclasses.replace(pairs[2], **{column: "other"}), pairs[3]]
         assert pairs_digest(changed) != pairs_digest(pairs)
     assert pairs_digest(pairs[::-1]) != pairs_digest(pairs)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 24])
+def test_evenly_spaced_items_are_in_order_and_as_far_apart_as_can_be(count: int) -> None:
+    for length in range(count, 60):
+        for ends in (False, True):
+            found = evenly_spaced(range(length), count, ends=ends)
+            steps = {later - earlier for earlier, later in itertools.pairwise(found)}
+            assert len(found) == count and found[0] == 0 and max(steps) - min(steps) <= 1
+            assert not ends or found[-1] == length - 1
+    assert evenly_spaced("ab", count) == ["a", "b"]

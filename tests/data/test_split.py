@@ -13,8 +13,10 @@ import pytest
 from pbvs.data.build import build_pairs
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
+from pbvs.data.inspection import survey
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
+from pbvs.data.registration import RECORD
 from pbvs.data.split import find_ground, find_neighbours, hold_out, split_for_tuning
 from tests.data.conftest import Tree
 
@@ -223,3 +225,27 @@ def test_the_summary_says_which_are_held_out(tree: Tree, tmp_path: Path) -> None
     build_pairs(tree.root, tmp_path, rules=Rules(seed=1))
     held = json.loads((tmp_path / "summary.json").read_text())["held_out"]
     assert {pair.location for pair in pairs_of(tmp_path, "val")} == set(held) and len(held) == 1
+
+
+def test_check_data_says_which_locations_overlap(tree: Tree, tmp_path: Path) -> None:
+    for number in range(8):
+        place(tree, "A_SAR_IR_RGB", f"west{number}", 424_000 + 1000 * number)
+    assert survey(tree.root, shifts=False).ground == []
+    for number in range(3):
+        place(tree, "B_SAR_IR_RGB", f"east{number}", 424_100 + 1000 * number)
+    (line,) = survey(tree.root, shifts=False).ground
+    assert line.startswith("6 locations overlap with others, on 3 pieces of ground; ")
+
+
+def test_the_misregistration_measured_before_is_kept_and_shown(standin: Path, tmp_path: Path) -> None:
+    measured = survey(standin, tmp_path).shifts
+    record = (tmp_path / RECORD).read_bytes()
+    assert measured
+    again = survey(standin, tmp_path, shifts=False).shifts
+    assert (tmp_path / RECORD).read_bytes() == record
+    assert {name: shift.as_json() for name, shift in again.items()} == {
+        name: shift.as_json() for name, shift in measured.items()
+    }
+    assert survey(standin, tmp_path, rules=Rules(min_overlap=0.9999), shifts=False).shifts == {}  # of other pairs
+    (tmp_path / RECORD).write_text('{"made_from": 3}')
+    assert survey(standin, tmp_path, shifts=False).shifts == {}
