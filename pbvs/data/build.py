@@ -48,11 +48,11 @@ class Summary:
     pairs: dict[str, dict[str, int]] = field(default_factory=dict)  # task -> split -> rows
     held_out: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)  # settings, modalities, radiometry, brightness
+    details: dict[str, Any] = field(default_factory=dict)  # settings, modalities, radiometry, brightness
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as a JSON value."""
-        return {**{key: value for key, value in vars(self).items() if key != "facts"}, **self.facts}
+        return {**{key: value for key, value in vars(self).items() if key != "details"}, **self.details}
 
 
 def find_root(option: Path | None, manifests: Path = MANIFESTS) -> Path:
@@ -126,10 +126,10 @@ def build_pairs(
     groups = measure_groups(catalog, book, cache, jobs, backend)
     doubts = _half_placed(catalog, pairs) + doubts_of(groups, book) + warnings_of(inputs)
     summary.warnings += doubts
-    summary.facts["doubts"] = doubts
-    summary.facts["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
-    summary.facts["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
-    summary.facts["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
+    summary.details["doubts"] = doubts
+    summary.details["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
+    summary.details["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
+    summary.details["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
     cache.write()
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
     texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}
@@ -174,7 +174,7 @@ class Builder:
 
     catalog: Catalog
     rules: Rules
-    book: RuleBook
+    intensity: RuleBook
     crops_per_scene: int | None = None  # None: as the challenge says
     share: float | None = None
     held_out: set[str] = field(default_factory=set)
@@ -324,10 +324,10 @@ class Builder:
 
     def _held_by_name(self, matches: Sequence[Match]) -> set[str]:
         """Return the locations, and the scenes of images without one, that are held out."""
-        places = ((match.source.info.source, match.source.info.location) for match in matches)
+        locations = ((match.source.info.source, match.source.info.location) for match in matches)
         scenes = (self._ground(match) for match in matches if not match.source.info.location)
         share, seed = self.share or 0.0, self.rules.seed
-        held = hold_out(sorted({place for place in places if place[1]}), share, seed).names
+        held = hold_out(sorted({location for location in locations if location[1]}), share, seed).names
         return held | hold_out_scenes(scenes, share, seed)
 
     def _ground(self, match: Match) -> str:
@@ -362,8 +362,8 @@ class Builder:
             origin=origin,
             alignment=alignment,
             overlap=f"{overlap:.4f}",
-            source_rule=self.book.rule(source),
-            target_rule=self.book.rule(target),
+            source_rule=self.intensity.rule(source),
+            target_rule=self.intensity.rule(target),
             ground=self.ground.get(location, location),
             limit=limit,
         )
@@ -379,7 +379,7 @@ class Builder:
             source_date=entry.info.date,
             origin="official",
             alignment="none",
-            source_rule=self.book.rule(entry),
+            source_rule=self.intensity.rule(entry),
         )
 
 
@@ -438,13 +438,13 @@ def _summary(builder: Builder, pairs: Pairs) -> Summary:
     summary.warnings += [
         line for line in describe_ground(builder.neighbours, builder.held_out, builder.between) if builder.between
     ]
-    summary.facts = {
+    summary.details = {
         "challenge": {"name": builder.challenge.name, "digest": builder.challenge.data_digest()},
         "settings": {**vars(builder.rules), **choices},
         "modalities": _count(f"{entry.info.modality} {entry.header.dtype}" for entry in catalog.entries),
         "archives": _count(entry.info.source for entry in catalog.entries),
         "alignments": _count(pair.alignment for rows in pairs.values() for pair in rows),
-        "radiometry": builder.book.as_json(),
+        "radiometry": builder.intensity.as_json(),
     }
     return summary
 

@@ -112,32 +112,32 @@ def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
 
 def _known(pair: Pair, file: Path) -> Prepared | None:
     """Return what the cache has of a pair; None when it has nothing whole."""
-    record = file.with_suffix(".json")
-    facts = read_json(record) if record.is_file() else {}
-    if facts.get("reason"):
-        return _prepared(pair, file, (0, 0), facts)
+    kept = file.with_suffix(".json")
+    verdict = read_json(kept) if kept.is_file() else {}
+    if verdict.get("reason"):
+        return _prepared(pair, file, (0, 0), verdict)
     try:
         shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError):
         return None
-    return _prepared(pair, file, (shape[1], shape[2]), facts)
+    return _prepared(pair, file, (shape[1], shape[2]), verdict)
 
 
-def _prepared(pair: Pair, file: Path, size: tuple[int, int], facts: dict[str, Any]) -> Prepared:
-    windows = tuple((top, left) for top, left in facts.get("windows", ()))
-    bad = tuple((top, left, reason) for top, left, reason in facts.get("bad", ()))
-    return Prepared(pair, file, *size, windows, bad, facts.get("reason", ""))
+def _prepared(pair: Pair, file: Path, size: tuple[int, int], verdict: dict[str, Any]) -> Prepared:
+    windows = tuple((top, left) for top, left in verdict.get("windows", ()))
+    bad = tuple((top, left, reason) for top, left, reason in verdict.get("bad", ()))
+    return Prepared(pair, file, *size, windows, bad, verdict.get("reason", ""))
 
 
 def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, file: Path) -> Prepared:
     array = _stack(_reduced(open_pair(pair, root, radiometry), chips, size))
-    facts = _judge(array, radiometry.challenge.task(pair.task).source_channels, chips, size)
-    if facts:
-        write_json(file.with_suffix(".json"), facts)
-    if not facts.get("reason"):
+    verdict = _judge(array, radiometry.challenge.task(pair.task).source_channels, chips, size)
+    if verdict:
+        write_json(file.with_suffix(".json"), verdict)
+    if not verdict.get("reason"):
         with atomic_path(file) as part, part.open("wb") as out:
             np.save(out, array)
-    return _prepared(pair, file, array.shape[1:], facts)
+    return _prepared(pair, file, array.shape[1:], verdict)
 
 
 def _reduced(opened: Opened, chips: Chips, size: int) -> Opened:

@@ -82,7 +82,7 @@ class ChipDataset(Dataset[Sample]):
             prepare, root=root, radiometry=radiometry, chips=chips, size=size, cache=cache, jobs=jobs, backend=backend
         )
         self.items: list[Item] = []
-        self._items_of: dict[int, list[int]] = {}  # by the pair's place among `pairs`; of one left out none
+        self._items_of: dict[int, list[int]] = {}  # by the pair's index; of one left out none
         self.bad: list[Prepared] = []
         self._locations = _by_location(self.pairs, by_name=self.task.pairing == "name")
         self._order: tuple[int, NDArray[np.int64]] | None = None
@@ -160,7 +160,7 @@ class ChipDataset(Dataset[Sample]):
         return len(members) > LARGE and self._limit(members) < len(members)
 
     def _make_ready(self, epochs: Iterable[int]) -> None:
-        """Prepare what epochs draw of large locations, and others in the place of those that cannot be used."""
+        """Prepare what epochs draw of large locations, and others instead of those that cannot be used."""
         large = [members for members in self._locations if self._is_large(members)]
         wanted = epochs = list(epochs) if large else []
         while wanted:
@@ -175,7 +175,7 @@ class ChipDataset(Dataset[Sample]):
             corners = () if prepared.reason else prepared.windows or (None,)
             self._items_of[index] = list(range(len(self.items), len(self.items) + len(corners)))
             number = len(self.items) if self._windows else index
-            self.items += [Item(prepared, corner, number + place) for place, corner in enumerate(corners)]
+            self.items += [Item(prepared, corner, number + window) for window, corner in enumerate(corners)]
             if prepared.reason or prepared.bad:
                 self.bad.append(prepared)
 
@@ -224,7 +224,7 @@ class ChipDataset(Dataset[Sample]):
 
 
 def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:
-    """Return the places of each location's pairs; those paired by name alone have no location to balance."""
+    """Return the indices of each location's pairs; those paired by name alone have no location to balance."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
         groups[pair.name if by_name else pair.location].append(index)

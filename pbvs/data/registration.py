@@ -43,7 +43,7 @@ SMOOTHING = 1.5  # pixels: standard deviation of the Gaussian that calms speckle
 
 @dataclass(frozen=True)
 class Shift:
-    """What many pairs say of the source's place: it shows at (row + down, column + across) what the target shows.
+    """Where many pairs say the source lies: it shows at (row + down, column + across) what the target shows.
 
     Pixels are the target's.
     """
@@ -283,8 +283,8 @@ def _group(pair: Pair, reader: PathReader) -> Group:
 
 
 def _archive(pair: Pair, reader: PathReader) -> Group:
-    place = reader.read(pair.source)
-    return pair.task, "?" if isinstance(place, str) else place.source, ""
+    info = reader.read(pair.source)
+    return pair.task, "?" if isinstance(info, str) else info.source, ""
 
 
 def _groups(pairs: Sequence[Pair], reader: PathReader) -> dict[Group, list[Pair]]:

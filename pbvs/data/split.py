@@ -53,9 +53,9 @@ def find_ground(neighbours: Mapping[str, Iterable[str]]) -> dict[str, str]:
     return ground
 
 
-def _near(places: Sequence[Sequence[tuple[float, float]]]) -> Iterator[tuple[int, int]]:
+def _near(footprints: Sequence[Sequence[tuple[float, float]]]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of quadrilaterals whose boxes meet."""
-    corners = np.array(places).reshape(-1, 4, 2)
+    corners = np.array(footprints).reshape(-1, 4, 2)
     low, high = corners.min(axis=1), corners.max(axis=1)
     for index in range(len(corners)):
         both = ((low[index + 1 :] < high[index]) & (low[index] < high[index + 1 :])).all(axis=1)

@@ -115,7 +115,7 @@ def test_build_pairs_corrects_on_request_only(tmp_path: Path) -> None:
     summary = build_pairs(tmp_path / "root", tmp_path / "moved", correct_shift=True)
     plain, moved = (read_manifest(manifest_path(tmp_path / name, "sar2rgb", "train")) for name in ("plain", "moved"))
     assert {pair.shift for pair in plain} == {""}
-    assert summary.facts["misregistration"]["sar2rgb A"]["trusted"]
+    assert summary.details["misregistration"]["sar2rgb A"]["trusted"]
     (shift,) = {pair.shift for pair in moved}
     assert np.hypot(*(np.array(shift.split(), float) - (3, -4))) < 0.5
     before, after = (

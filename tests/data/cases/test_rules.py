@@ -258,7 +258,7 @@ def test_what_is_clipped_and_what_is_empty_is_counted_and_said(world: World) -> 
     (empty,) = [line for line in summary.warnings if "hold no data" in line]
     assert "Train_Data_X_SAR_IR_RGB" in clipped
     assert "rgb images (uint16)" in empty
-    figures = summary.facts["groups"]["Train_Data_X_SAR_IR_RGB rgb uint16"]
+    figures = summary.details["groups"]["Train_Data_X_SAR_IR_RGB rgb uint16"]
     seen = np.stack([np.rint(scene(seed=number, bands=3) * 3000 + 1)[40:] for number in range(3)])
     assert figures["clipped"] == pytest.approx(float((seen > 1000).mean()), abs=0.01)
     assert figures["empty"] == pytest.approx(40 / 64, abs=1e-3)
