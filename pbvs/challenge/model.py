@@ -36,6 +36,7 @@ class Modality(Settings):
     kind: Kind = "other"
     dtype: str = Field(default="", pattern=r"^(u?int(8|16|32)|float(32|64))?$")  # of the files; empty: as they are
     bands: dict[Annotated[int, Field(ge=1)], tuple[Annotated[int, Field(ge=0)], ...]] = Field(default_factory=dict)
+    mask: tuple[str, str] | None = None  # in a target's path the first text becomes the second: there is its mask
     range: tuple[float, float] | None = None  # the numbers that become 0 and 1; None: found from the data
 
     @field_validator("range")
@@ -76,6 +77,12 @@ class Task(Settings):
     def target_channels(self) -> int:
         """Channels of a target image."""
         return self._modalities[1].channels
+
+    def serves(self, modality: str, own_task: str = "", tasks: tuple[str, ...] = ()) -> bool:
+        """Return whether an image of a modality, of a pattern with a `task` or `tasks`, may be in the pairs."""
+        if own_task not in ("", self.name) or (tasks and self.name not in tasks):
+            return False
+        return modality in (self.source, self.target)
 
     @property
     def challenge_size(self) -> int | None:
@@ -323,12 +330,6 @@ class Challenge(Settings):
         if name not in self.tasks:
             raise UsageError(f"There is no task {name!r}; the tasks are {', '.join(self.tasks)}.")
         return self.tasks[name]
-
-    def serves(self, task: str, modality: str, own_task: str, tasks: tuple[str, ...]) -> bool:
-        """Return whether an image of a modality, from a pattern with a `task` or `tasks`, may be in a task's pairs."""
-        if own_task not in ("", task) or (tasks and task not in tasks):
-            return False
-        return modality in (self.tasks[task].source, self.tasks[task].target)
 
     @property
     def ordered(self) -> tuple[str, ...]:

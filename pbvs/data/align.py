@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Modality
 from pbvs.data.geometry import Window, overlap_window, turns
 from pbvs.data.headers import Header, read_header
-from pbvs.data.images import read_samples, resize
+from pbvs.data.images import read_image, read_samples, resize
 from pbvs.data.intensity import Image, bands_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
@@ -152,11 +152,19 @@ def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) ->
 
 
 def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
-    """Read what `open_target` does, and which of its pixels (H, W) hold data."""
+    """Read what `open_target` does, and which of its pixels (H, W) hold data, as its file and its mask's say."""
     if not pair.target:
         raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
-    target = _target(pair, root, radiometry or Radiometry())
-    return target.pixels, target.valid
+    radiometry = radiometry or Radiometry()
+    target = _target(pair, root, radiometry)
+    challenge = radiometry.challenge
+    mask = challenge.modalities[challenge.task(pair.task).target].mask
+    if mask is None:
+        return target.pixels, target.valid
+    clear = read_image(inside(root, pair.target.replace(*mask)))[:, :, 0] != 0
+    if clear.shape != target.valid.shape:
+        raise PbvsError(f"The mask of {pair.target} is {clear.shape[1]} x {clear.shape[0]} pixels, its target another.")
+    return target.pixels, target.valid & clear
 
 
 def pair_size(pair: Pair, root: Path) -> tuple[int, int]:

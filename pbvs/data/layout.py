@@ -28,6 +28,11 @@ class PathInfo(NamedTuple):
     id: str = ""  # what the images of a pair have in common; empty: the file's name without its suffix
     tasks: tuple[str, ...] = ()  # the tasks that it serves; empty: all of its modality
 
+    @property
+    def served(self) -> tuple[str, str, tuple[str, ...]]:
+        """What `Challenge.serves` asks: modality, own task, and tasks."""
+        return self.modality, self.task, self.tasks
+
 
 class PathReader:
     """A challenge's patterns, ready to read paths below a data root.

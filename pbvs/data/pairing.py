@@ -108,10 +108,7 @@ class Location:
 
 def serves(entry: Entry, task: Task) -> bool:
     """Return whether an image may be in a task's pairs, by its modality and what its pattern says."""
-    info = entry.info
-    if info.role not in ("image", "mosaic") or info.modality not in (task.source, task.target):
-        return False
-    return info.task in ("", task.name) and (not info.tasks or task.name in info.tasks)
+    return entry.info.role in ("image", "mosaic") and task.serves(*entry.info.served)
 
 
 def _serving(task: Task, entries: Iterable[Entry]) -> list[Entry]:

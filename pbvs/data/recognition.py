@@ -19,7 +19,7 @@ SPLIT_WORDS |= {"dev": "val", "test": "test", "testing": "test"}
 MOST_MODALITIES = 8
 KINDS = {"radar": ("sar", "s1", "radar", "vv", "vh", "sentinel1"), "thermal": ("ir", "nir", "lwir", "thermal")}
 OPTICAL = ("rgb", "eo", "s2", "optical", "color", "colour", "gray", "grey", "pan", "sentinel2")
-_TOKEN = re.compile(r"(?P<id>.*)(?P<mark>[_-])(?P<modality>[A-Za-z][A-Za-z0-9]*)")
+_TOKEN = re.compile(r"(?P<id>.*)(?P<mark>[_.-])(?P<modality>[A-Za-z][A-Za-z0-9]*)")
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Shape:
     modality: str = ""  # of all of them, where their paths name none
     splits: set[str] = field(default_factory=set)
     modalities: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)  # `<source>2<target>`, where folders are called so
     located: bool = False
     in_folders: bool = False  # modalities are folders, and not parts of the names
 
@@ -86,19 +87,25 @@ def propose(root: Path, name: str) -> str:
     for path in paths:
         folders = path.lower().split("/")[:-1]
         groups[len(folders), Path(path).suffix, any(SPLIT_WORDS.get(part) == "test" for part in folders)].append(path)
-    shapes = [_shape(group, suffix) for (_, suffix, _), group in groups.items()]
-    modalities = list(dict.fromkeys(modality for shape in shapes for modality in shape.modalities))
-    for shape in shapes:
-        if not shape.modalities and modalities:
-            shape.modality = modalities[0]
+    shapes: list[Shape] = []
+    modalities: list[str] = []
+    for (_, suffix, test), group in sorted(groups.items(), key=lambda item: (item[0][2], -len(item[1]))):
+        shape = _shape(group, suffix, modalities, test)
+        modalities += [modality for modality in shape.modalities if modality not in modalities]
+        shapes.append(shape)
     modalities = modalities or ["image"]
-    source = _source(shapes, modalities)
-    return _toml(name, root, shapes, modalities, source, _headers(root, shapes, modalities))
+    for shape in shapes:
+        shape.modality = "" if shape.modalities or shape.tasks else modalities[0]
+    return _toml(name, root, shapes, modalities, _tasks(shapes, modalities), _headers(root, shapes, modalities))
 
 
-def _shape(paths: list[str], suffix: str) -> Shape:
-    """Say of each folder's level whether it names splits, modalities or locations, and how names end."""
+def _shape(paths: list[str], suffix: str, known: Sequence[str], test: bool) -> Shape:
+    """Say of each folder's level whether it names splits, tasks, modalities or locations, and how names end.
+
+    `known` are the modalities of larger groups of files.
+    """
     shape, parts = Shape(paths), []
+    pairs = {f"{source}2{target}" for source in known for target in known}
     rows = [path.split("/") for path in paths]
     for values in zip(*(row[:-1] for row in rows), strict=True):
         different = set(values)
@@ -106,7 +113,10 @@ def _shape(paths: list[str], suffix: str) -> Shape:
             shape.splits |= {SPLIT_WORDS[value.lower()] for value in different}
             parts.append("{split}" if len(different) > 1 else values[0])
             shape.split = "" if len(different) > 1 else SPLIT_WORDS[values[0].lower()]
-        elif not shape.modalities and _are_modalities(rows, values):
+        elif different <= pairs:
+            shape.tasks = sorted(different, key=natural_key)
+            parts.append("{task}")
+        elif not shape.modalities and (different <= set(known) or (not test and _are_modalities(rows, values))):
             shape.modalities, shape.in_folders = sorted(different, key=natural_key), True
             parts.append("{modality}")
         elif len(different) == 1:
@@ -151,12 +161,14 @@ def _name(shape: Shape, names: Sequence[str], suffix: str) -> str:
     return "{id}" + suffix
 
 
-def _source(shapes: Sequence[Shape], modalities: Sequence[str]) -> str:
-    """Return the modality that is given where others are not: in the test split, else the one that looks like radar."""
+def _tasks(shapes: Sequence[Shape], modalities: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (source, target) of each task: as folders are called, else from what the test split or radar gives."""
+    if named := [task for shape in shapes for task in shape.tasks]:
+        return [(a, b) for task in dict.fromkeys(named) for a in modalities for b in modalities if f"{a}2{b}" == task]
     test = {modality for shape in shapes if shape.split == "test" for modality in shape.modalities}
-    if len(test) == 1:
-        return test.pop()
-    return min(modalities, key=lambda name: (kind_of(name) != "radar", modalities.index(name)))
+    source = min(modalities, key=lambda name: (kind_of(name) != "radar", modalities.index(name)))
+    source = test.pop() if len(test) == 1 else source
+    return [(source, target) for target in modalities if target != source] or [(source, source)]
 
 
 def kind_of(modality: str) -> str:
@@ -187,7 +199,7 @@ def _toml(
     root: Path,
     shapes: Sequence[Shape],
     modalities: Sequence[str],
-    source: str,
+    tasks: Sequence[tuple[str, str]],
     headers: dict[str, Header],
 ) -> str:
     lines = [
@@ -202,12 +214,12 @@ def _toml(
     ]
     for modality in modalities:
         lines += ["", *_modality(modality, headers.get(modality))]
-    targets = [modality for modality in modalities if modality != source] or [source]
-    for target in targets:
+    for source, target in tasks:
         lines += ["", *_task(f"{source}2{target}", source, target, shapes, headers)]
     lines += ["", "[layout]", f'description = "the layout of {root.resolve().name}"']
     for number, shape in enumerate(shapes, 1):
-        lines += ["", *_pattern(f"files-{number}", shape, f"{source}2{targets[0]}", len(targets))]
+        rest = ["otherwise = true"] if number > 1 else []
+        lines += ["", *_pattern(f"files-{number}", shape, "2".join(tasks[0]), len(tasks)), *rest]
     lines += [
         "",
         "[outputs]",
@@ -251,9 +263,11 @@ def _task(name: str, source: str, target: str, shapes: Sequence[Shape], headers:
 
 def _pattern(name: str, shape: Shape, task: str, tasks: int) -> list[str]:
     lines = [f"[layout.files.{name}]  # {len(shape.paths)} files, such as {shape.paths[0]}", f'glob = "{shape.glob}"']
-    if shape.split == "test" and len(shape.modalities) < 2:
-        lines += ['role = "input"', f'task = "{task}"' + ("  #? or another" if tasks > 1 else "")]
-    if shape.split:
+    if shape.tasks:
+        lines += ['role = "input"', "" if "{split}" in shape.glob else f'split = "{shape.split or "test"}"']
+    elif shape.split == "test" and not shape.modalities:
+        lines += ['role = "input"', f'task = "{task}"' + ("  #? or another" if tasks > 1 else ""), 'split = "test"']
+    elif shape.split:
         lines.append(f'split = "{shape.split}"')
     if shape.modality:
         lines.append(f'modality = "{shape.modality}"  #? its paths name none')
@@ -261,7 +275,7 @@ def _pattern(name: str, shape: Shape, task: str, tasks: int) -> list[str]:
     used = [word for word in words if any(word in path.lower().split("/") for path in shape.paths)]
     if used and "{split}" in shape.glob:
         lines.append("values.split = { " + ", ".join(f'{word} = "{SPLIT_WORDS[word]}"' for word in used) + " }")
-    return lines
+    return [line for line in lines if line]
 
 
 def _key(name: str) -> str:

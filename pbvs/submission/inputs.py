@@ -118,11 +118,13 @@ def from_data(root: Path, split: str = "test", challenge: Challenge | None = Non
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
     for relative, info in _images(root, inputs.challenge):
-        if info.role == "input" and info.split == split:
+        served = [info.task] if info.role == "input" else _given_by(info, inputs.challenge) if split == "test" else []
+        if info.split == split and served:
             id = info.id or Path(relative).stem
             name = "_".join(filter(None, (info.location, id)))
-            names.setdefault(info.task, {})[out.key(info.task, id, name, info.location)] = relative
-        elif info.split == "train" and info.role != "input":
+            for task in served:
+                names.setdefault(task, {})[out.key(task, id, name, info.location)] = relative
+        elif info.split == "train" and info.role in ("image", "mosaic"):
             targets.setdefault(info.modality, []).append(relative)
     if not names:
         raise UsageError(
@@ -157,6 +159,15 @@ def check_inputs(inputs: Inputs, split: str, tasks: Iterable[str]) -> None:
                     f"The {split} input {printable(source)} of {task} is not in {inputs.root} any more; put it back, "
                     "or run `pbvs build-pairs` and `pbvs predict` again."
                 )
+
+
+def _given_by(info: PathInfo, challenge: Challenge) -> list[str]:
+    """Return the tasks of which an image of the test split is an input: where no pattern says so, its sources are."""
+    return [
+        name
+        for name, task in challenge.tasks.items()
+        if info.role == "image" and info.modality == task.source and task.serves(*info.served)
+    ]
 
 
 def _images(root: Path, challenge: Challenge) -> Iterator[tuple[str, PathInfo]]:

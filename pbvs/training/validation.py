@@ -17,7 +17,7 @@ from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.devices import rank, world_size
 from pbvs.metrics.judge import Judge
-from pbvs.metrics.protocol import DEFAULT, load_protocol
+from pbvs.metrics.protocol import DEFAULT, choose_protocol, load_protocol
 from pbvs.metrics.weights import look
 from pbvs.training import distributed
 from pbvs.training.log import write_strip
@@ -98,9 +98,9 @@ def make_judge(
     LPIPS is taken with the first of `nets`, those of the loss; without any, with AlexNet where its weights are, else
     not at all. `watch` names the unseen net, or is "auto": the first one with weights that is in neither.
     """
-    protocol = load_protocol(challenge.protocols.get(challenge.protocol, challenge.protocol))
+    protocol = choose_protocol(challenge)
     if choose_by != "auto":
-        protocol = load_protocol(challenge.protocols.get(choose_by, choose_by))
+        protocol = choose_protocol(challenge, choose_by)
     elif protocol.name == DEFAULT and (nets or look("alex", weights)):
         protocol = load_protocol(protocol, lpips_net=next(iter(nets), "alex"))
     elif protocol.name == DEFAULT:

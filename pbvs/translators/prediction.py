@@ -57,7 +57,8 @@ def predict_pairs(
             outcome.failures += [result for _, result in group if isinstance(result, str)]
             good = [(pair, result) for pair, result in group if not isinstance(result, str)]
             for (pair, image), made in zip(good, translator.render([image for _, image in good]), strict=True):
-                shape = tuple(scale * side for side in image.shape[:2]) if size is None else (size, size)
+                times = 1 if pair.target else scale  # an input with a target is on its target's grid already
+                shape = (size, size) if size else (times * image.shape[0], times * image.shape[1])
                 pending.append(writers.submit(_write, target(pair), made, shape, dtype))
             while len(pending) > 2 * batch:
                 pending.popleft().result()
