@@ -111,7 +111,9 @@ def run(folder: Path, *command: str) -> tuple[int, str, int, float]:
         "print(done.returncode, used.ru_maxrss, used.ru_utime + used.ru_stime)\n"
         "print(done.stdout, done.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True)
+    command = (sys.executable, "-c", script, *command)
+    wide = {**os.environ, "COLUMNS": "250"}  # no sentence is broken
+    done = subprocess.run(command, cwd=folder, env=wide, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, _, said = done.stdout.partition("\n")
     status, memory, seconds = first.split()
