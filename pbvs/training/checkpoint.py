@@ -38,6 +38,7 @@ class Kind:
     make: Callable[[Any], nn.Module]
 
 
+# A method with a network of its own adds it here when its translator is imported.
 KINDS = {
     "generator": Kind(GeneratorConfig, make_generator),
     "unet": Kind(UNetConfig, UNet),

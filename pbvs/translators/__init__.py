@@ -45,6 +45,12 @@ def translator_class(method: str) -> type[Translator]:
     return found
 
 
+def import_methods() -> None:
+    """Import every method, so that the networks that they add to `training.checkpoint.KINDS` are known."""
+    for method in METHODS:
+        translator_class(method)
+
+
 def make_translator(
     task: Task, stage: Stage, parts: Mapping[str, Translator] | None = None, device: str = "cpu"
 ) -> Translator:

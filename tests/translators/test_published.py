@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError, UsageError
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build
 from pbvs.seeds import torch_generator
-from pbvs.training.checkpoint import make_network, read_model
+from pbvs.training.checkpoint import KINDS, Kind, make_network, read_model, write_weights
 from pbvs.translators.pix2pixhd.published import (
     Published,
     describe_file,
@@ -193,3 +194,20 @@ def test_names_of_other_formats_are_refused(tmp_path: Path) -> None:
     import_checkpoint(tmp_path / "a.pth", tmp_path / "a.safetensors")
     with pytest.raises(UsageError):
         export_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.onnx")
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """A network of somebody's own."""
+
+    width: int = 3
+
+
+def test_a_network_that_a_method_adds_is_described_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "toy", Kind(ToyConfig, lambda config: torch.nn.Linear(config.width, 2)))
+    write_weights(tmp_path / "toy.safetensors", torch.nn.Linear(5, 2).state_dict(), ToyConfig(5), {"task": "sar2eo"})
+    assert "toy, 12 parameters (width 5)" in describe_file(tmp_path / "toy.safetensors")
+    export_checkpoint(tmp_path / "toy.safetensors", tmp_path / "toy.pth")
+    assert torch.load(tmp_path / "toy.pth", weights_only=True)["weight"].shape == (2, 5)

@@ -29,6 +29,7 @@ from pbvs.training.checkpoint import (
     read_tensors,
     write_weights,
 )
+from pbvs.translators import import_methods
 
 STALE = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -194,6 +195,7 @@ def describe_file(path: Path) -> str:
         published = read_published(path)
         lines = [f"published checkpoint: {summary(published.config)}", *published.notes]
         return "\n".join([*lines, f"{len(published.dropped)} stale running statistics"])
+    import_methods()
     tensors, metadata = read_tensors(path)
     if "progress" in metadata:
         lines = [f"training state, {len(tensors)} tensors"]
@@ -219,6 +221,7 @@ def export_checkpoint(path: Path, out: Path) -> str:
 
 def network_of(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
     """Return weights, configuration and metadata of a model file, or of the averaged network of a training state."""
+    import_methods()
     tensors, metadata = read_tensors(path)
     if "progress" not in metadata:
         return read_model(path, str(metadata.get("kind")))
