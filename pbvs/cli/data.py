@@ -12,7 +12,7 @@ from pbvs.challenge import SPLITS
 from pbvs.cli import options
 
 if TYPE_CHECKING:
-    from pbvs.data.inspection import Survey
+    from pbvs.data.inspection import Inspection
 
 
 root = click.argument("root", type=options.FOLDER, required=False)
@@ -126,11 +126,11 @@ def check_data(
 ) -> None:
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
     from pbvs.data.build import find_challenge, find_root
-    from pbvs.data.inspection import survey
+    from pbvs.data.inspection import inspect_data
     from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
-    found = survey(
+    found = inspect_data(
         find_root(root or data, manifests),
         manifests,
         challenge=find_challenge(challenge, manifests),
@@ -141,12 +141,12 @@ def check_data(
     sweep(manifests, deep=False)
     sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")
-    for line in _survey_lines(found):
+    for line in _lines(found):
         click.echo(line)
     click.echo(f"The page with maps, histograms and images is {page}")
 
 
-def _survey_lines(found: Survey) -> Iterator[str]:
+def _lines(found: Inspection) -> Iterator[str]:
     from pbvs.data.inspection import group_reasons
 
     width = max(len(archive.name) for archive in found.archives)

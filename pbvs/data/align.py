@@ -58,7 +58,7 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
 
     shape = (window.height, window.width)
     how = {
-        **_place(source.header, target),
+        **_grid_of(source.header, target),
         "dst_crs": target.crs,
         "dst_transform": affine(target, window.top + shift[0], window.left + shift[1]),
         "resampling": Resampling.bilinear,
@@ -74,7 +74,7 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
     return Raster(pixels.astype(np.float32), valid, target)
 
 
-def _place(source: Header, target: Header) -> dict[str, Any]:
+def _grid_of(source: Header, target: Header) -> dict[str, Any]:
     """Return where the source lies in rasterio's words; degrees are counted as the target's are, by whole turns."""
     from rasterio.control import GroundControlPoint
 

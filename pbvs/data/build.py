@@ -15,7 +15,7 @@ from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
-from pbvs.data.intensity import RuleBook, find_rules
+from pbvs.data.intensity import RuleTable, find_rules
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
 from pbvs.data.pairing import Location, Match, Refusal, Rules, check, draw, group_locations, pair_by_name, serves
@@ -111,8 +111,8 @@ def build_pairs(
     chosen = load_challenge(challenge)
     cache = FileCache(manifests / CACHE_NAME, root)
     catalog = scan(root, cache, jobs, backend, challenge=chosen)
-    book = find_rules(catalog, (radiometry or Radiometry()).of(chosen))
-    builder = Builder(catalog, rules or Rules(), book, crops_per_scene, share)
+    intensity = find_rules(catalog, (radiometry or Radiometry()).of(chosen))
+    builder = Builder(catalog, rules or Rules(), intensity, crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise _unpaired(catalog, manifests)
@@ -123,8 +123,8 @@ def build_pairs(
         pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
-    groups = measure_groups(catalog, book, cache, jobs, backend)
-    doubts = _half_placed(catalog, pairs) + doubts_of(groups, book) + warnings_of(inputs)
+    groups = measure_groups(catalog, intensity, cache, jobs, backend)
+    doubts = _half_placed(catalog, pairs) + doubts_of(groups, intensity) + warnings_of(inputs)
     summary.warnings += doubts
     summary.details["doubts"] = doubts
     summary.details["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
@@ -174,7 +174,7 @@ class Builder:
 
     catalog: Catalog
     rules: Rules
-    intensity: RuleBook
+    intensity: RuleTable
     crops_per_scene: int | None = None  # None: as the challenge says
     share: float | None = None
     held_out: set[str] = field(default_factory=set)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.cache import FileCache, stamp_of
+from pbvs.data.formats import OTHER_FORMATS, SUFFIXES
 from pbvs.data.georeference import SIDE_SUFFIXES
-from pbvs.data.headers import OTHER_FORMATS, SUFFIXES, Header, read_headers
+from pbvs.data.headers import Header, read_headers
 from pbvs.data.layout import PathInfo, PathReader, file_key
 from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track

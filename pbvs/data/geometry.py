@@ -134,7 +134,7 @@ class Footprints:
             for index, header in enumerate(members):
                 self._corners[_key(header)] = _together(points[4 * index : 4 * index + 4], crs)
 
-    def place(self, header: Header) -> list[Point]:
+    def corners_of(self, header: Header) -> list[Point]:
         """Return the image's corners as (longitude, latitude)."""
         return self._corners[_key(header)]
 
@@ -146,8 +146,8 @@ class Footprints:
         return self._overlaps[key]
 
     def _overlap(self, source: Header, target: Header) -> float:
-        under = self.place(target)
-        over = _near_to(self.place(source), under)
+        under = self.corners_of(target)
+        over = _near_to(self.corners_of(source), under)
         if not all(max(axis) - min(axis) < SMALL for axis in zip(*over, *under, strict=True)):
             return overlap(source, target) if _near(over, under) else 0.0
         (x0, y0), (x1, y1), _, (x3, y3) = under

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.data.headers import MAX_PIXELS as MAX_PIXELS
-from pbvs.data.headers import MAX_SIDE as MAX_SIDE
-from pbvs.data.headers import SUFFIXES as SUFFIXES
-from pbvs.data.headers import Header, header_of, image_errors, open_image, png_header, read_twice, silence
+from pbvs.data.formats import MAX_PIXELS as MAX_PIXELS
+from pbvs.data.formats import MAX_SIDE as MAX_SIDE
+from pbvs.data.formats import SUFFIXES as SUFFIXES
+from pbvs.data.formats import image_errors, open_image, read_twice, silence
+from pbvs.data.headers import Header, header_of, png_header
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
 

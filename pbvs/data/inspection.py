@@ -1,4 +1,4 @@
-"""What a data root holds, what it lacks and what is wrong with it: the facts that `pbvs check-data` shows."""
+"""What a data root holds, what it lacks and what is wrong with it: what `pbvs check-data` shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pbvs.data.catalog import Catalog, Entry, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
-from pbvs.data.intensity import Group, RuleBook, find_rules, group_of
+from pbvs.data.intensity import Group, RuleTable, find_rules, group_of
 from pbvs.data.layout import natural_key
 from pbvs.data.pairing import Rules
 from pbvs.data.registration import Shift, group_name, recorded_shifts
@@ -45,7 +45,7 @@ class Archive:
     sizes: str = ""
     types: str = ""
     systems: str = ""
-    places: list[tuple[str, float, float, bool]] = field(default_factory=list)  # name, longitude, latitude, held out
+    points: list[tuple[str, float, float, bool]] = field(default_factory=list)  # name, longitude, latitude, held out
 
 
 @dataclass
@@ -63,11 +63,11 @@ class GroupFigures:
 
 
 @dataclass
-class Survey:
+class Inspection:
     """Everything that was found."""
 
     catalog: Catalog
-    book: RuleBook
+    intensity: RuleTable
     pairs: Pairs
     archives: list[Archive]
     groups: list[GroupFigures]
@@ -86,7 +86,7 @@ class Survey:
         }
 
 
-def survey(
+def inspect_data(
     root: Path,
     manifests: Path | None = None,
     *,
@@ -95,7 +95,7 @@ def survey(
     shifts: bool = True,
     jobs: int = 1,
     backend: str = "loky",
-) -> Survey:
+) -> Inspection:
     """Look at everything below `root`; nothing is written but the memory of headers beside the manifests.
 
     `shifts=False` does not measure the misregistration, which takes the longest: what was measured of the same pairs
@@ -104,28 +104,28 @@ def survey(
     cache = FileCache(manifests and manifests / CACHE_NAME, root)
     chosen = load_challenge(challenge)
     catalog = scan(root, cache, jobs, backend, challenge=chosen, strict=False)
-    book = find_rules(catalog, Radiometry().of(chosen))
-    builder = Builder(catalog, rules or Rules(), book)
+    intensity = find_rules(catalog, Radiometry().of(chosen))
+    builder = Builder(catalog, rules or Rules(), intensity)
     pairs = builder.collect()
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog)
-    figures = measure_groups(catalog, book, cache, jobs, backend)
+    figures = measure_groups(catalog, intensity, cache, jobs, backend)
     cache.write()
-    return Survey(
+    return Inspection(
         catalog=catalog,
-        book=book,
+        intensity=intensity,
         pairs=pairs,
         archives=archives,
-        groups=_groups(catalog, book, figures),
+        groups=_groups(catalog, intensity, figures),
         inputs=inputs,
         modalities=modalities,
         shifts={group_name(group): shift for group, shift in found.items()},
         missing=_missing(archives, pairs, catalog),
         ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
-        warnings=doubts_of(figures, book) + warnings_of(inputs) + _leak_warning(leaks),
+        warnings=doubts_of(figures, intensity) + warnings_of(inputs) + _leak_warning(leaks),
     )
 
 
@@ -141,12 +141,12 @@ def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
         group[entry.size, entry.header].append(entry.path)
     leaks = []
     for size, header in inputs.keys() & training.keys():
-        twins = _twins(catalog.root, size, inputs[size, header], training[size, header])
-        leaks += [(path, f"byte for byte the training image {twin}") for path, twin in twins]
+        duplicates = _duplicates(catalog.root, size, inputs[size, header], training[size, header])
+        leaks += [(path, f"byte for byte the training image {other}") for path, other in duplicates]
     return sorted(leaks)
 
 
-def _twins(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]) -> list[tuple[str, str]]:
+def _duplicates(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]) -> list[tuple[str, str]]:
     """Return the inputs that are a training image, each with the last such one; all files have one size."""
     ends = [{path: _end(f"{root}/{path}", size) for path in paths} for paths in (inputs, training)]
     shared = set(ends[0].values()) & set(ends[1].values())
@@ -154,8 +154,8 @@ def _twins(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]
         {path: end if size <= END else sha256(root / path) for path, end in group.items() if end in shared}
         for group in ends
     )
-    twins = {content: path for path, content in known.items()}
-    return [(path, twins[content]) for path, content in alike.items() if content in twins]
+    duplicates = {content: path for path, content in known.items()}
+    return [(path, duplicates[content]) for path, content in alike.items() if content in duplicates]
 
 
 def _end(path: str, size: int) -> str:
@@ -203,11 +203,11 @@ def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Cha
         without = sum(all(entry.info.modality != modality for entry in stack) for stack in stacks.values())
         if without:
             archive.incomplete[modality] = without
-    archive.places = _places(stacks, held_out)
+    archive.points = _points(stacks, held_out)
     return archive
 
 
-def _groups(catalog: Catalog, book: RuleBook, figures: Mapping[Group, Brightness]) -> list[GroupFigures]:
+def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brightness]) -> list[GroupFigures]:
     members: dict[Group, list[Header]] = defaultdict(list)
     for entry in catalog.entries:
         members[group_of(entry)].append(entry.header)
@@ -218,7 +218,7 @@ def _groups(catalog: Catalog, book: RuleBook, figures: Mapping[Group, Brightness
             GroupFigures(
                 *group,
                 images=len(headers),
-                rule=book.rules[group],
+                rule=intensity.rules[group],
                 figures=figures.get(group) or Brightness(np.zeros(BINS)),
                 systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
                 placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
@@ -234,15 +234,15 @@ def _placed(header: Header) -> str:
     return f"none ({header.origin})" if header.origin else "none"
 
 
-def _places(stacks: dict[str, list[Entry]], held_out: set[str]) -> list[tuple[str, float, float, bool]]:
+def _points(stacks: dict[str, list[Entry]], held_out: set[str]) -> list[tuple[str, float, float, bool]]:
     footprints = Footprints(entry.header for stack in stacks.values() for entry in stack)
-    places = []
+    points = []
     for name, stack in sorted(stacks.items(), key=lambda item: natural_key(item[0])):
         known = [entry.header for entry in stack if entry.header.georeferenced]
-        point = _middle(footprints.place(known[0])) if known else _named(name)
+        point = _middle(footprints.corners_of(known[0])) if known else _named(name)
         if point is not None:
-            places.append((name, *point, name in held_out))
-    return places
+            points.append((name, *point, name in held_out))
+    return points
 
 
 def _middle(corners: Sequence[Point]) -> Point:

@@ -142,7 +142,7 @@ Group = tuple[str, str, str]  # archive, modality, sample type
 
 
 @dataclass
-class RuleBook:
+class RuleTable:
     """The rule of every image, by its group."""
 
     rules: dict[Group, str] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class RuleBook:
         return {" ".join(group): rule for group, rule in sorted(self.rules.items())}
 
 
-def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
+def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleTable:
     """Return the rule of every image: the recipe's for its modality and archive, else the training images'.
 
     All archives whose files have samples of one type and a like range share a rule, which is found from training images
@@ -166,7 +166,7 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
     for entry in catalog.entries:
         archive, modality, kind = group_of(entry)
         members[modality, kind][archive].append(entry)
-    book = RuleBook()
+    table = RuleTable()
     for (modality, kind), archives in members.items():
         own = {archive: radiometry.rule(modality, "auto", f"{archive}/") for archive in archives}
         found = (
@@ -175,8 +175,8 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleBook:
             else {}
         )
         for archive, rule in own.items():
-            book.rules[archive, modality, kind] = found[archive] if rule == "auto" else rule
-    return book
+            table.rules[archive, modality, kind] = found[archive] if rule == "auto" else rule
+    return table
 
 
 def group_of(entry: Entry) -> Group:

@@ -29,7 +29,7 @@ def find_neighbours(headers: Mapping[str, Iterable[Header]], footprints: Footpri
     """Return for each location, by its georeferenced images, the other locations that show some of the same ground."""
     neighbours: dict[str, set[str]] = {name: set() for name in headers}
     images = [(name, header) for name in headers for header in dict.fromkeys(headers[name]) if header.georeferenced]
-    for first, second in _near([footprints.place(header) for _, header in images]):
+    for first, second in _near([footprints.corners_of(header) for _, header in images]):
         (name, one), (other, two) = images[first], images[second]
         if name != other and other not in neighbours[name] and meet(one, two, footprints):
             neighbours[name].add(other)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, Modality, load_challenge
 from pbvs.data.cache import FileCache
 from pbvs.data.catalog import Catalog, Entry
-from pbvs.data.headers import gdal
+from pbvs.data.formats import gdal
 from pbvs.data.images import read_samples
-from pbvs.data.intensity import Group, RuleBook, bands_of, clipped_share, group_of, holds_data, to_unit
+from pbvs.data.intensity import Group, RuleTable, bands_of, clipped_share, group_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import inside
@@ -129,14 +129,14 @@ def measure(
 
 
 def measure_groups(
-    catalog: Catalog, book: RuleBook, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky"
+    catalog: Catalog, intensity: RuleTable, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky"
 ) -> dict[Group, Brightness]:
     """Return the brightness of each archive's modalities by the type of their samples, from a few images of each."""
     members: dict[Group, list[Entry]] = defaultdict(list)
     for entry in catalog.entries:
         members[group_of(entry)].append(entry)
     wants = {
-        group: [Want(entry.path, group[1], book.rule(entry)) for entry in evenly_spaced(entries, OF_A_GROUP)]
+        group: [Want(entry.path, group[1], intensity.rule(entry)) for entry in evenly_spaced(entries, OF_A_GROUP)]
         for group, entries in sorted(members.items())
     }
     every = [want for chosen in wants.values() for want in chosen]
@@ -149,7 +149,7 @@ def measure_groups(
     return groups
 
 
-def doubts_of(groups: Mapping[Group, Brightness], book: RuleBook) -> list[str]:
+def doubts_of(groups: Mapping[Group, Brightness], intensity: RuleTable) -> list[str]:
     """Return a sentence for each archive and modality of which much is clipped or holds no data."""
     sentences = []
     for group, found in groups.items():
@@ -157,7 +157,7 @@ def doubts_of(groups: Mapping[Group, Brightness], book: RuleBook) -> list[str]:
         what = f"{archive}: of its {modality} images ({kind})"
         if found.clipped > CLIPPED:
             sentences.append(
-                f"{what} {found.clipped:.0%} of the numbers lie outside of {book.rules[group]} and are clipped; "
+                f"{what} {found.clipped:.0%} of the numbers lie outside of {intensity.rules[group]} and are clipped; "
                 f'a recipe may set another under [radiometry.archives."{archive}"].'
             )
         if found.empty > EMPTY:

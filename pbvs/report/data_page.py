@@ -12,7 +12,7 @@ import numpy as np
 
 from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry
-from pbvs.data.inspection import Archive, GroupFigures, Survey, group_reasons
+from pbvs.data.inspection import Archive, GroupFigures, Inspection, group_reasons
 from pbvs.data.layout import natural_key
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
@@ -28,41 +28,41 @@ WIDTH, HEIGHT = 320, 200  # of a map, in units of its drawing
 CELL = 2.0  # degrees
 KILOMETRES = 111.32  # in a degree of latitude
 
-Place = tuple[str, float, float, bool]  # name, longitude, latitude, held out
+MapPoint = tuple[str, float, float, bool]  # name, longitude, latitude, held out
 
 
-def write_data_page(survey: Survey, path: Path) -> Path:
+def write_data_page(inspection: Inspection, path: Path) -> Path:
     """Write the page, one file that loads nothing, and return its path."""
-    write_text(path, render_data(survey))
+    write_text(path, render_data(inspection))
     return path
 
 
-def render_data(survey: Survey) -> str:
+def render_data(inspection: Inspection) -> str:
     """Return the page as HTML; everything that comes from the data is escaped."""
     return render(
         "data.html",
-        survey.catalog.challenge,
-        title=f"Data in {survey.catalog.root.resolve().name}",
-        survey=survey,
-        columns=list(survey.catalog.challenge.modalities),
-        titles={name: survey.catalog.challenge.title_of(name) for name in survey.catalog.challenge.modalities},
-        counts=survey.counts(),
-        groups=[(group, _drawn(group)) for group in survey.groups],
-        reasons=group_reasons(survey.wrong),
+        inspection.catalog.challenge,
+        title=f"Data in {inspection.catalog.root.resolve().name}",
+        found=inspection,
+        columns=list(inspection.catalog.challenge.modalities),
+        titles={name: inspection.catalog.challenge.title_of(name) for name in inspection.catalog.challenge.modalities},
+        counts=inspection.counts(),
+        groups=[(group, _drawn(group)) for group in inspection.groups],
+        reasons=group_reasons(inspection.wrong),
         listed=LISTED,
-        maps=[map_of(archive.name, cluster) for archive in survey.archives for cluster in clusters(archive.places)],
-        world=world_of(survey.archives),
-        histograms=[plot(name.upper(), splits) for name, splits in survey.modalities.items()],
-        input_histograms=[plot(name, splits) for name, splits in survey.inputs.items()],
-        strips=thumbnails(survey),
+        maps=[map_of(archive.name, cluster) for archive in inspection.archives for cluster in clusters(archive.points)],
+        world=world_of(inspection.archives),
+        histograms=[plot(name.upper(), splits) for name, splits in inspection.modalities.items()],
+        input_histograms=[plot(name, splits) for name, splits in inspection.inputs.items()],
+        strips=thumbnails(inspection),
     )
 
 
-def clusters(places: Sequence[Place]) -> list[list[Place]]:
-    """Return the places in groups that lie together, those of at least three: cells of two degrees that touch."""
-    cells: dict[tuple[int, int], list[Place]] = defaultdict(list)
-    for place in places:
-        cells[math.floor(place[1] / CELL), math.floor(place[2] / CELL)].append(place)
+def clusters(points: Sequence[MapPoint]) -> list[list[MapPoint]]:
+    """Return the points in groups that lie together, those of at least three: cells of two degrees that touch."""
+    cells: dict[tuple[int, int], list[MapPoint]] = defaultdict(list)
+    for point in points:
+        cells[math.floor(point[1] / CELL), math.floor(point[2] / CELL)].append(point)
     groups = []
     while cells:
         waiting, group = [next(iter(cells))], []
@@ -75,9 +75,9 @@ def clusters(places: Sequence[Place]) -> list[list[Place]]:
     return groups
 
 
-def map_of(name: str, places: Sequence[Place]) -> dict[str, Any]:
-    """Return places as points in a drawing, north up, those held out on top, with a scale bar."""
-    longitudes, latitudes = [place[1] for place in places], [place[2] for place in places]
+def map_of(name: str, located: Sequence[MapPoint]) -> dict[str, Any]:
+    """Return locations as points in a drawing, north up, those held out on top, with a scale bar."""
+    longitudes, latitudes = [point[1] for point in located], [point[2] for point in located]
     squeeze = max(0.05, math.cos(math.radians(sum(latitudes) / len(latitudes))))
     middle = ((min(longitudes) + max(longitudes)) / 2, (min(latitudes) + max(latitudes)) / 2)
     reach = max((max(longitudes) - min(longitudes)) * squeeze / WIDTH, (max(latitudes) - min(latitudes)) / HEIGHT, 1e-5)
@@ -89,7 +89,7 @@ def map_of(name: str, places: Sequence[Place]) -> dict[str, Any]:
             "y": round(HEIGHT / 2 - 6 - (y - middle[1]) * scale, 2),
             "held": held,
         }
-        for title, x, y, held in sorted(places, key=lambda place: place[3])
+        for title, x, y, held in sorted(located, key=lambda point: point[3])
     ]
     bar = _round_number(WIDTH / 4 / scale * KILOMETRES)
     return {
@@ -98,7 +98,7 @@ def map_of(name: str, places: Sequence[Place]) -> dict[str, Any]:
         "bar": round(bar / KILOMETRES * scale, 2),
         "length": f"{bar:g} km" if bar >= 1 else f"{bar * 1000:g} m",
         "where": f"{_degrees(middle[1], 'N', 'S')}, {_degrees(middle[0], 'E', 'W')}",
-        "held": sum(held for *_, held in places),
+        "held": sum(held for *_, held in located),
     }
 
 
@@ -106,7 +106,7 @@ def world_of(archives: Sequence[Archive]) -> list[dict[str, Any]]:
     """Return where on Earth each archive lies, in a drawing of 360 by 180 units."""
     dots: Counter[tuple[str, int, int]] = Counter()
     for archive in archives:
-        dots.update((archive.name, round(x), round(y)) for _, x, y, _ in archive.places)
+        dots.update((archive.name, round(x), round(y)) for _, x, y, _ in archive.points)
     return [
         {"name": name, "x": x + 180, "y": 90 - y, "count": count, "radius": round(1.6 + math.log10(count), 2)}
         for (name, x, y), count in sorted(dots.items())
@@ -130,12 +130,12 @@ def _drawn(group: GroupFigures) -> dict[str, Any] | None:
     return plot(group.modality, {"": group.figures}) if group.figures.images else None
 
 
-def thumbnails(survey: Survey) -> list[dict[str, Any]]:
+def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
     """Return strips of thumbnails: some locations of every archive, some chips and some inputs."""
     chosen: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in survey.catalog.entries:
-        place = entry.info
-        chosen[place.source, place.location or _stem_group(entry)].append(entry)
+    for entry in inspection.catalog.entries:
+        info = entry.info
+        chosen[info.source, info.location or _stem_group(entry)].append(entry)
     by_source: dict[str, list[tuple[str, list[Entry]]]] = defaultdict(list)
     for (source, name), members in chosen.items():
         by_source[source].append((name, members))
@@ -144,36 +144,36 @@ def thumbnails(survey: Survey) -> list[dict[str, Any]]:
         {"title": name, "archive": source, "tiles": tiles, "task": members[0].info.task}
         for source, groups in sorted(by_source.items())
         for name, members in evenly_spaced(sorted(groups, key=lambda group: natural_key(group[0])), each)
-        if (tiles := _tiles(survey, members))
+        if (tiles := _tiles(inspection, members))
     ]
 
 
 def _stem_group(entry: Entry) -> str:
-    place = entry.info
-    return f"{place.split}/{place.task}/{entry.stem}" if place.role == "input" else f"{place.split}/{entry.stem}"
+    info = entry.info
+    return f"{info.split}/{info.task}/{entry.stem}" if info.role == "input" else f"{info.split}/{entry.stem}"
 
 
-def _tiles(survey: Survey, members: Sequence[Entry]) -> list[Tile]:
+def _tiles(inspection: Inspection, members: Sequence[Entry]) -> list[Tile]:
     """Return the first image of each modality of a location, and how many more there are."""
     by_modality: dict[str, list[Entry]] = defaultdict(list)
     for entry in sorted(members, key=lambda entry: entry.info.role == "mosaic"):
         by_modality[entry.info.modality].append(entry)
     return [
-        _tile(survey, by_modality[modality])
-        for modality in survey.catalog.challenge.modalities
+        _tile(inspection, by_modality[modality])
+        for modality in inspection.catalog.challenge.modalities
         if modality in by_modality
     ]
 
 
-def _tile(survey: Survey, entries: Sequence[Entry]) -> Tile:
+def _tile(inspection: Inspection, entries: Sequence[Entry]) -> Tile:
     first = entries[0]
     more = f"1 of {len(entries)}" if len(entries) > 1 else ""
     caption = ", ".join(
-        filter(None, (f"{survey.catalog.challenge.title_of(first.info.modality)} {first.info.date}".strip(), more))
+        filter(None, (f"{inspection.catalog.challenge.title_of(first.info.modality)} {first.info.date}".strip(), more))
     )
     try:
-        modality = survey.catalog.challenge.modalities[first.info.modality]
-        raster = read_raster(survey.catalog.root / first.path, modality, survey.book.rule(first))
+        modality = inspection.catalog.challenge.modalities[first.info.modality]
+        raster = read_raster(inspection.catalog.root / first.path, modality, inspection.intensity.rule(first))
     except PbvsError:
         return Tile(caption, absent="cannot be read")
     return tile(caption, raster.pixels, side=THUMBNAIL)

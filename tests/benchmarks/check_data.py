@@ -14,7 +14,7 @@ PART = "check_data"
 
 
 def run(quick: bool) -> list[Row]:
-    from pbvs.data.inspection import survey
+    from pbvs.data.inspection import inspect_data
 
     with tempfile.TemporaryDirectory() as name:
         root, manifests = Path(name) / "root", Path(name) / "manifests"
@@ -23,11 +23,11 @@ def run(quick: bool) -> list[Row]:
 
         def look() -> None:
             shutil.rmtree(manifests, ignore_errors=True)
-            survey(root, manifests, shifts=False)
+            inspect_data(root, manifests, shifts=False)
 
         return [
             compare(PART, f"{count} files / bare header walk", look, lambda: bare_walk(root), repeats=repeats,
                     bound="<= 1.5", note="without the misregistration, which reads pixels"),
-            compare(PART, "after build-pairs / bare header walk", lambda: survey(root, manifests, shifts=False),
+            compare(PART, "after build-pairs / bare header walk", lambda: inspect_data(root, manifests, shifts=False),
                     lambda: bare_walk(root), repeats=repeats),
         ]  # fmt: skip

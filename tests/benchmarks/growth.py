@@ -59,11 +59,11 @@ def catalogue(folder: Path, rounds: int) -> Row:
 
 
 def checking(folder: Path, rounds: int) -> Row:
-    from pbvs.data.inspection import survey
+    from pbvs.data.inspection import inspect_data
 
     def make(place: Path, thousandths: int) -> Callable[[], Any]:
         write_full_size(place / "root", thousandths / 1000)
-        return partial(survey, place / "root", shifts=False)
+        return partial(inspect_data, place / "root", shifts=False)
 
     return fitted("check-data", prepared(folder, sized(4), make), "thousandths of the archives", rounds)
 

@@ -15,7 +15,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.chips import prepare
 from pbvs.data.images import read_image
-from pbvs.data.inspection import survey
+from pbvs.data.inspection import inspect_data
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, ReadError
 from pbvs.recipe import Chips, Radiometry
@@ -55,7 +55,7 @@ def as_an_ordinary_user() -> Iterator[None]:
 def test_what_may_not_be_read_stops_build_pairs_by_name_and_is_read_the_next_time(open_tree: Tree, path: str) -> None:
     root, manifests = open_tree.root, open_tree.root.parent / "data_manifests"
     build_pairs(root, manifests)
-    survey(root, manifests, shifts=False)
+    inspect_data(root, manifests, shifts=False)
     manifests.chmod(0o777)
     for file in manifests.iterdir():
         file.chmod(0o666)
@@ -70,13 +70,13 @@ def test_what_may_not_be_read_stops_build_pairs_by_name_and_is_read_the_next_tim
             build_pairs(root, manifests)
         assert {file.name: file.read_bytes() for file in manifests.glob("[a-z]*.csv")} == before
         with as_an_ordinary_user():  # check-data lists it and goes on
-            wrong = dict(survey(root, manifests, shifts=False).wrong)
+            wrong = dict(inspect_data(root, manifests, shifts=False).wrong)
         assert "(Permission denied)" in wrong[path]
     finally:
         (root / path).chmod(mode)
     build_pairs(root, manifests)
     assert {file.name: file.read_bytes() for file in manifests.glob("[a-z]*.csv")} == before
-    assert survey(root, manifests, shifts=False).wrong == []
+    assert inspect_data(root, manifests, shifts=False).wrong == []
 
 
 def test_a_damaged_image_is_a_fact_and_is_remembered(tree: Tree, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pbvs.cli import cli
 from pbvs.data.images import to_uint8
-from pbvs.data.inspection import survey
+from pbvs.data.inspection import inspect_data
 from pbvs.recipe import Radiometry
 from pbvs.report.data_page import render_data
 from tests.data.cases.world import World, grid, likeness, png, scene, tif, u8
@@ -269,11 +269,11 @@ def test_check_data_shows_type_range_rule_and_place_by_archive_and_modality(worl
     for number in range(3):
         sar_location(world, f"loc{number}", speckled(number).astype(np.uint16), crs="EPSG:32614", transform=grid())
     tif(world.location("loc4") / "S_GEC.tiff", speckled(9).astype(np.uint16), crs="EPSG:32614")
-    found = survey(world.root, shifts=False)
+    found = inspect_data(world.root, shifts=False)
     (group,) = [group for group in found.groups if group.modality == "sar"]
     assert (group.archive, group.kind, group.images) == ("Train_Data_X_SAR_IR_RGB", "uint16", 4)
     assert group.figures.high == 18000
-    assert group.rule == found.book.rules[group.archive, "sar", "uint16"]
+    assert group.rule == found.intensity.rules[group.archive, "sar", "uint16"]
     assert group.systems == "EPSG:32614"
     assert group.placed == "tags 3, none (CRS without a transform) 1"
     assert group.figures.counts.sum() == pytest.approx(4)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from pbvs.cli import cli
 from pbvs.data.build import build_pairs
 from pbvs.data.images import write_png
-from pbvs.data.inspection import group_reasons, survey
+from pbvs.data.inspection import group_reasons, inspect_data
 from pbvs.data.statistics import Brightness, warnings_of
 from pbvs.files import read_json
 from pbvs.report.data_page import clusters, map_of, render_data
@@ -40,7 +40,7 @@ def test_the_table_and_the_page(demo: Path, tmp_path: Path) -> None:
 def test_what_is_missing_is_said(tree: Tree) -> None:
     tree.location("A", "one")
     tree.tiff("A/two/x_rgb.tiff", 3)
-    found = survey(tree.root, shifts=False)
+    found = inspect_data(tree.root, shifts=False)
     text = " ".join(found.missing)
     assert "sar2eo: nothing for train, val, test." in text
     assert "A: 1 of 2 locations have no SAR." in text
@@ -51,7 +51,7 @@ def test_what_is_missing_is_said(tree: Tree) -> None:
 def test_a_page_escapes_names(tree: Tree) -> None:
     name = "<script>& 'x'"
     tree.location("A & <b>B<b>", name)
-    page = render_data(survey(tree.root, shifts=False))
+    page = render_data(inspect_data(tree.root, shifts=False))
     assert "<script" not in page
     assert "<b>B" not in page
     assert "&lt;script&gt;&amp; &#39;x&#39;" in page
@@ -64,7 +64,7 @@ def test_official_inputs_among_the_training_images_are_named(tree: Tree, tmp_pat
     (tree.root / "test/sar2eo").mkdir(parents=True)
     shutil.copy(tree.root / "design_data/SAR/train/3.png", tree.root / "test/sar2eo/900.png")
     tree.png("test/sar2eo/901.png")
-    found = survey(tree.root, shifts=False)
+    found = inspect_data(tree.root, shifts=False)
     assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training image design_data/SAR/train/3.png")]
     assert any("among the training images" in warning for warning in found.warnings)
 
@@ -81,7 +81,7 @@ def test_inputs_that_only_end_like_a_training_image_are_none(tree: Tree, tmp_pat
         chunk += (0).to_bytes(4, "big") + b"teSt" + zlib.crc32(b"teSt").to_bytes(4, "big")
         (tree.root / name).parent.mkdir(parents=True, exist_ok=True)
         (tree.root / name).write_bytes(data[:33] + chunk + data[33:])
-    found = survey(tree.root, tmp_path / "manifests", shifts=False)
+    found = inspect_data(tree.root, tmp_path / "manifests", shifts=False)
     assert found.wrong == [("test/sar2eo/900.png", "byte for byte the training image design_data/SAR/train/3.png")]
 
 

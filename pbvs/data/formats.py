@@ -1,0 +1,163 @@
+"""Which image formats are opened, within which limits, and what is said when that fails.
+
+Formats are opened by an allow-list, each by the library's driver of that format alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from pbvs.errors import PbvsError, ReadError
+
+T = TypeVar("T")
+
+DRIVERS = {
+    ".png": "PNG",
+    ".tif": "GTiff",
+    ".tiff": "GTiff",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jp2": "JP2OpenJPEG",
+}
+SUFFIXES = frozenset(DRIVERS)
+_OTHER = "bil bip bmp bsq dng exr gif grd h5 hdf hdr heic img j2k jpf jpx mat nc ntf npy npz pgm ppm raw safe vrt webp"
+OTHER_FORMATS = frozenset(f".{name}" for name in _OTHER.split())  # images that people have and that are not read
+MAX_SIDE = 8192  # the largest image of the archives has 3240 pixels a side
+MAX_PIXELS = 40_000_000
+MAX_BANDS = 16  # Sentinel-2 has 13
+MAX_BLOCK = 1 << 29  # bytes of a block, which is decoded as a whole
+LARGE, THIN = 16_000_000, 100  # more pixels than the first need a byte of the file for so many of them
+_ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 128}  # no side files; MiB
+
+
+def read_twice(read: Callable[[], T]) -> T:
+    """Read a file, once more if it seems damaged: a disk that failed for a moment must not be taken for that."""
+    try:
+        return read()
+    except ReadError:
+        raise
+    except PbvsError:
+        return read()
+
+
+@contextlib.contextmanager
+def image_errors(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise while they read `path` into one sentence.
+
+    A PbvsError says that the file's bytes are at fault, a ReadError that the disk, the permissions or the memory are.
+    """
+    silence(Image.DecompressionBombWarning)  # check_size refuses sooner
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise _disk_error(path, error) from None
+        _read_through(path)
+        raise PbvsError(
+            f"The image {path} cannot be read ({one_line(error)}); fetch it again or take it out of the data."
+        ) from None
+    except MemoryError:
+        raise ReadError(f"There is too little memory to read the image {path}; lower --jobs and run again.") from None
+
+
+def _read_through(path: Path) -> None:
+    """Raise ReadError when the system cannot give a file's bytes; the libraries do not tell that from damage."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise _disk_error(path, error) from None
+
+
+def _disk_error(path: Path, error: OSError) -> ReadError:
+    if isinstance(error, FileNotFoundError):
+        return ReadError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.")
+    return ReadError(
+        f"The image {path} cannot be read now ({error.strerror}); check the disk and its permissions, and run again."
+    )
+
+
+@contextlib.contextmanager
+def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[Any]:
+    """Open an image with rasterio, by the driver of its suffix alone (a VRT could name any other file).
+
+    Side files are not looked for. `large` lifts the limit of size, for who reads a window at a time. Raises OSError
+    with the library's reason, PbvsError when the image is too large.
+    """
+    from rasterio._err import CPLE_BaseError  # what GDAL says outside of opening and reading has no public class
+    from rasterio.errors import RasterioError
+    from rasterio.io import DatasetReader
+
+    driver = DRIVERS.get(path.suffix.lower(), "GTiff")
+    name = f"GTIFF_DIR:{page}:{path}" if page else str(path)
+    try:
+        with gdal(), DatasetReader(name, driver=driver) as file:
+            if not large:
+                check_size(path, file.width, file.height)
+            _check_bands(path, file)
+            yield file
+    except (RasterioError, CPLE_BaseError) as error:
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "it is gone", str(path)) from None
+        raise OSError(one_line(error)) from None
+
+
+def _check_bands(path: Path, file: Any) -> None:
+    if file.count > MAX_BANDS:
+        raise PbvsError(f"The image {path} says it has {file.count} bands, over the limit of {MAX_BANDS}.")
+    rows, columns = file.block_shapes[0]
+    together = file.count if file.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
+    block = rows * columns * together * sample_width(file.dtypes[0])
+    if block > MAX_BLOCK:
+        raise PbvsError(f"The image {path} has blocks of {block >> 20} MiB, over the limit of {MAX_BLOCK >> 20} MiB.")
+
+
+def sample_width(dtype: str) -> int:
+    """Return the bytes of a sample."""
+    return 4 if dtype == "complex_int16" else np.dtype(dtype).itemsize
+
+
+@contextlib.contextmanager
+def gdal() -> Iterator[None]:
+    """Set GDAL to look for no side files, once around many images; a missing georeference is no warning."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    options = rasterio.env.getenv() if rasterio.env.hasenv() else {}
+    if all(options.get(key) == value for key, value in _ENVIRONMENT.items()):
+        yield
+        return
+    silence(NotGeoreferencedWarning)
+    with rasterio.Env(**_ENVIRONMENT):
+        yield
+
+
+def silence(category: type[Warning], module: str = "") -> None:
+    """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
+    wanted = re.compile(re.escape(module)) if module else None
+    if not any(item[0] == "ignore" and item[2] is category and item[3] == wanted for item in warnings.filters):
+        warnings.filterwarnings("ignore", category=category, module=re.escape(module))
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's cause as one line of at most 200 characters."""
+    return " ".join(str(error.__cause__ or error).split())[:200]
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise PbvsError when an image says it is larger than the limits, or than its bytes can honestly fill."""
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side.")
+    if width * height > LARGE and (size := path.stat().st_size) * THIN < width * height:
+        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, more than its {size} bytes can show.")
