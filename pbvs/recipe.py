@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     GetPydanticSchema,
@@ -75,7 +77,18 @@ NUMBER = r"-?\d{1,20}(\.\d{0,20})?([eE][-+]?\d{1,2})?"
 RULE_PATTERN = (
     rf"^(auto|(full(:{NUMBER})?|(percentile|window|power-db|amplitude-db):{NUMBER}:{NUMBER})(,nodata:{NUMBER})?)$"
 )
-Rule = Annotated[str, Field(pattern=RULE_PATTERN)]
+
+
+def _known_rule(text: str) -> str:
+    if not re.match(RULE_PATTERN, text):
+        raise ValueError(
+            f"there is no rule {text[:80]!r}; there are auto, full, full:N, window:LOW:HIGH, percentile:LOW:HIGH, "
+            "power-db:LOW:HIGH and amplitude-db:LOW:HIGH, each with ,nodata:N behind it if need be"
+        )
+    return text
+
+
+Rule = Annotated[str, AfterValidator(_known_rule)]
 Policy = Literal["random", "nearest-date", "all"]
 
 

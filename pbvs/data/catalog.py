@@ -226,7 +226,7 @@ def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> N
         return
     catalog.others += 1
     if suffix in SIDE_SUFFIXES:
-        image = path.removesuffix(".aux.xml").removesuffix(suffix)
+        image = path.removesuffix(".aux.xml") if suffix == ".xml" else path[: -len(suffix)]
         catalog.beside[image] = f"{catalog.beside.get(image, '')} {suffix} {stamp_of(item.stat())}"
 
 

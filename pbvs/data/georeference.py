@@ -191,33 +191,32 @@ def _check_on_earth(crs: str, transform: Transform, width: int, height: int) -> 
 def read_side_files(path: Path) -> SideFiles:
     """Return what .aux.xml, world file and .prj beside an image say; raises OSError when one of them cannot be read."""
     name = str(path)
-    base, suffix = name[: name.rfind(".")], name[name.rfind(".") :].lower()
-    beside = (f"{name}.aux.xml", *(base + ending for ending in WORLD_FILES.get(suffix, ())))
-    if not any(map(os.path.lexists, beside)):  # of a hundred thousand chips none has any
+    base, suffix = name[: name.rfind(".")], name[name.rfind(".") :]
+    endings = (".prj", *WORLD_FILES.get(suffix.lower(), ()))
+    written = [ending.upper() for ending in endings] if suffix.isupper() else endings  # A.TIF has its A.TFW
+    there = {ending: base + own for ending, own in zip(endings, written, strict=True) if os.path.lexists(base + own)}
+    aux = f"{name}.aux.xml"
+    if not there and not os.path.lexists(aux):  # of a hundred thousand chips none has any
         return SideFiles()
-    sides = [side for side in (_aux_xml(path), _world_file(path)) if side is not None]
-    if not sides:
-        return SideFiles()
-    wkt = next((side.wkt for side in sides if side.wkt), "") or _text(path.with_suffix(".prj"))
-    grid = next((side for side in sides if side.transform or side.points), sides[0])
-    origin = " and ".join(side.origin for side in sides)
-    return SideFiles(wkt, grid.transform, grid.points, sides[0].nodata, origin)
+    side = _aux_xml(_text(aux)) or SideFiles()
+    prj = _text(there.pop(".prj", ""))
+    grids = [(ending, grid) for ending, file in there.items() if (grid := _world_transform(_text(file)))]
+    told = [".aux.xml"] if side.wkt or side.transform or side.points else []
+    if grids and not (side.transform or side.points):
+        told.append(f"world file ({grids[0][0]})")
+        side = side._replace(transform=grids[0][1])
+    if prj and not side.wkt:
+        told.append(".prj")
+        side = side._replace(wkt=prj)
+    return side._replace(origin=" and ".join(told))
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(LONGEST).decode("utf-8", "replace").strip()
-    except FileNotFoundError:
+def _text(path: str) -> str:
+    """Return the text of a small file; nothing for what is no file (a pipe would be waited for without end)."""
+    if not path or not Path(path).is_file():
         return ""
-
-
-def _world_file(path: Path) -> SideFiles | None:
-    for suffix in WORLD_FILES.get(path.suffix.lower(), ()):
-        text = _text(path.with_suffix(suffix))
-        if text:
-            return SideFiles(transform=_world_transform(text), origin=f"world file ({suffix})")
-    return None
+    with Path(path).open("rb") as file:
+        return file.read(LONGEST).decode("utf-8", "replace").strip()
 
 
 def _world_transform(text: str) -> Transform:
@@ -229,8 +228,7 @@ def _world_transform(text: str) -> Transform:
     return a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2
 
 
-def _aux_xml(path: Path) -> SideFiles | None:
-    text = _text(path.with_name(path.name + ".aux.xml"))
+def _aux_xml(text: str) -> SideFiles | None:
     if not text or "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     try:
@@ -243,7 +241,7 @@ def _aux_xml(path: Path) -> SideFiles | None:
     transform = (geo[1], geo[2], geo[0], geo[4], geo[5], geo[3]) if len(geo) == 6 else ()
     listed = tree.find("GCPList")
     wkt = (tree.findtext("SRS") or "").strip() or ("" if listed is None else listed.get("Projection", ""))
-    return SideFiles(wkt, transform, points, float(nodata) if nodata else None, ".aux.xml")
+    return SideFiles(wkt, transform, points, float(nodata) if nodata else None)
 
 
 def _numbers_of(tree: ElementTree.Element) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rasterio.warp import transform
 from pbvs.data.align import open_pair
 from pbvs.data.georeference import fit_affine
 from pbvs.data.headers import read_header
+from pbvs.data.images import read_image
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from tests.data.cases.world import UTM, World, grid, likeness, scene, tif, u8
@@ -141,6 +143,26 @@ def test_files_beside_other_formats_place_them(tmp_path: Path, suffix: str, worl
     header = read_header(tmp_path / f"a.{suffix}")
     assert header.crs == UTM
     assert header.transform == (2.0, 0.0, 500000.0, 0.0, -2.0, 5200000.0)
+
+
+def test_a_prj_beside_a_transform_and_capital_letters(tmp_path: Path) -> None:
+    tif(tmp_path / "a.tif", u8(SAR), None, grid())
+    (tmp_path / "a.prj").write_text(CRS.from_string(UTM).to_wkt())
+    tif(tmp_path / "B.TIF", u8(SAR))
+    (tmp_path / "B.PRJ").write_text(CRS.from_string(UTM).to_wkt())
+    (tmp_path / "B.TFW").write_text("1.0\n0.0\n0.0\n-1.0\n500000.5\n5199999.5\n")
+    for name, origin in (("a.tif", ".prj"), ("B.TIF", "world file (.tfw) and .prj")):
+        header = read_header(tmp_path / name)
+        assert (header.crs, header.transform) == (UTM, (1.0, 0.0, 500000.0, 0.0, -1.0, 5200000.0))
+        assert header.origin == origin
+
+
+def test_a_pipe_beside_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", u8(SAR))
+    for suffix in (".tfw", ".prj", ".tif.aux.xml", ".tif.msk"):
+        os.mkfifo(tmp_path / f"a{suffix}")
+    assert not read_header(path).georeferenced
+    assert read_image(path).shape == (64, 64, 1)
 
 
 def test_control_points_and_no_data_in_an_aux_xml(tmp_path: Path) -> None:

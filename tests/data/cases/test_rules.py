@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from click.testing import CliRunner
 from pbvs.cli import cli
 from pbvs.data.images import to_uint8
 from pbvs.data.inspection import inspect_data
-from pbvs.recipe import Radiometry
+from pbvs.errors import PbvsError
+from pbvs.files import read_toml
+from pbvs.recipe import Radiometry, dump_recipe, load_recipe, parse_recipe
 from pbvs.report.data_page import render_data
 from tests.data.cases.world import World, grid, likeness, png, scene, tif, u8
 
@@ -231,6 +234,25 @@ def test_the_recipe_outranks_what_is_found_by_modality_and_archive(world: World)
     assert own.rule("rgb", "full:4095", "B/locB/A_rgb.tiff") == "window:100:2000"
     assert own.rule("rgb", "full:4095", "A/locA/A_rgb.tiff") == "full:5000"
     assert own.rule("ir", "full", "B/locB/A_ir.tiff") == "full"
+
+
+def test_a_recipe_keeps_its_rules_by_archive(tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_text(dump_recipe(load_recipe("demo")))
+    tables = read_toml(tmp_path / "demo.toml")
+    tables["radiometry"] = {"sar": "window:-30:0", "archives": {"Train X": {"rgb": "full:4095,nodata:0"}}}
+    recipe = parse_recipe(tables, "x.toml")
+    (tmp_path / "own.toml").write_text(dump_recipe(recipe))
+    again = load_recipe(tmp_path / "own.toml")
+    assert again.digest() == recipe.digest() != load_recipe("demo").digest()
+    assert again.radiometry.rule("rgb", "full", "Train X/loc/a.tif") == "full:4095,nodata:0"
+    assert again.radiometry.rule("sar", "full", "Train Y/loc/a.tif") == "window:-30:0"
+    for wrong, said in (
+        ({"rgb": "gamma"}, "no rule 'gamma'; there are auto, full"),
+        ({"xyz": "full"}, "no such modality"),
+    ):
+        tables["radiometry"]["archives"] = {"Train X": wrong}
+        with pytest.raises(PbvsError, match=said):
+            parse_recipe(tables, "x.toml")
 
 
 def test_training_images_are_drawn_from_all_locations(world: World) -> None:
