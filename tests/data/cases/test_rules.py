@@ -155,7 +155,7 @@ def test_linear_amplitudes_keep_their_grey_levels(world: World, dtype: str, poin
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_float_sar_of_any_kind_is_a_picture(world: World, make: object, kind: str, dtype: str) -> None:
+def test_float_sar_of_any_kind_keeps_its_contrast(world: World, make: object, kind: str, dtype: str) -> None:
     sar = scene(seed=3)
     sar_location(world, "loc", make(sar).astype(dtype))  # type: ignore[operator]
     world.build()
