@@ -64,7 +64,7 @@ def score(
     settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
     settings |= {"fid": fid, "baselines": not no_baselines}
     if archive is not None:
-        from pbvs.evaluation.archive import score_archive, summary_path
+        from pbvs.submission.score import score_archive, summary_path
 
         more = {"submissions": submissions, **settings}
         found = score_archive(archive, split, targets=targets, challenge=challenge, **more)

@@ -163,7 +163,7 @@ def check(
     home = home_of(archive)
     rules = home.run.challenge() if home and not challenge else load_challenge(*filter(None, [challenge]))
     inputs = None if data is None else from_data(data, split, rules)
-    native = (evaluation_size or (home.record.get("evaluation_size") if home else "")) == "native"
+    native = (evaluation_size or (home.metadata.get("evaluation_size") if home else "")) == "native"
     findings = checking.check(
         archive, inputs=inputs, evaluation_size="native" if native else "challenge", challenge=rules
     )

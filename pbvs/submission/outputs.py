@@ -74,7 +74,7 @@ class OutputNames:
         """Return where a prediction lies in the archive."""
         return f"{self.folders[task]}/{key}{suffix}" if self.by_folder else f"{key}{suffix}"
 
-    def place(self, task: str) -> str:
+    def label(self, task: str) -> str:
         """Return what findings about all of a task's images name: its folder, or the task itself."""
         return f"{self.folders[task]}/" if self.by_folder else task
 

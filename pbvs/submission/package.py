@@ -88,7 +88,7 @@ def inputs_of(manifests: Path, root: Path | None, split: str = "test", challenge
 
 
 def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
-    """Write the plan's archive and its record; return its path and what the check had to say.
+    """Write the plan's archive and its metadata; return its path and what the check had to say.
 
     Raises PbvsError when another command works on one of the runs, or has predicted again since the plan was made.
     """
@@ -104,13 +104,13 @@ def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
             findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
             if rejected(findings):
                 raise PackageRefused([finding for finding in findings if finding.level == "error"])
-        write_json(record_path(plan), record(plan, path))
+        write_json(metadata_path(plan), package_metadata(plan, path))
     return path, findings
 
 
 def _check_unchanged(plan: Plan) -> None:
     for part in plan.parts:
-        if predictions_record(part.run, plan.split, part.task) != part.record:
+        if prediction_metadata(part.run, plan.split, part.task) != part.metadata:
             raise PbvsError(
                 f"The predictions of {part.task} in the run {part.run.name!r} were made again meanwhile; start again."
             )
@@ -121,12 +121,12 @@ def package_path(plan: Plan) -> Path:
     return plan.run.archive if plan.split == "test" else plan.run.folder / f"{plan.split}.zip"
 
 
-def record_path(plan: Plan) -> Path:
+def metadata_path(plan: Plan) -> Path:
     """Return where it is written what the archive was made of."""
     return plan.run.folder / ("package.json" if plan.split == "test" else f"package-{plan.split}.json")
 
 
-def record(plan: Plan, path: Path) -> dict[str, Any]:
+def package_metadata(plan: Plan, path: Path) -> dict[str, Any]:
     """Return what the archive was made of: its digest, each task's source, and the sources' provenance."""
     provenance = {
         part.run.name: read_json(part.run.provenance_file) if part.run.provenance_file.is_file() else None
@@ -139,16 +139,16 @@ def record(plan: Plan, path: Path) -> dict[str, Any]:
         "split": plan.split,
         "evaluation_size": plan.evaluation_size,
         "readme": asdict(plan.readme),
-        "tasks": {part.task: _part_record(part) for part in plan.parts},
+        "tasks": {part.task: _part_metadata(part) for part in plan.parts},
         "provenance": provenance,
     }
 
 
-def _part_record(part: Part) -> dict[str, Any]:
+def _part_metadata(part: Part) -> dict[str, Any]:
     return {
         "run": part.run.name,
         "recipe": part.run.recipe().digest(),
-        "made_from": part.record.get("made_from"),
+        "made_from": part.metadata.get("made_from"),
         "images": len(part.names),
         "mode": part.mode or "as predicted",
         "format": part.form,
@@ -183,7 +183,7 @@ class Part:
 
     task: str
     run: Run
-    record: Mapping[str, Any]  # predictions/<split>/<task>.json
+    metadata: Mapping[str, Any]  # predictions/<split>/<task>.json
     folder: Path
     keys: Mapping[str, str]  # names of the files in the folder, in the archive's order -> what they are in the archive
     challenge: Challenge
@@ -305,18 +305,18 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
     again = f"run `pbvs predict --run {run.name} --task {task} --split {split}`"
     if not folder.with_name(f"{task}.json").is_file():
         raise PbvsError(f"The run {run.name!r} has no predictions of {task} for {split}; {again}.")
-    for place in (folder, folder.parent, folder.parent.parent):
-        if place.is_symlink():
-            raise PbvsError(f"{place} is a link, and a run holds its own files; put the folder itself there.")
+    for part in (folder, folder.parent, folder.parent.parent):
+        if part.is_symlink():
+            raise PbvsError(f"{part} is a link, and a run holds its own files; put the folder itself there.")
     names = sorted((name for name in visible_names(folder) if name.endswith(".png")), key=natural_key)
     keys = {pair.name: key for key, pair in inputs.pairs.get(task, {}).items()}
     _compare(keys, names, folder, again)
     out = OutputNames(inputs.challenge)
     found = {name: keys.get(name[:-4]) or out.key(task, name[:-4]) for name in names}
-    return Part(task, run, predictions_record(run, split, task), folder, found, inputs.challenge, mode, form)
+    return Part(task, run, prediction_metadata(run, split, task), folder, found, inputs.challenge, mode, form)
 
 
-def predictions_record(run: Run, split: str, task: str) -> dict[str, Any]:
+def prediction_metadata(run: Run, split: str, task: str) -> dict[str, Any]:
     """Return what `pbvs predict` wrote down about a task's predictions."""
     said = read_json(run.prediction_folder(split, task).with_name(f"{task}.json"))
     return said if isinstance(said, dict) else {}
@@ -341,9 +341,9 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _evaluation_size(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> EvaluationSize:
-    sizes = {part.record.get("evaluation_size") or recipes[part.run.name].evaluation_size for part in parts}
+    sizes = {part.metadata.get("evaluation_size") or recipes[part.run.name].evaluation_size for part in parts}
     if len(sizes) != 1 or not sizes <= {"challenge", "native"}:
-        said = ", ".join(f"{part.run.name}:{part.task} {part.record.get('evaluation_size')}" for part in parts)
+        said = ", ".join(f"{part.run.name}:{part.task} {part.metadata.get('evaluation_size')}" for part in parts)
         raise UsageError(f"The tasks were predicted at different evaluation sizes ({said}); predict them at one.")
     return "native" if sizes == {"native"} else "challenge"
 
@@ -351,9 +351,9 @@ def _evaluation_size(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> Ev
 def _readme(
     parts: Sequence[Part], recipes: Mapping[str, Recipe], extra_data: bool | None, description: str | None
 ) -> Readme:
-    seconds = sum(float(part.record.get("seconds", 0.0)) for part in parts)
-    images = sum(int(part.record.get("images", 0)) for part in parts)
-    devices = {str(part.record.get("device", "cpu")) for part in parts}
+    seconds = sum(float(part.metadata.get("seconds", 0.0)) for part in parts)
+    images = sum(int(part.metadata.get("images", 0)) for part in parts)
+    devices = {str(part.metadata.get("device", "cpu")) for part in parts}
     return Readme(
         runtime=seconds / images if images else 0.0,
         cpu=not any(device.startswith("cuda") for device in devices),

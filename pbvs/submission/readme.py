@@ -97,7 +97,7 @@ def _flag(value: str, line: int) -> bool:
 
 
 def order_faults(text: str, lines: Sequence[ReadmeLine]) -> list[str]:
-    """Return, for each line whose label is not the one expected at its place, what stands there instead."""
+    """Return, for each line whose label is not the one expected there, what stands there instead."""
     there = [line for line in text.splitlines() if ":" in line]
     faults = []
     for number, (line, said) in enumerate(zip(lines, there, strict=False), 1):

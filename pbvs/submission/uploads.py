@@ -56,7 +56,7 @@ class Origin(NamedTuple):
     """The run that wrote an archive, and what it recorded of it."""
 
     run: Run
-    record: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def read_log(submissions: Path) -> list[Upload]:
@@ -96,7 +96,7 @@ def add(
     digest = sha256(regular_file(archive))
     origin = origin_of(archive, submissions)
     score = _score(board, challenge_of(submissions, origin), anyway)
-    split = str(origin.record.get("split", "test")) if origin else "test"
+    split = str(origin.metadata.get("split", "test")) if origin else "test"
     if split != "test" and not anyway:
         again = f"pbvs package --run {origin.run.name}" if origin else "pbvs package"
         raise UsageError(f"{archive} holds the split {split}, a rehearsal; upload what `{again}` writes, or {INSIST}.")
@@ -187,18 +187,18 @@ def origin_of(archive: Path, submissions: Path) -> Origin | None:
     length, digest = regular_file(archive).stat().st_size, ""
     for run in all_runs(submissions):
         for path in run.folder.glob("package*.json"):
-            record = read_json(path)
-            if not isinstance(record, dict) or record.get("bytes", length) != length:
+            metadata = read_json(path)
+            if not isinstance(metadata, dict) or metadata.get("bytes", length) != length:
                 continue
             digest = digest or sha256(archive)
-            if record.get("sha256") == digest:
-                return Origin(run, record)
+            if metadata.get("sha256") == digest:
+                return Origin(run, metadata)
     return None
 
 
 def home_of(archive: Path) -> Origin | None:
     """Return the run that wrote an archive which still lies where it was written; None for anybody's."""
-    with contextlib.suppress(PbvsError):  # a damaged record of some run says nothing about the archive
+    with contextlib.suppress(PbvsError):  # damaged metadata of some run say nothing about the archive
         folder = regular_file(archive).absolute().parent
         return origin_of(archive, folder) or origin_of(archive, folder.parent)
     return None

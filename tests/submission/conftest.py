@@ -10,12 +10,12 @@ import pytest
 
 from pbvs.submission.inputs import Inputs, from_data
 from pbvs.submission.zips import write_zip
-from tests.submission.place import Place, entries, write_data, write_manifests
+from tests.submission.workspace import Workspace, entries, write_data, write_manifests
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    found = Place(tmp_path / "data", tmp_path / "manifests", tmp_path / "submissions")
+def workspace(tmp_path: Path) -> Workspace:
+    found = Workspace(tmp_path / "data", tmp_path / "manifests", tmp_path / "submissions")
     write_data(found.root)
     write_manifests(found.root, found.manifests)
     (found.manifests / "summary.json").write_text(json.dumps({"root": str(found.root)}))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.submission.place import README, noise, png_bytes, write_data
+from tests.submission.workspace import README, noise, png_bytes, write_data
 
 MOST_MEMORY = 1 << 30  # bytes
 MOST_SECONDS = 10.0  # of the processor

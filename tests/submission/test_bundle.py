@@ -18,14 +18,14 @@ from pbvs.experiments import bundle
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
 from pbvs.submission.zips import write_zip
-from tests.submission.place import Place
+from tests.submission.workspace import Workspace
 
 Entries = dict[str, bytes]
 
 
 @pytest.fixture
-def trained(place: Place) -> Run:
-    run = place.run()
+def trained(workspace: Workspace) -> Run:
+    run = workspace.run()
     for task in TASKS:
         write_json(run.model(task) / "model.json", {"method": "grayscale", "intensity": 1.3})
         write_json(run.model(task) / "done.json", {"made_from": task * 3})
@@ -72,14 +72,14 @@ def test_unfinished_models_are_not_exported(trained: Run) -> None:
         bundle.export(trained)
 
 
-def test_a_run_is_not_overwritten(trained: Run, place: Place) -> None:
+def test_a_run_is_not_overwritten(trained: Run, workspace: Workspace) -> None:
     path = bundle.export(trained)
     with pytest.raises(UsageError, match="already"):
-        bundle.install(path, place.submissions)
-    assert bundle.install(path, place.submissions, "copy").exists()
-    assert bundle.install(path, place.submissions, "copy").exists()
+        bundle.install(path, workspace.submissions)
+    assert bundle.install(path, workspace.submissions, "copy").exists()
+    assert bundle.install(path, workspace.submissions, "copy").exists()
     with pytest.raises(UsageError, match="cannot be used"):
-        bundle.install(path, place.submissions, "../evil")
+        bundle.install(path, workspace.submissions, "../evil")
 
 
 def relisted(change: Callable[[dict[str, object]], object]) -> Callable[[Entries], object]:

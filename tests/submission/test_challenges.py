@@ -27,7 +27,7 @@ from pbvs.submission.images import ImageError, as_prediction, decode, decode_sto
 from pbvs.submission.inputs import from_data
 from pbvs.submission.outputs import OutputNames, from_numbers, to_numbers
 from pbvs.submission.package import inputs_of, package
-from tests.submission.place import noise, png_bytes
+from tests.submission.workspace import noise, png_bytes
 
 SIDE = 24
 
@@ -56,7 +56,7 @@ def tables(**changes: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Place:
+class Workspace:
     """A data root, manifests and a finished run for a challenge."""
 
     folder: Path
@@ -96,12 +96,12 @@ class Place:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Place]:
-    return lambda **changes: Place(tmp_path, parse_challenge(tables(**changes), "test"))
+def make(tmp_path: Path) -> Callable[..., Workspace]:
+    return lambda **changes: Workspace(tmp_path, parse_challenge(tables(**changes), "test"))
 
 
-def pack(place: Place, run: Run, **options: Any) -> Path:
-    return package(run, manifests=place.manifests, root=place.root, **options)
+def pack(workspace: Workspace, run: Run, **options: Any) -> Path:
+    return package(run, manifests=workspace.manifests, root=workspace.root, **options)
 
 
 def names(path: Path) -> list[str]:
@@ -109,10 +109,10 @@ def names(path: Path) -> list[str]:
         return sorted(archive.namelist())
 
 
-def test_a_flat_archive_of_16_bits_without_a_readme(make: Callable[..., Place]) -> None:
-    place = make()
-    run = place.run()
-    path = pack(place, run)
+def test_a_flat_archive_of_16_bits_without_a_readme(make: Callable[..., Workspace]) -> None:
+    workspace = make()
+    run = workspace.run()
+    path = pack(workspace, run)
     sequences = ("a-1", "a-2", "b-1")
     assert names(path) == sorted(f"{sequence}-{task}.png" for task in ("day", "night") for sequence in sequences)
     with zipfile.ZipFile(path) as archive:
@@ -120,16 +120,16 @@ def test_a_flat_archive_of_16_bits_without_a_readme(make: Callable[..., Place]) 
     with rasterio.MemoryFile(data) as memory, memory.open() as file:
         assert (file.driver, file.dtypes[0], file.count) == ("PNG", "uint16", 1)
         assert np.array_equal(file.read(1), noise(112, 1, SIDE).astype(np.uint16) * 257)
-    assert pack(place, run).read_bytes() == path.read_bytes()
-    inputs = inputs_of(place.manifests, place.root, challenge=place.challenge)
-    for known in (inputs, from_data(place.root, challenge=place.challenge)):
+    assert pack(workspace, run).read_bytes() == path.read_bytes()
+    inputs = inputs_of(workspace.manifests, workspace.root, challenge=workspace.challenge)
+    for known in (inputs, from_data(workspace.root, challenge=workspace.challenge)):
         assert check(path, inputs=known) == []
 
 
-def test_faults_of_a_flat_archive(make: Callable[..., Place], tmp_path: Path) -> None:
-    place = make()
-    path = pack(place, place.run())
-    inputs = from_data(place.root, challenge=place.challenge)
+def test_faults_of_a_flat_archive(make: Callable[..., Workspace], tmp_path: Path) -> None:
+    workspace = make()
+    path = pack(workspace, workspace.run())
+    inputs = from_data(workspace.root, challenge=workspace.challenge)
     with zipfile.ZipFile(path) as archive:
         good = {name: archive.read(name) for name in archive.namelist()}
 
@@ -150,19 +150,19 @@ def test_faults_of_a_flat_archive(make: Callable[..., Place], tmp_path: Path) ->
     assert rules({**good, "sub/c-1-day.png": good["a-1-day.png"]}) == {("nested-folder", "sub/c-1-day.png")}
 
 
-def test_a_folder_a_sequence_below_each_task(make: Callable[..., Place]) -> None:
-    place = make(
+def test_a_folder_a_sequence_below_each_task(make: Callable[..., Workspace]) -> None:
+    workspace = make(
         tasks={"night": {"source": "depth", "target": "heat", "folder": "by-night"}},
         outputs={"container": "tiff", "dtype": "float32", "range": [-1, 1], "path": "{task}/{location}/{id}"},
         submission={"readme_name": "info.md", "readme": [{"label": "Method", "kind": "description"}]},
     )
-    path = pack(place, place.run(), description="a plain mean")
+    path = pack(workspace, workspace.run(), description="a plain mean")
     assert names(path)[:2] == ["by-night/a/1.tiff", "by-night/a/2.tiff"] and "day/b/1.tiff" in names(path)
     with zipfile.ZipFile(path) as archive:
         assert archive.read("info.md") == b"Method : a plain mean\n"
         with rasterio.MemoryFile(archive.read("day/a/1.tiff")) as memory, memory.open() as file:
             assert np.allclose(file.read(1), noise(100, 1, SIDE) / 255.0 * 2 - 1, atol=1e-6)
-    inputs = from_data(place.root, challenge=place.challenge)
+    inputs = from_data(workspace.root, challenge=workspace.challenge)
     assert not rejected(check(path, inputs=inputs))
     shallow = path.with_name("shallow.zip")
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(shallow, "w") as target:
@@ -173,33 +173,33 @@ def test_a_folder_a_sequence_below_each_task(make: Callable[..., Place]) -> None
     assert wrong[0].hint == "Predictions are called <task>/<location>/<id>.tiff."
 
 
-def test_limits_are_errors(make: Callable[..., Place]) -> None:
+def test_limits_are_errors(make: Callable[..., Workspace]) -> None:
     limits = {"max_bytes": 1000, "max_files": 4, "max_file_bytes": 100, "tasks": "all"}
-    place = make(submission={"readme": [], **limits})
-    run = place.run()
+    workspace = make(submission={"readme": [], **limits})
+    run = workspace.run()
     with pytest.raises(PbvsError, match="would be rejected") as refused:
-        pack(place, run)
+        pack(workspace, run)
     assert {finding.rule for finding in refused.value.findings} == {"size", "files", "file-size"}  # type: ignore[attr-defined]
     with pytest.raises(PbvsError, match="the task has no predictions"):
-        pack(place, run, tasks=["day"])
+        pack(workspace, run, tasks=["day"])
 
 
-def test_formats_that_the_challenge_takes(make: Callable[..., Place]) -> None:
-    place = make(outputs={"container": "npy", "accepts": ["tiff"], "dtype": "float32", "path": "{name}_{task}"})
-    run = place.run()
-    path = pack(place, run)
+def test_formats_that_the_challenge_takes(make: Callable[..., Workspace]) -> None:
+    workspace = make(outputs={"container": "npy", "accepts": ["tiff"], "dtype": "float32", "path": "{name}_{task}"})
+    run = workspace.run()
+    path = pack(workspace, run)
     with zipfile.ZipFile(path) as archive:
         array = np.load(io.BytesIO(archive.read("a_1_day.npy")))
     assert array.dtype == np.float32 and np.allclose(array, noise(100, 1, SIDE) / 255.0, atol=1e-7)
-    assert "a_1_day.tiff" in names(pack(place, run, form="tiff"))
+    assert "a_1_day.tiff" in names(pack(workspace, run, form="tiff"))
     with pytest.raises(UsageError, match="takes no png files; --format may be npy, tiff"):
-        pack(place, run, form="png")
+        pack(workspace, run, form="png")
 
 
-def test_names_that_meet_are_refused(make: Callable[..., Place]) -> None:
-    place = make(outputs={"dtype": "uint8", "path": "{task}/{id}"})
+def test_names_that_meet_are_refused(make: Callable[..., Workspace]) -> None:
+    workspace = make(outputs={"dtype": "uint8", "path": "{task}/{id}"})
     with pytest.raises(PbvsError, match=r"gives several day predictions one name; add \{name\}"):
-        pack(place, place.run())
+        pack(workspace, workspace.run())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pbvs.challenge import TASKS, load_challenge
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
-from tests.submission.place import README, SIDE, noise, png_bytes
+from tests.submission.workspace import README, SIDE, noise, png_bytes
 
 Entries = dict[str, bytes]
 Change = Callable[[Entries], None]
@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Change, str, str, str]] = {
 }
 
 
-def examined(path: Path, inputs: Inputs, rule: str) -> list[Finding]:
+def found_by(path: Path, inputs: Inputs, rule: str) -> list[Finding]:
     return [finding for finding in check(path, inputs=inputs, evaluation_size="native") if finding.rule == rule]
 
 
@@ -262,7 +262,7 @@ def test_the_archive_without_a_fault_has_none(good: Entries, zipped: Callable[[E
 def test_a_fault_is_caught(what: str, good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs) -> None:
     change, rule, level, words = FAULTS[what]
     change(good)
-    found = examined(zipped(good), inputs, rule)
+    found = found_by(zipped(good), inputs, rule)
     assert found, f"{what} was not caught"
     assert found[0].level == level
     assert words in found[0].message
@@ -317,7 +317,7 @@ def test_deflated_archive_with_a_comment_passes(good: Entries, tmp_path: Path, i
 
 def test_other_suffix_is_an_error(good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs) -> None:
     path = zipped(good)
-    assert examined(path.rename(path.with_suffix(".zip.tmp")), inputs, "suffix")[0].level == "error"
+    assert found_by(path.rename(path.with_suffix(".zip.tmp")), inputs, "suffix")[0].level == "error"
 
 
 @pytest.mark.parametrize("words", ["above 150 MB", "more than 300 MB"])
@@ -329,7 +329,7 @@ def test_a_big_archive_is_a_warning(
         update={"warnings": [warning.model_copy(update={"bytes": 1000}) for warning in warnings]}
     )
     challenge = inputs.challenge.model_copy(update={"submission": rules})
-    found = examined(zipped(good), replace(inputs, challenge=challenge), "size")
+    found = found_by(zipped(good), replace(inputs, challenge=challenge), "size")
     assert words in found[0].message
 
 
@@ -341,7 +341,7 @@ def test_names_that_differ_as_a_whole_are_put_right_at_once(
     good: Entries, zipped: Callable[[Entries], Path], inputs: Inputs
 ) -> None:
     moved = {re.sub(r"^(rgb2ir/\d)", r"\1_fake_B", name): data for name, data in good.items()}
-    assert "'_fake_B' too much at their end" in examined(zipped(moved), inputs, "extra-image")[0].hint
+    assert "'_fake_B' too much at their end" in found_by(zipped(moved), inputs, "extra-image")[0].hint
 
 
 def test_challenge_sizes_need_no_data(zipped: Callable[[Entries], Path]) -> None:
@@ -355,7 +355,7 @@ def test_swapped_sides_are_said(good: Entries, zipped: Callable[[Entries], Path]
     sizes = replace(inputs)
     sizes.size = lambda task, stem: (40, 30)
     good["rgb2ir/1.png"] = png_bytes(noise(1, 1)[:40, :30])
-    assert "swapped" in examined(zipped(good), sizes, "size-swapped")[0].message
+    assert "swapped" in found_by(zipped(good), sizes, "size-swapped")[0].message
 
 
 def test_without_data_names_are_said_to_be_unchecked(good: Entries, zipped: Callable[[Entries], Path]) -> None:

@@ -19,7 +19,7 @@ from pbvs.errors import PbvsError
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text
 from pbvs.submission.zips import ArchiveError, Limits, SafeZip
-from tests.submission.place import README, noise, png_bytes
+from tests.submission.workspace import README, noise, png_bytes
 
 
 def built(path: Path, add: Callable[[zipfile.ZipFile], None]) -> Path:

@@ -13,30 +13,30 @@ from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
 from pbvs.submission import uploads as log
 from pbvs.submission.package import package
-from tests.submission.place import Place
+from tests.submission.workspace import Workspace
 
 MAVIC = load_challenge("mavic-t-2026")
 NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
 
 
-def test_an_upload_knows_its_run_and_local_score(place: Place) -> None:
-    run = place.run()
-    path = package(run, manifests=place.manifests, root=place.root)
+def test_an_upload_knows_its_run_and_local_score(workspace: Workspace) -> None:
+    run = workspace.run()
+    path = package(run, manifests=workspace.manifests, root=workspace.root)
     summary = {"combined": 0.3125, "split": "val", "lpips": {"net": "alex", "is_lpips": True}}
     write_json(run.scores / "summary.json", summary)
-    log.add(path, place.submissions, note="first,\n with a comma", when=NOON)
-    (found,) = log.read_log(place.submissions)
+    log.add(path, workspace.submissions, note="first,\n with a comma", when=NOON)
+    (found,) = log.read_log(workspace.submissions)
     assert found.sha256 == sha256(path)
     assert (found.number, found.run, found.local) == (1, "hand", "0.3125 (val, alex)")
     assert (found.when, found.note) == ("2026-02-03T12:00:00Z", "first, with a comma")
 
 
-def test_another_archive_has_no_run(place: Place, tmp_path: Path) -> None:
-    place.run()
+def test_another_archive_has_no_run(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run()
     other = tmp_path / "theirs.zip"
     other.write_bytes(b"not ours")
-    assert log.add(other, place.submissions, board=0.4).run == ""
-    assert log.read_log(place.submissions)[0].board == "0.4"
+    assert log.add(other, workspace.submissions, board=0.4).run == ""
+    assert log.read_log(workspace.submissions)[0].board == "0.4"
 
 
 def test_score_of_another_net_is_labelled(tmp_path: Path) -> None:
@@ -96,15 +96,15 @@ def test_a_damaged_log_is_named(text: str, tmp_path: Path) -> None:
         log.read_log(tmp_path)
 
 
-def test_a_rehearsal_is_no_upload(place: Place) -> None:
-    run = place.run()
-    path = package(run, manifests=place.manifests, root=place.root)
+def test_a_rehearsal_is_no_upload(workspace: Workspace) -> None:
+    run = workspace.run()
+    path = package(run, manifests=workspace.manifests, root=workspace.root)
     record = run.folder / "package.json"
     write_json(record, {**read_json(record), "split": "val"})
     with pytest.raises(UsageError, match=r"rehearsal; upload what `pbvs package --run hand` writes"):
-        log.add(path, place.submissions)
-    assert log.read_log(place.submissions) == []
-    assert log.add(path, place.submissions, anyway=True).run == "hand"
+        log.add(path, workspace.submissions)
+    assert log.read_log(workspace.submissions) == []
+    assert log.add(path, workspace.submissions, anyway=True).run == "hand"
 
 
 def test_a_zip_is_logged_once_unless_it_failed(tmp_path: Path) -> None:

@@ -15,34 +15,34 @@ from pbvs.experiments.bundle import export, install
 from pbvs.files import read_json, write_json
 from pbvs.recipe import parse_recipe
 from pbvs.run import Run
-from tests.submission.place import RECIPE, Place, noise
+from tests.submission.workspace import RECIPE, Workspace, noise
 
 GREY = {"name": "grey", "evaluation_size": "native", "stages": {"rgb2ir": {"method": "grayscale", "intensity": 1.3}}}
 
 
 @pytest.fixture
-def run(place: Place) -> Run:
-    return predicted(place, "grey")
+def run(workspace: Workspace) -> Run:
+    return predicted(workspace, "grey")
 
 
-def predicted(place: Place, name: str) -> Run:
+def predicted(workspace: Workspace, name: str) -> Run:
     return pipeline.predict(
         parse_recipe(GREY, "test"),
         run=name,
         splits=["test"],
-        root=place.root,
-        manifests=place.manifests,
-        submissions=place.submissions,
+        root=workspace.root,
+        manifests=workspace.manifests,
+        submissions=workspace.submissions,
         device="cpu",
     )
 
 
-def changes(run: Run, place: Place) -> dict[str, bool]:
-    found = reproduce.compare_circumstances(run, place.manifests, place.root, None)
+def changes(run: Run, workspace: Workspace) -> dict[str, bool]:
+    found = reproduce.compare_circumstances(run, workspace.manifests, workspace.root, None)
     return {difference.what: difference.decisive for difference in found}
 
 
-def test_everything_that_matters_is_written(run: Run, place: Place) -> None:
+def test_everything_that_matters_is_written(run: Run, workspace: Workspace) -> None:
     facts = provenance.read_provenance(run.provenance_file)
     assert facts["recipe"] == {"name": "grey", "digest": run.recipe().digest()}
     assert facts["seed"] == run.recipe().seed
@@ -53,56 +53,56 @@ def test_everything_that_matters_is_written(run: Run, place: Place) -> None:
     assert facts["device"]["kind"] == "cpu"
 
 
-def test_digest_of_the_data_depends_on_content_alone(place: Place, tmp_path: Path) -> None:
+def test_digest_of_the_data_depends_on_content_alone(workspace: Workspace, tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE, "test")
-    first = provenance.data_facts(recipe, place.manifests, place.root)
-    moved = place.root.rename(tmp_path / "moved")
-    second = provenance.data_facts(recipe, place.manifests, moved)
+    first = provenance.data_facts(recipe, workspace.manifests, workspace.root)
+    moved = workspace.root.rename(tmp_path / "moved")
+    second = provenance.data_facts(recipe, workspace.manifests, moved)
     assert first["digest"] == second["digest"]
     write_png(moved / "test" / "sar2eo" / "3.png", noise(77, 1)[:, :, None])
-    assert provenance.data_facts(recipe, place.manifests, moved)["digest"] != first["digest"]
+    assert provenance.data_facts(recipe, workspace.manifests, moved)["digest"] != first["digest"]
 
 
 def test_images_are_not_read_again_when_nothing_changed(
-    run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
+    run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_json(run.provenance_file)
     monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the images were read"))
-    facts = provenance.data_facts(run.recipe(), place.manifests, place.root, run.provenance_file)
+    facts = provenance.data_facts(run.recipe(), workspace.manifests, workspace.root, run.provenance_file)
     assert facts["digest"] == before["data"]["digest"]
 
 
-def test_a_missing_image_changes_the_digest(place: Place) -> None:
+def test_a_missing_image_changes_the_digest(workspace: Workspace) -> None:
     recipe = parse_recipe(RECIPE, "test")
-    before = provenance.data_facts(recipe, place.manifests, place.root)["digest"]
-    (place.root / "test" / "rgb2ir" / "1.tiff").unlink()
-    assert provenance.data_facts(recipe, place.manifests, place.root)["digest"] != before
+    before = provenance.data_facts(recipe, workspace.manifests, workspace.root)["digest"]
+    (workspace.root / "test" / "rgb2ir" / "1.tiff").unlink()
+    assert provenance.data_facts(recipe, workspace.manifests, workspace.root)["digest"] != before
 
 
-def test_earlier_circumstances_are_kept(run: Run, place: Place) -> None:
+def test_earlier_circumstances_are_kept(run: Run, workspace: Workspace) -> None:
     facts = read_json(run.provenance_file)
     write_json(run.provenance_file, {**facts, "python": "3.9.0"})
-    predicted(place, "grey")
+    predicted(workspace, "grey")
     now = provenance.read_provenance(run.provenance_file)
     assert now["python"] == facts["python"]
     assert [before["python"] for before in now["earlier"]] == ["3.9.0"]
-    predicted(place, "grey")
+    predicted(workspace, "grey")
     assert len(provenance.read_provenance(run.provenance_file)["earlier"]) == 1
 
 
-def test_nothing_changed_nothing_to_say(run: Run, place: Place) -> None:
-    assert changes(run, place) == {}
+def test_nothing_changed_nothing_to_say(run: Run, workspace: Workspace) -> None:
+    assert changes(run, workspace) == {}
 
 
-def test_each_change_is_named_and_weighed(run: Run, place: Place) -> None:
+def test_each_change_is_named_and_weighed(run: Run, workspace: Workspace) -> None:
     facts = read_json(run.provenance_file)
     facts["packages"] |= {"click": "1.0", "numpy": "1.0"}
     facts["platform"] = "elsewhere"
     write_json(run.provenance_file, facts)
-    write_png(place.root / "test" / "rgb2ir" / "extra.png", noise(1, 1)[:, :, None])
-    manifest = place.manifests / "rgb2ir_test.csv"
+    write_png(workspace.root / "test" / "rgb2ir" / "extra.png", noise(1, 1)[:, :, None])
+    manifest = workspace.manifests / "rgb2ir_test.csv"
     manifest.write_text(manifest.read_text().replace("rgb2ir/2.tiff", "rgb2ir/extra.png"))
-    assert changes(run, place) == {
+    assert changes(run, workspace) == {
         "data.bytes": False,
         "data.digest": True,
         "manifests.rgb2ir_test.csv": True,
@@ -112,46 +112,46 @@ def test_each_change_is_named_and_weighed(run: Run, place: Place) -> None:
     }
 
 
-def test_a_run_made_again_is_equal(run: Run, place: Place) -> None:
-    assert reproduce.reproduce(run, manifests=place.manifests, root=place.root) == []
+def test_a_run_made_again_is_equal(run: Run, workspace: Workspace) -> None:
+    assert reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root) == []
     assert reproduce.again(run).exists()
-    assert reproduce.reproduce(run, manifests=place.manifests, root=place.root) == []
+    assert reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root) == []
 
 
-def test_what_differs_is_listed(run: Run, place: Place) -> None:
+def test_what_differs_is_listed(run: Run, workspace: Workspace) -> None:
     path = run.prediction("test", "rgb2ir", "1")
     changed = noise(5, 1)
     write_png(path, changed[:, :, None])
     run.prediction("test", "rgb2ir", "2").rename(run.prediction("test", "rgb2ir", "nobody"))
-    (found,) = reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+    (found,) = reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root)
     assert (found.task, found.images, found.different, found.missing) == ("rgb2ir", 3, 1, 1)
     assert found.largest > 0
     assert "rgb2ir test: 1 of 3 images differ" in str(found)
 
 
-def test_data_that_moved_must_be_named(run: Run, place: Place, tmp_path: Path) -> None:
-    place.root.rename(tmp_path / "moved")
+def test_data_that_moved_must_be_named(run: Run, workspace: Workspace, tmp_path: Path) -> None:
+    workspace.root.rename(tmp_path / "moved")
     with pytest.raises(PbvsError, match="name it with --data"):
-        reproduce.reproduce(run, manifests=place.manifests)
-    assert reproduce.reproduce(run, manifests=place.manifests, root=tmp_path / "moved") == []
+        reproduce.reproduce(run, manifests=workspace.manifests)
+    assert reproduce.reproduce(run, manifests=workspace.manifests, root=tmp_path / "moved") == []
 
 
-def test_another_run_of_that_name_is_not_touched(run: Run, place: Place) -> None:
-    predicted(place, "grey-again")
+def test_another_run_of_that_name_is_not_touched(run: Run, workspace: Workspace) -> None:
+    predicted(workspace, "grey-again")
     with pytest.raises(PbvsError, match="no reproduction"):
-        reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+        reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root)
 
 
-def test_a_run_without_provenance_says_what_to_do(place: Place) -> None:
-    run = place.run()
+def test_a_run_without_provenance_says_what_to_do(workspace: Workspace) -> None:
+    run = workspace.run()
     run.provenance_file.unlink()
     with pytest.raises(PbvsError, match="pbvs predict"):
-        reproduce.reproduce(run, manifests=place.manifests, root=place.root)
+        reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root)
 
 
-def test_an_installed_bundle_predicts_the_same_without_training(run: Run, place: Place) -> None:
-    other = install(export(run), place.submissions, "theirs")
-    predicted(place, "theirs")
+def test_an_installed_bundle_predicts_the_same_without_training(run: Run, workspace: Workspace) -> None:
+    other = install(export(run), workspace.submissions, "theirs")
+    predicted(workspace, "theirs")
     assert reproduce.compare_predictions(run, other, "test", "rgb2ir") is None
     with pytest.raises(PbvsError, match="installed from a bundle"):
-        reproduce.reproduce(other, manifests=place.manifests, root=place.root)
+        reproduce.reproduce(other, manifests=workspace.manifests, root=workspace.root)

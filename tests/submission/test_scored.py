@@ -9,12 +9,12 @@ import pytest
 
 from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.archive import score_archive
 from pbvs.files import read_json
 from pbvs.submission import zips
 from pbvs.submission.package import package
+from pbvs.submission.score import score_archive
 from pbvs.submission.zips import write_zip
-from tests.submission.place import COUNT, Place, entries, noise, png_bytes
+from tests.submission.workspace import COUNT, Workspace, entries, noise, png_bytes
 
 
 def targets(folder: Path) -> Path:
@@ -25,68 +25,68 @@ def targets(folder: Path) -> Path:
     return folder
 
 
-def score(path: Path, place: Place, **options: Any) -> dict[str, Any]:
-    return score_archive(path, "test", submissions=place.submissions, lpips_net="random", **options)
+def score(path: Path, workspace: Workspace, **options: Any) -> dict[str, Any]:
+    return score_archive(path, "test", submissions=workspace.submissions, lpips_net="random", **options)
 
 
-def test_a_perfect_archive_scores_nought(place: Place, tmp_path: Path) -> None:
-    path = package(place.run(), manifests=place.manifests, root=place.root)
-    summary = score(path, place, targets=targets(tmp_path / "targets"))
+def test_a_perfect_archive_scores_nought(workspace: Workspace, tmp_path: Path) -> None:
+    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
+    summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
     assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
-    assert read_json(place.submissions / "hand-scores.json")["archive"] == "hand.zip"
+    assert read_json(workspace.submissions / "hand-scores.json")["archive"] == "hand.zip"
 
 
-def test_it_is_the_archive_that_counts_not_the_run(place: Place, tmp_path: Path) -> None:
-    run = place.run()
-    path = package(run, manifests=place.manifests, root=place.root)
-    place.run(seed=700)
-    assert score(path, place, targets=targets(tmp_path / "targets"))["combined"] == pytest.approx(0.0, abs=1e-6)
+def test_it_is_the_archive_that_counts_not_the_run(workspace: Workspace, tmp_path: Path) -> None:
+    run = workspace.run()
+    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    workspace.run(seed=700)
+    assert score(path, workspace, targets=targets(tmp_path / "targets"))["combined"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_anybodys_archive_with_tiff_and_rgb(place: Place, tmp_path: Path) -> None:
+def test_anybodys_archive_with_tiff_and_rgb(workspace: Workspace, tmp_path: Path) -> None:
     items = entries()
     for index in range(COUNT["rgb2ir"]):
         items[f"rgb2ir/{index}.tiff"] = items.pop(f"rgb2ir/{index}.png") and png_bytes(noise(100 + index, 1), "TIFF")
     items["sar2eo/4.png"] = png_bytes(noise(104, 1)[:, :, None].repeat(3, 2))
     path = tmp_path / "theirs.zip"
     write_zip(path, items.items())
-    summary = score(path, place, targets=targets(tmp_path / "targets"))
+    summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
     assert summary["evaluation_size"] == "native"
 
 
-def test_other_names_are_told(place: Place, tmp_path: Path) -> None:
-    path = package(place.run(), manifests=place.manifests, root=place.root)
+def test_other_names_are_told(workspace: Workspace, tmp_path: Path) -> None:
+    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
     with pytest.raises(PbvsError, match="no prediction that has a target"):
-        score(path, place, manifests=place.manifests, root=place.root)
+        score(path, workspace, manifests=workspace.manifests, root=workspace.root)
     with pytest.raises(UsageError, match="no folder of targets"):
-        score(path, place, targets=tmp_path / "none")
+        score(path, workspace, targets=tmp_path / "none")
     with pytest.raises(UsageError, match="holds no targets"):
-        score(path, place, targets=place.submissions)
+        score(path, workspace, targets=workspace.submissions)
 
 
-def test_a_harmful_archive_is_not_unpacked(place: Place, tmp_path: Path) -> None:
+def test_a_harmful_archive_is_not_unpacked(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "evil.zip"
     write_zip(path, {"../../evil.png": b"x"}.items())
     with pytest.raises(PbvsError, match="is not unpacked"):
-        score(path, place, targets=targets(tmp_path / "targets"))
+        score(path, workspace, targets=targets(tmp_path / "targets"))
 
 
 def test_as_many_entries_are_scored_as_there_are_inputs(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stranger's archive has a limit; one for inputs that are known may have as many entries as they are."""
-    path = package(place.run(), manifests=place.manifests, root=place.root)
+    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
     monkeypatch.setattr(zips, "LIMITS", zips.Limits(entries=2))
-    summary = score(path, place, targets=targets(tmp_path / "targets"))
+    summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
 
 
-def test_nothing_of_a_run_is_written(place: Place, tmp_path: Path) -> None:
-    run = place.run()
-    path = package(run, manifests=place.manifests, root=place.root)
+def test_nothing_of_a_run_is_written(workspace: Workspace, tmp_path: Path) -> None:
+    run = workspace.run()
+    path = package(run, manifests=workspace.manifests, root=workspace.root)
     before = sorted(run.folder.rglob("*"))
-    score(path, place, targets=targets(tmp_path / "targets"))
+    score(path, workspace, targets=targets(tmp_path / "targets"))
     assert sorted(run.folder.rglob("*")) == before
-    assert sorted(file.name for file in place.submissions.iterdir()) == ["hand", "hand-scores.json", "hand.zip"]
+    assert sorted(file.name for file in workspace.submissions.iterdir()) == ["hand", "hand-scores.json", "hand.zip"]

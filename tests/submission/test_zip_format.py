@@ -97,18 +97,18 @@ def _widened(data: bytes) -> bytes:
     """Move sizes and offsets of a directory into its extra fields, as tools for large files do."""
     at = data.rindex(b"PK\x05\x06")
     size, start = struct.unpack_from("<2L", data, at + 12)
-    directory, place = b"", start
-    while place < start + size:
-        record = bytearray(data[place : place + 46])
-        packed, length = struct.unpack_from("<2L", record, 20)
-        named, extra, said = struct.unpack_from("<3H", record, 28)
-        (offset,) = struct.unpack_from("<L", record, 42)
-        struct.pack_into("<2L", record, 20, 0xFFFFFFFF, 0xFFFFFFFF)
-        struct.pack_into("<H", record, 30, 28)
-        struct.pack_into("<L", record, 42, 0xFFFFFFFF)
-        directory += bytes(record) + data[place + 46 : place + 46 + named]
+    directory, here = b"", start
+    while here < start + size:
+        entry = bytearray(data[here : here + 46])
+        packed, length = struct.unpack_from("<2L", entry, 20)
+        named, extra, said = struct.unpack_from("<3H", entry, 28)
+        (offset,) = struct.unpack_from("<L", entry, 42)
+        struct.pack_into("<2L", entry, 20, 0xFFFFFFFF, 0xFFFFFFFF)
+        struct.pack_into("<H", entry, 30, 28)
+        struct.pack_into("<L", entry, 42, 0xFFFFFFFF)
+        directory += bytes(entry) + data[here + 46 : here + 46 + named]
         directory += struct.pack("<2H3Q", 1, 24, length, packed, offset)
-        place += 46 + named + extra + said
+        here += 46 + named + extra + said
     end = bytearray(data[at : at + 22])
     struct.pack_into("<L", end, 12, len(directory))
     return data[:start] + directory + bytes(end)
@@ -134,8 +134,8 @@ def test_damaged_bytes_are_refused_or_read_as_they_were(
     """What passes the checks has the bytes that its checksum says; nothing else escapes than an ArchiveError."""
     rng, data = random.Random(seed), bytearray(ZIPS[kind])
     for _ in range(rng.choice((1, 1, 2, 8))):
-        place = rng.randrange(len(data)) if rng.random() < 0.5 else max(0, len(data) - rng.randrange(1, 400))
-        data[place] = rng.choice((0, 1, 0xFF, data[place] ^ (1 << rng.randrange(8)), rng.randrange(256)))
+        at = rng.randrange(len(data)) if rng.random() < 0.5 else max(0, len(data) - rng.randrange(1, 400))
+        data[at] = rng.choice((0, 1, 0xFF, data[at] ^ (1 << rng.randrange(8)), rng.randrange(256)))
     path = tmp_path_factory.mktemp("damaged") / "a.zip"
     path.write_bytes(data)
     with SafeZip(path) as archive:

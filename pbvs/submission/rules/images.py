@@ -76,7 +76,7 @@ def modes(archive: Inspection) -> Iterator[Finding]:
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             hint = "Write one mode a task: pbvs package --mode TASK=RGB."
-            yield Finding("warning", "mixed-modes", archive.contents.out.place(task), f"its images are {said}", hint)
+            yield Finding("warning", "mixed-modes", archive.contents.out.label(task), f"its images are {said}", hint)
         yield from _colour(archive, task, images)
 
 
@@ -130,7 +130,7 @@ def repeated(archive: Inspection) -> Iterator[Finding]:
         if equal := sum(count for count in counts.values() if count > 1):
             message = f"{equal} of its images are equal to another one"
             yield _warning(
-                "repeated", archive.contents.out.place(task), message, "Check that each input got its own prediction."
+                "repeated", archive.contents.out.label(task), message, "Check that each input got its own prediction."
             )
 
 
@@ -142,7 +142,7 @@ def copies(archive: Inspection) -> Iterator[Finding]:
         if compared and len(equal) > MANY * len(compared):
             message = f"{len(equal)} of {len(compared)} images compared are copies of their inputs"
             yield _warning(
-                "copy-of-input", archive.contents.out.place(task), message, "Pack the predictions, not the inputs."
+                "copy-of-input", archive.contents.out.label(task), message, "Pack the predictions, not the inputs."
             )
 
 
@@ -163,7 +163,7 @@ def brightness(archive: Inspection) -> Iterator[Finding]:
             )
             yield _warning(
                 "brightness",
-                archive.contents.out.place(task),
+                archive.contents.out.label(task),
                 message,
                 "Check the scaling to 0..255 and the intensity factor.",
             )
@@ -181,7 +181,7 @@ def enlarged(archive: Inspection) -> Iterator[Finding]:
                 "enlarged from a lower resolution, or blurred"
             )
             hint = "Predict at the evaluation size; blur costs LPIPS and FID."
-            yield _warning("enlarged", archive.contents.out.place(task), message, hint)
+            yield _warning("enlarged", archive.contents.out.label(task), message, hint)
 
 
 def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:

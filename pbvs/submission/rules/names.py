@@ -44,16 +44,16 @@ def _noted(archive: Inspection, message: str) -> str:
 
 
 def _official_count(archive: Inspection, task: str, items: Sequence[Item]) -> Iterator[Finding]:
-    place = archive.contents.out.place(task)
+    label = archive.contents.out.label(task)
     if archive.inputs.names:
         message = "the data hold no test inputs for it; names and count were not checked"
-        yield Finding("note", "names-unchecked", place, message, "")
+        yield Finding("note", "names-unchecked", label, message, "")
         return
     message, hint = "names were not checked", "Give the folder of the archives with --data."
     official = archive.challenge.tasks[task].inputs.get("test", 0)
     if official and len(items) != official:
         message += f"; it has {len(items)} images where the challenge's test set has {official}"
-    yield Finding("note", "names-unchecked", place, message, hint)
+    yield Finding("note", "names-unchecked", label, message, hint)
 
 
 def _renaming(wanted: set[str], there: set[str]) -> str:
@@ -106,10 +106,10 @@ def suffixes(archive: Inspection) -> Iterator[Finding]:
         if len(kinds) > 1:
             message = f"it mixes {' and '.join(kinds)}"
             hint = "Keep to one format a task; a scorer may count only one of them."
-            yield Finding("warning", "mixed-formats", out.place(task), message, hint)
+            yield Finding("warning", "mixed-formats", out.label(task), message, hint)
         elif kinds == [".tif"]:
             message = "its images end in .tif; only .png and .tiff were seen scored"
-            yield Finding("warning", "tif", out.place(task), message, "Name them .tiff, or write PNG.")
+            yield Finding("warning", "tif", out.label(task), message, "Name them .tiff, or write PNG.")
 
 
 def count(archive: Inspection) -> Iterator[Finding]:
@@ -120,7 +120,7 @@ def count(archive: Inspection) -> Iterator[Finding]:
         if wanted and there and there != len(wanted):
             message = f"it has {there} predictions for {len(wanted)} inputs"
             yield Finding(
-                "error", "count", archive.contents.out.place(task), message, "Write one prediction for each input."
+                "error", "count", archive.contents.out.label(task), message, "Write one prediction for each input."
             )
 
 

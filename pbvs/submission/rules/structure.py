@@ -118,7 +118,7 @@ def missing_task(archive: Inspection) -> Iterator[Finding]:
         note = rules.notes.get("missing-task", "")
         message = "the task has no predictions" + (f"; {note}" if note else "")
         hint = f"Add predictions for {task}, be they simple ones."
-        yield Finding("error" if rules.tasks == "all" else "warning", "missing-task", out.place(task), message, hint)
+        yield Finding("error" if rules.tasks == "all" else "warning", "missing-task", out.label(task), message, hint)
 
 
 def size(archive: Inspection) -> Iterator[Finding]:

@@ -122,7 +122,7 @@ def _check_names(path: Path, found: Unpacked, inputs: Inputs, split: str) -> Non
 def _evaluation_size(origin: Origin | None, found: Unpacked, challenge: Challenge) -> str:
     """Return the evaluation size that the archive was written at, or that the sizes found in it say."""
     if origin:
-        return str(origin.record.get("evaluation_size") or origin.run.recipe().evaluation_size)
+        return str(origin.metadata.get("evaluation_size") or origin.run.recipe().evaluation_size)
     sides = {name: task.challenge_size for name, task in challenge.tasks.items()}
     return (
         "challenge" if all(sizes == {(sides[task], sides[task])} for task, sizes in found.sizes.items()) else "native"

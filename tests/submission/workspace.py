@@ -55,14 +55,14 @@ def write_data(root: Path, side: int = SIDE) -> None:
             data = png_bytes(noise(index, task.source_channels, side), "PNG" if suffix == "png" else "TIFF")
             (folder / f"{index}.{suffix}").write_bytes(data)
     chips = root / "Train_Data_and_Validation_EO_SAR" / "EO" / "train"
-    place = root / "Train_Data_Town_SAR_IR_RGB" / "1_2"
+    workspace = root / "Train_Data_Town_SAR_IR_RGB" / "1_2"
     chips.mkdir(parents=True)
-    place.mkdir(parents=True)
+    workspace.mkdir(parents=True)
     for index in range(4):
         (chips / f"{index}.png").write_bytes(png_bytes(noise(index, 1, level=110 + 10 * index)))
         for name, bands in (("rgb", 3), ("ir", 1)):
             data = png_bytes(noise(index, bands, level=110 + 10 * index), "TIFF")
-            (place / f"tile{index}_{name}.tiff").write_bytes(data)
+            (workspace / f"tile{index}_{name}.tiff").write_bytes(data)
 
 
 def write_manifests(root: Path, folder: Path) -> None:
@@ -82,7 +82,7 @@ def entries() -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where everything of a test lies."""
 
     root: Path
