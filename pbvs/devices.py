@@ -43,21 +43,29 @@ def _own_gpu(gpus: int) -> int:
     return local_rank()
 
 
+def _number(variable: str, otherwise: int) -> int:
+    """Return a whole number that torchrun sets; raise UsageError when the environment says something else."""
+    text = os.environ.get(variable, str(otherwise))
+    if not text.isdecimal() or len(text) > 9:
+        raise UsageError(f"The environment says {variable}={text[:40]!r}, which is no number; unset it.")
+    return int(text)
+
+
 def rank() -> int:
     """Return this process's number among those that torchrun started, 0 when it did not."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def local_rank() -> int:
     """Return this process's number on its own host."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
     """Return how many processes work together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
     """Return how many of them are on this host."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", 1)

@@ -285,15 +285,28 @@ def sweep(folder: Path, deep: bool = True) -> int:
     count = 0
     for part in Path(folder).glob("**/.*" if deep else ".*"):
         ours = _TEMPORARY.match(part.name) or (deep and _TEMPORARY_IN_RUNS.match(part.name))
-        if ours and not part.is_symlink() and _abandoned(part):
+        if ours and not part.is_symlink() and abandoned(part):
             with contextlib.suppress(OSError):
                 part.unlink()
                 count += 1
     return count
 
 
-def _abandoned(part: Path) -> bool:
-    """Return whether no living process holds the lock that a writer takes on its temporary file."""
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock on a temporary file or folder while the block runs, so that it is not `abandoned`."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # file systems without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def abandoned(part: Path) -> bool:
+    """Return whether no living process holds the lock that a writer takes on its temporary file or folder."""
     if fcntl is None:
         return False
     try:

@@ -120,7 +120,7 @@ class Journal:
     def __init__(self, arguments: Sequence[str]):
         self.process = os.getpid()  # workers that are forked from this one write nothing
         self._begun = datetime.now(timezone.utc)
-        self._lines = [f"{_clock(self._begun)} process {self.process} in {Path.cwd()}: pbvs {shlex.join(arguments)}"]
+        self._lines = [f"{_clock(self._begun)} process {self.process} in {_here()}: pbvs {shlex.join(arguments)}"]
         self._folders: dict[Path, int] = {}  # -> how many of the lines it has
 
     def bind(self, folder: Path) -> None:
@@ -184,6 +184,13 @@ def note(text: str) -> None:
     """Add a line to the current command's log, if there is one."""
     if _current is not None:
         _current.note(text)
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # removed under a shell that stands in it
+        return "a folder that is gone"
 
 
 def _clock(time: datetime) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 import struct
 import zipfile
@@ -17,7 +18,19 @@ from typing import Any
 
 from pbvs import __version__
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, check_name, read_json, sha256, sweep, sync_folder, write_json
+from pbvs.files import (
+    abandoned,
+    atomic_path,
+    check_name,
+    held,
+    make_folder,
+    read_json,
+    sha256,
+    sweep,
+    sync_folder,
+    write_error,
+    write_json,
+)
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, read_recipe
 from pbvs.run import Run
@@ -103,18 +116,34 @@ def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
             return run
         if run.folder.exists():
             raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
-        part = run.folder.with_name(f".{run.name}.installing")
-        shutil.rmtree(part, ignore_errors=True)
+        for left in submissions.glob(f".{run.name}.*installing"):
+            if abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+        part = run.folder.with_name(f".{run.name}.{secrets.token_hex(4)}.installing")
+        make_folder(part)
         try:
-            for entry in archive.files:
-                if entry.filename != LIST:
-                    _write(archive, entry, part / entry.filename, listing["files"])
-            _finish(part, listing)
-            part.rename(run.folder)
-            sync_folder(submissions)
+            with held(part):
+                for entry in archive.files:
+                    if entry.filename != LIST:
+                        _write(archive, entry, part / entry.filename, listing["files"])
+                _finish(part, listing)
+                _appear(part, run, listing)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return run
+
+
+def _appear(part: Path, run: Run, listing: dict[str, Any]) -> None:
+    """Rename a whole run into its place; another install of the same bundle may have been there first."""
+    try:
+        part.rename(run.folder)
+        sync_folder(run.submissions)
+    except OSError as error:
+        if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
+            return
+        if run.folder.exists():
+            raise UsageError(f"There is another run {run.name!r} already; give another name with --run.") from None
+        raise write_error(run.folder, error) from error
 
 
 def _listing(archive: SafeZip) -> dict[str, Any]:

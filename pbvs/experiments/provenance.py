@@ -175,6 +175,8 @@ def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         try:
             return name, sha256(inside(root, name))
         except PbvsError:
+            if inside(root, name).exists():
+                raise  # a failing disk or a missing permission says nothing of the image
             return name, "missing"
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

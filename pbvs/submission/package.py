@@ -164,11 +164,7 @@ def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
     images = ((part, name) for part in plan.parts for name in part.names)
     for part, name in track(images, "packing", total, unit="image"):
         path = part.folder / name
-        try:
-            data = part.data(path)
-        except (OSError, ValueError) as error:
-            raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
-        yield part.path(name), data
+        yield part.path(name), part.data(path, part.mode)
 
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
@@ -199,11 +195,17 @@ class Part:
         """Return where a file lies in the archive."""
         return OutputNames(self.challenge).path(self.task, self.keys[name], SUFFIXES[self.form][0])
 
-    def data(self, path: Path) -> bytes:
-        """Return one image's bytes as they go into the archive; a link is not followed."""
-        with os.fdopen(open_no_follow(path, os.O_RDONLY), "rb") as file:
-            stored = file.read()
-        return stored if self._as_stored(self.mode) else recode(stored, self.mode, self.form, self.challenge.outputs)
+    def data(self, path: Path, mode: str | None) -> bytes:
+        """Return one image's bytes as they go into the archive in a mode; a link is not followed.
+
+        Raises PbvsError naming an image that cannot be read or recoded.
+        """
+        try:
+            with os.fdopen(open_no_follow(path, os.O_RDONLY), "rb") as file:
+                stored = file.read()
+            return stored if self._as_stored(mode) else recode(stored, mode, self.form, self.challenge.outputs)
+        except (OSError, ValueError) as error:
+            raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
 
     def estimate(self, mode: str | None) -> float:
         """Return about how many bytes the images take in a mode, from a few of them."""
@@ -211,8 +213,7 @@ class Part:
         total = sum((self.folder / name).stat().st_size for name in self.names)
         if self._as_stored(mode):
             return total
-        outputs = self.challenge.outputs
-        sizes = [(path.stat().st_size, len(recode(path.read_bytes(), mode, self.form, outputs))) for path in few]
+        sizes = [(path.stat().st_size, len(self.data(path, mode))) for path in few]
         return total * sum(new for _, new in sizes) / max(1, sum(old for old, _ in sizes))
 
     def _as_stored(self, mode: str | None) -> bool:

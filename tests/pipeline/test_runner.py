@@ -13,6 +13,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError, UsageError
+from pbvs.lineage import stale
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
@@ -190,3 +191,27 @@ def test_a_newer_version_with_more_settings_goes_on_with_the_model(run: Run, wor
     changed = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": other}})
     with pytest.raises(PbvsError, match="another recipe"):
         predict(changed, run="whole", tasks=["sar2eo"], device="cpu", **world)
+
+
+def test_changed_data_are_seen_before_and_after_the_manifests_are_made_again(tmp_path: Path) -> None:
+    root, manifests = tmp_path / "data", tmp_path / "manifests"
+    write_demo(root, seed=1)
+    build_pairs(root, manifests)
+    only = parse_recipe(
+        {"name": "gray", "evaluation_size": "native", "stages": {"rgb2ir": {"method": "grayscale"}}}, "gray"
+    )
+    place = {"root": root, "manifests": manifests, "submissions": tmp_path / "s"}
+    run = predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+    before = _state(run.folder)
+    pair = read_manifest(manifest_path(manifests, "rgb2ir", "test"))[0]
+    other = read_manifest(manifest_path(manifests, "rgb2ir", "test"))[1]
+    (root / pair.source).write_bytes((root / other.source).read_bytes())
+    with pytest.raises(PbvsError, match="has changed since the manifests were made; run `pbvs build-pairs` again"):
+        predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+    assert _state(run.folder) == before
+    build_pairs(root, manifests)
+    assert [item.what for item in stale(run, manifests)] == ["The predictions of rgb2ir (test)"]
+    predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+    assert not stale(run, manifests)
+    a, b = (Image.open(run.prediction("test", "rgb2ir", each.name)).tobytes() for each in (pair, other))
+    assert a == b
