@@ -136,9 +136,14 @@ class FeatureMetric(Metric):
 
 
 class SetMetric(Metric):
-    """A metric of a set of predictions and a set of targets, from a network's features of each image."""
+    """A metric of a set of predictions and a set of targets, from a network's features of each image.
+
+    With `has_floor` the distance of two halves of the targets is told beside it, as `<name>-floor`: what no method
+    can be expected to go below.
+    """
 
     network: Network
+    has_floor: ClassVar[bool] = False
 
     @abstractmethod
     def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:

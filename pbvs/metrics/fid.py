@@ -283,6 +283,7 @@ class FrechetVgg(SetMetric):
     """The Frechet distance of VGG-16's features (relu5_3, means over positions): not FID, and on no common scale."""
 
     names = ("frechet-vgg16",)
+    has_floor = True
 
     def __init__(self, name: str, setting: Setting):
         super().__init__(name, setting)

@@ -158,8 +158,10 @@ class Judge:
             return {}
         found = {}
         for name, metric in self.set_metrics.items():
-            sides = zip(*(image.features[metric.network.digest] for image in measured), strict=True)
-            found[name] = metric.distance(*(list(side) for side in sides))
+            predictions, targets = zip(*(image.features[metric.network.digest] for image in measured), strict=True)
+            found[name] = metric.distance(predictions, targets)
+            if metric.has_floor and len(targets) >= 4:
+                found[f"{name}-floor"] = metric.distance(targets[::2], targets[1::2])
         return found
 
     def score_images(

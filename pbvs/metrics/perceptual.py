@@ -281,7 +281,7 @@ class LpipsNetwork(Network):
 
     def __init__(self, net: str, setting: Setting):
         found = None if net == "random" else setting.find(net)
-        self.lpips = Lpips(net, found).to(setting.device)
+        self.lpips = Lpips(net, found).to(setting.device).to(memory_format=torch.channels_last)  # as images lie
         self.device = setting.device
         heads = {f"head{n}": head.model[-1].weight for n, head in enumerate(self.lpips.package.lins)}
         self.digest = digest([net, self.lpips.trunk_digest, fingerprint(heads)])

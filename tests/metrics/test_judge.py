@@ -158,4 +158,6 @@ def test_a_frechet_distance_on_vgg_is_nought_for_one_set_and_small_for_two_halve
         return judge.set_numbers(found)["frechet-vgg16"]
 
     assert distance(flat, flat) == 0
+    measured_flat = judge.measure([judge.pair(a, a) for a in flat])
+    assert judge.set_numbers(measured_flat)["frechet-vgg16-floor"] == pytest.approx(distance(flat[::2], flat[1::2]))
     assert distance(flat[:6], flat[6:]) < distance(flat[:6], rough[:6])
