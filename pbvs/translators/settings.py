@@ -18,7 +18,7 @@ class Perceptual(Settings):
     """One LPIPS of the loss; see `training.losses.PerceptualTerm`."""
 
     net: LpipsNet = "vgg"
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     transforms: bool = False  # both images moved, flipped, turned and zoomed alike, by random amounts, before
     crops: int = Field(default=0, ge=0, le=64)  # random squares of each image that are compared; 0: the whole image
     crop_size: int = Field(default=64, ge=16, le=2048)  # side of these squares
@@ -49,7 +49,7 @@ class NetworkStage(Stage):
     learning_rate: float = Field(2e-4, gt=0)
     lpips_weight: float = Field(1.0, ge=0)
     lpips_net: LpipsNet = "vgg"
-    perceptual: tuple[Perceptual, ...] = ()  # several LPIPS terms, which then stand for lpips_weight and lpips_net
+    perceptual: tuple[Perceptual, ...] = ()  # several LPIPS terms, which then stand for lpips_net
     l2_weight: float = Field(1.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
@@ -101,10 +101,11 @@ class NetworkStage(Stage):
 
     @property
     def perceptual_terms(self) -> tuple[Perceptual, ...]:
-        """The LPIPS terms of the loss, none where they have no weight."""
-        if self.perceptual or not self.lpips_weight:
-            return self.perceptual
-        return (Perceptual(net=self.lpips_net, weight=self.lpips_weight),)
+        """The LPIPS terms of the loss with the weights that they count with, none where `lpips_weight` is 0."""
+        if not self.lpips_weight:
+            return ()
+        terms = self.perceptual or (Perceptual(net=self.lpips_net),)
+        return tuple(term.model_copy(update={"weight": self.lpips_weight * term.weight}) for term in terms)
 
     @property
     def trunks(self) -> tuple[str, ...]:

@@ -323,6 +323,9 @@ def test_several_lpips_terms_train_and_stand_for_the_single_one(tmp_path: Path) 
     translator_of(recipe).fit(context)
     assert read_log(context.folder / "log.csv")["lpips"][0] > 0
     assert recipe.stages["sar2eo"].trunks == ()
+    halved = recipe_of(perceptual=terms, lpips_weight=0.5).stages["sar2eo"]
+    assert [term.weight for term in halved.perceptual_terms] == [0.25, 0.25]
+    assert recipe_of(perceptual=terms, lpips_weight=0.0).stages["sar2eo"].perceptual_terms == ()
     assert recipe_of(perceptual=[{"net": "alex"}, {"net": "vgg"}], vgg_weight=1.0).stages["sar2eo"].trunks == (
         "alex", "vgg", "vgg19",
     )  # fmt: skip
