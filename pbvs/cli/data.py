@@ -98,7 +98,7 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
     for task, counts in summary.pairs.items():
         click.echo(f"{task:<10}{counts['train']:>8}{counts['val']:>8}{counts['test']:>8}")
     for warning in summary.warnings:
-        click.echo(f"Note: {warning}")
+        options.echo(f"Note: {warning}")
 
 
 @click.command("check-data")
@@ -142,7 +142,7 @@ def check_data(
     sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")
     for line in _lines(found):
-        click.echo(line)
+        options.echo(line)
     click.echo(f"The page with maps, histograms and images is {page}")
 
 

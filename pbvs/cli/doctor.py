@@ -30,5 +30,5 @@ def doctor(
     if as_json:
         options.echo_json([asdict(finding) for finding in findings])
     else:
-        click.echo(text(findings))
+        options.echo(text(findings))
     return int(is_bad(findings))

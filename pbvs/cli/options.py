@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +122,27 @@ def echo_json(value: Any) -> None:
 def width() -> int:
     """Return the columns of the terminal, or of COLUMNS; 80 where neither says."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def echo(text: str) -> None:
+    """Print lines; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
+    limit = width() if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
+    for line in text.splitlines():
+        click.echo("\n".join(folded(line, limit)) if limit and len(line) > limit else line)
+
+
+def folded(line: str, limit: int) -> list[str]:
+    """Return a line as lines of at most `limit` characters (a longer word stays whole), indented as its last column.
+
+    >>> folded("ok    disk    plenty of room", 22)
+    ['ok    disk    plenty', '              of room']
+    """
+    columns = [match.end() for match in re.finditer(r"^ +| {2,}", line) if match.end() <= limit // 2]
+    indent = " " * (columns[-1] if columns else 2)
+    return textwrap.wrap(
+        line, limit, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+        replace_whitespace=False,
+    ) or [""]  # fmt: skip
 
 
 def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None) -> None:

@@ -26,9 +26,9 @@ THUMBNAIL = 96  # pixels; the panes of a row lie side by side in one file
 LARGEST = 1024  # longer side of an image at full size
 PIXELS = 64e6  # of each task's images at full size, unless more are asked for
 INLINE_PIXELS = 2e6  # the same where everything goes into the page itself
-TITLES = {"rmse": "RMSE (L2)", "mse": "MSE", "l1": "L1", "lpips": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
+TITLES = {"rmse": "RMSE", "mse": "MSE", "l1": "L1", "lpips": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim", "ms_ssim"})
-BRIGHTNESS = "input brightness"
+BRIGHTNESS = "brightness"  # of the input
 _KEY = re.compile(r"[0-9a-f]{12}")
 
 

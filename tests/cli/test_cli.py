@@ -191,3 +191,20 @@ def test_a_thread_that_fails_while_everything_stops_says_nothing(
             thread.join()
             monkeypatch.setattr(logs, "received", None)
         assert ("pending work" not in capsys.readouterr().err) is silent
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_long_lines_go_on_below_their_last_column(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "note  disk      " + "plenty of room for everything that is to come, " * 5
+    monkeypatch.setenv("COLUMNS", str(columns))
+    options.echo(f"short\n{line}")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "short"
+    assert max(map(len, printed)) <= columns
+    assert all(text.startswith(" " * 16) and text[16] != " " for text in printed[2:])
+    assert " ".join(" ".join(printed[1:]).split()) == " ".join(line.split())
+    monkeypatch.delenv("COLUMNS")
+    options.echo(line)
+    assert capsys.readouterr().out.splitlines() == [line]

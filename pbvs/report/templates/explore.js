@@ -79,7 +79,7 @@
     } else button.append(make("span", row.note || "no image", "soft"));
     button.addEventListener("click", () => open(state.found.indexOf(row)));
     first.append(button);
-    name.append(make("span", row.task, "tag"), make("span", row.name), make("div", row.location, "soft small"));
+    name.append(make("span", row.task, "tag"), make("span", row.name), make("div", row.name.startsWith(row.location) ? "" : row.location, "soft small"));
     if (row.note && row.thumb) name.append(make("div", row.note, "small worse"));
     tr.append(first, name);
     row.values.forEach((value, i) => {
