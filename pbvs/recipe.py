@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -23,7 +23,7 @@ from pbvs import aliases
 from pbvs.challenge.loading import DEFAULT, load_challenge
 from pbvs.challenge.model import Challenge
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, dump_toml, read_toml, write_text
+from pbvs.files import digest, dump_toml, parse_toml, read_toml, write_text
 from pbvs.settings import Settings, explain
 
 BUILT_IN = Path(__file__).parent / "recipes"
@@ -330,3 +330,20 @@ def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as TOML with every default written out, so that nothing else needs to be read again."""
     return dump_toml(recipe.tables())
+
+
+def with_changes(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """Return the recipe with settings as they are typed: `stages.sar2eo.epochs=5`, the value as in a TOML file.
+
+    A value that is no TOML is a text. Raises UsageError without a `=`, PbvsError for a key or value that cannot be.
+    """
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {change!r} is not understood; say KEY=VALUE, such as stages.sar2eo.epochs=5.")
+        try:
+            value = parse_toml(f"value = {text}", "--set")["value"]
+        except PbvsError:
+            value = text
+        recipe = recipe.replace(key, value)
+    return recipe

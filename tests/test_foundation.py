@@ -13,7 +13,7 @@ from pbvs import files, seeds
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import dump_toml, read_toml
 from pbvs.locks import locked
-from pbvs.recipe import dump_recipe, load_recipe, parse_recipe
+from pbvs.recipe import dump_recipe, load_recipe, parse_recipe, with_changes
 
 
 def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
@@ -120,3 +120,12 @@ def test_the_oldest_versions_that_were_tested_are_those_allowed() -> None:
     tools = {"ruff", "mypy"}  # they look at the code and do not run it
     assert len(bounds) > 15 and oldest.keys() == bounds.keys() - tools
     assert all(f"{oldest[name]}.".startswith(f"{bounds[name]}.") for name in oldest)
+
+
+def test_settings_as_they_are_typed() -> None:
+    changed = with_changes(load_recipe("demo"), ["stages.sar2eo.epochs=5", "evaluation_size=native", "seed=7"])
+    assert (changed.stages["sar2eo"].model_dump()["epochs"], changed.evaluation_size, changed.seed) == (5, "native", 7)
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        with_changes(changed, ["seed"])
+    with pytest.raises(PbvsError, match="sead"):
+        with_changes(changed, ["sead=7"])

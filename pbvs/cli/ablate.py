@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @options.device
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Make rows again that are done.")
+@options.changes
 @click.option("--dry-run", is_flag=True, help="Say what the rows are and stop.")
 def ablate(
     rows: str,
@@ -44,6 +45,7 @@ def ablate(
     device: str,
     jobs: int,
     retrain: bool,
+    changes: tuple[str, ...],
     dry_run: bool,
 ) -> None:
     """Measure what each part of a recipe is worth: a run for each row of a table, trained and scored alike.
@@ -53,9 +55,9 @@ def ablate(
     """
     from pbvs.experiments.ablation import ablate as make_rows
     from pbvs.experiments.ablation import load_plan, row_recipe
-    from pbvs.recipe import load_recipe
+    from pbvs.recipe import load_recipe, with_changes
 
-    plan, base = load_plan(rows), load_recipe(recipe)
+    plan, base = load_plan(rows), with_changes(load_recipe(recipe), changes)
     _check_names(only, [row.name for row in plan.rows])
     _check_runs(share, submissions)
     if dry_run:

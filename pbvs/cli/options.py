@@ -63,6 +63,9 @@ submissions = click.option(
     "--submissions", type=FOLDER, default=SUBMISSIONS, show_default=True, is_eager=True, help="Folder of the runs."
 )
 run = click.option("--run", type=RUN, help="Name of the run; without it the one worked on last.")
+changes = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe (repeatable)."
+)
 recipe = click.option(
     "--recipe", type=RECIPE, default="demo", show_default=True, help="A built-in recipe's name or a .toml file."
 )

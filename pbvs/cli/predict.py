@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
 from pbvs.errors import UsageError
+
+if TYPE_CHECKING:
+    from pbvs.recipe import Recipe
 
 
 @click.command()
@@ -29,6 +33,7 @@ from pbvs.errors import UsageError
 @options.device
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
+@options.changes
 @click.option("--change-recipe", is_flag=True, help="Take a recipe that is not the one the run was begun with.")
 @options.lpips_net
 @click.option("--deterministic", is_flag=True, help="The same bits again when trained again, also on a GPU; slower.")
@@ -46,6 +51,7 @@ def predict(
     device: str,
     jobs: int,
     retrain: bool,
+    changes: tuple[str, ...],
     change_recipe: bool,
     lpips_net: str | None,
     deterministic: bool,
@@ -60,7 +66,7 @@ def predict(
     from pbvs import pipeline
 
     made = pipeline.predict(
-        recipe,
+        _changed(recipe, run, submissions, changes) if changes else recipe,
         run=run,
         tasks=tasks or None,
         splits=splits or ("test", "val"),
@@ -78,3 +84,14 @@ def predict(
     )
     click.echo(f"Predictions: {made.folder / 'predictions'}")
     click.echo(f"Next: pbvs score --split val --run {made.name}")
+
+
+def _changed(recipe: str | None, run: str | None, submissions: Path, changes: tuple[str, ...]) -> Recipe:
+    """Return the recipe that would be taken, with what --set changes."""
+    from pbvs.pipeline import default_recipe
+    from pbvs.recipe import load_recipe, with_changes
+    from pbvs.run import Run
+
+    own = recipe is None and run is not None and Run(run, submissions).exists()
+    chosen = Run(str(run), submissions).recipe() if own else load_recipe(recipe or default_recipe())
+    return with_changes(chosen, changes)

@@ -205,6 +205,9 @@ MISTAKES = [
         "deterministic for a task that trains nothing", f"predict --task rgb2ir --run kept --deterministic {DATA}", 0
     ),
     Mistake("another net for trained models", f"{PREDICT} --lpips-net alex", 1, "--retrain"),
+    Mistake("a setting without a value", f"{PREDICT} --set stages.sar2eo.width", 2, "KEY=VALUE"),
+    Mistake("a setting mistyped", f"{PREDICT} --set stages.sar2eo.widht=8", 1, "widht"),
+    Mistake("a setting of a finished run", f"{PREDICT} --set stages.rgb2ir.intensity=1.4", 1, "1.3 then, 1.4 now"),
     # The wrong words.
     Mistake("no task said", f"predict --run kept {DATA}", 2, "--all"),
     Mistake("all and one task", f"{PREDICT} --task rgb2ir", 2, "--all"),
