@@ -23,6 +23,7 @@ from pbvs.run import Run
 from pbvs.submission import zips as safezip
 from pbvs.submission.check import check
 from pbvs.submission.images import encode
+from pbvs.submission.inputs import Inputs
 from pbvs.submission.inspection import inspect_archive
 from pbvs.submission.zips import SafeZip, write_zip
 from pbvs.translators.prediction import predict_pairs
@@ -94,7 +95,7 @@ def test_a_image_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
 
     def read() -> Any:
         with SafeZip(path) as archive:
-            return inspect_archive(archive, "a.zip", None, "native")
+            return inspect_archive(archive, "a.zip", Inputs(), "native")
 
     now, _, inspection = _grown(read)
     assert len(inspection.images["rgb2ir"]) == 1000 and inspection.images["rgb2ir"][999].stats.mean == (7.0,)
