@@ -15,25 +15,14 @@ if TYPE_CHECKING:
     from pbvs.challenge.model import Modality as Modality
     from pbvs.challenge.model import Task as Task
 
-    TASKS: dict[str, Task]  # of the default challenge; on its way out: every function is told its challenge
-
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # of every challenge
 
 
 def __getattr__(name: str) -> Any:
     """Return what the package's modules define when it is asked for: `pbvs --help` waits for no pydantic."""
-    if name == "TASKS":
-        return import_module("pbvs.challenge.loading").load_challenge().tasks
     for module in ("loading", "model"):
         found = vars(import_module(f"pbvs.challenge.{module}"))
         if not name.startswith("_") and name in found:
             return found[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def get_task(name: str) -> Task:
-    """Return a task of the default challenge; on its way out, as `Challenge.task` is in its place."""
-    from pbvs.challenge.loading import load_challenge
-
-    return load_challenge().task(name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pbvs.challenge import Challenge
+from pbvs.challenge.model import FilePattern
 from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import Header, read_header
 from pbvs.data.layout import PathReader, natural_key
@@ -96,7 +97,9 @@ def propose(root: Path, name: str) -> str:
     modalities = modalities or ["image"]
     for shape in shapes:
         shape.modality = "" if shape.modalities or shape.tasks else modalities[0]
-    return _toml(name, root, shapes, modalities, _tasks(shapes, modalities), _headers(root, shapes, modalities))
+    tasks, headers = _tasks(shapes, modalities), _headers(root, shapes, modalities)
+    shapes = [shape for number, shape in enumerate(shapes) if not _covered(shape, shapes[:number], modalities)]
+    return _toml(name, root, shapes, modalities, tasks, headers)
 
 
 def _shape(paths: list[str], suffix: str, known: Sequence[str], test: bool) -> Shape:
@@ -127,6 +130,13 @@ def _shape(paths: list[str], suffix: str, known: Sequence[str], test: bool) -> S
     parts.append(_name(shape, [row[-1] for row in rows], suffix))
     shape.glob = "/".join(parts)
     return shape
+
+
+def _covered(shape: Shape, earlier: Sequence[Shape], modalities: Sequence[str]) -> bool:
+    """Return whether an earlier pattern, which names split and modality itself, takes all files of a shape."""
+    whole = [other for other in earlier if "{split}" in other.glob and "{modality}" in other.glob]
+    patterns = [FilePattern(glob=other.glob, modality="x").compiled((), modalities)[0] for other in whole]
+    return any(all(pattern.fullmatch(path) for path in shape.paths) for pattern in patterns)
 
 
 def _are_modalities(rows: Sequence[Sequence[str]], values: Sequence[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pbvs.challenge import load_challenge
 from pbvs.data.images import resize, resize_freely, to_uint8, write_png, write_tiff
 from pbvs.errors import UsageError
 from pbvs.files import UNFINISHED, is_unfinished, unfinished, write_text
@@ -80,6 +81,7 @@ def _images(seed: int, amounts: Amounts) -> Iterator[Step]:
 def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
     """SAR and EO chips of equal names; four of one scene have consecutive ids; of test scenes the SAR only."""
     trained = amounts.scenes + amounts.validation_scenes
+    (chips,) = (name for name, task in load_challenge().tasks.items() if task.pairing == "name")
     for number in range(trained + amounts.test_scenes):
         rng = generator(seed, "demo chips", number)
         scene = make_scene(2 * CHIP, rng)
@@ -87,7 +89,7 @@ def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
             part = scene.cut(CHIP * (crop // 2), CHIP * (crop % 2), CHIP, CHIP)
             name = f"{4 * number + crop}.png"
             if number >= trained:
-                yield f"test/sar2eo/{name}", _shifted_radar(part, rng), None
+                yield f"test/{chips}/{name}", _shifted_radar(part, rng), None
                 continue
             split = "train" if number < amounts.scenes else "validation"
             yield f"Train_Data_and_Validation_EO_SAR/SAR/{split}/{name}", _shifted_radar(part, rng), None
@@ -140,10 +142,11 @@ def _inputs(seed: int, amounts: Amounts) -> Iterator[Step]:
         for number in range(count):
             rng = generator(seed, "demo input", split, number)
             scene = make_scene(SIDE, rng)
-            yield f"{split}/rgb2ir/{number}.tiff", scene.optical(rng)[:, :, :3], None
-            sar = _shifted_radar(scene, rng)
-            yield f"{split}/sar2rgb/{number}.tiff", sar, None
-            yield f"{split}/sar2ir/{number}.tiff", sar, None
+            colour = scene.optical(rng)[:, :, :3]
+            radar = _shifted_radar(scene, rng)
+            for name, task in load_challenge().tasks.items():
+                if task.pairing != "name":
+                    yield f"{split}/{name}/{number}.tiff", colour if task.source_channels == 3 else radar, None
 
 
 def _shifted_radar(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:

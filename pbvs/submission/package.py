@@ -401,6 +401,6 @@ def parse_sources(options: Sequence[str], submissions: Path, challenge: Challeng
     for option in options:
         name, colon, task = option.rpartition(":")
         if not colon or not name:
-            raise UsageError(f"--from {option!r} is not understood; say RUN:TASK, such as night2:sar2rgb.")
+            raise UsageError(f"--from {option!r} is not understood; say RUN:TASK.")
         sources[challenge.task(task).name] = Run(name, submissions)
     return sources

@@ -21,13 +21,13 @@ JOBS = 2
 
 def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
     """Return our prediction of `count` images below `root`."""
-    from pbvs.challenge import TASKS
     from pbvs.data.align import open_source
     from pbvs.devices import resolve_device
     from pbvs.recipe import Radiometry
     from pbvs.translators.grayscale import GrayscaleStage
     from pbvs.translators.grayscale.translator import Grayscale
     from pbvs.translators.prediction import predict_pairs
+    from tests.tasks import TASKS
 
     resolve_device("cpu")  # as the runner does: freed memory is kept
     translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale", intensity=1.3))
@@ -79,13 +79,13 @@ def network(folder: Path, quick: bool) -> Row:
     resolve_device("cpu")
     import torch
 
-    from pbvs.challenge import TASKS
     from pbvs.data.align import open_source
     from pbvs.networks.pix2pixhd import build_generator
     from pbvs.recipe import Radiometry
     from pbvs.translators.pix2pixhd import Pix2PixHDStage
     from pbvs.translators.pix2pixhd.translator import Pix2PixHD
     from pbvs.translators.prediction import predict_pairs
+    from tests.tasks import TASKS
 
     width, count = (32, 4) if quick else (64, 6)
     translator = Pix2PixHD(TASKS["sar2eo"], Pix2PixHDStage(method="pix2pixhd", generator_width=width))

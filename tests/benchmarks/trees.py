@@ -45,10 +45,10 @@ def input_pairs(task: str, root: Path, paths: list[Path], split: str = "test") -
 
 def finished_run(folder: Path, scale: float) -> tuple[Any, Path]:
     """Write a run with predictions of all tasks, as many as the challenge's times `scale`; return it and manifests."""
-    from pbvs.challenge import TASKS
     from pbvs.files import write_json, write_text
     from pbvs.recipe import dump_recipe, parse_recipe
     from pbvs.run import Run
+    from tests.tasks import TASKS
 
     run, manifests = Run("bench", folder / "submissions"), folder / "manifests"
     stages: dict[str, Any] = {name: {"method": "grayscale"} for name in TASKS}

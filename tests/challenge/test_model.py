@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.challenge import built_in_challenges, dump_challenge, load_challenge
+from pbvs.challenge import Challenge, Modality, Task, built_in_challenges, dump_challenge, load_challenge
+from pbvs.challenge.model import GROUPS, FilePattern, HoldOut, Layout, Outputs, Submission
 from pbvs.errors import PbvsError, UsageError
+from pbvs.metrics.protocol import choose_protocol
 from pbvs.recipe import load_recipe, read_recipe
 
 SMALL = """
@@ -101,3 +103,41 @@ def test_a_recipe_names_its_challenge_and_serves_its_tasks(tmp_path: Path) -> No
     recipe.write_text(recipe.read_text().replace("depth2thermal", "depth2heat"))
     with pytest.raises(PbvsError, match=r"stages\.depth2heat: the challenge .* has no such task; it has depth2thermal"):
         read_recipe(recipe)
+
+
+def test_what_the_documents_show_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "challenges.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    path = tmp_path / "night.toml"
+    path.write_text(blocks[0])
+    night = load_challenge(path)
+    assert choose_protocol(night).higher_is_better
+    path.write_text(blocks[0] + blocks[2].replace("# ", "#"))
+    found = load_challenge(path)
+    assert [choose_protocol(found, name).higher_is_better for name in ("hdr", "cpsnr")] == [True, False]
+    for key in re.findall(r"`([a-z_]+)`", text.partition("## The keys")[2].partition("**Scoring.**")[0]):
+        assert key in KEYS or key in VALUES, key
+    for key in KEYS:
+        assert f"`{key}`" in text or f"[{key}" in text, key
+
+
+VALUES = {
+    *GROUPS,
+    "image",
+    "mosaic",
+    "input",
+    "mask",
+    "unused",
+    "val",
+    "test",
+    "label",
+    "kind",
+    "value",
+    "small",
+    "gray",
+}
+KEYS = {
+    name
+    for model in (Challenge, Modality, Task, Layout, FilePattern, HoldOut, Outputs, Submission)
+    for name in model.model_fields
+} - {"ignore_case"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.challenge import SPLITS, TASKS
+from pbvs.challenge import SPLITS
 from pbvs.data.build import build_pairs, find_root
 from pbvs.data.images import read_image, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, pairs_digest, read_manifest
@@ -18,6 +18,7 @@ from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import UNFINISHED, is_unfinished
 from tests.data.conftest import Tree
+from tests.tasks import TASKS
 
 
 def manifests_of(folder: Path) -> dict[tuple[str, str], list[Pair]]:

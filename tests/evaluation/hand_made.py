@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import TASKS
 from pbvs.data.images import write_png
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.evaluation.evaluate import score
@@ -17,6 +16,7 @@ from pbvs.evaluation.results import Scores
 from pbvs.files import write_text
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
+from tests.tasks import TASKS
 
 SIDE = 48
 STAGES = {

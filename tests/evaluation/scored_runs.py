@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pbvs.challenge import TASKS
 from pbvs.files import write_json, write_text
 from pbvs.recipe import dump_recipe, load_recipe
 from pbvs.run import Run
+from tests.tasks import TASKS
 
 Scores = dict[str, dict[str, float | None]]  # task -> image -> score
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pbvs.challenge import TASKS
 from pbvs.data.images import read_image, write_png
 from pbvs.evaluation import evaluate
 from pbvs.evaluation.baseline import paper_factor, trained_nets, unseen_net
@@ -19,6 +18,7 @@ from pbvs.files import write_text
 from pbvs.metrics.protocol import load_protocol
 from pbvs.recipe import load_recipe
 from tests.evaluation.hand_made import Place
+from tests.tasks import TASKS
 
 
 @pytest.fixture

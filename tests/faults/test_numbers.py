@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pbvs.challenge import TASKS
 from pbvs.data.images import to_uint8
 from pbvs.data.intensity import to_unit
 from pbvs.errors import PbvsError
@@ -19,6 +18,7 @@ from pbvs.metrics.fid import fid, kid
 from pbvs.metrics.perceptual import Lpips
 from pbvs.metrics.protocol import load_protocol
 from pbvs.training import losses
+from tests.tasks import TASKS
 
 NAN, INF = math.nan, math.inf
 FLAT = np.full((8, 8, 1), 7, np.uint8)

@@ -13,9 +13,9 @@ import pytest
 
 import pbvs as package
 from pbvs import pipeline
-from pbvs.challenge import TASKS
 from tests.faults.points import tree
 from tests.faults.scenarios import GRAY, PREDICT, SCORE, TINY, _pairs, pbvs
+from tests.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()

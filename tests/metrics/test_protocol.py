@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.metrics.protocol import built_in_protocols, load_protocol, sensitivity
+from tests.tasks import TASKS
 
 PARTS = {"l1": 0.1, "mse": 0.04, "rmse": 0.2, "lpips": 0.5, "fid": 50.0}
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pbvs.challenge import TASKS
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.translators.base import ImageArray
 from pbvs.translators.grayscale import GrayscaleStage
 from pbvs.translators.grayscale.translator import Grayscale
 from pbvs.translators.prediction import predict_pairs
+from tests.tasks import TASKS
 
 
 def _pairs(count: int) -> list[Pair]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pbvs.challenge import TASKS
 from pbvs.data.images import to_uint8, write_png
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.files import write_json, write_text
 from pbvs.recipe import dump_recipe, load_recipe
 from pbvs.run import Run
 from pbvs.seeds import generator
+from tests.tasks import TASKS
 
 IMAGES = 7
 HOSTILE = "<script>alert('x')</script>&\"loc"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments import bundle
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
 from pbvs.submission.zips import write_zip
 from tests.submission.workspace import Workspace
+from tests.tasks import TASKS
 
 Entries = dict[str, bytes]
 

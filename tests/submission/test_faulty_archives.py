@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pbvs.challenge import TASKS, load_challenge
+from pbvs.challenge import load_challenge
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
 from tests.submission.workspace import README, SIDE, noise, png_bytes
+from tests.tasks import TASKS
 
 Entries = dict[str, bytes]
 Change = Callable[[Entries], None]

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pbvs.challenge import TASKS, load_challenge
+from pbvs.challenge import load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
 from pbvs.submission.package import PackageRefused, package, parse_modes
 from pbvs.submission.readme import parse_readme
 from tests.submission.workspace import COUNT, Workspace, noise, png_bytes
+from tests.tasks import TASKS
 
 
 def pack(workspace: Workspace, run: Run, **options: object) -> Path:

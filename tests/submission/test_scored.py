@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json
 from pbvs.submission import zips
@@ -15,6 +14,7 @@ from pbvs.submission.package import package
 from pbvs.submission.score import score_archive
 from pbvs.submission.zips import write_zip
 from tests.submission.workspace import COUNT, Workspace, entries, noise, png_bytes
+from tests.tasks import TASKS
 
 
 def targets(folder: Path) -> Path:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pbvs.challenge import TASKS, load_challenge
+from pbvs.challenge import load_challenge
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.files import digest, write_json, write_text
 from pbvs.lineage import Lineage
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
 from pbvs.submission.readme import Readme, write_readme
+from tests.tasks import TASKS
 
 SIDE = 48
 COUNT = {"sar2eo": 11, "sar2rgb": 3, "sar2ir": 3, "rgb2ir": 3}

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pbvs.challenge import TASKS, get_task
 from pbvs.data.images import write_png
 from pbvs.data.manifest import Pair
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.seeds import generator
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Translator
+from tests.tasks import TASKS
 
 TINY: dict[str, Any] = {
     "method": "pix2pixhd", "size": 32, "epochs": 1, "half_rate_epochs": 1, "batch_size": 2, "generator_width": 4,
@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
 def write_pairs(root: Path, task: str = "sar2eo", count: int = 4, side: int = 40, split: str = "train") -> list[Pair]:
     """Write `count` pairs of smooth images as PNG and return their manifest rows."""
     root.mkdir(parents=True, exist_ok=True)
-    known = get_task(task)
+    known = TASKS[task]
     pairs = []
     for number in range(count):
         x, y = np.meshgrid(np.linspace(0, 3, side), np.linspace(0, 3, side))

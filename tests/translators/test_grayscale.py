@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.translators import METHODS, make_translator, translator_class
 from pbvs.translators.base import ImageArray
 from pbvs.translators.grayscale import CascadeStage, GrayscaleStage
 from pbvs.translators.grayscale.translator import Grayscale, grayscale
+from tests.tasks import TASKS
 
 
 def test_grayscale_is_the_mean_times_the_factor_clipped() -> None:

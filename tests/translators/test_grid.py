@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from pbvs.challenge import TASKS
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.data.manifest import Pair
 from pbvs.metrics.perceptual import Lpips
@@ -21,6 +20,7 @@ from pbvs.training.checkpoint import read_model
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Translator
 from pbvs.translators.inference import Grid
+from tests.tasks import TASKS
 
 SIDE = 96
 STAGE = {

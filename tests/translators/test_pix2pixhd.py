@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from pbvs.challenge import TASKS
 from pbvs.errors import PbvsError
 from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 from pbvs.recipe import parse_recipe
@@ -22,6 +21,7 @@ from pbvs.translators import make_translator
 from pbvs.translators.network import use_bf16
 from pbvs.translators.pix2pixhd.published import export_checkpoint
 from pbvs.translators.pix2pixhd.training import GanStep
+from tests.tasks import TASKS
 from tests.translators.scenes import context_of, recipe_of, translator_of
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pbvs.challenge import TASKS
 from pbvs.data.dataset import _brightened, _sharpened, _zoomed
 from pbvs.errors import PbvsError
 from pbvs.metrics.perceptual import Lpips
@@ -25,6 +24,7 @@ from pbvs.translators.base import FitContext
 from pbvs.translators.unet import UNetStage
 from pbvs.translators.unet.training import LARGEST_GRADIENT, Cosine, UNetStep, Weights
 from pbvs.translators.unet.translator import UNetTranslator, adapt_unet
+from tests.tasks import TASKS
 from tests.training.little import LittleChips, equal, random_lpips, weights_of
 
 LITTLE = UNetConfig(1, 1, width=8, levels=2, widest=2, style=4)
