@@ -115,6 +115,8 @@ def build_pairs(
     *,
     sampling: Literal["random", "nearest-date", "all"] = "random",
     pairs_per_location: int = 16,
+    draw: Literal["each-epoch", "once"] = "each-epoch",
+    any_base: bool = False,
     seed: int = 2024,
     min_overlap: float = 0.5,
     validation_share: float | None = None,
@@ -125,8 +127,9 @@ def build_pairs(
 ) -> Summary:
     """Pair the images below `data` (else $PBVS_DATA) into the CSV files of `manifests`, and return the counts.
 
-    `pairs_per_location` is the most of a location and task (0: no limit), `min_overlap` the share of a target that its
-    source must cover, `validation_share` that of the locations held out (without it, what the challenge says);
+    `pairs_per_location` is the most of a location and task (0: no limit) that an epoch draws from all candidates, or
+    that are drawn once; with `any_base` also images of different bases are paired. `min_overlap` is the share of a
+    target that its source must cover, `validation_share` that of the locations held out (else the challenge's);
     `challenge` is a name or a TOML file, `recipe` sets the rules of intensity.
     Raises UsageError when there is no such folder, PbvsError when nothing in it can be used.
 
@@ -141,7 +144,7 @@ def build_pairs(
     return build.build_pairs(
         _data(data, manifests),
         Path(manifests),
-        rules=Rules(sampling, pairs_per_location, seed, min_overlap),
+        rules=Rules(sampling, pairs_per_location, seed, min_overlap, draw=draw, any_base=any_base),
         radiometry=chosen.radiometry if chosen else None,
         challenge=Path(challenge) if isinstance(challenge, PathLike) else challenge,
         share=validation_share,

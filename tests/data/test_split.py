@@ -13,7 +13,7 @@ import pytest
 from pbvs.data.build import build_pairs
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
-from pbvs.data.inspection import survey
+from pbvs.data.inspection import inspect_data
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.data.registration import RECORD
@@ -230,22 +230,22 @@ def test_the_summary_says_which_are_held_out(tree: Tree, tmp_path: Path) -> None
 def test_check_data_says_which_locations_overlap(tree: Tree, tmp_path: Path) -> None:
     for number in range(8):
         place(tree, "A_SAR_IR_RGB", f"west{number}", 424_000 + 1000 * number)
-    assert survey(tree.root, shifts=False).ground == []
+    assert inspect_data(tree.root, shifts=False).ground == []
     for number in range(3):
         place(tree, "B_SAR_IR_RGB", f"east{number}", 424_100 + 1000 * number)
-    (line,) = survey(tree.root, shifts=False).ground
+    (line,) = inspect_data(tree.root, shifts=False).ground
     assert line.startswith("6 locations overlap with others, on 3 pieces of ground; ")
 
 
 def test_the_misregistration_measured_before_is_kept_and_shown(standin: Path, tmp_path: Path) -> None:
-    measured = survey(standin, tmp_path).shifts
+    measured = inspect_data(standin, tmp_path).shifts
     record = (tmp_path / RECORD).read_bytes()
     assert measured
-    again = survey(standin, tmp_path, shifts=False).shifts
+    again = inspect_data(standin, tmp_path, shifts=False).shifts
     assert (tmp_path / RECORD).read_bytes() == record
     assert {name: shift.as_json() for name, shift in again.items()} == {
         name: shift.as_json() for name, shift in measured.items()
     }
-    assert survey(standin, tmp_path, rules=Rules(min_overlap=0.9999), shifts=False).shifts == {}  # of other pairs
+    assert inspect_data(standin, tmp_path, rules=Rules(min_overlap=0.9999), shifts=False).shifts == {}  # of other pairs
     (tmp_path / RECORD).write_text('{"made_from": 3}')
-    assert survey(standin, tmp_path, shifts=False).shifts == {}
+    assert inspect_data(standin, tmp_path, shifts=False).shifts == {}
