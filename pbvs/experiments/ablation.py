@@ -23,7 +23,7 @@ from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
-from pbvs.run import MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
+from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.settings import Settings, explain
 
 SPLIT = "val"
@@ -166,11 +166,11 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
     copied: list[str] = []
     for task in made.recipe.order():
         wanted = job.stage_digest(task)
-        if is_done(made.run.model(task) / "done.json", wanted):
+        if is_done(made.run.model_record(task), wanted):
             continue
         runs = [Run(name, bench.submissions) for name in bench.share] + [other.run for other in rows]
         others = [run.model(task) for run in runs if run != made.run]
-        found = next((folder for folder in others if is_done(folder / "done.json", wanted)), None)
+        found = next((folder for folder in others if is_done(folder / DONE, wanted)), None)
         if found:
             copy_model(found, made.run.model(task))
             copied.append(task)

@@ -33,7 +33,7 @@ from pbvs.files import (
 )
 from pbvs.locks import locked
 from pbvs.recipe import Recipe, read_recipe
-from pbvs.run import Run
+from pbvs.run import DONE, Run
 from pbvs.submission.findings import as_text
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
 from pbvs.text import printable
@@ -42,7 +42,7 @@ FORMAT = 1
 SUFFIX = ".pbvs.zip"
 LIST = "bundle.json"
 RECIPE = "recipe.toml"
-MODELS = ("model.safetensors", "model.json", "done.json")
+MODELS = ("model.safetensors", "model.json", DONE)
 LIMITS = Limits(entries=64, entry_bytes=4 << 30, total_bytes=8 << 30)
 SMALL = 1 << 20  # bytes of a JSON or TOML file
 HEADER = 16 << 20  # bytes of a safetensors header
@@ -86,7 +86,7 @@ def _write_bundle(run: Run, path: Path) -> None:
 def _model_files(run: Run, recipe: Recipe) -> Iterator[tuple[str, Path]]:
     for task in sorted(recipe.stages):
         folder = run.model(task)
-        if not (folder / "done.json").is_file():
+        if not (folder / DONE).is_file():
             again = f"make it with `pbvs predict --run {run.name} --all`"
             raise PbvsError(f"The run {run.name!r} has no finished model of {task}; {again}.")
         for name in MODELS:
@@ -213,7 +213,7 @@ def _finish(folder: Path, listing: dict[str, Any]) -> None:
     if unknown := {path.name for path in (folder / "models").glob("*")} - recipe.stages.keys():
         raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
-        record = folder / "models" / task / "done.json"
+        record = folder / "models" / task / DONE
         facts = read_json(record) if record.is_file() else None
         if not isinstance(facts, dict) or not isinstance(facts.get("made_from"), str):
             raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")

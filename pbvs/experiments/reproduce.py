@@ -16,7 +16,7 @@ from pbvs.experiments.provenance import collect, read_provenance
 from pbvs.experiments.runs import remove
 from pbvs.files import read_json, write_json
 from pbvs.logs import say, track
-from pbvs.run import MANIFESTS, Run
+from pbvs.run import DONE, MANIFESTS, Run
 
 # Changes of these can change a pixel; the rest of the provenance is only said.
 DECISIVE = ("recipe", "seed", "manifests", "data.digest", "weights", "packages.torch", "packages.numpy", "code.sources")
@@ -102,7 +102,7 @@ def reproduce(
     gone on with. Raises PbvsError when the run's data cannot be found or it was installed from a bundle.
     """
     provenance = read_provenance(run.provenance_file)
-    if any(read_json(record).get("installed") for record in run.folder.glob("models/*/done.json")):
+    if any(read_json(record).get("installed") for record in run.folder.glob(f"models/*/{DONE}")):
         raise PbvsError(f"The run {run.name!r} was installed from a bundle; reproduce it where it was trained.")
     done = predictions_there(run)
     if not done:

@@ -138,7 +138,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         results=attempt(is_scored(run), lambda: read_scores(run), None),
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
-        models={task: read_table(run.model(task) / "done.json") for task in tasks},
+        models={task: read_table(run.model_record(task)) for task in tasks},
         batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
         provenance=read_table(run.provenance_file),
         problems=problems,
