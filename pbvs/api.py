@@ -168,11 +168,13 @@ def predict(
     retrain: bool = False,
     lpips_net: str | None = None,
     deterministic: bool = False,
+    challenge: str | StrPath | None = None,
 ) -> Run:
     """Make a run: train or load the model of every stage, and write the predictions; what is done is kept.
 
     `recipe` is a built-in name, a path or a Recipe, by default the run's own; `tasks` limits the work to those and
-    what they require. Raises PbvsError when data, manifests or weights are missing or some inputs could not be read
+    what they require; `challenge` is a name or a TOML file, without it the recipe's or the manifests' own.
+    Raises PbvsError when data, manifests or weights are missing or some inputs could not be read
     (the rest is written then), UsageError for an unknown recipe, task or device.
 
     >>> run = pbvs.predict("demo", tasks=["rgb2ir"], run="gray", data="data", manifests="manifests")
@@ -183,7 +185,7 @@ def predict(
 
     folder = None if run is None else _run(run, submissions)
     made = pipeline.predict(
-        _recipe(recipe),
+        recipe if recipe is None or isinstance(recipe, Recipe) else Path(recipe),
         run=folder.name if folder else None,
         tasks=tasks,
         splits=splits,
@@ -196,6 +198,7 @@ def predict(
         retrain=retrain,
         lpips_net=lpips_net,
         deterministic=deterministic,
+        challenge=None if challenge is None else str(challenge),
     )
     return Run(made.name, made.submissions)
 
@@ -207,7 +210,7 @@ def score(
     data: StrPath | None = None,
     manifests: StrPath = MANIFESTS,
     submissions: StrPath = SUBMISSIONS,
-    protocol: str | StrPath | Protocol = "l2-lpips",
+    protocol: str | StrPath | Protocol | None = None,
     weights: StrPath | None = None,
     lpips_net: str | None = None,
     device: str = "auto",
@@ -269,7 +272,7 @@ def calibrate(
     data: StrPath | None = None,
     manifests: StrPath = MANIFESTS,
     submissions: StrPath = SUBMISSIONS,
-    protocol: str | StrPath | Protocol = "l2-lpips",
+    protocol: str | StrPath | Protocol | None = None,
     weights: StrPath | None = None,
     lpips_net: str | None = None,
     device: str = "auto",
@@ -389,7 +392,7 @@ def _path(path: StrPath | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _named(protocol: str | StrPath | Protocol) -> str | Path | Protocol:
+def _named(protocol: str | StrPath | Protocol | None) -> str | Path | Protocol | None:
     return Path(protocol) if isinstance(protocol, PathLike) else protocol
 
 

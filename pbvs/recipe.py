@@ -340,7 +340,7 @@ def with_changes(recipe: Recipe, changes: Iterable[str]) -> Recipe:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {change!r} is not understood; say KEY=VALUE, such as stages.sar2eo.epochs=5.")
+            raise UsageError(f"--set {change!r} is not understood; say KEY=VALUE, such as stages.TASK.epochs=5.")
         try:
             value = parse_toml(f"value = {text}", "--set")["value"]
         except PbvsError:

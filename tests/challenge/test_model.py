@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -141,3 +142,15 @@ KEYS = {
     for model in (Challenge, Modality, Task, Layout, FilePattern, HoldOut, Outputs, Submission)
     for name in model.model_fields
 } - {"ignore_case"}
+
+
+def test_no_task_is_named_in_code() -> None:
+    """Only a challenge's file and recipes name tasks; docstrings may, in examples."""
+    names = [name for challenge in built_in_challenges() for name in load_challenge(challenge).tasks]
+    word = re.compile("|".join(rf"\b{name}\b" for name in names))
+    for path in sorted((Path(__file__).parents[2] / "pbvs").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        named = [node.value for node in texts if id(node) not in documents and word.search(node.value)]
+        assert not named, (path, named)
