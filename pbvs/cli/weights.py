@@ -57,8 +57,8 @@ def fetch(nets: tuple[str, ...], weights: Path | None) -> None:
 @options.weights
 def verify(nets: tuple[str, ...], weights: Path | None) -> None:
     """Check the digests of the weights that are there (or of NETS)."""
+    from pbvs.metrics.slim import verify as run_verify
     from pbvs.metrics.weights import find, look
-    from pbvs.metrics.weights import verify as run_verify
 
     failures = []
     for net in nets or [net for net in NETS if look(net, weights)]:
@@ -77,7 +77,7 @@ def verify(nets: tuple[str, ...], weights: Path | None) -> None:
 @click.option("--to", "target", type=options.FOLDER, help="Folder to write into; else beside the full file.")
 def slim(nets: tuple[str, ...], weights: Path | None, target: Path | None) -> None:
     """Write the part that is used as .safetensors: 9 to 25 times smaller than the published files."""
-    from pbvs.metrics.weights import slim as run_slim
+    from pbvs.metrics.slim import slim as run_slim
 
     for net in nets:
         path = run_slim(net, weights, target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,15 +21,13 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.evaluation.cache import file_state, target_key
 from pbvs.evaluation.reading import TaskToScore
+from pbvs.evaluation.results import TaskScores
 from pbvs.files import digest, inside, read_json, write_json
 from pbvs.metrics.judge import Judge
 from pbvs.metrics.perceptual import NETS
 from pbvs.metrics.protocol import BASELINES, Protocol
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe, load_recipe
-
-if TYPE_CHECKING:
-    from pbvs.evaluation.evaluate import TaskScores
 
 FORMAT = 1
 CHEAPEST_FIRST = ("squeeze", "alex", "vgg")
@@ -61,8 +59,6 @@ def paper_factor(task: str) -> float:
 def _one(
     judge: Judge, task: TaskToScore, kind: str, cache: Path | None, score: Callable[[TaskToScore], TaskScores]
 ) -> TaskScores:
-    from pbvs.evaluation.evaluate import TaskScores
-
     path = cache / "baselines" / f"{_key(judge, task, kind)}.json" if cache else None
     if path and path.is_file():
         try:
@@ -123,6 +119,8 @@ def trained_nets(recipe: Recipe) -> dict[str, set[str]]:
 def _nets(stage: dict[str, Any]) -> set[str]:
     if not stage.get("lpips_weight"):
         return set()
+    if stage.get("perceptual"):  # which stand for lpips_net
+        return {str(term["net"]) for term in stage["perceptual"]} & set(NETS)
     found: set[str] = set()
     for key, value in stage.items():
         if key.startswith("lpips_net"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from pbvs.errors import PbvsError
 from pbvs.evaluation import baseline
 from pbvs.evaluation.cache import FeatureCache, target_key
 from pbvs.evaluation.reading import Images, TaskToScore, unexpected_predictions
-from pbvs.evaluation.results import TABLE, Scores, write_scores
+from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest
 from pbvs.lineage import score_sources
@@ -40,14 +39,6 @@ from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run
 BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
 CORES_BATCH = 8  # images of one batch where each core has its own: more are no quicker
 MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
-
-
-@dataclass
-class TaskScores:
-    """A task's images as a table, one row per pair in the manifest's order, and its metrics of sets of images."""
-
-    table: DataFrame  # the columns of results.TABLE, then one for each metric; no number where there is none
-    sets: dict[str, float] = field(default_factory=dict)
 
 
 def score(

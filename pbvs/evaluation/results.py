@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 SUMMARY = "summary.json"
 TABLE = ("task", "name", "location", "source", "target", "prediction", "status")  # columns before the metrics
 TEXTS = (*TABLE, "reason")
+
+
+@dataclass
+class TaskScores:
+    """A task's images as a table, one row per pair in the manifest's order, and its metrics of sets of images."""
+
+    table: pd.DataFrame  # the columns of TABLE, then one for each metric; no number where there is none
+    sets: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

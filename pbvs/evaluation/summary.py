@@ -16,7 +16,7 @@ from pbvs.metrics.perceptual import VERSION
 from pbvs.metrics.protocol import Protocol, sensitivity
 
 if TYPE_CHECKING:
-    from pbvs.evaluation.evaluate import TaskScores
+    from pbvs.evaluation.results import TaskScores
 
 SEED = 2024  # of the bootstrap: the same images have the same interval in every run
 NOTABLE = 0.005  # an LPIPS that moves less is called unmoved

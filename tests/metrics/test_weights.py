@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pbvs.errors import PbvsError, UsageError
+from pbvs.metrics import slim as slimming
 from pbvs.metrics import weights
 from pbvs.metrics.perceptual import load_trunk
 from tests.metrics.test_trunks import random_weights
@@ -104,7 +105,7 @@ def test_slim_keeps_the_network_and_drops_the_rest(tmp_path: Path) -> None:
     state = random_weights("alex")
     torch.save({**state, "classifier.6.weight": torch.zeros(1000, 4096)}, tmp_path / "alexnet-owt-7be5be79.pth")
     before = load_trunk("alex", tmp_path).digest
-    path = weights.slim("alex", tmp_path, tmp_path / "slim")
+    path = slimming.slim("alex", tmp_path, tmp_path / "slim")
     assert set(load_file(path)) == set(state)
     assert path.stat().st_size < 0.5 * (tmp_path / "alexnet-owt-7be5be79.pth").stat().st_size
     assert load_trunk("alex", path).digest == before
@@ -114,18 +115,18 @@ def test_verify_tells_published_files_from_others(tmp_path: Path) -> None:
     full = tmp_path / "vgg16-397923af.pth"
     full.write_bytes(b"something else")
     with pytest.raises(PbvsError, match="397923af"):
-        weights.verify("vgg", full)
+        slimming.verify("vgg", full)
     slim = tmp_path / "squeezenet1_1-features.safetensors"
     save_file(random_weights("squeeze"), slim)
     with pytest.raises(PbvsError, match="published tensors"):
-        weights.verify("squeeze", slim)
+        slimming.verify("squeeze", slim)
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze", "vgg"])
 def test_the_trunks_at_hand_are_the_published_ones(net: str, weights_dir: Path) -> None:
     if weights.look(net, weights_dir) is None:
         pytest.skip(f"the weights of {net} are not here")
-    assert "published" in weights.verify(net, weights.find(net, weights_dir))
+    assert "published" in slimming.verify(net, weights.find(net, weights_dir))
 
 
 def test_an_unknown_net_names_those_there_are() -> None:
