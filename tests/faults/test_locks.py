@@ -82,7 +82,7 @@ def test_a_command_holds_the_run_while_it_works(place: Path, name: str, monkeypa
 def test_two_scores_at_once_leave_the_scores_of_one(place: Path) -> None:
     pbvs(SCORE)
     expected = tree(RUN.scores)
-    for path in RUN.scores.iterdir():
+    for path in [path for path in RUN.scores.rglob("*") if path.is_file()]:
         path.unlink()
     command = [sys.executable, "-m", "pbvs", *SCORE.split()]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -105,6 +105,7 @@ def test_predictions_made_anew_after_planning_are_not_packaged(place: Path) -> N
 
 def test_packaging_holds_every_run_that_it_takes_from(place: Path) -> None:
     inputs = archive.inputs_of(Path("data_manifests"), Path("data"))
+    Run("mixed").write_recipe(RUN.recipe())
     planned = plan.make_plan(Run("mixed"), inputs, tasks=["rgb2ir"], others={"rgb2ir": RUN})
     with locked(RUN.folder), pytest.raises(PbvsError, match="submissions/r is in use"):
         archive.write_package(planned, inputs)
