@@ -182,10 +182,14 @@ def predict(
     True
     """
     from pbvs import pipeline
+    from pbvs.data.build import challenge_of
 
     folder = None if run is None else _run(run, submissions)
+    asked = None if challenge is None else str(challenge)
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = load_recipe(Path(recipe), asked, asked or challenge_of(Path(manifests)))
     made = pipeline.predict(
-        recipe if recipe is None or isinstance(recipe, Recipe) else Path(recipe),
+        recipe,
         run=folder.name if folder else None,
         tasks=tasks,
         splits=splits,
@@ -198,7 +202,7 @@ def predict(
         retrain=retrain,
         lpips_net=lpips_net,
         deterministic=deterministic,
-        challenge=None if challenge is None else str(challenge),
+        challenge=asked,
     )
     return Run(made.name, made.submissions)
 
