@@ -75,14 +75,10 @@ class Network(ABC):
 
 @dataclass
 class Setting:
-    """Where metrics find weights and on which device their networks run; networks are loaded once.
-
-    `download` allows to fetch weights that are not on this machine.
-    """
+    """Where metrics find weights and on which device their networks run; networks are loaded once."""
 
     weights: Path | None = None
     device: str = "cpu"
-    download: bool = True
     _networks: dict[str, Network] = field(default_factory=dict)
 
     def network(self, name: str, load: Callable[[], Network]) -> Network:
@@ -92,10 +88,10 @@ class Setting:
         return self._networks[name]
 
     def find(self, net: str) -> Path:
-        """Return the file of a network's weights; raises PbvsError when it cannot be had."""
+        """Return the file of a network's weights; raises PbvsError with the command that fetches it when there is none."""
         from pbvs.metrics import weights
 
-        return (weights.find_or_fetch if self.download else weights.find)(net, self.weights)
+        return weights.find(net, self.weights)
 
 
 class Metric(ABC):

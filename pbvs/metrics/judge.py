@@ -186,7 +186,7 @@ class Judge:
 def _made(name: str, setting: Setting, needed: bool) -> Metric | str:
     """Return a metric; or, where it is not needed and its weights are not on this machine, why there is none."""
     try:
-        return create([name], setting if needed else replace(setting, download=False))[name]
+        return create([name], setting)[name]
     except PbvsError as error:
         if needed:
             raise

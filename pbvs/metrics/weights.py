@@ -1,4 +1,4 @@
-"""Where the frozen networks' weights lie: found by name, checked by digest, downloaded only when asked to.
+"""Where the frozen networks' weights lie: found by name, checked by digest, downloaded by `pbvs weights fetch` alone.
 
 File names, addresses and digests are torchvision's (the first digits of the SHA-256 are part of its file names) and,
 for Inception, those of pytorch-fid's release `fid_weights`.
@@ -127,11 +127,6 @@ def _missing(source: Source, folder: Path | None) -> str:
         f"{' or '.join(map(str, places))}; run `pbvs weights fetch {source.net}`, or name their folder with --weights "
         f"or {VARIABLE}{choice}."
     )
-
-
-def find_or_fetch(net: str, folder: Path | None = None) -> Path:
-    """Return the weights' path, downloading them when they are nowhere; never called while training."""
-    return look(net, folder) or fetch(net, folder)
 
 
 def fetch(net: str, folder: Path | None = None) -> Path:

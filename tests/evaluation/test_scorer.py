@@ -6,7 +6,6 @@ import csv
 import json
 import math
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -270,13 +269,13 @@ def test_one_image_has_no_fid_and_its_task_is_named(inception: Path, tmp_path: P
 def test_a_protocol_with_fid_names_the_weights_that_are_missing(place: Place, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
-    with pytest.raises(PbvsError, match="pt_inception-2015-12-05-6726825d"):
-        place.score(protocol="mavic-t-2026")
-
-
-def no_network(url: str, timeout: float) -> None:
-    raise URLError("no network")
+    asked = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: asked.append(url))
+    cases = ("inception", "mavic-t-2026", "random"), ("vgg", "mavic-t-2026", None), ("alex", "l2-lpips", None)
+    for net, protocol, lpips_net in cases:
+        with pytest.raises(PbvsError, match=f"run `pbvs weights fetch {net}`"):
+            place.score(protocol=protocol, lpips_net=lpips_net)
+    assert not asked and not (tmp_path / "torch").exists()  # scoring never tries a download
 
 
 def test_intervals_hold_their_mean(tmp_path: Path) -> None:

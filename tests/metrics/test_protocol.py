@@ -171,3 +171,10 @@ def test_written_as_earlier_versions_did_it_is_the_same_rule() -> None:
               "fid_layer": 2048, "fid_weight": 1.0, "evaluation_size": "challenge"}  # fmt: skip
     assert load_protocol(stored).terms == load_protocol("mavic-t-2026").terms
     assert load_protocol(load_protocol("mavic-t-2024").model_dump(mode="json")) == load_protocol("mavic-t-2024")
+
+
+def test_a_mean_divides_by_the_number_of_terms_and_not_by_their_weights() -> None:
+    terms = [{"metric": "rmse", "weight": 2.0}, {"metric": "lpips"}]
+    assert load_protocol({"name": "m", "terms": terms}).task_score({"rmse": 0.3, "lpips": 0.2}) == pytest.approx(0.4)
+    rule = load_protocol({"name": "s", "terms": terms, "reduction": "sum"})
+    assert rule.task_score({"rmse": 0.3, "lpips": 0.2}) == pytest.approx(0.8)
