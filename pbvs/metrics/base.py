@@ -88,7 +88,7 @@ class Setting:
         return self._networks[name]
 
     def find(self, net: str) -> Path:
-        """Return the file of a network's weights; raises PbvsError with the command that fetches it when there is none."""
+        """Return the file of a network's weights; raises PbvsError with the command that fetches it."""
         from pbvs.metrics import weights
 
         return weights.find(net, self.weights)
