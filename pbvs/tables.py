@@ -25,11 +25,14 @@ def read_table(path: Path, hint: str = "make it again") -> DataFrame:
     import pandas
 
     try:
+        header = pandas.read_csv(path, header=None, nrows=1, dtype=str, na_filter=False, encoding="utf-8").iloc[0]
         frame = pandas.read_csv(path, dtype=str, na_filter=False, encoding="utf-8")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
         raise PbvsError(f"{path} is no CSV file ({' '.join(str(error).split())}); {hint}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise read_error(path, error) from error
+    for column in header[header.duplicated()]:
+        raise PbvsError(f"{path} is no CSV file (the column {column!r} is there twice); {hint}.")
     if not isinstance(frame.index, pandas.RangeIndex):  # pandas takes what is too much for an index
         raise PbvsError(f"{path} is no CSV file (its first row has more cells than its header); {hint}.")
     return frame

@@ -118,7 +118,7 @@ def test_predicting_keeps_no_image(tmp_path: Path) -> None:
     read = []
 
     class Same:
-        def translate(self, images: list[Any]) -> list[Any]:
+        def render(self, images: list[Any]) -> list[Any]:
             return images
 
     image = np.zeros((64, 64, 1), np.float32)  # 16 KiB

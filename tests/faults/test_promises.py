@@ -39,8 +39,9 @@ def test_the_main_job_leaves_what_readme_says_and_asks_no_network(place: Path) -
     for line in (PREDICT, SCORE, "package --run r --tasks sar2eo,rgb2ir --data data", "report --run r --data data"):
         pbvs(line)
     run = Path("submissions/r")
-    tables = {f"scores/{name}.csv" for name in ("sar2eo", "rgb2ir")}
-    wanted = {"recipe.toml", "provenance.json", "scores/summary.json", "report.html", "log.txt", *tables}
+    (scores,) = (run / "scores" / "val").iterdir()
+    wanted = {"recipe.toml", "provenance.json", "report.html", "log.txt"}
+    wanted |= {f"scores/val/{scores.name}/{name}" for name in ("summary.json", "sar2eo.csv", "rgb2ir.csv")}
     wanted |= {f"models/sar2eo/{name}" for name in ("model.safetensors", "state.safetensors", "log.csv", "curves.png")}
     assert not {name for name in wanted if not (run / name).is_file()}
     for split in ("test", "val"):
@@ -79,12 +80,12 @@ def test_a_run_needs_nothing_but_its_folder_to_go_on(place: Path) -> None:
 
 
 def test_the_four_commands_are_functions(place: Path) -> None:
-    package.build_pairs(Path("data"))
+    package.build_pairs("data")
     Path("r.toml").write_text(GRAY.format(1.3))
-    run = package.predict("r.toml", root=Path("data"), device="cpu")
-    summary = package.score(run, "val", root=Path("data"), lpips_net="random", report=False)
+    run = package.predict("r.toml", data="data", device="cpu")
+    summary = package.score(run, data="data", split="val", lpips_net="random")
     assert summary["tasks"]["rgb2ir"]["rmse"] > 0
-    assert package.package(run, root=Path("data"), tasks=["rgb2ir"]).is_file()
+    assert package.package(run, data="data", tasks=["rgb2ir"]).is_file()
 
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "paper"), (False, "demo")])

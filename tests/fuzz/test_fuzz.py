@@ -74,7 +74,11 @@ def test_no_path_leaves_its_root(tmp_path: Path, name: str) -> None:
 
 @FIND
 @given(
-    st.dictionaries(st.text(max_size=9), st.one_of(st.text(), st.integers(), st.booleans(), st.floats()), max_size=5)
+    st.dictionaries(
+        st.text(max_size=9),
+        st.one_of(st.text(), st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False)),
+        max_size=5,
+    )
 )
 def test_what_is_written_as_toml_reads_back(tmp_path: Path, table: dict[str, object]) -> None:
     path = tmp_path / "x.toml"
@@ -141,16 +145,29 @@ def test_no_pickle_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not Path("executed").exists()
 
 
-def test_a_manifest_with_columns_twice_and_short_rows_is_read_by_its_last_columns(tmp_path: Path) -> None:
-    twice = ",".join((*COLUMNS, *COLUMNS))
-    row = ["b", "sar2rgb", "val", "", "b.png"]
+def test_a_manifest_with_a_column_twice_is_refused_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
-    path.write_text(f"{twice}\n" + ",".join(["a"] * len(COLUMNS) + row) + "\n\n")
+    path.write_text(",".join((*COLUMNS, "source")) + "\n" + "a," * len(COLUMNS) + "b\n")
+    with pytest.raises(PbvsError, match="the column 'source' is there twice"):
+        read_manifest(path)
+
+
+def test_short_rows_of_a_manifest_are_filled(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(",".join(COLUMNS) + "\nb,sar2rgb,val,,b.png\n\n")
     pair = read_manifest(path)[0]
     assert (pair.name, pair.task, pair.source, pair.shift) == ("b", "sar2rgb", "b.png", "")
-    path.write_text(f"{twice}\na,b\n")
+    path.write_text(",".join(COLUMNS) + "\n,b\n")
     with pytest.raises(PbvsError, match="line 2: the column 'name' is empty"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_what_is_no_number_is_refused_in_toml(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(f"a = {number}\n")
+    with pytest.raises(PbvsError, match="is no number"):
+        read_toml(path)
 
 
 def test_what_is_not_damaged_is_read(tmp_path: Path) -> None:

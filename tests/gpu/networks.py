@@ -44,11 +44,13 @@ def make_step(lab: Lab, method: str, device: str, how: How) -> Any:
     from pbvs.networks import pix2pixhd, unet
     from pbvs.seeds import torch_generator
     from pbvs.training.losses import PerceptualLoss, PerceptualTerm, vgg_distance
+    from pbvs.training.step import Execution
     from pbvs.translators.pix2pixhd.training import GanStep
     from pbvs.translators.pix2pixhd.training import Weights as GanWeights
     from pbvs.translators.unet.training import UNetStep
     from pbvs.translators.unet.training import Weights as UNetWeights
 
+    execution = Execution(half_precision=how.half)
     terms = [PerceptualTerm("alex")]
     perceptual = PerceptualLoss(terms, {"alex": Lpips("alex", lab.weights).to(device)})
     if method == "unet":
@@ -56,7 +58,7 @@ def make_step(lab: Lab, method: str, device: str, how: How) -> Any:
         for parameter in network.parameters():  # none of zeros, so that every gradient is seen
             if float(parameter.detach().abs().max()) == 0:
                 parameter.data.normal_(0, 0.02, generator=torch.Generator().manual_seed(3))
-        return UNetStep(network.to(device), UNetWeights(), perceptual=perceptual, half_precision=how.half)
+        return UNetStep(network.to(device), UNetWeights(), perceptual=perceptual, execution=execution)
     config = pix2pixhd.GeneratorConfig(1, 3, 16, 3 - bool(how.enhancers), 2, how.enhancers, 1)
     generator = pix2pixhd.build_generator(config, torch_generator(0, "g"))
     discriminator = pix2pixhd.build_discriminator(pix2pixhd.DiscriminatorConfig(4, 16), torch_generator(0, "d"))
@@ -70,7 +72,7 @@ def make_step(lab: Lab, method: str, device: str, how: How) -> Any:
         GanWeights(vgg=10.0 if how.vgg else 0.0),
         vgg=(lambda x, y: vgg_distance(trunk, x, y)) if trunk is not None else None,
         perceptual=perceptual,
-        half_precision=how.half,
+        execution=execution,
         fix_global_epochs=1 if how.enhancers else 0,
     )
 
@@ -239,10 +241,7 @@ def data_parallel(lab: Lab) -> dict[str, Any]:
     with patch.dict(os.environ, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}):
         distributed.init_process_group("cpu:gloo,cuda:nccl" if lab.on_gpu else "gloo", rank=0, world_size=1)
     try:
-        with (
-            patch("pbvs.translators.pix2pixhd.training.world_size", lambda: 2),
-            patch("pbvs.translators.unet.training.world_size", lambda: 2),
-        ):  # a group of one is not wrapped otherwise
+        with patch("pbvs.training.step.world_size", lambda: 2):  # a group of one is not wrapped otherwise
             for method in METHODS:
                 step = make_step(lab, method, lab.device, How())
                 step.begin_epoch(1)

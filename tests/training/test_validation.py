@@ -105,17 +105,17 @@ def test_a_better_score_that_an_unseen_net_denies_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = iter([numbers(0.5, 0.40), numbers(0.4, 0.41), numbers(0.3, 0.50), numbers(0.35, 0.60)])
-    metadata = []
+    published = []
     little_trainer(
         tmp_path,
         schedule=Schedule(1e-3, 4),
         validate=lambda network, epoch: next(found),
-        publish=lambda network, metadata: metadata.append((metadata["epoch"], metadata["parted"])),
+        publish=lambda network, metadata: published.append((metadata["epoch"], metadata["parted"])),
     ).run()
     warnings = [line for line in capsys.readouterr().err.splitlines() if "not trained on" in line]
     assert len(warnings) == 1
     assert "epoch 3 scores best" in warnings[0] and "25% further" in warnings[0]
-    assert metadata == [(1, False), (2, False), (3, True)]
+    assert published == [(1, False), (2, False), (3, True)]
 
 
 def test_a_score_that_rises_is_chosen_by_its_highest(tmp_path: Path) -> None:
