@@ -115,7 +115,7 @@ class Job(Work):
     def start(self) -> None:
         """Write down what the run is made of."""
         if devices.rank() == 0:
-            from pbvs.experiments.provenance import update
+            from pbvs.provenance import update
 
             sweep(self.run.folder)
             path = self.run.provenance_file

@@ -20,9 +20,9 @@ from pbvs.challenge import SPLITS
 from pbvs.data.build import find_challenge
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.experiments.provenance import package_versions
 from pbvs.files import inside, is_unfinished, read_json, sha256
 from pbvs.metrics.weights import SOURCES, look
+from pbvs.provenance import package_versions
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
 
 GIB = 2**30

@@ -12,10 +12,10 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError
-from pbvs.experiments.provenance import collect, read_provenance
 from pbvs.experiments.runs import remove
 from pbvs.files import read_json, write_json
 from pbvs.logs import say, track
+from pbvs.provenance import collect, read_provenance
 from pbvs.run import DONE, MANIFESTS, Run
 
 # Changes of these can change a pixel; the rest of the provenance is only said.

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+from pbvs import provenance
 from pbvs.cli import main
 from pbvs.data import synthetic as demo
-from pbvs.experiments import provenance
 from pbvs.files import is_unfinished
 from tests.faults.points import Scenario
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbvs import provenance
 from pbvs.data.manifest import Pair, read_manifest, write_manifest
 from pbvs.evaluation.evaluate import table_of_rows
 from pbvs.evaluation.reading import Images
 from pbvs.evaluation.results import TaskScores, write_scores
 from pbvs.evaluation.summary import task_summary
-from pbvs.experiments import provenance
 from pbvs.metrics.judge import Judge, Measured
 from pbvs.metrics.protocol import load_protocol
 from pbvs.run import Run

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pbvs import pipeline
+from pbvs import pipeline, provenance
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
-from pbvs.experiments import provenance, reproduce
+from pbvs.experiments import reproduce
 from pbvs.experiments.bundle import export, install
 from pbvs.files import read_json, write_json
 from pbvs.recipe import parse_recipe
