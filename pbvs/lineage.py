@@ -6,6 +6,9 @@ named. Everything here reads records and manifests only, never images, and impor
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,8 @@ from pbvs.run import MANIFESTS, Run, is_done, read_done
 
 # What of a recipe changes no model.
 UNRELATED = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
+REPORT = "The report"  # as something stale
+_SOURCES = re.compile(r'<meta name="pbvs-made-from" content="([^"]*)">')
 Parts = dict[str, Any]
 
 
@@ -197,8 +202,8 @@ def stale(
 ) -> list[Stale]:
     """Return what of a run is not made from what it would be made from now, with why and what renews it.
 
-    Looked at are models, predictions, scores, archives and calibrations that are there; where the manifests are not,
-    what depends on them counts as it was. Raises PbvsError when the run's recipe cannot be read.
+    Looked at are models, predictions, scores, archives, calibrations and the report that are there; where the manifests
+    are not, what depends on them counts as it was. Raises PbvsError when the run's recipe cannot be read.
     """
     lineage = Lineage(run, run.recipe(), manifests)
     chosen = [task for task in lineage.recipe.order() if not tasks or task in tasks]
@@ -208,6 +213,7 @@ def stale(
         *stale_scores(run, chosen),
         *stale_archives(run),
         *(item for task in chosen for item in stale_calibration(lineage, task)),
+        *stale_report(run),
     ]
     return list(dict.fromkeys(found))
 
@@ -238,9 +244,9 @@ def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[
     yield Stale(f"The predictions of {task} ({split})", f"{why} ({model.why})" if model else why, renew)
 
 
-def stale_scores(run: Run, tasks: Sequence[str]) -> Iterator[Stale]:
-    """Yield scores of predictions that were made again since."""
-    for path in sorted(run.scores.rglob("summary.json")):
+def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> Iterator[Stale]:
+    """Yield scores of predictions that were made again since; only those in `folder` where one is given."""
+    for path in [folder / "summary.json"] if folder else sorted(run.scores.rglob("summary.json")):
         summary = read_done(path)
         split, sources = str(summary.get("split", "val")), summary.get("made_from")
         rule = summary.get("protocol")
@@ -253,6 +259,19 @@ def stale_scores(run: Run, tasks: Sequence[str]) -> Iterator[Stale]:
                     "the predictions were made again since",
                     renew,
                 )
+
+
+def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> list[Stale]:
+    """Return why the scores in a folder are not what `pbvs score` would say after all was made again.
+
+    Either the predictions that were scored are stale, or they were made again since. Raises PbvsError when the run's
+    recipe or a record is damaged.
+    """
+    lineage, summary = Lineage(run, run.recipe(), manifests), read_done(folder / "summary.json")
+    split, found = str(summary.get("split", "val")), summary.get("tasks")
+    tasks = [task for task in lineage.recipe.order() if isinstance(found, dict) and task in found]
+    predictions = [item for task in tasks for item in stale_predictions(lineage, task, split)]
+    return [*predictions, *stale_scores(run, tasks, folder)]
 
 
 def stale_archives(run: Run) -> Iterator[Stale]:
@@ -278,6 +297,35 @@ def stale_calibration(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
         return
     if said := changes(then, calibration_parts(lineage, task)):
         yield Stale(f"The calibration of {task}", said, f"pbvs calibrate --run {lineage.run.name} --task {task}")
+
+
+def stale_report(run: Run) -> Iterator[Stale]:
+    """Yield the report when scores or predictions that it shows were made after it; one that does not say is not."""
+    if not run.report_file.is_file():
+        return
+    with run.report_file.open(encoding="utf-8", errors="replace") as file:
+        said = _SOURCES.search(file.read(1 << 14))
+    try:
+        then = json.loads(html.unescape(said[1])) if said else None
+    except ValueError:
+        then = None
+    now = report_sources(run)
+    if isinstance(then, dict) and (newer := [what for what, known in now.items() if then.get(what) != known]):
+        more = f" and {len(newer) - 2} more" if len(newer) > 2 else ""
+        why = f"{' and '.join(newer[:2])}{more} were made after it"
+        yield Stale(REPORT, why, f"pbvs report --run {run.name}")
+
+
+def report_sources(run: Run) -> dict[str, str]:
+    """Return the first digits of the digest of every scores and predictions of a run: what a report is made from."""
+    found = {}
+    for path in sorted(run.scores.rglob("summary.json")):
+        where = path.parent.relative_to(run.scores).as_posix()
+        found["the scores" if where == "." else f"the scores ({where.replace('/', ', ')})"] = sha256(path)[:16]
+    for path in sorted(run.folder.glob("predictions/*/[!.]*.json")):
+        if made_from := prediction_source(run, path.parent.name, path.stem):
+            found[f"the predictions of {path.stem} ({path.parent.name})"] = made_from[:16]
+    return found
 
 
 def calibration_parts(lineage: Lineage, task: TaskName) -> Parts:

@@ -99,18 +99,24 @@ def root_or_none(data: Path | None, manifests: Path) -> Path | None:
 
 @click.command()
 @options.submissions
+@options.manifests
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @options.as_json
-def leaderboard(submissions: Path, as_csv: bool, as_json: bool) -> None:
-    """Show your scored runs beside the published tables of 2024 and 2026, which are of other data."""
+def leaderboard(submissions: Path, manifests: Path, as_csv: bool, as_json: bool) -> None:
+    """Show your scored runs beside the published tables of 2024 and 2026, which are of other data.
+
+    Scores that are stale are marked, and below the tables stands why and which command renews them.
+    """
     if as_csv and as_json:
         raise UsageError("Take --csv or --json, not both.")
     from pbvs.evaluation import leaderboard as boards
 
-    found = boards.leaderboard(submissions)
+    found = boards.leaderboard(submissions, manifests)
     if as_json:
         click.echo(json.dumps(boards.board_json(found), indent=2))
     elif as_csv:
         click.echo(boards.board_csv(found), nl=False)
     else:
         click.echo(boards.board_text(found))
+    for board in found:
+        options.echo_stale(board.stale)

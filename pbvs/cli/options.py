@@ -171,12 +171,15 @@ def echo_stale(found: Mapping[str, Sequence[Stale]]) -> None:
             click.echo(f"Stale, run {run}: {item}", err=True)
 
 
-def stale_of(run: Run, manifests: Path) -> dict[str, list[Stale]]:
-    """Return what of a run is stale, for `echo_stale`; nothing for a run whose files are damaged."""
+def stale_of(run: Run, manifests: Path, scores: Path | None = None) -> dict[str, list[Stale]]:
+    """Return what of a run, or of the scores in a folder of it, is stale, for `echo_stale`.
+
+    Nothing for a run whose files are damaged.
+    """
     from pbvs.errors import PbvsError
-    from pbvs.lineage import stale
+    from pbvs.lineage import doubts_of_scores, stale
 
     try:
-        return {run.name: stale(run, manifests)}
+        return {run.name: doubts_of_scores(run, scores, manifests) if scores else stale(run, manifests)}
     except PbvsError:
         return {}

@@ -78,6 +78,7 @@ def score(
     from pbvs.run import choose_run
 
     scores = run_score(choose_run(run, submissions), split, **settings)
+    options.echo_stale(options.stale_of(scores.run, manifests, scores.folder))
     if as_json:
         options.echo_json(dict(scores.summary))
     else:

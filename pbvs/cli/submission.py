@@ -152,9 +152,12 @@ def check(
 ) -> None:
     """Say whether ARCHIVE would be rejected, and what would score badly; anybody's zip will do.
 
+    Beside the run that wrote it, it is also said when the run's predictions were made again since.
+
     Exit status 1 when it would be rejected, else 0.
     """
     from pbvs.challenge import load_challenge
+    from pbvs.lineage import stale_archives
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
@@ -168,11 +171,14 @@ def check(
         archive, inputs=inputs, evaluation_size="native" if native else "challenge", challenge=rules
     )
     failed = found.rejected(findings, strict)
+    stale = [item for item in stale_archives(home.run) if item.what == archive.name] if home else []
     if as_json:
         value = {"archive": str(archive), "rejected": found.rejected(findings), "findings": found.as_json(findings)}
-        options.echo_json(value)
+        options.echo_json({**value, "stale": list(map(str, stale))})
     else:
         if findings:
             click.echo(found.as_text(findings, options.width()))
         click.echo(found.verdict(findings))
+    if home:
+        options.echo_stale({home.run.name: stale})
     context.exit(1 if failed else 0)

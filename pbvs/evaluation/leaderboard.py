@@ -6,8 +6,9 @@ So the tables stand one below the other and are never sorted into one.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from pbvs.challenge import DEFAULT, load_challenge
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import BASELINE_NAMES, Scores, number, read_scores, table, wrap
 from pbvs.files import read_toml
-from pbvs.run import SUBMISSIONS, all_runs
+from pbvs.lineage import Stale, doubts_of_scores
+from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.tables import read_table
 
 PUBLISHED = Path(__file__).parent / "published"
 NAME = 32  # columns of a name
 PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks
 BASELINE = "baseline"  # the note of a line that is no run
-PARTIAL = "partial"
+PARTIAL, STALE = "partial", "stale"
+MARKS = {PARTIAL: "*", STALE: "!"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class Board:
     """A table whose lines can be compared with one another, best first.
 
     `entries` has one row per team or run: name, combined, a column for each task, note; NaN where there is no score.
+    A note is "" or says, separated by commas, that a line is a baseline, partial or stale;
+    `stale` has the reasons by run.
     """
 
     title: str
@@ -40,6 +45,7 @@ class Board:
     ours: bool
     entries: pd.DataFrame
     higher_is_better: bool = False
+    stale: Mapping[str, Sequence[Stale]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -47,15 +53,15 @@ class Board:
         return [str(name) for name in self.entries.columns if name not in PLAIN]
 
 
-def leaderboard(submissions: Path = SUBMISSIONS) -> list[Board]:
+def leaderboard(submissions: Path = SUBMISSIONS, manifests: Path = MANIFESTS) -> list[Board]:
     """Return our runs, a board for each rule that they were scored by, then the published tables.
 
     Raises PbvsError when a run's scores are damaged.
     """
-    return [*our_boards(submissions), *published_boards()]
+    return [*our_boards(submissions, manifests), *published_boards()]
 
 
-def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
+def our_boards(submissions: Path = SUBMISSIONS, manifests: Path = MANIFESTS) -> list[Board]:
     """Return the scored runs, grouped by all that makes their numbers comparable, with the baselines below them."""
     groups: dict[tuple[str, ...], list[Scores]] = {}
     for run in all_runs(submissions):
@@ -64,7 +70,7 @@ def our_boards(submissions: Path = SUBMISSIONS) -> list[Board]:
             group = groups.setdefault(rule_key(scores), [])
             if all(other.run != run for other in group):
                 group.append(scores)
-    return [_our_board(key, groups[key]) for key in sorted(groups)]
+    return [_our_board(key, groups[key], manifests) for key in sorted(groups)]
 
 
 def rule_key(scores: Scores) -> tuple[str, ...]:
@@ -79,12 +85,14 @@ def rule_key(scores: Scores) -> tuple[str, ...]:
     return scores.split, protocol, lpips, f"{len(scores.images)} images", size
 
 
-def _our_board(key: tuple[str, ...], group: Sequence[Scores]) -> Board:
+def _our_board(key: tuple[str, ...], group: Sequence[Scores], manifests: Path) -> Board:
     challenge = group[0].run.challenge()
     tasks = challenge.ordered
-    rows = [
-        _entry(tasks, found.run.name, found.summary, PARTIAL if found.summary.get("partial") else "") for found in group
-    ]
+    stale = {found.run.name: doubts for found in group if (doubts := _doubts(found, manifests))}
+    rows = []
+    for found in group:
+        notes = [PARTIAL] * bool(found.summary.get("partial")) + [STALE] * (found.run.name in stale)
+        rows.append(_entry(tasks, found.run.name, found.summary, ", ".join(notes)))
     baselines = {name: said for found in group for name, said in table(found.summary.get("baselines")).items()}
     rows += [_entry(tasks, BASELINE_NAMES.get(name, name), said, BASELINE) for name, said in baselines.items()]
     rule = group[0].rule
@@ -93,7 +101,15 @@ def _our_board(key: tuple[str, ...], group: Sequence[Scores]) -> Board:
     title = f"Your runs: split {', '.join(key)}"
     by_ranks = bool(rule and rule.tasks == "ranks")
     ordered = in_order(entries, rises and not by_ranks)
-    return Board(title, "measured here", "held-out locations of your own data", True, ordered, rises and not by_ranks)
+    about = "held-out locations of your own data"
+    return Board(title, "measured here", about, True, ordered, rises and not by_ranks, stale)
+
+
+def _doubts(scores: Scores, manifests: Path) -> list[Stale]:
+    """Return why scores are stale; nothing for a run with a damaged record, of which `pbvs runs` tells."""
+    with contextlib.suppress(PbvsError):
+        return doubts_of_scores(scores.run, scores.folder, manifests)
+    return []
 
 
 def _entry(columns: Sequence[str], name: str, said: Any, note: str) -> dict[str, Any]:
@@ -150,15 +166,19 @@ def board_text(boards: Sequence[Board]) -> str:
         widths = {task: max(9, len(task) + 2) for task in board.tasks}
         head = f"  {'':<{NAME}}{'combined':>9}" + "".join(f"{task:>{width}}" for task, width in widths.items())
         lines = [_line(row, widths, board.ours) for _, row in board.entries.iterrows()]
-        partial = ["  * partial: an image or a task is missing"] if board.entries["note"].eq(PARTIAL).any() else []
-        blocks.append("\n".join([*heading, head, *lines, *partial]))
+        partial = (
+            ["  * partial: an image or a task is missing"] if board.entries["note"].str.contains(PARTIAL).any() else []
+        )
+        stale = ["  ! stale: made from what is not so any more, or of earlier predictions"] if board.stale else []
+        blocks.append("\n".join([*heading, head, *lines, *partial, *stale]))
     return "\n\n".join(blocks)
 
 
 def _line(row: Any, widths: Mapping[str, int], ours: bool) -> str:
     digits = 4 if ours else 2  # published tables have two
-    name = shortened(str(row["name"]), NAME - 3)
-    name = f"({name})" if row["note"] == BASELINE else f"{name}{' *' if row['note'] == PARTIAL else ''}"
+    name = shortened(str(row["name"]), NAME - 4)
+    marks = "".join(mark for note, mark in MARKS.items() if ours and note in row["note"])
+    name = f"({name})" if row["note"] == BASELINE else f"{name} {marks}"
     cells = "".join(f"{_cell(row[column], digits):>{width}}" for column, width in {"combined": 9, **widths}.items())
     return f"  {name:<{NAME}}{cells}"
 

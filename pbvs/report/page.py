@@ -22,7 +22,7 @@ def render(template: str, challenge: Challenge, **view: Any) -> str:
     explorer = view.get("explorer")
     # The digest is of the script as the browser sees it; no other script can run, whatever a name in the data says.
     allowed = f"'sha256-{_digest(str(explorer['script']))}'" if explorer else "'none'"
-    view = {"explorer": None, "task_title": functools.partial(task_title, challenge), **view}
+    view = {"explorer": None, "made_from": "", "task_title": functools.partial(task_title, challenge), **view}
     return environment().get_template(template).render(version=__version__, allowed=allowed, **view)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import TEXTS, Scores, is_scored, number, read_scores, table
 from pbvs.files import read_json, sha256
+from pbvs.lineage import REPORT, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.gallery import Gallery, Item, Panes, Shown, levels_of
@@ -73,6 +75,8 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
         "provenance": provenance(evidence),
         "problems": evidence.problems,
         "doubts": evidence.doubts,
+        "stale": evidence.stale,
+        "made_from": json.dumps(evidence.sources),
         "explorer": gallery.view(),
     }
 
@@ -100,6 +104,8 @@ class Evidence:
     provenance: Mapping[str, Any]
     problems: list[str] = field(default_factory=list)
     doubts: Sequence[str] = ()  # what build-pairs says of the data: clipped, empty, half placed, another brightness
+    stale: Sequence[str] = ()  # sentences on what the page shows and is not made from what is there now
+    sources: Mapping[str, str] = field(default_factory=dict)  # what the page is made from: lineage.report_sources
 
     @property
     def challenge(self) -> Challenge:
@@ -143,7 +149,17 @@ def gather(run: Run, manifests: Path) -> Evidence:
         provenance=read_table(run.provenance_file),
         problems=problems,
         doubts=[str(line) for line in list_of(read_table(manifests / "summary.json").get("doubts"))],
+        stale=unless_damaged(lambda: [str(item) for item in stale(run, manifests) if item.what != REPORT], []),
+        sources=unless_damaged(lambda: report_sources(run), {}),
     )
+
+
+def unless_damaged(read: Callable[[], T], otherwise: T) -> T:
+    """Return what `read` does, or a stand-in where a record is damaged, of which the page says so elsewhere."""
+    try:
+        return read()
+    except PbvsError:
+        return otherwise
 
 
 def read_log(path: Path) -> dict[str, list[float | None]]:

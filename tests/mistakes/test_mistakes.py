@@ -415,3 +415,63 @@ def test_what_is_finished_stays_and_the_next_command_goes_on(
 
 def test_there_are_many() -> None:
     assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 60
+
+
+# --- What is stale is named wherever it is met, with the command that renews it.
+
+RESCORE = "`pbvs score --run kept --split val --protocol l2-lpips`"
+REMAKE = "`pbvs predict --run kept --task rgb2ir --split val`"
+
+
+def _said(line: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """Run a command that ends well and return all that it printed."""
+    capfd.readouterr()
+    assert _pbvs(line) == 0, capfd.readouterr().err
+    return "".join(capfd.readouterr())
+
+
+def test_scores_of_stale_predictions_are_marked_until_all_is_renewed(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "Stale" not in _said(SCORE, capfd) + _said("leaderboard", capfd) + _said("runs", capfd)
+    _edit(f"{RUN}/recipe.toml", "intensity = 1.3", "intensity = 1.4")()
+    for line in (SCORE, "leaderboard", "runs", "report --run kept --data data"):
+        assert REMAKE in _said(line, capfd), line
+    board = _said("leaderboard", capfd)
+    assert "kept !" in board and "! stale" in board
+    assert "The predictions of rgb2ir (val): made from another model" in (RUN / "report.html").read_text(encoding="utf-8")
+    assert ",stale," in _said("leaderboard --csv", capfd)
+    _said(PREDICT, capfd)
+    board = _said("leaderboard", capfd)
+    assert REMAKE not in board and RESCORE in board and "kept !" in board
+    assert "Stale" not in _said(SCORE, capfd)
+    board = _said("leaderboard", capfd)
+    assert "Stale" not in board and "kept !" not in board
+
+
+def test_a_zip_that_predictions_have_left_behind_is_named_by_check(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "Stale" not in _said("check submissions/kept.zip --evaluation-size native", capfd)
+    _edit(f"{RUN}/recipe.toml", "intensity = 1.3", "intensity = 1.4")()
+    _said(PREDICT, capfd)
+    said = _said("check submissions/kept.zip --evaluation-size native", capfd)
+    assert "kept.zip: the predictions of rgb2ir were made again since; renew with `pbvs package --run kept`" in said
+    assert '"stale": [' in _said("check submissions/kept.zip --json", capfd)
+    shutil.copy("submissions/kept.zip", "away.zip")  # anybody's: nothing is known of where it came from
+    assert "Stale" not in _said("check away.zip --evaluation-size native", capfd)
+    _said(PACKAGE, capfd)
+    assert "Stale" not in _said("check submissions/kept.zip", capfd)
+
+
+def test_a_report_older_than_what_it_shows_is_named(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _said(SCORE, capfd)
+    page = (RUN / "report.html").read_bytes()
+    _write("p.toml", PROTOCOL)()
+    _said(f"{SCORE} --protocol p.toml", capfd)
+    assert (RUN / "report.html").read_bytes() != page
+    (RUN / "report.html").write_bytes(page)
+    said = _said("runs", capfd)
+    assert "The report: the scores (val, l1-random) were made after it; renew with `pbvs report --run kept`" in said
+    _said("report --run kept --data data", capfd)
+    assert "The report" not in _said("runs", capfd)
