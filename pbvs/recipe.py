@@ -35,6 +35,7 @@ class Stage(Settings):
     """What every stage has in common; each method's folder in `pbvs.translators` has a class of its own."""
 
     method: str
+    """The method of translation."""
 
     @property
     def requires(self) -> tuple[TaskName, ...]:
@@ -102,7 +103,8 @@ class Radiometry(Settings):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Rule] = Field(init=False)
 
-    archives: dict[str, dict[str, Rule]] = Field(default_factory=dict)  # archive -> modality -> rule, before the others
+    archives: dict[str, dict[str, Rule]] = Field(default_factory=dict)
+    """Rules for single archives, by the folder's name and then by modality; they go before the others."""
 
     _challenge: Challenge | None = PrivateAttr(None)
 
@@ -147,32 +149,48 @@ class Radiometry(Settings):
 class Chips(Settings):
     """How aligned pairs become training chips, and which of them are left out as bad."""
 
-    mode: Literal["crop", "whole", "windows"] = "crop"  # random crops, whole images resized, or a fixed grid
-    stride: int = Field(default=0, ge=0)  # pixels between windows; 0 is half a chip
-    max_side: int = Field(default=1024, ge=32, le=8192)  # larger images are reduced; 1024 is the challenge's size
-    max_invalid: float = Field(default=0.5, ge=0, le=1)  # share of a chip without data
-    max_black: float = Field(default=0.6, ge=0, le=1)  # share of pixels that are exactly black in source or target
-    max_clipped: float = Field(default=0.6, ge=0, le=1)  # share of pixels at full scale in source or target
-    min_deviation: float = Field(default=0.004, ge=0, le=1)  # standard deviation below which a chip is flat
+    mode: Literal["crop", "whole", "windows"] = "crop"
+    """Random crops, whole images resized to the stage's `size`, or a fixed grid of windows."""
+    stride: int = Field(default=0, ge=0)
+    """Pixels between windows; 0 is half a chip."""
+    max_side: int = Field(default=1024, ge=32, le=8192)
+    """Larger images are reduced to this many pixels a side; 1024 is the challenge's size."""
+    max_invalid: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of a chip without data."""
+    max_black: float = Field(default=0.6, ge=0, le=1)
+    """Largest share of pixels that are exactly black in source or target."""
+    max_clipped: float = Field(default=0.6, ge=0, le=1)
+    """Largest share of pixels at full scale in source or target."""
+    min_deviation: float = Field(default=0.004, ge=0, le=1)
+    """Standard deviation, of [0, 1], below which a chip is flat and left out."""
 
 
 class Sampling(Settings):
     """Which pairs of each location an epoch sees."""
 
     policy: Policy = "random"
-    draw: Literal["each-epoch", "once"] = "each-epoch"  # from all candidates again, or the same pairs in every epoch
-    pairs_per_location: int = Field(default=4, ge=0)  # most pairs of one location in an epoch; 0 is no limit
+    """Which pairs of a location: at random, those of the closest dates first, or all."""
+    draw: Literal["each-epoch", "once"] = "each-epoch"
+    """Draw from all candidates again in each epoch, or take the same pairs in every epoch."""
+    pairs_per_location: int = Field(default=4, ge=0)
+    """Most pairs of one location in an epoch; 0 is no limit."""
 
 
 class Augmentation(Settings):
     """Changes to a chip that leave a translation true: the eight symmetries of the square, and where it is cut."""
 
     flips: bool = True
+    """Chips are mirrored at random."""
     turns: bool = True
-    blur: float = Field(default=0.0, ge=0, le=1)  # inputs are made softer by up to this share of their detail,
-    sharpen: float = Field(default=0.0, ge=0, le=4)  # or crisper by up to this multiple of it
-    brightness: float = Field(default=0.0, ge=0, lt=1)  # inputs are made darker or brighter by up to this share
-    zoom: float = Field(default=1.0, ge=1, le=2)  # images are shown larger or smaller by up to this factor
+    """Chips are turned by quarter turns at random."""
+    blur: float = Field(default=0.0, ge=0, le=1)
+    """Inputs are made softer by up to this share of their detail."""
+    sharpen: float = Field(default=0.0, ge=0, le=4)
+    """Inputs are made crisper by up to this multiple of their detail."""
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    """Inputs are made darker or brighter by up to this share."""
+    zoom: float = Field(default=1.0, ge=1, le=2)
+    """Images are shown larger or smaller by up to this factor."""
 
 
 class Recipe(Settings):
@@ -181,15 +199,25 @@ class Recipe(Settings):
     model_config = ConfigDict(defer_build=True)  # until the registry of methods can be imported
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Name of the recipe, and of its run unless `--run` gives another."""
     description: str = ""
-    challenge: str = DEFAULT  # whose tasks the stages are for: a name, or the path of a TOML file
+    """What the recipe is, in a sentence."""
+    challenge: str = DEFAULT
+    """The challenge whose tasks the stages are for: a name, or the path of a TOML file."""
     seed: int = Field(2024, ge=0, lt=2**63)
+    """Everything random is derived from it."""
     evaluation_size: Literal["challenge", "native"] = "challenge"
+    """Predictions have the challenge's size, or that of their targets."""
     extra_data: bool = False
+    """Whether data beyond the challenge's were used, as the submission's readme declares."""
     radiometry: Radiometry = Radiometry()
+    """How a file's numbers become [0, 1]: the table `[radiometry]`."""
     chips: Chips = Chips()
+    """How pairs become training chips: the table `[chips]`."""
     sampling: Sampling = Sampling()
+    """Which pairs an epoch sees: the table `[sampling]`."""
     stages: dict[TaskName, AnyStage]
+    """A stage for each task, `[stages.TASK]`; the one called `*` is for every task without its own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -324,7 +352,7 @@ def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(aliases.recipe(tables))
     except ValidationError as error:
-        raise PbvsError(f"The recipe {where} cannot be used: {explain(error, '')}.") from None
+        raise PbvsError(f"The recipe {where} cannot be used: {explain(error, '', Recipe)}.") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

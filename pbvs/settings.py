@@ -1,32 +1,143 @@
-"""What every file of settings has in common: unknown keys are rejected, and a mistake is said with its key."""
+"""What every file of settings has in common: unknown keys are rejected, mistakes named, and keys described."""
 
 from __future__ import annotations
 
+import difflib
+import json
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 
 class Settings(BaseModel):
     """A table of a recipe, protocol or challenge: unknown keys are refused, values never change after reading.
 
     Models are recognised by what their recipe says beside the defaults: a default never changes, and a new setting's
-    leaves everything as it was, so that a newer version goes on with an older one's runs.
+    leaves everything as it was, so that a newer version goes on with an older one's runs. The string below a field is
+    its description, which `describe` shows.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def explain(error: ValidationError, what: str = "recipe") -> str:
+def explain(error: ValidationError, what: str = "recipe", model: type[Settings] | None = None) -> str:
     """Return pydantic's findings as one clause: `stages.sar2eo.epochs: Input should be ...; ...`.
 
-    What is said of the whole is said of `what`, or stands alone where that is empty.
+    What is said of the whole is said of `what`, or stands alone where that is empty. With the `model` that was read, a
+    key that does not exist gets the nearest one that does.
     """
     parts = []
     for finding in error.errors():
-        key = ".".join(str(part) for part in finding["loc"]) or what
+        path, table = _followed(model, finding["loc"])
+        key = ".".join(path) or what
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
-            message = "there is no such key; check its spelling"
+            close = difflib.get_close_matches(path[-1], table.model_fields, n=1) if table else []
+            message = "there is no such key" + (f" (did you mean {close[0]}?)" if close else "; check its spelling")
         if finding["type"] == "missing":
             message = "this key is missing"
         parts.append(f"{key}: {message}" if key else message)
     return "; ".join(parts)
+
+
+def _followed(model: type[Settings] | None, location: tuple[int | str, ...]) -> tuple[list[str], type[Settings] | None]:
+    """Follow pydantic's location of a mistake to the table that holds its last part; the path is as the file has it.
+
+    Pydantic names the class of a stage by its method, which no file does.
+    """
+    path, table = [], model
+    for part in location:
+        chosen = next(
+            (kind for kind in _kinds(table) if part in get_args(kind.model_fields["method"].annotation)), None
+        )
+        if chosen:
+            table = chosen
+            continue
+        path.append(str(part))
+        if table and part in table.model_fields and part != location[-1]:
+            table = next(tables_of(table.model_fields[str(part)].annotation), None)
+    return path, table
+
+
+def _kinds(table: type[Settings] | None) -> Iterator[type[Settings]]:
+    """Yield the classes below a table that a key `method` tells apart."""
+    for kind in table.__subclasses__() if table and "method" in table.model_fields else ():
+        yield kind
+        yield from _kinds(kind)
+
+
+def tables_of(annotation: Any) -> Iterator[type[Settings]]:
+    """Yield the classes of settings that a type names: itself, or those in a list, a table of tables or a choice."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+    for part in get_args(annotation):
+        yield from tables_of(part)
+
+
+class Key(NamedTuple):
+    """One key of a table: its default as TOML has it, which values it takes, what it is.
+
+    The default of a key that has no value unless one is given is "", that of a key that must be given None.
+    """
+
+    name: str
+    default: str | None
+    values: str
+    meaning: str
+
+
+def describe(model: type[Settings], beside: type[Settings] | None = None) -> list[Key]:
+    """Return the keys of a table, in the order of its class; those that `beside` has just so are left out.
+
+    >>> describe(Settings)
+    []
+    """
+    found = [
+        Key(name, _default(field), _values(field.annotation, field), field.description or "")
+        for name, field in model.model_fields.items()
+    ]
+    return [key for key in found if not beside or key not in describe(beside)]
+
+
+def _default(field: FieldInfo) -> str | None:
+    if field.is_required():
+        return None
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return ""
+    if isinstance(value, BaseModel) or value == {}:
+        return "{}"
+    return json.dumps(value)
+
+
+def _values(annotation: Any, field: FieldInfo | None = None) -> str:
+    """Say in a few words which values a type takes, within the bounds of its field."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _values(parts[0])
+    if origin is Literal:
+        return ", ".join(map(json.dumps, parts))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_values(part) for part in parts if part is not type(None))
+    if origin is tuple:
+        return f"a list of {_values(parts[0]).removeprefix('a ')}s"
+    if annotation in (int, float):
+        kind = "a whole number" if annotation is int else "a number"
+        return ", ".join([kind, *_bounds(field)])
+    return {bool: "true or false", str: "a text"}.get(annotation, "a table")
+
+
+def _bounds(field: FieldInfo | None) -> list[str]:
+    found = {
+        sign: getattr(rule, sign)
+        for rule in (field.metadata if field else ())
+        for sign in ("ge", "gt", "le", "lt")
+        if hasattr(rule, sign)
+    }
+    if "ge" in found and "le" in found:
+        return [f"{found['ge']:g} to {found['le']:g}"]
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return [f"{words[sign]} {'2^63' if bound == 2**63 else f'{bound:g}'}" for sign, bound in found.items()]

@@ -74,7 +74,7 @@ def parse_challenge(tables: dict[str, Any], where: str) -> Challenge:
     try:
         return Challenge.model_validate(tables)
     except ValidationError as error:
-        raise PbvsError(f"The challenge {where} cannot be used: {explain(error, '')}.") from None
+        raise PbvsError(f"The challenge {where} cannot be used: {explain(error, '', Challenge)}.") from None
 
 
 def dump_challenge(challenge: Challenge) -> str:

@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "demo-data": ("data", "Write a small synthetic data set."),
     },
     "Models and experiments": {
+        "recipe": ("recipe", "Show recipes and explain their keys."),
         "calibrate": ("calibrate", "Fit the grayscale factors on training pairs."),
         "ablate": ("ablate", "Measure what each part of a recipe is worth."),
         "reproduce": ("runs", "Make a run again and compare it."),

@@ -257,7 +257,7 @@ def load_plan(name_or_path: str | Path) -> Plan:
     try:
         return Plan.model_validate(read_toml(path))
     except ValidationError as error:
-        raise PbvsError(f"The rows of {path} cannot be used: {explain(error)}.") from None
+        raise PbvsError(f"The rows of {path} cannot be used: {explain(error, model=Plan)}.") from None
 
 
 def row_recipe(row: Row, base: Recipe) -> Recipe:

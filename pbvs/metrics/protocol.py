@@ -264,7 +264,7 @@ def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, *
     try:
         return Protocol.model_validate(tables)
     except ValidationError as error:
-        clause = explain(error).replace("Value error, ", "").removeprefix("recipe: ")
+        clause = explain(error, model=Protocol).replace("Value error, ", "").removeprefix("recipe: ")
         raise PbvsError(f"The protocol {where} cannot be used: {clause}.") from None
 
 

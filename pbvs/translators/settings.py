@@ -18,10 +18,15 @@ class Perceptual(Settings):
     """One LPIPS of the loss; see `training.losses.PerceptualTerm`."""
 
     net: LpipsNet = "vgg"
+    """Network of this LPIPS; random is no LPIPS, for wiring checks."""
     weight: float = Field(default=1.0, gt=0)
-    transforms: bool = False  # both images moved, flipped, turned and zoomed alike, by random amounts, before
-    crops: int = Field(default=0, ge=0, le=64)  # random squares of each image that are compared; 0: the whole image
-    crop_size: int = Field(default=64, ge=16, le=2048)  # side of these squares
+    """Weight of this term, multiplied by `lpips_weight`."""
+    transforms: bool = False
+    """Move, flip, turn and zoom both images alike, at random, before they are compared."""
+    crops: int = Field(default=0, ge=0, le=64)
+    """Random squares of each image that are compared; 0 compares the whole image."""
+    crop_size: int = Field(default=64, ge=16, le=2048)
+    """Pixels a side of these squares."""
 
 
 class NetworkStage(Stage):
@@ -39,37 +44,65 @@ class NetworkStage(Stage):
     )
 
     init_from: TaskName | None = None
-    channels: Literal["native", "replicated"] = "native"  # replicated: gray images become three equal channels
+    """Task whose trained model gives the first weights."""
+    channels: Literal["native", "replicated"] = "native"
+    """Gray images have one channel, or become three equal ones (replicated)."""
     size: int = Field(512, ge=16, le=2048)
+    """Pixels a side of the chips that training sees."""
     epochs: int = Field(30, ge=0)
+    """Epochs at the full learning rate."""
     half_rate_epochs: int = Field(10, ge=0)
+    """Epochs at half the learning rate, after the first."""
     decay_epochs: int = Field(0, ge=0)
-    batch_size: int = Field(1, ge=1)  # of one process; the optimiser sees batch_size x accumulate x processes
+    """Epochs in which the rate falls linearly, after the others."""
+    batch_size: int = Field(1, ge=1)
+    """Chips in a batch of one process; the optimiser sees batch_size x accumulate x processes."""
     accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are added up for one step."""
     learning_rate: float = Field(2e-4, gt=0)
+    """Full learning rate."""
     lpips_weight: float = Field(1.0, ge=0)
+    """Weight of LPIPS in the loss; 0 leaves it out."""
     lpips_net: LpipsNet = "vgg"
-    perceptual: tuple[Perceptual, ...] = ()  # several LPIPS terms, which then stand for lpips_net
+    """Network of the loss's LPIPS; random is no LPIPS, for wiring checks."""
+    perceptual: tuple[Perceptual, ...] = ()
+    """Several LPIPS terms, each a table, in place of `lpips_net`."""
     l2_weight: float = Field(1.0, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)  # of the network that translates; 0: the network as it is
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the GPU has it
-    channels_last: bool = False  # the order in memory that tensor cores like; on a CPU it is slower
-    compile: bool = (
-        False  # by torch.compile: some minutes at first, quicker steps afterwards where a GPU waits for work
-    )
-    recompute: bool = False  # activations computed again in the backward pass: less memory, a third more work
-    deterministic: bool = False  # the same bits on a GPU too, slower
-    validate_every: int = Field(1, ge=1)  # epochs
+    """Weight of L2, the root mean square error on [0, 1]; 0 leaves it out."""
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the moving average whose network translates; 0 takes the network as it is."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers on a GPU; auto is bf16 where the GPU has it."""
+    channels_last: bool = False
+    """Keep images in the memory order that tensor cores like; slower on a CPU."""
+    compile: bool = False
+    """Use torch.compile: some minutes at first, then quicker steps where a GPU waits for work."""
+    recompute: bool = False
+    """Compute activations again in the backward pass: less memory, a third more work."""
+    deterministic: bool = False
+    """Give the same bits on a GPU too; slower."""
+    validate_every: int = Field(1, ge=1)
+    """Epochs from one validation to the next."""
     validation_images: int = Field(32, ge=0)
-    choose_by: str = "auto"  # the protocol that chooses the epoch; auto: the challenge's (training.validation)
-    choose_on: Literal["val", "train"] = "val"  # train: a part of the training locations, kept from learning
-    watch_net: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"  # LPIPS of a net that no loss sees
-    patience: int = Field(0, ge=0)  # validations without a better score before training stops; 0: never
-    keep: Literal["best", "last"] = "best"  # which epoch's network translates
-    save_minutes: float = Field(10.0, ge=0)  # between training states inside an epoch; 0: after every step
-    input_grid: Literal["trained", "native"] = "trained"  # inputs are brought to the sizes trained on, or not
-    test_time_flips: Literal["never", "always", "auto"] = "never"  # auto: when it scores better on validation
-    inference_memory: float = Field(4.0, gt=0)  # GiB of activations that translating may take before it tiles
+    """Most held-out pairs that a validation looks at; 0 validates nothing."""
+    choose_by: str = "auto"
+    """Protocol that chooses the epoch; auto is the challenge's."""
+    choose_on: Literal["val", "train"] = "val"
+    """Choose the epoch on validation, or on a part of the training locations kept from learning."""
+    watch_net: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"
+    """Network of an LPIPS that no loss sees, which is watched; auto takes one whose weights are here."""
+    patience: int = Field(0, ge=0)
+    """Validations without a better score before training stops; 0 never stops early."""
+    keep: Literal["best", "last"] = "best"
+    """Translate with the best epoch's network or the last one's."""
+    save_minutes: float = Field(10.0, ge=0)
+    """Minutes between training states inside an epoch; 0 saves after every step."""
+    input_grid: Literal["trained", "native"] = "trained"
+    """Bring inputs to the sizes trained on, or take them as they are."""
+    test_time_flips: Literal["never", "always", "auto"] = "never"
+    """Average over the eight symmetries; auto does where it scores better on validation."""
+    inference_memory: float = Field(4.0, gt=0)
+    """GiB of activations that translating may take before it cuts images into tiles."""
 
     @property
     def multiple(self) -> int:

@@ -13,23 +13,41 @@ class Pix2PixHDStage(NetworkStage):
     """Conditional GAN with the paper's losses; the published numbers are the defaults."""
 
     method: Literal["pix2pixhd"]
-    init_checkpoint: str | None = None  # a generator that `pbvs checkpoint import` wrote
+    """The paper's conditional GAN."""
+    init_checkpoint: str | None = None
+    """Path of a generator that `pbvs checkpoint import` wrote, to start from."""
     generator_width: int = Field(64, ge=1)
+    """Channels of the generator's first layer."""
     downsamplings: int = Field(4, ge=1, le=6)
+    """Halvings of the global generator."""
     residual_blocks: int = Field(9, ge=0)
+    """Residual blocks of the global generator."""
     local_enhancers: int = Field(0, ge=0, le=3)
+    """Local enhancers around the global generator, each doubling the resolution."""
     local_blocks: int = Field(3, ge=0)
-    fix_global_epochs: int = Field(0, ge=0)  # at first only the last local enhancer learns
+    """Residual blocks of each local enhancer."""
+    fix_global_epochs: int = Field(0, ge=0)
+    """First epochs in which only the last local enhancer learns."""
     upsampling: Literal["transpose", "resize"] = "transpose"
+    """Transposed convolutions as published, or resizing and then a convolution."""
     discriminator_width: int = Field(64, ge=1)
+    """Channels of the discriminators' first layer."""
     discriminators: int = Field(2, ge=1, le=4)
+    """Discriminators, each at half the resolution of the one before."""
     discriminator_layers: int = Field(3, ge=1, le=6)
+    """Strided layers of each discriminator."""
     gan_weight: float = Field(1.0, ge=0)
+    """Weight of the LSGAN loss; 0 leaves it out."""
     feature_matching_weight: float = Field(10.0, ge=0)
+    """Weight of feature matching; 0 leaves it out."""
     vgg_weight: float = Field(10.0, ge=0)
-    vgg_net: Literal["vgg19", "vgg16"] = "vgg19"  # vgg16 where VGG-19's weights are not to be had
+    """Weight of the VGG perceptual loss; 0 leaves it out."""
+    vgg_net: Literal["vgg19", "vgg16"] = "vgg19"
+    """Network of the perceptual loss; vgg16 where VGG-19's weights are not to be had."""
     vgg_input: Literal["raw", "imagenet"] = "raw"
-    dihedral: bool = True  # chips are flipped and turned
+    """Feed that network as the published code does, or normalised as on ImageNet."""
+    dihedral: bool = True
+    """Flip and turn chips."""
 
     @property
     def multiple(self) -> int:

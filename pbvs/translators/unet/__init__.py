@@ -18,27 +18,49 @@ class UNetStage(NetworkStage):
     FREE: ClassVar[frozenset[str]] = NetworkStage.FREE - {"epochs", "half_rate_epochs", "decay_epochs"}
 
     method: Literal["unet"]
+    """A light U-Net trained on the score itself."""
     size: int = Field(128, ge=16, le=2048)
+    """Pixels a side of the chips that training sees."""
     batch_size: int = Field(8, ge=1)
+    """Chips in a batch of one process; the optimiser sees batch_size x accumulate x processes."""
     half_rate_epochs: int = Field(0, ge=0)
+    """Added to the epochs: the rate falls by a cosine over all of them."""
     learning_rate: float = Field(2e-3, gt=0)
+    """Highest learning rate."""
     ema_decay: float = Field(0.998, ge=0, lt=1)
-    warm_up: float = Field(0.05, ge=0, lt=1)  # share of the epochs in which the rate rises
+    """Decay of the moving average whose network translates; 0 takes the network as it is."""
+    warm_up: float = Field(0.05, ge=0, lt=1)
+    """Share of the epochs in which the rate rises."""
     weight_decay: float = Field(0.01, ge=0)
-    rounds: int = Field(1, ge=1)  # times that an epoch sees each chip
-    dihedral: bool = True  # chips are flipped and turned
-    shift_tolerance: int = Field(0, ge=0, le=8)  # pixels by which an image may lie beside its target
-    blur: float = Field(0.0, ge=0, le=1)  # inputs are made softer by up to this,
-    sharpen: float = Field(0.0, ge=0, le=4)  # or crisper by up to this
-    brightness: float = Field(0.0, ge=0, lt=1)  # and darker or brighter by up to this share
-    zoom: float = Field(1.0, ge=1, le=2)  # both images are shown larger or smaller by up to this factor
+    """Weight decay of the optimiser."""
+    rounds: int = Field(1, ge=1)
+    """Times that an epoch sees each chip."""
+    dihedral: bool = True
+    """Flip and turn chips."""
+    shift_tolerance: int = Field(0, ge=0, le=8)
+    """Pixels by which an image may lie beside its target before L2 counts it."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Make inputs softer by up to this share of their detail."""
+    sharpen: float = Field(0.0, ge=0, le=4)
+    """Make inputs crisper by up to this multiple of their detail."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Make inputs darker or brighter by up to this share."""
+    zoom: float = Field(1.0, ge=1, le=2)
+    """Show both images larger or smaller by up to this factor."""
     width: int = Field(32, ge=4)
+    """Channels of the finest level."""
     levels: int = Field(4, ge=1, le=7)
-    widest: int = Field(4, ge=1)  # channels of the coarsest levels, as a multiple of the width
-    blocks: int = Field(1, ge=1)  # residual blocks of a level, each way
-    style: int = Field(64, ge=0)  # numbers that describe the whole image to every block of the decoder
-    shuffle: Literal[1, 2, 4] = 2  # side of the squares of pixels that become channels
-    residual: Literal["none", "grey"] = "none"  # grey: the network corrects the mean of its input's channels
+    """Levels of the U-Net, each at half the resolution of the one above."""
+    widest: int = Field(4, ge=1)
+    """Channels of the coarsest levels, as a multiple of the width."""
+    blocks: int = Field(1, ge=1)
+    """Residual blocks of a level, each way."""
+    style: int = Field(64, ge=0)
+    """Numbers that describe the whole image to every block of the decoder; 0 for none."""
+    shuffle: Literal[1, 2, 4] = 2
+    """Side of the squares of pixels that become channels."""
+    residual: Literal["none", "grey"] = "none"
+    """The network makes the image, or corrects the mean of its input's channels (grey)."""
 
     @property
     def passes(self) -> int:
