@@ -42,6 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check-data": ("data", "Say what the data hold, lack and have wrong."),
         "challenge": ("challenge", "List, show, check and begin challenges."),
         "demo-data": ("data", "Write a small synthetic data set."),
+        "cache": ("cache", "Show or clear what is kept to save time."),
     },
     "Models and experiments": {
         "recipe": ("recipe", "Show recipes and explain their keys."),

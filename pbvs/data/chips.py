@@ -3,13 +3,16 @@
 A cached file is `<key>.npy`, (C_source + C_target + 1, H, W) uint8: source, target, validity (0 or 255). Its key is
 the digest of both files' bytes, the rules and the settings, so a changed image or rule is prepared again and an
 interrupted preparation goes on where it stopped. Beside it, or in its place, `<key>.json` says which windows are
-usable or why nothing of it is.
+usable or why nothing of it is. Beyond `CAPACITY` those go that were used longest ago, though none of the last week.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,10 @@ from pbvs.parallel import in_chunks
 from pbvs.recipe import Chips, Radiometry
 
 VERSION = 2  # of what this module and those below it make of a pair; raise it when the pixels change
+
+CAPACITY = 64 << 30  # bytes that the cache holds before chips that are not used are removed
+KEPT_FOR = 7 * 86400.0  # seconds after their last use in which chips are not removed: another training may read them
+DAY = 86400.0
 
 Array = NDArray[np.uint8]
 Corner = tuple[int, int]  # top and left of a window
@@ -78,7 +85,38 @@ def prepare(
     check_unchanged(pairs, found)
     work = [Work(pair, found[pair.source], found[pair.target]) for pair in pairs]
     job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
-    return list(track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair"))
+    stream = track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
+    prepared = list(stream)
+    make_room(cache, {item.file for item in prepared})
+    return prepared
+
+
+def make_room(cache: Path, keep: Collection[Path] = (), capacity: int = CAPACITY) -> int:
+    """Remove the chips used longest ago until the rest has at most `capacity` bytes; return how many were removed.
+
+    Those of `keep`, and any that were used within the last week, stay whatever they take.
+    """
+    found = []
+    for file in cache.glob("[0-9a-f][0-9a-f]/*.npy"):
+        with contextlib.suppress(OSError):  # another command removed it
+            status = file.lstat()
+            found.append((status.st_mtime, status.st_size, file))
+    excess, count = sum(size for _, size, _ in found) - capacity, 0
+    for used, size, file in sorted(found):
+        if excess <= 0 or used > time.time() - KEPT_FOR:
+            break
+        if file not in keep:
+            with contextlib.suppress(OSError):
+                file.unlink()
+                excess, count = excess - size, count + 1
+    return count
+
+
+def mark_used(file: Path) -> None:
+    """Set a chip's time of last use, at most once a day."""
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        if time.time() - file.stat().st_mtime > DAY:
+            os.utime(file)
 
 
 def _prepare_chunk(
@@ -120,6 +158,7 @@ def _known(pair: Pair, file: Path) -> Prepared | None:
         shape = np.load(file, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError):
         return None
+    mark_used(file)
     return _prepared(pair, file, (shape[1], shape[2]), verdict)
 
 

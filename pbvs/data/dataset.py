@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pbvs.data.chips import Array, Prepared, prepare, write_bad_chips
+from pbvs.data.chips import Array, Prepared, mark_used, prepare, write_bad_chips
 from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
 from pbvs.data.pairing import days_between
@@ -234,11 +234,12 @@ def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:
 def _load(prepared: Prepared) -> Array:
     try:
         array: Array = np.load(prepared.file, mmap_mode="r", allow_pickle=False)
-        return array
     except (OSError, ValueError) as error:
         raise PbvsError(
             f"The prepared chip {prepared.file} is gone or damaged ({error}); start the command again."
         ) from None
+    mark_used(prepared.file)
+    return array
 
 
 def _pad(array: Array, size: int) -> Array:
