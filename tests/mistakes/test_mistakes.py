@@ -439,7 +439,8 @@ def test_scores_of_stale_predictions_are_marked_until_all_is_renewed(
         assert REMAKE in _said(line, capfd), line
     board = _said("leaderboard", capfd)
     assert "kept !" in board and "! stale" in board
-    assert "The predictions of rgb2ir (val): made from another model" in (RUN / "report.html").read_text(encoding="utf-8")
+    page = (RUN / "report.html").read_text(encoding="utf-8")
+    assert "The predictions of rgb2ir (val): made from another model" in page
     assert ",stale," in _said("leaderboard --csv", capfd)
     _said(PREDICT, capfd)
     board = _said("leaderboard", capfd)
