@@ -183,8 +183,8 @@ def check_inputs(pairs: Iterable[Pair], root: Path) -> None:
     """Raise PbvsError when files that manifests name are not below the data root, saying how many and the first."""
     missing, seen = [], set[str]()
     for pair in pairs:
-        for relative in (pair.source, pair.target):
-            if relative and relative not in seen:
+        for relative in pair.paths:
+            if relative not in seen:
                 seen.add(relative)
                 if not inside(root, relative).is_file():
                     missing.append(f"{relative} ({pair.task} {pair.split})")

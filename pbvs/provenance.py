@@ -141,7 +141,7 @@ def data_facts(recipe: Recipe, manifests: Path, root: Path, previous: Path | Non
 
 def _named(manifest: Path) -> Iterator[str]:
     for pair in read_manifest(manifest):
-        yield from filter(None, (pair.source, pair.target))
+        yield from pair.paths
 
 
 def _file_facts(root: Path, names: list[str]) -> dict[str, Any]:

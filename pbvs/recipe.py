@@ -248,6 +248,11 @@ class Recipe(Settings):
             raise ValueError(
                 f"stages.{wrong[0]}: the challenge {self.challenge} has no such task; it has {', '.join(tasks)}"
             )
+        for name, stage in self.stages.items():
+            own, first = tasks[name], tasks.get(getattr(stage, "first", ""))
+            several = first is not None and bool(first.further or own.further)
+            if first is not None and several and own.sources[: len(first.sources)] != first.sources:
+                raise ValueError(f"stages.{name}.first: {name} does not begin with the sources of {first.name}")
         return self
 
     def order(self) -> list[TaskName]:

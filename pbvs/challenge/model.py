@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pbvs.challenge import Split
 from pbvs.errors import UsageError
@@ -48,9 +56,14 @@ class Modality(Settings):
 
 
 class Task(Settings):
-    """One translation: what it makes of what, how big, and how its images are paired."""
+    """One translation: what it makes of what, how big, and how its images are paired.
+
+    A file's `source` is a modality or a list of them; `source` here is the first, whose grid the `further` ones are
+    brought onto, and an input image has the channels of all of them, in the list's order.
+    """
 
     source: str
+    further: tuple[str, ...] = ()
     target: str
     size: Annotated[int, Field(ge=1, le=8192)] | Literal["native"] = "native"  # pixels a side that are evaluated
     scale: int = Field(default=1, ge=1, le=16)  # with "native": of a prediction's side to its input's
@@ -61,7 +74,7 @@ class Task(Settings):
     container: Container | None = None  # the only one its images are written in; None: as for all tasks
 
     _name: str = PrivateAttr("")
-    _modalities: tuple[Modality, Modality] = PrivateAttr()
+    _modalities: tuple[Modality, ...] = PrivateAttr()  # of the sources, and of the target
 
     @property
     def name(self) -> str:
@@ -69,20 +82,52 @@ class Task(Settings):
         return self._name
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The modalities that an input is made of."""
+        return self.source, *self.further
+
+    @property
     def source_channels(self) -> int:
-        """Channels of an input image."""
+        """Channels of an input image, of all its sources."""
+        return sum(modality.channels for modality in self._modalities[:-1])
+
+    @property
+    def first_channels(self) -> int:
+        """Channels of an input image that are of the first source."""
         return self._modalities[0].channels
 
     @property
     def target_channels(self) -> int:
         """Channels of a target image."""
-        return self._modalities[1].channels
+        return self._modalities[-1].channels
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or not isinstance(table.get("source"), (list, tuple)):
+            return table
+        first, *others = table["source"] or [""]
+        more = table.get("further", ())
+        return {**table, "source": first, "further": (*others, *more) if isinstance(more, (list, tuple)) else more}
+
+    @model_validator(mode="after")
+    def _none_twice(self) -> Task:
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"source: a modality is named twice in {', '.join(self.sources)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_in_the_file(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        table: dict[str, Any] = handler(self)
+        if further := table.pop("further", ()):
+            table["source"] = [self.source, *further]
+        return table
 
     def serves(self, modality: str, own_task: str = "", tasks: tuple[str, ...] = ()) -> bool:
         """Return whether an image of a modality, of a pattern with a `task` or `tasks`, may be in the pairs."""
         if own_task not in ("", self.name) or (tasks and self.name not in tasks):
             return False
-        return modality in (self.source, self.target)
+        return modality in (*self.sources, self.target)
 
     @property
     def challenge_size(self) -> int | None:
@@ -299,8 +344,9 @@ class Challenge(Settings):
     @model_validator(mode="after")
     def _refers(self) -> Challenge:
         for name, task in self.tasks.items():
-            for key in ("source", "target"):
-                self._known(f"tasks.{name}.{key}", "modality", getattr(task, key), self.modalities)
+            for source in task.sources:
+                self._known(f"tasks.{name}.source", "modality", source, self.modalities)
+            self._known(f"tasks.{name}.target", "modality", task.target, self.modalities)
         for name in self.columns:
             self._known("columns", "task", name, self.tasks)
         if self.columns and set(self.columns) != set(self.tasks):
@@ -322,8 +368,8 @@ class Challenge(Settings):
         """Tell each task its name and modalities."""
         for name, task in self.tasks.items():
             task._name = name
-            if task.source in self.modalities and task.target in self.modalities:
-                task._modalities = self.modalities[task.source], self.modalities[task.target]
+            if self.modalities.keys() >= {*task.sources, task.target}:
+                task._modalities = tuple(self.modalities[each] for each in (*task.sources, task.target))
 
     def task(self, name: str) -> Task:
         """Return the task called `name`; raise UsageError naming those that there are when there is none."""
@@ -339,6 +385,10 @@ class Challenge(Settings):
     def title_of(self, modality: str) -> str:
         """Return a modality's name as tables and pages show it."""
         return self.modalities[modality].title or modality.upper()
+
+    def source_title(self, task: Task) -> str:
+        """Return the names of a task's sources as tables and pages show them, for instance `SAR + RGB`."""
+        return " + ".join(map(self.title_of, task.sources))
 
     def digest(self) -> str:
         """Return the SHA-256 of everything the challenge says, defaults apart."""

@@ -52,7 +52,7 @@ def _lines(found: Challenge) -> Iterator[str]:
     yield f"{'task':<20}{'source':<12}{'target':<12}{'size':>8}  {'pairs by':<10}official inputs"
     for name, task in found.tasks.items():
         inputs = ", ".join(f"{split} {count}" for split, count in task.inputs.items()) or "not said"
-        yield f"{name:<20}{task.source:<12}{task.target:<12}{task.size:>8}  {task.pairing:<10}{inputs}"
+        yield f"{name:<20}{' + '.join(task.sources):<12}{task.target:<12}{task.size:>8}  {task.pairing:<10}{inputs}"
     yield ""
     outputs, rules = found.outputs, found.submission
     yield f"Predictions: {outputs.dtype} {outputs.container.upper()} files, {outputs.path}.{outputs.container}"
@@ -105,6 +105,9 @@ def _trial_lines(trial: Trial) -> Iterator[str]:
     for reason, paths in sorted(trial.unused.items(), key=lambda item: -len(item[1])):
         where = ", ".join(f"{folder} {count}" for folder, count in most_common(paths))
         yield f"Not used: {len(paths)} files, {reason} ({where})"
+    for (task, reason), paths in trial.incomplete.items():
+        where = ", ".join(f"{folder} {count}" for folder, count in most_common(paths))
+        yield f"Incomplete: {len(paths)} sources of {task}, {reason} ({where})"
     if trial.junk or trial.others:
         yield f"Passed over: {trial.junk} hidden files and folders, {trial.others} files that are no images."
 

@@ -121,7 +121,7 @@ def affine(header: Header, down: float = 0.0, across: float = 0.0) -> Any:
 class Opened(NamedTuple):
     """A pair's images on the target's grid; without a target, the source on its own."""
 
-    source: Image  # (H, W, C) float32 in [0, 1]
+    source: Image  # (H, W, C) float32 in [0, 1], the channels of all sources in the task's order
     target: Image | None  # (H, W, C) float32 in [0, 1]
     valid: NDArray[np.bool_]  # (H, W): pixels with data in both
 
@@ -182,8 +182,8 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
 def check_files(pairs: list[Pair], root: Path) -> None:
     """Raise PbvsError naming the first file that the manifest names and that is gone."""
     for pair in pairs:
-        for relative in (pair.source, pair.target):
-            if relative and not inside(root, relative).is_file():
+        for relative in pair.paths:
+            if not inside(root, relative).is_file():
                 raise PbvsError(
                     f"{relative}, named by the {pair.task} {pair.split} manifest, is not in {root}; "
                     "run `pbvs build-pairs` again or give the right --data."
@@ -193,13 +193,46 @@ def check_files(pairs: list[Pair], root: Path) -> None:
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     name = radiometry.challenge.task(pair.task).source
     modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.source_rule, pair.source)
-    source = read_raster(inside(root, pair.source), modality, rule)
+    source = _stack(read_raster(inside(root, pair.source), modality, rule), pair, root, radiometry)
     if not pair.target:
         return source
     target = read_header(inside(root, pair.target))
     if pair.alignment == "georeference":
         return warp(source, target, _window(pair, source.header, target), _shift(pair))
     return move(resample(source, target.height, target.width), *_shift(pair))
+
+
+def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
+    """Return the first source with the channels of the further ones behind its own, valid where all are."""
+    names, images = radiometry.challenge.task(pair.task).further, pair.more
+    if len(names) != len(images):
+        raise PbvsError(
+            f"The pair {pair.name} of {pair.task} has {1 + len(images)} sources, its task {1 + len(names)}; "
+            "run `pbvs build-pairs` again."
+        )
+    rasters = [first]
+    for name, image in zip(names, images, strict=True):
+        rule = radiometry.rule(name, image.rule, image.path)
+        raster = read_raster(inside(root, image.path), radiometry.challenge.modalities[name], rule)
+        rasters.append(_onto(raster, first, image.alignment))
+    if len(rasters) == 1:
+        return first
+    pixels = np.concatenate([raster.pixels for raster in rasters], axis=2)
+    return Raster(pixels, np.logical_and.reduce([raster.valid for raster in rasters]), first.header)
+
+
+def _onto(raster: Raster, first: Raster, alignment: str) -> Raster:
+    """Return an image on the whole grid of another."""
+    (height, width), own, grid = first.valid.shape, raster.header, first.header
+    same = (own.crs, own.transform, own.width, own.height) == (grid.crs, grid.transform, grid.width, grid.height)
+    if alignment != "georeference" or same:
+        return resample(raster, height, width)
+    if not (own.georeferenced and grid.georeferenced):
+        raise PbvsError(
+            "A further source is said to be georeferenced, but it or its first source is not; "
+            "run `pbvs build-pairs` again."
+        )
+    return warp(raster, grid, Window(0, 0, height, width))
 
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:

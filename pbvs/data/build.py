@@ -17,8 +17,20 @@ from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleTable, find_rules
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import Pair, manifest_path, pair_name, pairs_table, unique_names
-from pbvs.data.pairing import Location, Match, Refusal, Rules, check, draw, group_locations, pair_by_name, serves
+from pbvs.data.manifest import Further, Pair, join_further, manifest_path, pair_name, pairs_table, unique_names
+from pbvs.data.pairing import (
+    Location,
+    Match,
+    Partners,
+    Refusal,
+    Rules,
+    check,
+    draw,
+    group_locations,
+    pair_by_name,
+    same_footprint,
+    serves,
+)
 from pbvs.data.registration import Group, Shift, correct, group_name, recorded_shifts
 from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, doubts_of, measure, measure_groups, warnings_of
@@ -160,10 +172,18 @@ def _holds(file: Path, text: str) -> bool:
 
 def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pairs:
     """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
-    paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in (pair.source, pair.target))
-    found = {"": "", **digests(filter(None, paths), cache, jobs, backend)}
+    paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in pair.paths)
+    found = {"": "", **digests(paths, cache, jobs, backend)}
     return {
-        key: [replace(pair, source_digest=found[pair.source], target_digest=found[pair.target]) for pair in rows]
+        key: [
+            replace(
+                pair,
+                source_digest=found[pair.source],
+                target_digest=found[pair.target],
+                further=join_further(image._replace(digest=found[image.path]) for image in pair.more),
+            )
+            for pair in rows
+        ]
         for key, rows in pairs.items()
     }
 
@@ -189,6 +209,12 @@ class Builder:
         self.block = self.crops_per_scene or hold_out.block
         self.share = hold_out.share if self.share is None else self.share
         self.pairs = {(task, split): [] for task in self.challenge.tasks for split in SPLITS}
+        self.footprints = Footprints(entry.header for entry in self.catalog.entries)
+        self.partners = {
+            name: Partners(self.catalog.entries, task, self.challenge)
+            for name, task in self.challenge.tasks.items()
+            if task.further
+        }
 
     @property
     def challenge(self) -> Challenge:
@@ -202,11 +228,51 @@ class Builder:
         for task in by_name:
             self._by_name(task)
         self._inputs()
+        self._list_loose()
         return self.pairs
+
+    def _stack(self, source: Entry, task: Task) -> list[tuple[Entry, str]] | Refusal:
+        """Return what is stacked behind a source with how it is aligned, or why something is missing."""
+        if not task.further:
+            return []
+        images = self.partners[task.name].of(source)
+        if isinstance(images, str):
+            return Refusal(source, images)
+        stacked = []
+        for image in images:
+            by_name = task.pairing == "name"
+            fit = (
+                same_footprint(image, source)
+                if by_name
+                else check(image, source, self.rules.min_overlap, self.footprints)
+            )
+            if isinstance(fit, Refusal):
+                return Refusal(source, f"{image.path} cannot be stacked with it: {fit.reason}")
+            stacked.append((image, fit.alignment))
+        return stacked
+
+    def _whole(self, match: Match | Refusal, task: Task) -> Match | Refusal:
+        """Return a match with its further sources, or why one is missing."""
+        if isinstance(match, Refusal) or not task.further:
+            return match
+        stacked = self._stack(match.source, task)
+        return stacked if isinstance(stacked, Refusal) else match._replace(further=tuple(stacked))
+
+    def _list_loose(self) -> None:
+        """List the images of further sources that are in no pair and have no reason yet."""
+        used = {path for rows in self.pairs.values() for pair in rows for path in pair.paths}
+        used |= {path for path, _ in self.catalog.unused}
+        for entry in self.catalog.entries if self.partners else ():
+            if entry.path not in used and self._is_further(entry):
+                self.catalog.leave_out(entry.path, "no image that it would be stacked with is in a pair")
+
+    def _is_further(self, entry: Entry) -> bool:
+        tasks = (self.challenge.tasks[name] for name in self.partners)
+        return any(entry.info.modality in task.further and serves(entry, task, inputs=True) for task in tasks)
 
     def _stacks(self, tasks: Sequence[Task]) -> None:
         """Pair the images of locations: those of one base, or a sample of all that could be."""
-        footprints = Footprints(entry.header for entry in self.catalog.entries)
+        footprints = self.footprints
         locations, duplicates = group_locations(self.catalog.entries, tasks, footprints)
         self.catalog.unused += duplicates
         candidates = self._candidates(locations, tasks, footprints)
@@ -218,7 +284,7 @@ class Builder:
             if split == "train" and name in self.between and task not in given:
                 continue
             matches = self._add(name, task, "val" if kept else split, checked)
-            used |= {entry.path for match in matches for entry in match[:2]}
+            used |= {entry.path for match in matches for entry in match.entries}
         self._list_unused(locations, tasks, candidates, used)
 
     def _candidates(self, locations: Locations, tasks: Sequence[Task], footprints: Footprints) -> Candidates:
@@ -226,7 +292,8 @@ class Builder:
         for key, location in track(locations.items(), "pairing", len(locations), unit="location"):
             for task in tasks:
                 checked = [
-                    check(*pair, self.rules.min_overlap, footprints) for pair in location.candidates(task, self.rules)
+                    self._whole(check(*pair, self.rules.min_overlap, footprints), task)
+                    for pair in location.candidates(task, self.rules)
                 ]
                 if any(isinstance(item, Match) for item in checked):
                     found[key, task.name] = checked
@@ -269,7 +336,7 @@ class Builder:
         possible: dict[str, str] = {}
         for ((_, name), _), checked in candidates.items():
             reasons |= {item.source.path: item.reason for item in checked if isinstance(item, Refusal)}
-            possible |= {entry.path: name for item in checked if isinstance(item, Match) for entry in item[:2]}
+            possible |= {entry.path: name for item in checked if isinstance(item, Match) for entry in item.entries}
         listed = used | {path for path, _ in self.catalog.unused}
         for (split, _), location in locations.items():
             for entry in location:
@@ -282,8 +349,8 @@ class Builder:
                     self.catalog.leave_out(entry.path, reasons[entry.path])
                 elif split != "train" and served:
                     for task in served:
-                        self.pairs[task.name, split].append(self.input(entry, task.name, split))
-                else:
+                        self._add_input(entry, task, split)
+                elif not self._is_further(entry):
                     self.catalog.leave_out(entry.path, self._alone(location, entry))
 
     def _undrawn(self, name: str) -> str:
@@ -308,6 +375,10 @@ class Builder:
         titles = self.challenge.title_of(task.source), self.challenge.title_of(task.target)
         found, unused = pair_by_name(self.catalog.entries, task, titles)
         self.catalog.unused += unused
+        for named in found.values():
+            checked = [self._whole(match, task) for match in named.matches]
+            named.matches = [match for match in checked if isinstance(match, Match)]
+            self.catalog.unused += [(item.source.path, item.reason) for item in checked if isinstance(item, Refusal)]
         held = set() if found["val"].matches else self._held_by_name(found["train"].matches)
         self.held_out |= held
         for split, named in found.items():
@@ -320,7 +391,7 @@ class Builder:
                 if split == "train":
                     self.catalog.leave_out(entry.path, f"there is no {titles[1]} image of that name")
                 else:
-                    self.pairs[task.name, split].append(self.input(entry, task.name, split))
+                    self._add_input(entry, task, split)
 
     def _held_by_name(self, matches: Sequence[Match]) -> set[str]:
         """Return the locations, and the scenes of images without one, that are held out."""
@@ -337,19 +408,26 @@ class Builder:
         seen: dict[tuple[str, str, str], str] = {}
         for entry in self.catalog.entries:
             info = entry.info
-            if info.role != "input":
+            if info.role != "input" or info.modality in self.challenge.tasks[info.task].further:
                 continue
-            pair = self.input(entry, info.task, info.split)
-            key = (info.task, info.split, pair.name.lower())
+            key = (info.task, info.split, input_name(entry).lower())
             if key in seen:
                 self.catalog.leave_out(entry.path, f"the same name as {seen[key]}, which is used")
-            else:
+            elif self._add_input(entry, self.challenge.tasks[info.task], info.split):
                 seen[key] = entry.path
-                self.pairs[info.task, info.split].append(pair)
+
+    def _add_input(self, entry: Entry, task: Task, split: str) -> bool:
+        """Add an input whose target is not known, and return whether all its sources are there."""
+        stacked = self._stack(entry, task)
+        if isinstance(stacked, Refusal):
+            self.catalog.leave_out(entry.path, stacked.reason)
+            return False
+        self.pairs[task.name, split].append(self.input(entry, task.name, split, stacked))
+        return True
 
     def pair(self, match: Match, task: str, split: str, location: str, origin: str, limit: str = "") -> Pair:
         """Return the manifest's row of a match."""
-        source, target, alignment, overlap = match
+        source, target, alignment, overlap, further = match
         return Pair(
             name=pair_name(location, source.id, target.id),
             task=task,
@@ -366,12 +444,16 @@ class Builder:
             target_rule=self.intensity.rule(target),
             ground=self.ground.get(location, location),
             limit=limit,
+            further=self._join(further),
         )
 
-    def input(self, entry: Entry, task: str, split: str) -> Pair:
+    def _join(self, stacked: Iterable[tuple[Entry, str]]) -> str:
+        return join_further(Further(entry.path, self.intensity.rule(entry), how) for entry, how in stacked)
+
+    def input(self, entry: Entry, task: str, split: str, stacked: Iterable[tuple[Entry, str]] = ()) -> Pair:
         """Return the manifest's row of an input whose target is not known; its name is its id, below its location."""
         return Pair(
-            name="_".join(filter(None, (entry.info.location, entry.id))),
+            name=input_name(entry),
             task=task,
             split=split,
             location=entry.info.location,
@@ -380,7 +462,13 @@ class Builder:
             origin="official",
             alignment="none",
             source_rule=self.intensity.rule(entry),
+            further=self._join(stacked),
         )
+
+
+def input_name(entry: Entry) -> str:
+    """Return what an official input's prediction is called."""
+    return "_".join(filter(None, (entry.info.location, entry.id)))
 
 
 def _tie_namesakes(

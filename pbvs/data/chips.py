@@ -60,6 +60,7 @@ class Work(NamedTuple):
     pair: Pair
     source: str
     target: str
+    further: tuple[str, ...] = ()
 
 
 def prepare(
@@ -80,10 +81,13 @@ def prepare(
     """
     sweep(cache)
     table = FileCache(cache / "digests.csv", root)
-    found = digests({path: None for pair in pairs for path in (pair.source, pair.target)}, table, jobs, backend)
+    found = digests({path: None for pair in pairs for path in pair.paths}, table, jobs, backend)
     table.write()
     check_unchanged(pairs, found)
-    work = [Work(pair, found[pair.source], found[pair.target]) for pair in pairs]
+    work = [
+        Work(pair, found[pair.source], found[pair.target], tuple(found[image.path] for image in pair.more))
+        for pair in pairs
+    ]
     job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
     stream = track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
     prepared = list(stream)
@@ -138,14 +142,19 @@ def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, s
 
 
 def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
-    pair, source, target = work
+    pair, source, target, further = work
     task = radiometry.challenge.task(pair.task)
     rules = [
         radiometry.rule(task.source, pair.source_rule, pair.source),
         radiometry.rule(task.target, pair.target_rule, pair.target),
     ]
     sized = size if chips.mode != "crop" else 0
-    return digest([VERSION, source, target, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized])
+    parts = [VERSION, source, target, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized]
+    stacked = [
+        [content, image.alignment, radiometry.rule(name, image.rule, image.path)]
+        for content, image, name in zip(further, pair.more, task.further, strict=True)
+    ]
+    return digest([*parts, stacked] if stacked else parts)
 
 
 def _known(pair: Pair, file: Path) -> Prepared | None:

@@ -198,7 +198,7 @@ def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Cha
             stacks[entry.info.location].append(entry)
     archive.locations = len(stacks)
     by_location = [task for task in challenge.tasks.values() if task.pairing != "name"]
-    wanted = {modality for task in by_location for modality in (task.source, task.target)}
+    wanted = {modality for task in by_location for modality in (*task.sources, task.target)}
     for modality in (modality for modality in challenge.modalities if modality in wanted):
         without = sum(all(entry.info.modality != modality for entry in stack) for stack in stacks.values())
         if without:

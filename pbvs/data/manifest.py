@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.errors import PbvsError, WriteError
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 AGAIN = "make it again with `pbvs build-pairs`"
+
+
+class Further(NamedTuple):
+    """An image that is stacked behind a pair's source."""
+
+    path: str
+    rule: str  # intensity rule that makes [0, 1] of the file
+    alignment: str  # how it is brought onto the source's grid: georeference or footprint
+    digest: str = ""  # SHA-256 of the file's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +55,33 @@ class Pair:
     limit: str = ""  # most pairs of its location in one epoch; empty is no limit
     source_digest: str = ""  # SHA-256 of the file's bytes
     target_digest: str = ""
+    further: str = ""  # JSON, a list of `Further` where the task has several sources; no such column where none has
+
+    @property
+    def more(self) -> tuple[Further, ...]:
+        """The images that are stacked behind the source, in the order of the task's sources."""
+        return tuple(Further(*row) for row in json.loads(self.further)) if self.further else ()
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Path and digest of each image: source, further sources, and the target where it is known."""
+        target = [(self.target, self.target_digest)] if self.target else []
+        return (self.source, self.source_digest), *((each.path, each.digest) for each in self.more), *target
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of `files`."""
+        return tuple(path for path, _ in self.files)
+
+
+def join_further(images: Iterable[Further]) -> str:
+    """Return images as the column `further` holds them: ASCII, safe for any path; empty for none."""
+    rows = [list(image) for image in images]
+    return json.dumps(rows, separators=(",", ":")) if rows else ""
 
 
 COLUMNS = tuple(field.name for field in fields(Pair))
-SINCE_FORMAT_2 = ("shift", "ground", "limit", "source_digest", "target_digest")  # manifests of before do without
+SINCE_FORMAT_2 = ("shift", "ground", "limit", "source_digest", "target_digest", "further")  # others do without
 LONGEST_CELL = 4096  # characters: no path of any system is longer
 _BAD_NAME = re.compile(r"^\.|[/\\\0\n\r]|^.{201}")
 
@@ -64,8 +97,10 @@ def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
 
 
 def pairs_table(pairs: Iterable[Pair]) -> DataFrame:
-    """Return pairs as a frame of text, one row per pair and one column per field."""
-    return table_of(COLUMNS, map(attrgetter(*COLUMNS), pairs))
+    """Return pairs as a frame of text, one row per pair and one column per field; `further` only where one has it."""
+    rows = list(pairs)
+    columns = COLUMNS if any(pair.further for pair in rows) else COLUMNS[:-1]
+    return table_of(columns, map(attrgetter(*columns), rows))
 
 
 def read_manifest(path: Path) -> list[Pair]:
@@ -100,8 +135,9 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
         for row in frame.index[frame[column] == ""]:
             yield row + 2, f"the column {column!r} is empty"
     for column in COLUMNS:
-        for row in frame.index[frame[column].str.len() > LONGEST_CELL]:
-            yield row + 2, f"the column {column!r} has more than {LONGEST_CELL} characters"
+        most = LONGEST_CELL * (16 if column == "further" else 1)
+        for row in frame.index[frame[column].str.len() > most]:
+            yield row + 2, f"the column {column!r} has more than {most} characters"
     for row, name in enumerate(frame["name"]):
         if _BAD_NAME.search(name):
             yield row + 2, f"{name[:80]!r} cannot be a file's name"
@@ -109,8 +145,26 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
         for rule in frame[column].unique():
             if rule and (rule == "auto" or not re.fullmatch(RULE_PATTERN, rule)):
                 yield int((frame[column] == rule).idxmax()) + 2, f"there is no intensity rule {rule[:80]!r}"
+    for row, text in enumerate(frame["further"]):
+        if text and not _is_further(text):
+            yield row + 2, "the column 'further' is no JSON list of [path, rule, alignment, digest]"
     for row in frame.index[frame["name"].duplicated()]:
         yield row + 2, f"there are two rows of the same name {frame['name'][row][:80]!r}"
+
+
+def _is_further(text: str) -> bool:
+    try:
+        images = [Further(*row) for row in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return bool(images) and all(
+        all(isinstance(value, str) for value in image)
+        and image.path
+        and image.alignment in ("georeference", "footprint")
+        and image.rule != "auto"
+        and re.fullmatch(RULE_PATTERN, image.rule)
+        for image in images
+    )
 
 
 def pairs_digest(pairs: Iterable[Pair]) -> str:
@@ -121,7 +175,7 @@ def pairs_digest(pairs: Iterable[Pair]) -> str:
     """
     total = sha256()
     for row in map(attrgetter(*COLUMNS), pairs):
-        total.update("\0".join(row).encode() + b"\n")
+        total.update("\0".join(row if row[-1] else row[:-1]).encode() + b"\n")  # as before there was `further`
     return total.hexdigest()
 
 
@@ -133,7 +187,7 @@ def check_content(pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int 
     """
     told = [pair for pair in pairs if pair.source_digest]
     cache = FileCache(manifests / CACHE_NAME, root)
-    paths = dict.fromkeys(path for pair in told for path in (pair.source, pair.target) if path)
+    paths = dict.fromkeys(path for pair in told for path in pair.paths)
     check_unchanged(told, digests(paths, cache, jobs, backend))
     with contextlib.suppress(WriteError):  # a folder of someone else's: only slower the next time
         cache.write()
@@ -145,7 +199,7 @@ def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
     `found` are the images' SHA-256 by path; what is not among them, or not in the manifest, is not asked.
     """
     for pair in pairs:
-        for path, known in ((pair.source, pair.source_digest), (pair.target, pair.target_digest)):
+        for path, known in pair.files:
             if known and found.get(path, known) != known:
                 raise PbvsError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 

@@ -7,12 +7,12 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from pbvs.challenge import SPLITS, Task
+from pbvs.challenge import SPLITS, Challenge, Task
 from pbvs.data.catalog import Entry
 from pbvs.data.geometry import Footprints
-from pbvs.data.layout import natural_key
+from pbvs.data.layout import PathInfo, natural_key
 from pbvs.data.split import meet
 from pbvs.recipe import Policy
 from pbvs.seeds import generator
@@ -58,6 +58,12 @@ class Match(NamedTuple):
     target: Entry
     alignment: str  # georeference or footprint
     overlap: float
+    further: tuple[tuple[Entry, str], ...] = ()  # images that are stacked behind the source, and their alignment
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All its images."""
+        return self.source, *(entry for entry, _ in self.further), self.target
 
 
 @dataclass
@@ -106,9 +112,10 @@ class Location:
         ]
 
 
-def serves(entry: Entry, task: Task) -> bool:
-    """Return whether an image may be in a task's pairs, by its modality and what its pattern says."""
-    return entry.info.role in ("image", "mosaic") and task.serves(*entry.info.served)
+def serves(entry: Told, task: Task, inputs: bool = False) -> bool:
+    """Return whether an image may be in a task's pairs, or official `inputs`, by its modality and its pattern."""
+    roles = ("image", "mosaic", "input") if inputs else ("image", "mosaic")
+    return entry.info.role in roles and task.serves(*entry.info.served)
 
 
 def _serving(task: Task, entries: Iterable[Entry]) -> list[Entry]:
@@ -196,6 +203,12 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
         if share < min_overlap:
             return Refusal(source, f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}")
         return Match(source, target, "georeference", share)
+    return same_footprint(source, target)
+
+
+def same_footprint(source: Entry, target: Entry) -> Match | Refusal:
+    """Return source and target as images of one footprint, or that their sides say otherwise."""
+    a, b = source.header, target.header
     ratio = (a.width * b.height) / (a.height * b.width)
     if abs(ratio - 1) > ASPECT_TOLERANCE:
         sizes = f"{a.width} x {a.height} pixels", f"{b.width} x {b.height}"
@@ -240,7 +253,7 @@ def _sort_pair(
 ) -> None:
     source, target = both.get(task.source), both.get(task.target)
     if source is None:
-        unused.append((both[task.target].path, f"there is no {titles[0]} image of that name"))
+        unused += [(entry.path, f"there is no {titles[0]} image of that name") for entry in both.values()]
     elif target is None:
         found.inputs.append(source)
     else:
@@ -251,6 +264,70 @@ def _sort_pair(
             sizes = f"{a.width} x {a.height} and {b.width} x {b.height}"
             times = f", where the task scales by {task.scale}" if task.scale != 1 else ""
             unused.append((source.path, f"its size and that of {target.path} differ: {sizes}{times}"))
+
+
+class Told(Protocol):
+    """An image of which at least its path is known."""
+
+    @property
+    def path(self) -> str:
+        """Below the data root."""
+
+    @property
+    def info(self) -> PathInfo:
+        """What its path says."""
+
+    @property
+    def id(self) -> str:
+        """What it has in common with the images that it is paired with by name."""
+
+
+T = TypeVar("T", bound=Told)
+
+
+class Partners(Generic[T]):
+    """The images of a task's further sources, found by the first source that they belong to.
+
+    They have its split, archive and location, and its id where the task pairs by name, or it is an official input;
+    else its base. Of several with one base, those of its date and id go first.
+    """
+
+    def __init__(self, images: Iterable[T], task: Task, challenge: Challenge) -> None:
+        self.task, self.challenge = task, challenge
+        self.found: dict[str, dict[tuple[str, ...], list[T]]] = {name: defaultdict(list) for name in task.further}
+        for image in images:
+            if image.info.modality in self.found and serves(image, task, inputs=True):
+                self.found[image.info.modality][self.key(image)].append(image)
+
+    def of(self, source: T) -> list[T] | str:
+        """Return an image for each further source, in their order, or the reason why one is missing."""
+        images = []
+        for modality in self.task.further:
+            image = self._one(source, self.found[modality][self.key(source)], self.challenge.title_of(modality))
+            if isinstance(image, str):
+                return image
+            images.append(image)
+        return images
+
+    def _one(self, source: T, found: Sequence[T], title: str) -> T | str:
+        by_name = self._by_name(source)
+        if not found:
+            return f"there is no {title} image of {'that name' if by_name else 'its base in its location'}"
+        if len(found) > 1 and not by_name:
+            found = [image for image in found if image.info.date == source.info.date] or found
+            found = [image for image in found if image.id == source.id] or found
+            if len(found) > 1:
+                return f"{len(found)} {title} images of its location could go with it, such as {found[0].path}"
+        return found[0]
+
+    def key(self, image: T) -> tuple[str, ...]:
+        """Return what all sources of one input have in common."""
+        info = image.info
+        shared = image.id if self._by_name(image) else info.base
+        return info.role, info.split, info.source, info.location, shared
+
+    def _by_name(self, image: T) -> bool:
+        return self.task.pairing == "name" or image.info.role == "input"
 
 
 def days_between(first: str, second: str) -> int:

@@ -7,12 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pbvs.challenge import Challenge
 from pbvs.challenge.model import FilePattern
 from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import Header, read_header
-from pbvs.data.layout import PathReader, natural_key
+from pbvs.data.layout import PathInfo, PathReader, natural_key
+from pbvs.data.pairing import Partners, serves
 from pbvs.errors import PbvsError, UsageError
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -30,6 +32,7 @@ class Trial:
     taken: dict[str, int]  # pattern -> files that it took
     twice: list[tuple[str, list[str]]] = field(default_factory=list)  # path, the patterns that take it
     unused: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+    incomplete: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # task, which source is missing -> paths
     junk: int = 0
     others: int = 0  # files that are no images
 
@@ -43,6 +46,7 @@ def try_layout(challenge: Challenge, root: Path) -> Trial:
         raise UsageError(f"There is no data folder {root}; give the folder of the challenge's files with --data.")
     catalog, reader = Catalog(root, challenge, strict=False), PathReader(challenge)
     trial = Trial(dict.fromkeys(challenge.layout.files, 0))
+    images: list[Seen] = []
     for file in walk(catalog):
         takers = reader.takers(file.path)
         if len(takers) > 1:
@@ -52,8 +56,41 @@ def try_layout(challenge: Challenge, root: Path) -> Trial:
         info = reader.read(file.path)
         if isinstance(info, str):
             trial.unused.setdefault(info, []).append(file.path)
+        else:
+            images.append(Seen(file.path, info))
+    trial.incomplete = missing_sources(challenge, images)
     trial.junk, trial.others = catalog.junk, catalog.others
     return trial
+
+
+class Seen(NamedTuple):
+    """An image by its path alone."""
+
+    path: str
+    info: PathInfo
+
+    @property
+    def id(self) -> str:
+        """What it has in common with the images that it is paired with by name."""
+        return self.info.id or Path(self.path).stem
+
+
+def missing_sources(challenge: Challenge, images: Sequence[Seen]) -> dict[tuple[str, str], list[str]]:
+    """Return the images that lack another source of their task, by the task and what is missing."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for task in (task for task in challenge.tasks.values() if task.further):
+        partners = Partners(images, task, challenge)
+        own = [image for image in images if serves(image, task, inputs=True)]
+        first = [image for image in own if image.info.modality == task.source]
+        known = {partners.key(image) for image in first}
+        for image in first:
+            if isinstance(reason := partners.of(image), str):
+                missing.setdefault((task.name, reason), []).append(image.path)
+        for image in own:
+            if image.info.modality in task.further and partners.key(image) not in known:
+                reason = f"there is no {challenge.title_of(task.source)} image that it goes with"
+                missing.setdefault((task.name, reason), []).append(image.path)
+    return missing
 
 
 # --- A first challenge for a folder that nobody has described yet.

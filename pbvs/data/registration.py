@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.layout import PathReader
-from pbvs.data.manifest import Pair, pairs_digest
+from pbvs.data.manifest import Pair, join_further, pairs_digest
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import read_record, write_json
 from pbvs.logs import track
@@ -234,7 +234,16 @@ def recorded_shifts(
 
     Without `measure` return those written there for the same pairs; none where there are none.
     """
-    every = [replace(pair, source_digest="", target_digest="") for rows in pairs.values() for pair in rows]
+    every = [
+        replace(
+            pair,
+            source_digest="",
+            target_digest="",
+            further=join_further(image._replace(digest="") for image in pair.more),
+        )
+        for rows in pairs.values()
+        for pair in rows
+    ]
     path, made_from = manifests and manifests / RECORD, pairs_digest(every)
     if not measure:
         return _read_record(path, made_from) if path is not None and path.is_file() else {}
@@ -317,4 +326,5 @@ def _surface(root: Path, radiometry: Radiometry, pair: Pair) -> Surface | None:
     middle = tuple(
         slice(max(0, (length - SIDE) // 2), max(0, (length - SIDE) // 2) + SIDE) for length in opened.valid.shape
     )
-    return information_surface(opened.source[middle], opened.target[middle], opened.valid[middle], REACH)
+    first = opened.source[:, :, : radiometry.challenge.task(pair.task).first_channels]
+    return information_surface(first[middle], opened.target[middle], opened.valid[middle], REACH)

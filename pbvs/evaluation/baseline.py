@@ -47,7 +47,7 @@ def score_baselines(
 
 def _differs(task: Task) -> bool:
     """Return whether the paper's gray is another image than the input as it is."""
-    return paper_factor(task.name) != 1.0 or task.target_channels > 1 < task.source_channels
+    return paper_factor(task.name) != 1.0 or task.target_channels > 1 < task.first_channels
 
 
 def paper_factor(task: str) -> float:
@@ -76,9 +76,10 @@ def _one(
 def baseline_image(pair: Pair, task: TaskToScore, kind: str) -> NDArray[np.float32]:
     """Return a pair's input on the target's grid, (H, W, C) in [0, 1] with the target's channels.
 
-    Where the target has one band, or `kind` is "gray", the bands' mean; "gray" also has the paper's factor.
+    Of several sources it is the first. Where the target has one band, or `kind` is "gray", the bands' mean; "gray" also
+    has the paper's factor.
     """
-    source = open_source(pair, task.root, task.radiometry)
+    source = open_source(pair, task.root, task.radiometry)[:, :, : task.task.first_channels]
     channels = task.task.target_channels
     if kind == "gray" or source.shape[2] != channels:
         factor = paper_factor(task.name) if kind == "gray" else 1.0
@@ -99,7 +100,8 @@ def _key(judge: Judge, task: TaskToScore, kind: str) -> str:
 def _state(pair: Pair, task: TaskToScore) -> list[Any]:
     try:
         target = target_key(pair, task.root, task.radiometry, task.size)
-        return [pair.name, pair.shift, target, file_state(inside(task.root, pair.source))]
+        paths = (pair.source, *(image.path for image in pair.more))  # whose pixels without data count too
+        return [pair.name, pair.shift, target, *(file_state(inside(task.root, path)) for path in paths)]
     except PbvsError:
         return [pair.name, "gone"]
 

@@ -241,7 +241,9 @@ def _samples(
         except PbvsError as error:
             say(f"{pair.name} was left out: {error}")
             continue
-        source = first.translate([opened.source])[0] if first else opened.source
+        seen = first.task.source_channels if first else load_challenge(recipe.challenge).task(task).first_channels
+        source = opened.source[:, :, :seen]
+        source = first.translate([source])[0] if first else source
         if opened.target is not None:
             samples.append(judge.sample(source, opened.target, opened.valid))
     if split == "train" and not samples:

@@ -174,7 +174,7 @@ def _manifests(task: str, root: Path | None, manifests: Path) -> Finding:
             return Finding("note", f"pairs {task}", f"there is no {path}; make it with `pbvs build-pairs`")
         try:
             pairs = read_manifest(path)
-            named = [name for pair in pairs[:SAMPLE] for name in (pair.source, pair.target) if name]
+            named = [name for pair in pairs[:SAMPLE] for name in pair.paths]
             gone += [name for name in named if root is not None and not inside(root, name).is_file()]
         except PbvsError as error:
             return Finding("BAD", f"pairs {task}", str(error))

@@ -70,10 +70,11 @@ def open_images(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Open
 def _open_data(pair: Pair, root: Path, recipe: Recipe) -> tuple[ImageArray, ImageArray | None]:
     from pbvs.data.align import open_pair, open_source
 
+    first = recipe.radiometry.challenge.task(pair.task).first_channels  # of several sources the first is shown
     if not pair.target:
-        return open_source(pair, root, recipe.radiometry), None
+        return open_source(pair, root, recipe.radiometry)[:, :, :first], None
     opened = open_pair(pair, root, recipe.radiometry)
-    return opened.source, opened.target
+    return opened.source[:, :, :first], opened.target
 
 
 def read_prediction(path: Path) -> ImageArray:

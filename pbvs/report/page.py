@@ -48,7 +48,7 @@ def environment() -> jinja2.Environment:
 def task_title(challenge: Challenge, name: str) -> str:
     """Return a task as people write it, for instance `SAR to EO`."""
     task = challenge.tasks.get(name)
-    return f"{challenge.title_of(task.source)} to {challenge.title_of(task.target)}" if task else name
+    return f"{challenge.source_title(task)} to {challenge.title_of(task.target)}" if task else name
 
 
 def format_score(value: Any, digits: int = 3) -> str:

@@ -118,7 +118,7 @@ def from_data(root: Path, split: str = "test", challenge: Challenge | None = Non
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
     for relative, info in _images(root, inputs.challenge):
-        served = [info.task] if info.role == "input" else _given_by(info, inputs.challenge) if split == "test" else []
+        served = _given_by(info, inputs.challenge) if info.role == "input" or split == "test" else []
         if info.split == split and served:
             id = info.id or Path(relative).stem
             name = "_".join(filter(None, (info.location, id)))
@@ -153,7 +153,8 @@ def check_inputs(inputs: Inputs, split: str, tasks: Iterable[str]) -> None:
                 f"The {split} input {printable(found[key])} of {task} is in no manifest, so it has no prediction; see "
                 "why in unused.csv beside the manifests, then run `pbvs build-pairs` and `pbvs predict` again."
             )
-        for source in listed.values():
+        further = [image.path for pair in inputs.pairs.get(task, {}).values() for image in pair.more]
+        for source in (*listed.values(), *further):
             if not inside(inputs.root, source).is_file():
                 raise PbvsError(
                     f"The {split} input {printable(source)} of {task} is not in {inputs.root} any more; put it back, "
@@ -162,7 +163,12 @@ def check_inputs(inputs: Inputs, split: str, tasks: Iterable[str]) -> None:
 
 
 def _given_by(info: PathInfo, challenge: Challenge) -> list[str]:
-    """Return the tasks of which an image of the test split is an input: where no pattern says so, its sources are."""
+    """Return the tasks of which an image of the test split is an input: where no pattern says so, its sources are.
+
+    An input of several sources is known by the first.
+    """
+    if info.role == "input":
+        return [] if info.modality in challenge.tasks[info.task].further else [info.task]
     return [
         name
         for name, task in challenge.tasks.items()

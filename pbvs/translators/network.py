@@ -247,7 +247,7 @@ class NetworkTranslator(Translator):
             "stage": stage,
             "data": digest(
                 [
-                    [(pair.source, pair.target) for pair in context.train],
+                    [pair.paths for pair in context.train],
                     [
                         part.model_dump(mode="json", exclude_defaults=True)
                         for part in (recipe.radiometry, recipe.chips, recipe.sampling)

@@ -76,8 +76,14 @@ class Model:
 
     @property
     def modality(self) -> Modality:
-        """What the run's challenge says of the model's inputs."""
-        return load_challenge(self.recipe.challenge).modalities[self.translator.task.source]
+        """What the run's challenge says of the model's inputs; raise UsageError where they are of several files."""
+        task = self.translator.task
+        if task.further:
+            raise UsageError(
+                f"{task.name} translates {len(task.sources)} files together ({', '.join(task.sources)}), and not one "
+                "alone; give arrays of their channels in Python, or use `pbvs predict`."
+            )
+        return load_challenge(self.recipe.challenge).modalities[task.source]
 
     def _bands(self, header: Header) -> list[int]:
         return bands_of(header, self.modality)

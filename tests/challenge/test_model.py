@@ -63,6 +63,10 @@ WRONG = [
     ('name = "small"', 'name = "small"\nnmae = 1', "nmae: there is no such key"),
     ('kind = "thermal"', 'kind = "warm"', "modalities.thermal.kind: "),
     ('source = "depth"', 'source = "depth"\nsize = 0', "tasks.depth2thermal.size"),
+    ('"depth"\n', '["depth", "heat"]\n', "tasks.depth2thermal.source: there is no modality 'heat'"),
+    ('"depth"\n', '["depth", "depth"]\n', "tasks.depth2thermal: source: a modality is named twice"),
+    ('"depth"\n', "[]\n", "tasks.depth2thermal.source: there is no modality ''"),
+    ('"depth"\n', '["depth"]\nfurther = 1\n', "tasks.depth2thermal.further: "),
     ("?P<id>", "?P<ident>", "layout.files.all.regex: there is no group 'ident'"),
     ("[^/]+)[.]png", "[^/]+[.]png", "cannot be understood (missing ), unterminated subpattern"),
     ("?P<modality>", "?:", "layout.files.all: role 'image' needs a group 'modality'"),
@@ -113,9 +117,12 @@ def test_what_the_documents_show_is_read(tmp_path: Path) -> None:
     path.write_text(blocks[0])
     night = load_challenge(path)
     assert choose_protocol(night).higher_is_better
-    path.write_text(blocks[0] + blocks[2].replace("# ", "#"))
+    path.write_text(blocks[0] + blocks[-1].replace("# ", "#"))
     found = load_challenge(path)
     assert [choose_protocol(found, name).higher_is_better for name in ("hdr", "cpsnr")] == [True, False]
+    several = next(block for block in blocks if "source = [" in block)
+    path.write_text('name = "n"\n[modalities.sar]\n[modalities.rgb]\n[modalities.thermal]\n' + several)
+    assert load_challenge(path).tasks["fused2thermal"].sources == ("sar", "rgb")
     for key in re.findall(r"`([a-z_]+)`", text.partition("## The keys")[2].partition("**Scoring.**")[0]):
         assert key in KEYS or key in VALUES, key
     for key in KEYS:

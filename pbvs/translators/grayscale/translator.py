@@ -71,7 +71,14 @@ class Grayscale(Translator):
         """Nothing is learnt."""
 
     def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
-        """Return each image's grayscale in [0, 1], (H, W, 1), or as often as the target has channels."""
+        """Return each image's grayscale in [0, 1], (H, W, 1), or as often as the target has channels.
+
+        Of several sources the first counts.
+        """
+        return self.tint([image[:, :, : self.task.first_channels] for image in images])
+
+    def tint(self, images: Sequence[ImageArray]) -> list[ImageArray]:
+        """Return each image's grayscale as `render` does, whatever image it is."""
         count = self.task.target_channels
         gray = (grayscale(image, **self.tone) for image in images)
         return [image if count == 1 else image.repeat(count, axis=2) for image in gray]
@@ -104,7 +111,8 @@ class Cascade(Grayscale):
 
     def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
         """Return (H, W, 1) in [0, 1] for each image (paper, section 3.6)."""
-        return super().render(self.parts[self.stage.first].render(images))
+        first = self.parts[self.stage.first]
+        return self.tint(first.render([image[:, :, : first.task.source_channels] for image in images]))
 
     @property
     def input_grid(self) -> dict[str, Any] | None:
