@@ -125,6 +125,10 @@ class Lineage:
             if not learns(self.stage(task)):  # a network only starts from the other's weights
                 yield from self._needed(name)
 
+    def networks(self, task: TaskName) -> list[TaskName]:
+        """Return the stages whose trained networks translate a task's inputs: itself, or the first of a cascade."""
+        return [name for name in self._needed(task) if learns(self.stage(name))]
+
     def _model_file(self, task: str) -> str | None:
         """Return the digest of the model's file as its record says; None where it has none."""
         value = read_done(self.run.model_record(task)).get("model")
@@ -188,6 +192,63 @@ def _change(key: str, then: Any, now: Any) -> str:
 
 def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64
+
+
+# --- What a reader of scores must know of how they came about.
+
+
+def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
+    """Return sentences on the networks behind the tasks' predictions of a split.
+
+    They say on which images epochs were chosen, where a net that no loss saw disagreed with the choice (`parted`), and
+    what inputs were brought to (`input_grid`). Raises PbvsError when the recipe or a record is damaged.
+    """
+    lineage = Lineage(run, run.recipe())
+    translated = {task: lineage.networks(task) for task in lineage.recipe.order() if task in set(tasks)}
+    networks = list(dict.fromkeys(name for names in translated.values() for name in names))
+    found = {name: read_done(run.model_record(name)).get("training") for name in networks}
+    known = {name: table if isinstance(table, dict) else {} for name, table in found.items()}
+    chosen = {name: known[name].get("chosen_on", lineage.stage(name).chosen_on) for name in networks}
+    notes = [_chosen_note(where, [n for n in networks if chosen[n] == where], split) for where in ("val", "train")]
+    parted = ", ".join(name for name in networks if known[name].get("parted"))
+    if parted:
+        notes.append(
+            f"{parted}: to a net that training did not see, the epoch that was kept is further from the targets than "
+            "an earlier one (`parted`): it may have learnt its loss and not the images."
+        )
+    grids = {task: read_done(run.prediction_record(split, task)) for task, names in translated.items() if names}
+    return [*filter(None, notes), *_grid_notes({t: r["input_grid"] for t, r in grids.items() if "input_grid" in r})]
+
+
+def _chosen_note(where: str, names: Sequence[str], split: str) -> str:
+    if not names:
+        return ""
+    said = f"The epoch of {', '.join(names)} was chosen on "
+    if where == split == "val":
+        return (
+            f'{said}the split val, which is scored here: the score is a bit too good (`choose_on = "train"` avoids it).'
+        )
+    return said + ("the split val." if where == "val" else "training locations that were kept from learning.")
+
+
+def _grid_notes(grids: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what inputs of which tasks were brought to before the network."""
+    if brought := [f"{task} {grid_text(grid)}" for task, grid in grids.items() if grid]:
+        yield f"Inputs were brought to the sizes trained on (`input_grid`), in pixels a side: {', '.join(brought)}."
+    if native := [task for task, grid in grids.items() if not grid]:
+        yield f"Inputs of {', '.join(native)} were translated at their own size (`input_grid`)."
+
+
+def grid_text(grid: Any) -> str:
+    """Return recorded sizes that inputs were brought to, in pixels a side.
+
+    >>> grid_text({"least": 64.0, "most": 256.4, "whole": False}), grid_text({"least": 64, "most": 64, "whole": True})
+    ('64 to 256', '64 x 64')
+    """
+    if not isinstance(grid, Mapping):
+        return "own size"
+    least, most = (round(float(grid.get(key) or 0)) for key in ("least", "most"))
+    return f"{most} x {most}" if grid.get("whole") else f"{least} to {most}" if least != most else f"{most}"
 
 
 # --- What of a run is stale.

@@ -158,6 +158,7 @@ class Job(Work):
             # The run's recipe is written before training ends, so it cannot say what an earlier model was made with.
             known: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3), "device": device}
             known |= {"free": free_settings(stage), "parts": parts}
+            known |= {"training": translator.training} if translator.training else {}
             if (folder / MODEL_FILE).is_file():
                 known["model"] = sha256(folder / MODEL_FILE)
             mark_done(folder / self._record(task).name, made_from, **known)

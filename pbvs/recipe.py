@@ -42,6 +42,11 @@ class Stage(Settings):
         """The tasks whose models must exist before this stage is trained or used."""
         return ()
 
+    @property
+    def chosen_on(self) -> str | None:
+        """The images on which training chooses the epoch (val, train); None where none is chosen."""
+        return None
+
     def replace(self, settings: Mapping[str, Any]) -> Stage:
         """Return the stage with those of these settings that it has."""
         return self.model_copy(update={key: value for key, value in settings.items() if hasattr(self, key)})

@@ -27,7 +27,7 @@ from pbvs.evaluation.reading import Images, TaskToScore, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest
-from pbvs.lineage import score_sources
+from pbvs.lineage import score_sources, training_notes
 from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.metrics.judge import Judge, Measured
@@ -91,6 +91,8 @@ def score(
             fid=fid, cache=cache, baselines=baselines,
         )  # fmt: skip
         summary["made_from"] = score_sources(found, split, tables)
+        scored = [name for name in tables if summary["tasks"][name]["images"]]
+        summary["notes"] += training_notes(found, split, scored)
         folder = found.score_folder(split, place_name(usual, rule))
         return write_scores(found, folder, summary, tables)
 

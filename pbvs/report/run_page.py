@@ -19,7 +19,7 @@ from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.evaluation.results import TEXTS, Scores, is_scored, number, read_scores, table
 from pbvs.files import read_json, sha256
-from pbvs.lineage import REPORT, report_sources, stale
+from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.gallery import Gallery, Item, Panes, Shown, levels_of
@@ -500,6 +500,7 @@ def _batches(evidence: Evidence) -> list[dict[str, Any]]:
             rows.append(
                 {"split": split, "task": task, "images": facts.get("images"), "each": each}
                 | {"device": str(facts.get("device", "")), "size": str(facts.get("evaluation_size", ""))}
+                | {"inputs": grid_text(facts.get("input_grid"))}
             )
     return rows
 

@@ -70,6 +70,11 @@ class Translator(ABC):
         """What inputs are brought to before they are translated (`inference.Grid`); None: inputs stay as they are."""
         return None
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """What is to be known of a finished training: `epoch`, `chosen_on`, `parted`; nothing where nothing learns."""
+        return {}
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into `folder`."""

@@ -66,6 +66,11 @@ class NetworkTranslator(Translator):
         return table if self.stage.input_grid == "trained" else None
 
     @property
+    def training(self) -> dict[str, Any]:
+        """The epoch that was kept, the images it was chosen on, and whether a net that no loss saw disagreed."""
+        return {key: self.metadata[key] for key in ("epoch", "chosen_on", "parted") if key in self.metadata}
+
+    @property
     def schedule(self) -> Schedule:
         """The learning rate of each epoch."""
         stage = self.stage
@@ -155,11 +160,12 @@ class NetworkTranslator(Translator):
         return 3 if self.stage.channels == "replicated" else channels
 
     def describe(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `metadata` with what the model is for and the recipe's stage that made it."""
+        """Return `metadata` with what the model is for, how its epoch was chosen and the stage that made it."""
+        chosen = self.stage.keep == "best" and (metadata.get("validation") or {}).get("score") is not None
         return {
             **metadata,
             "grid": self.metadata.get("grid"),
-            "chosen_on": self.stage.choose_on,
+            "chosen_on": self.stage.choose_on if chosen else None,
             "task": self.task.name,
             "method": self.method,
             "stage": self.stage.model_dump(mode="json"),

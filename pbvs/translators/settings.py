@@ -105,6 +105,11 @@ class NetworkStage(Stage):
     """GiB of activations that translating may take before it cuts images into tiles."""
 
     @property
+    def chosen_on(self) -> str | None:
+        """The images that choose the epoch, as a recipe says it; None where the last epoch is kept."""
+        return self.choose_on if self.keep == "best" and self.validation_images else None
+
+    @property
     def multiple(self) -> int:
         """What the sides of the network's images must be multiples of."""
         return 1
