@@ -71,22 +71,22 @@ def predict(
     All of these but unreadable inputs are found before anything is written.
     """
     instead = {key: value for key, value in (("lpips_net", lpips_net), ("deterministic", deterministic)) if value}
-    given, place = _choose(recipe, run, submissions, challenge, manifests)
+    given, made = _choose(recipe, run, submissions, challenge, manifests)
     for task in tasks or ():
         if task not in given.stages:
             raise UsageError(f"The recipe {given.name!r} has no stage for {task}; it has {', '.join(given.stages)}.")
 
     def job() -> Job:
         """Return the work; asked again under the lock, as another command may have written the run's recipe."""
-        chosen = place.recipe() if recipe is None and place.exists() else given
+        chosen = made.recipe() if recipe is None and made.exists() else given
         asked = frozenset(tasks or chosen.stages)
         chosen = with_settings(chosen, instead, tasks_with_parts(chosen, asked))
         where = find_root(root, manifests)
-        return Job(chosen, place, where, manifests, weights, device, jobs, asked, retrain, instead)
+        return Job(chosen, made, where, manifests, weights, device, jobs, asked, retrain, instead)
 
-    if not place.exists():
+    if not made.exists():
         job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
-    with _single_writer(place.folder):
+    with _single_writer(made.folder):
         work = job()
         work.restore()
         work.check(splits, change_recipe)
@@ -94,7 +94,7 @@ def predict(
         failures = [failure for task in work.wanted() for failure in work.do(task, splits)]
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
-    return place
+    return made
 
 
 @dataclass
@@ -313,12 +313,12 @@ def barrier() -> None:
         wait()
 
 
-def write_part(record: Path, facts: dict[str, Any], rank: int) -> None:
+def write_part(record: Path, metadata: dict[str, Any], rank: int) -> None:
     """Write what one process predicted beside the record that all share."""
-    write_json(record.with_name(f".{record.stem}.{rank}.json"), facts)
+    write_json(record.with_name(f".{record.stem}.{rank}.json"), metadata)
 
 
-def merge_parts(record: Path, world: int, facts: dict[str, Any], written: int) -> None:
+def merge_parts(record: Path, world: int, metadata: dict[str, Any], written: int) -> None:
     """Add up what the processes predicted, and write the record.
 
     A run killed in the middle leaves more images `written` than were timed; theirs is taken to be the same time.
@@ -326,9 +326,9 @@ def merge_parts(record: Path, world: int, facts: dict[str, Any], written: int) -
     parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
     counts = [read_json(part) for part in parts]
     for key in ("images", "failed"):
-        facts[key] = sum(count[key] for count in counts)
-    facts["seconds"] = max(count["seconds"] for count in counts)
-    if 0 < facts["images"] < written:
-        facts |= {"images": written, "seconds": round(facts["seconds"] * written / facts["images"], 6)}
-    write_json(record, facts)
+        metadata[key] = sum(count[key] for count in counts)
+    metadata["seconds"] = max(count["seconds"] for count in counts)
+    if 0 < metadata["images"] < written:
+        metadata |= {"images": written, "seconds": round(metadata["seconds"] * written / metadata["images"], 6)}
+    write_json(record, metadata)
     remove_all(parts)

@@ -52,12 +52,14 @@ def collect(
         "seed": recipe.seed,
         "code": code(),
         "manifests": manifest_digests(recipe, manifests),
-        "data": None if root is None else data_facts(recipe, manifests, root, previous),
+        "data": None if root is None else data_metadata(recipe, manifests, root, previous),
         "weights": weight_digests(recipe, weights),
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_facts(device, learns=any("epochs" in stage.model_dump() for stage in recipe.stages.values())),
+        "device": device_metadata(
+            device, learns=any("epochs" in stage.model_dump() for stage in recipe.stages.values())
+        ),
     }
 
 
@@ -65,15 +67,15 @@ def update(
     path: Path, recipe: Recipe, manifests: Path, weights: Path | None = None, device: str = "cpu", *, root: Path | None
 ) -> None:
     """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
-    facts = collect(recipe, manifests, weights, device, root=root, previous=path)
+    metadata = collect(recipe, manifests, weights, device, root=root, previous=path)
     earlier: list[dict[str, Any]] = []
     if path.is_file():
         with contextlib.suppress(PbvsError):
             before = read_provenance(path)
             earlier = before.pop("earlier", [])
-            if before != facts:
+            if before != metadata:
                 earlier = [before, *earlier][:KEPT]
-    write_json(path, {**facts, "earlier": earlier} if earlier else facts)
+    write_json(path, {**metadata, "earlier": earlier} if earlier else metadata)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -125,18 +127,18 @@ def manifest_digests(recipe: Recipe, manifests: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(paths) if path.is_file()}
 
 
-def data_facts(recipe: Recipe, manifests: Path, root: Path, previous: Path | None = None) -> dict[str, Any]:
+def data_metadata(recipe: Recipe, manifests: Path, root: Path, previous: Path | None = None) -> dict[str, Any]:
     """Return count, bytes and one SHA-256 of the images that the recipe's manifests name.
 
     The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
     those written there.
     """
     names = sorted({name for file in manifest_digests(recipe, manifests) for name in _named(manifests / file)})
-    facts = _file_facts(root, names)
+    metadata = _file_metadata(root, names)
     known = _known_data(previous)
-    if known.get("seen") == facts["seen"] and "digest" in known:
-        return {**facts, "digest": known["digest"]}
-    return {**facts, "digest": _content_digest(root, names)}
+    if known.get("seen") == metadata["seen"] and "digest" in known:
+        return {**metadata, "digest": known["digest"]}
+    return {**metadata, "digest": _content_digest(root, names)}
 
 
 def _named(manifest: Path) -> Iterator[str]:
@@ -144,7 +146,7 @@ def _named(manifest: Path) -> Iterator[str]:
         yield from pair.paths
 
 
-def _file_facts(root: Path, names: list[str]) -> dict[str, Any]:
+def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
     seen, size = hashlib.sha256(), 0
     for name in names:
         with contextlib.suppress(OSError):
@@ -211,14 +213,14 @@ def _required() -> list[str]:
     return sorted(match.group(0).lower() for match in found if match)
 
 
-def device_facts(device: str, *, learns: bool = False) -> dict[str, Any]:
+def device_metadata(device: str, *, learns: bool = False) -> dict[str, Any]:
     """Return the device's kind, name and threads; torch is asked when something learns, or when it is there anyway."""
     torch: Any = importlib.import_module("torch") if learns else sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available() and device.split(":")[0] in ("auto", "cuda")
     if cuda:
         return {"kind": "cuda", "name": torch.cuda.get_device_name(None if device == "auto" else device)}
-    facts: dict[str, Any] = {"kind": "cpu", "name": _processor()}
-    return facts if torch is None else {**facts, "threads": torch.get_num_threads()}
+    metadata: dict[str, Any] = {"kind": "cpu", "name": _processor()}
+    return metadata if torch is None else {**metadata, "threads": torch.get_num_threads()}
 
 
 def _processor() -> str:

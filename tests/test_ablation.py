@@ -12,7 +12,17 @@ from click.testing import CliRunner
 from pbvs.cli import cli
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments import ablation_table as tables
-from pbvs.experiments.ablation import Made, Plan, Row, ablate, built_in_plans, copy_model, load_plan, merged, row_recipe
+from pbvs.experiments.ablation import (
+    AblationPlan,
+    Made,
+    Row,
+    ablate,
+    built_in_plans,
+    copy_model,
+    load_plan,
+    merged,
+    row_recipe,
+)
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
 from pbvs.report.comparison import render_ablation
@@ -49,13 +59,13 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> AblationPlan:
     path = tmp_path / "rows.toml"
     path.write_text(ROWS)
     return load_plan(path)
 
 
-def make(world: World, plan: Plan, folder: Path, recipe: Recipe | None = None, **how: Any) -> list[Made]:
+def make(world: World, plan: AblationPlan, folder: Path, recipe: Recipe | None = None, **how: Any) -> list[Made]:
     place = {"root": world.root, "manifests": world.manifests, "submissions": folder}
     return ablate(plan, recipe or gray(), prefix="t", lpips_net="random", device="cpu", **place, **how)
 
@@ -141,7 +151,7 @@ def test_tables_merge_deeply() -> None:
     }
 
 
-def test_rows_are_made_once_and_compared(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_rows_are_made_once_and_compared(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     rows = make(world, plan, folder)
     table = tables.tabulate(plan, "gray", rows)
@@ -166,7 +176,7 @@ def test_rows_are_made_once_and_compared(world: World, plan: Plan, tmp_path: Pat
     assert page.count("<img") == 3 * (2 + 3) + 3 * (2 + 2)
 
 
-def test_an_interrupted_table_goes_on(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_an_interrupted_table_goes_on(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     first = make(world, plan, folder, only=["brighter"])
     assert [made.row.name for made in first] == ["brighter"]
@@ -176,7 +186,7 @@ def test_an_interrupted_table_goes_on(world: World, plan: Plan, tmp_path: Path) 
     assert first[0].record.stat().st_mtime_ns == stamp
 
 
-def test_without_its_reference_a_table_has_no_changes(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_without_its_reference_a_table_has_no_changes(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     rows = make(world, plan, tmp_path / "runs", only=["brighter"])
     table = tables.tabulate(plan, "gray", rows)
     assert table.reference == ""
@@ -185,7 +195,7 @@ def test_without_its_reference_a_table_has_no_changes(world: World, plan: Plan, 
         tables.tabulate(plan, "gray", [])
 
 
-def test_another_protocol_scores_again(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_another_protocol_scores_again(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     protocol = tmp_path / "mse.toml"
     protocol.write_text('name = "mse"\npixel = "mse"\n')
     folder = tmp_path / "runs"
@@ -195,16 +205,16 @@ def test_another_protocol_scores_again(world: World, plan: Plan, tmp_path: Path)
     assert before.lines[0].scores != after.lines[0].scores
 
 
-def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     rows = make(world, plan, tmp_path / "runs")
     copied = {made.row.name: json.loads(made.record.read_text())["copied"] for made in rows}
     assert copied == {"as it is": [], "brighter": [], "Two <script>": []}
-    twice = Plan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
+    twice = AblationPlan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
     rows = make(world, twice, tmp_path / "other")
     assert json.loads(rows[1].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
 
 
-def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: Plan, tmp_path: Path) -> None:
+def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     predict(gray(), run="finished", root=world.root, manifests=world.manifests, submissions=tmp_path, device="cpu")
     rows = make(world, plan, tmp_path, only=["as it is"], share=("finished",))
     assert json.loads(rows[0].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]

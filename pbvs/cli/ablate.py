@@ -10,7 +10,7 @@ import click
 from pbvs.cli import options
 
 if TYPE_CHECKING:
-    from pbvs.experiments.ablation import Made, Plan
+    from pbvs.experiments.ablation import AblationPlan, Made
 
 
 @click.command()
@@ -100,7 +100,7 @@ def _check_runs(names: tuple[str, ...], submissions: Path) -> None:
         raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
 
 
-def _write(plan: Plan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
+def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
     from pbvs.data.build import find_root
     from pbvs.experiments import ablation_table as tables
     from pbvs.files import sweep, write_json, write_text

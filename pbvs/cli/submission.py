@@ -12,7 +12,7 @@ from pbvs.cli import options
 
 if TYPE_CHECKING:
     from pbvs.challenge.model import Container
-    from pbvs.submission.package import Plan
+    from pbvs.submission.package import PackagePlan
 
 EVALUATION = click.Choice(["challenge", "native"])
 MEGABYTE = 1e6
@@ -103,7 +103,7 @@ def package(
         click.echo(f"Next: pbvs score {path} --split {split}")
 
 
-def _say_plan(planned: Plan, with_readme: bool) -> None:
+def _say_plan(planned: PackagePlan, with_readme: bool) -> None:
     from pbvs.submission.readme import write_readme
 
     rows = []

@@ -70,7 +70,7 @@ class Made:
 
 
 def ablate(
-    plan: Plan,
+    plan: AblationPlan,
     recipe: str | Path | Recipe = "demo",
     *,
     prefix: str = "ablation",
@@ -95,7 +95,7 @@ def ablate(
     return [made for made in rows if is_done(made.record, made_from(made, bench))]
 
 
-def planned(plan: Plan, recipe: str | Path | Recipe, prefix: str, bench: Bench) -> list[Made]:
+def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench: Bench) -> list[Made]:
     """Return every row with its run and recipe; raise PbvsError when one of the recipes cannot be."""
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     ordered = load_challenge(base.challenge).ordered
@@ -217,7 +217,7 @@ class Row(Settings):
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-") or "row"
 
 
-class Plan(Settings):
+class AblationPlan(Settings):
     """A whole table; changes are measured against the row `reference`, else against the first."""
 
     title: str
@@ -225,7 +225,7 @@ class Plan(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Plan:
+    def _consistent(self) -> AblationPlan:
         slugs = [row.slug for row in self.rows]
         if double := next((slug for slug in slugs if slugs.count(slug) > 1), None):
             raise ValueError(f"two rows are called {double!r}")
@@ -244,7 +244,7 @@ def built_in_plans() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
-def load_plan(name_or_path: str | Path) -> Plan:
+def load_plan(name_or_path: str | Path) -> AblationPlan:
     """Read a table's rows by a built-in name or a path; raise UsageError or PbvsError saying what is wrong."""
     path = Path(name_or_path)
     if str(name_or_path) in built_in_plans():
@@ -255,9 +255,9 @@ def load_plan(name_or_path: str | Path) -> Plan:
             f"{', '.join(built_in_plans())}."
         )
     try:
-        return Plan.model_validate(read_toml(path))
+        return AblationPlan.model_validate(read_toml(path))
     except ValidationError as error:
-        raise PbvsError(f"The rows of {path} cannot be used: {explain(error, model=Plan)}.") from None
+        raise PbvsError(f"The rows of {path} cannot be used: {explain(error, model=AblationPlan)}.") from None
 
 
 def row_recipe(row: Row, base: Recipe) -> Recipe:

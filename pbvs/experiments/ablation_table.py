@@ -11,7 +11,7 @@ from typing import Any
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.results import Scores, number, read_scores
-from pbvs.experiments.ablation import Made, Plan
+from pbvs.experiments.ablation import AblationPlan, Made
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ablation:
         return ("combined", *self.tasks)
 
 
-def tabulate(plan: Plan, recipe: str, rows: Sequence[Made]) -> Ablation:
+def tabulate(plan: AblationPlan, recipe: str, rows: Sequence[Made]) -> Ablation:
     """Return the table of the rows that are done; raises PbvsError when none is."""
     if not rows:
         raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
@@ -147,5 +147,5 @@ def ablation_csv(table: Ablation) -> str:
 def ablation_json(table: Ablation) -> dict[str, Any]:
     """Return the table as JSON values."""
     about = {line.name: line.about for line in table.lines}
-    facts = {"title": table.title, "recipe": table.recipe, "reference": table.reference, "rule": table.rule}
-    return facts | {"about": about, "rows": ablation_rows(table)}
+    metadata = {"title": table.title, "recipe": table.recipe, "reference": table.reference, "rule": table.rule}
+    return metadata | {"about": about, "rows": ablation_rows(table)}

@@ -98,9 +98,11 @@ def _public_provenance(run: Run) -> dict[str, Any]:
     """Return the provenance without what says where things lay on the machine."""
     if not run.provenance_file.is_file():
         return {}
-    facts = {key: value for key, value in read_json(run.provenance_file).items() if key != "earlier"}
-    facts["data"] = {key: value for key, value in (facts.get("data") or {}).items() if key not in ("root", "seen")}
-    return facts
+    metadata = {key: value for key, value in read_json(run.provenance_file).items() if key != "earlier"}
+    metadata["data"] = {
+        key: value for key, value in (metadata.get("data") or {}).items() if key not in ("root", "seen")
+    }
+    return metadata
 
 
 def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
@@ -214,8 +216,8 @@ def _finish(folder: Path, listing: dict[str, Any]) -> None:
         raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
         record = folder / "models" / task / DONE
-        facts = read_json(record) if record.is_file() else None
-        if not isinstance(facts, dict) or not isinstance(facts.get("made_from"), str):
+        metadata = read_json(record) if record.is_file() else None
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("made_from"), str):
             raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")
-        write_json(record, {**facts, "installed": True})
+        write_json(record, {**metadata, "installed": True})
     write_json(folder / LIST, listing)

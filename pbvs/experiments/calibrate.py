@@ -174,16 +174,18 @@ def calibrate(
     for task in _chosen(current(), tasks):  # what cannot be is told before the networks are loaded
         _check_first_model(run, current(), task)
         Lineage(run, current(), manifests).manifest(task, "train")
-    where, place = find_root(root, manifests), resolve_device(device)
+    data_root, torch_device = find_root(root, manifests), resolve_device(device)
     rule = load_protocol(choose_protocol(run.challenge(), protocol), lpips_net=lpips_net)
-    judge = Judge(rule, weights, place)
+    judge = Judge(rule, weights, torch_device)
     with locked(run.folder):
         sweep(run.folder)
         recipe = current()
         found = []
         for task in _chosen(recipe, tasks):
-            first = _first_model(run, recipe, task, place)
-            read = [_samples(task, split, judge, first, recipe, where, manifests, pairs) for split in ("train", "val")]
+            first = _first_model(run, recipe, task, torch_device)
+            read = [
+                _samples(task, split, judge, first, recipe, data_root, manifests, pairs) for split in ("train", "val")
+            ]
             stage = recipe.stages[task]
             assert isinstance(stage, ToneStage)
             found.append(fit(task, _tone(stage), judge, read[0], read[1], extras))
@@ -257,9 +259,9 @@ def _spread(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
     turns: dict[str, int] = {}
     ranked: list[tuple[int, int, Pair]] = []
     for index in order:
-        place = pairs[index].location
-        turns[place] = turns.get(place, 0) + 1
-        ranked.append((turns[place], len(ranked), pairs[index]))
+        location = pairs[index].location
+        turns[location] = turns.get(location, 0) + 1
+        ranked.append((turns[location], len(ranked), pairs[index]))
     return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
@@ -359,9 +361,9 @@ def _write(
     tables = recipe.model_dump(mode="json")
     for result in found:
         tables["stages"][result.task].update(asdict(result.after))
-        facts = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
-        facts["parts"] = calibration_parts(Lineage(run, recipe, manifests), result.task)
-        write_json(run.folder / "calibration" / f"{result.task}.json", facts)
+        metadata = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
+        metadata["parts"] = calibration_parts(Lineage(run, recipe, manifests), result.task)
+        write_json(run.folder / "calibration" / f"{result.task}.json", metadata)
         write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
     run.write_recipe(parse_recipe(tables, str(run.recipe_file)))
 

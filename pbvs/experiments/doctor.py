@@ -97,8 +97,8 @@ def _memory() -> str:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return "memory unknown"
-    facts = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-    return f"{facts.get('MemAvailable', 0) / GIB:.1f} of {facts.get('MemTotal', 0) / GIB:.1f} GiB of memory free"
+    memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    return f"{memory.get('MemAvailable', 0) / GIB:.1f} of {memory.get('MemTotal', 0) / GIB:.1f} GiB of memory free"
 
 
 def _devices() -> Iterator[Finding]:
@@ -109,8 +109,8 @@ def _devices() -> Iterator[Finding]:
         return
     yield Finding("ok", "devices", f"cpu ({torch.get_num_threads()} threads), CUDA build {torch.version.cuda or 'no'}")
     for number in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(number)
-        yield Finding("ok", f"cuda:{number}", f"{facts.name}, {facts.total_memory / GIB:.1f} GiB")
+        card = torch.cuda.get_device_properties(number)
+        yield Finding("ok", f"cuda:{number}", f"{card.name}, {card.total_memory / GIB:.1f} GiB")
     if not torch.cuda.is_available():
         yield Finding("note", "cuda", "none: pix2pixHD at the paper's size needs a GPU to train; the demo does not")
 

@@ -60,9 +60,9 @@ class Unequal:
 def compare_circumstances(run: Run, manifests: Path, root: Path | None, weights: Path | None) -> list[Difference]:
     """Return what of data, manifests, weights, code and versions is not as the run's provenance says."""
     then = read_provenance(run.provenance_file)
-    place = root or _root(then)
+    data_root = root or _root(then)
     device = str((then.get("device") or {}).get("kind", "cpu"))
-    now = collect(run.recipe(), manifests, weights, device, root=place)
+    now = collect(run.recipe(), manifests, weights, device, root=data_root)
     return list(_differences(then, now))
 
 

@@ -87,7 +87,7 @@ def inputs_of(manifests: Path, root: Path | None, split: str = "test", challenge
     return from_manifests(manifests, found, split, challenge)
 
 
-def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
+def write_package(plan: PackagePlan, inputs: Inputs) -> tuple[Path, list[Finding]]:
     """Write the plan's archive and its metadata; return its path and what the check had to say.
 
     Raises PbvsError when another command works on one of the runs, or has predicted again since the plan was made.
@@ -108,7 +108,7 @@ def write_package(plan: Plan, inputs: Inputs) -> tuple[Path, list[Finding]]:
     return path, findings
 
 
-def _check_unchanged(plan: Plan) -> None:
+def _check_unchanged(plan: PackagePlan) -> None:
     for part in plan.parts:
         if prediction_metadata(part.run, plan.split, part.task) != part.metadata:
             raise PbvsError(
@@ -116,17 +116,17 @@ def _check_unchanged(plan: Plan) -> None:
             )
 
 
-def package_path(plan: Plan) -> Path:
+def package_path(plan: PackagePlan) -> Path:
     """Return where the archive lies; a rehearsal on another split lies in the run's own folder."""
     return plan.run.archive if plan.split == "test" else plan.run.folder / f"{plan.split}.zip"
 
 
-def metadata_path(plan: Plan) -> Path:
+def metadata_path(plan: PackagePlan) -> Path:
     """Return where it is written what the archive was made of."""
     return plan.run.folder / ("package.json" if plan.split == "test" else f"package-{plan.split}.json")
 
 
-def package_metadata(plan: Plan, path: Path) -> dict[str, Any]:
+def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:
     """Return what the archive was made of: its digest, each task's source, and the sources' provenance."""
     provenance = {
         part.run.name: read_json(part.run.provenance_file) if part.run.provenance_file.is_file() else None
@@ -155,7 +155,7 @@ def _part_metadata(part: Part) -> dict[str, Any]:
     }
 
 
-def entries(plan: Plan) -> Iterator[tuple[str, bytes]]:
+def entries(plan: PackagePlan) -> Iterator[tuple[str, bytes]]:
     """Yield the archive's entries in their fixed order: the readme, then task by task, names in natural order."""
     rules = plan.challenge.submission
     if rules.readme:
@@ -221,7 +221,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackagePlan:
     """All of a submission: its parts in the archive's order, its readme and its evaluation size."""
 
     run: Run
@@ -250,7 +250,7 @@ def make_plan(
     extra_data: bool | None = None,
     description: str | None = None,
     manifests: Path | None = None,
-) -> Plan:
+) -> PackagePlan:
     """Gather the predictions of a run; `others` gives tasks that come from another run.
 
     Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished, or where
@@ -269,7 +269,7 @@ def make_plan(
         for part in parts:
             refuse_stale(part.run, split, [part.task], manifests)
     recipes = {part.run.name: part.run.recipe() for part in parts}
-    return Plan(
+    return PackagePlan(
         run=run,
         split=split,
         parts=parts,

@@ -26,7 +26,7 @@ class Chips(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """How an epoch of `samples` divides into steps of `accumulate` batches in each process."""
 
     samples: int
@@ -72,7 +72,7 @@ class Plan:
 class Keys(Sampler[list[Key]]):
     """A plan's batches from a step on, as the loader wants them."""
 
-    def __init__(self, plan: Plan, first_step: int, last_step: int):
+    def __init__(self, plan: BatchPlan, first_step: int, last_step: int):
         self.plan, self.first_step, self.last_step = plan, first_step, last_step
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -101,7 +101,7 @@ class Feed:
     channels: tuple[int, int] | None = None
 
 
-def batches(chips: Chips, plan: Plan, first_step: int, last_step: int, feed: Feed) -> Iterator[Batch]:
+def batches(chips: Chips, plan: BatchPlan, first_step: int, last_step: int, feed: Feed) -> Iterator[Batch]:
     """Yield batches on the feed's device, from `first_step` to before `last_step`."""
     device, workers = feed.device, feed.workers
     on_gpu = device.startswith("cuda")
@@ -139,9 +139,9 @@ def replicated(x: Tensor, channels: int | None) -> Tensor:
     return x.repeat(1, channels, 1, 1)
 
 
-def make_plan(chips: Chips, batch_size: int, accumulate: int) -> Plan:
+def make_plan(chips: Chips, batch_size: int, accumulate: int) -> BatchPlan:
     """Return the plan for this data set and the processes that there are."""
-    return Plan(len(chips), batch_size, accumulate, world_size())
+    return BatchPlan(len(chips), batch_size, accumulate, world_size())
 
 
 # --- Small data sets seen several times in one epoch, so that what is done once an epoch stays cheap.

@@ -18,7 +18,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import sweep
 from pbvs.logs import meter, say
 from pbvs.training import checkpoint, distributed
-from pbvs.training.loader import Chips, Feed, Plan, batches, make_plan
+from pbvs.training.loader import BatchPlan, Chips, Feed, batches, make_plan
 from pbvs.training.log import VALIDATION, Log, epoch_line, write_curves
 from pbvs.training.step import Batch, Schedule, TrainingStep
 
@@ -66,7 +66,7 @@ class Trainer:
     ):
         self.method, self.chips, self.folder, self.settings = method, chips, folder, settings
         self.what, self.validate, self.publish = what, validate, publish
-        self.plan: Plan = make_plan(chips, settings.batch_size, settings.accumulate)
+        self.plan: BatchPlan = make_plan(chips, settings.batch_size, settings.accumulate)
         self.average = Average(method.network, settings.ema_decay)
         self.progress = checkpoint.Progress()
         self.sums = torch.zeros(len(method.losses), dtype=torch.float64, device=settings.feed.device)

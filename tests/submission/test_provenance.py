@@ -43,24 +43,24 @@ def changes(run: Run, workspace: Workspace) -> dict[str, bool]:
 
 
 def test_everything_that_matters_is_written(run: Run, workspace: Workspace) -> None:
-    facts = provenance.read_provenance(run.provenance_file)
-    assert facts["recipe"] == {"name": "grey", "digest": run.recipe().digest()}
-    assert facts["seed"] == run.recipe().seed
-    assert set(facts["manifests"]) == {"rgb2ir_test.csv"}
-    assert facts["data"]["files"] == 3
-    assert facts["packages"]["numpy"] == np.__version__
-    assert len(facts["code"]["sources"]) == 64
-    assert facts["device"]["kind"] == "cpu"
+    metadata = provenance.read_provenance(run.provenance_file)
+    assert metadata["recipe"] == {"name": "grey", "digest": run.recipe().digest()}
+    assert metadata["seed"] == run.recipe().seed
+    assert set(metadata["manifests"]) == {"rgb2ir_test.csv"}
+    assert metadata["data"]["files"] == 3
+    assert metadata["packages"]["numpy"] == np.__version__
+    assert len(metadata["code"]["sources"]) == 64
+    assert metadata["device"]["kind"] == "cpu"
 
 
 def test_digest_of_the_data_depends_on_content_alone(workspace: Workspace, tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE, "test")
-    first = provenance.data_facts(recipe, workspace.manifests, workspace.root)
+    first = provenance.data_metadata(recipe, workspace.manifests, workspace.root)
     moved = workspace.root.rename(tmp_path / "moved")
-    second = provenance.data_facts(recipe, workspace.manifests, moved)
+    second = provenance.data_metadata(recipe, workspace.manifests, moved)
     assert first["digest"] == second["digest"]
     write_png(moved / "test" / "sar2eo" / "3.png", noise(77, 1)[:, :, None])
-    assert provenance.data_facts(recipe, workspace.manifests, moved)["digest"] != first["digest"]
+    assert provenance.data_metadata(recipe, workspace.manifests, moved)["digest"] != first["digest"]
 
 
 def test_images_are_not_read_again_when_nothing_changed(
@@ -68,23 +68,23 @@ def test_images_are_not_read_again_when_nothing_changed(
 ) -> None:
     before = read_json(run.provenance_file)
     monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the images were read"))
-    facts = provenance.data_facts(run.recipe(), workspace.manifests, workspace.root, run.provenance_file)
-    assert facts["digest"] == before["data"]["digest"]
+    metadata = provenance.data_metadata(run.recipe(), workspace.manifests, workspace.root, run.provenance_file)
+    assert metadata["digest"] == before["data"]["digest"]
 
 
 def test_a_missing_image_changes_the_digest(workspace: Workspace) -> None:
     recipe = parse_recipe(RECIPE, "test")
-    before = provenance.data_facts(recipe, workspace.manifests, workspace.root)["digest"]
+    before = provenance.data_metadata(recipe, workspace.manifests, workspace.root)["digest"]
     (workspace.root / "test" / "rgb2ir" / "1.tiff").unlink()
-    assert provenance.data_facts(recipe, workspace.manifests, workspace.root)["digest"] != before
+    assert provenance.data_metadata(recipe, workspace.manifests, workspace.root)["digest"] != before
 
 
 def test_earlier_circumstances_are_kept(run: Run, workspace: Workspace) -> None:
-    facts = read_json(run.provenance_file)
-    write_json(run.provenance_file, {**facts, "python": "3.9.0"})
+    metadata = read_json(run.provenance_file)
+    write_json(run.provenance_file, {**metadata, "python": "3.9.0"})
     predicted(workspace, "grey")
     now = provenance.read_provenance(run.provenance_file)
-    assert now["python"] == facts["python"]
+    assert now["python"] == metadata["python"]
     assert [before["python"] for before in now["earlier"]] == ["3.9.0"]
     predicted(workspace, "grey")
     assert len(provenance.read_provenance(run.provenance_file)["earlier"]) == 1
@@ -95,10 +95,10 @@ def test_nothing_changed_nothing_to_say(run: Run, workspace: Workspace) -> None:
 
 
 def test_each_change_is_named_and_weighed(run: Run, workspace: Workspace) -> None:
-    facts = read_json(run.provenance_file)
-    facts["packages"] |= {"click": "1.0", "numpy": "1.0"}
-    facts["platform"] = "elsewhere"
-    write_json(run.provenance_file, facts)
+    metadata = read_json(run.provenance_file)
+    metadata["packages"] |= {"click": "1.0", "numpy": "1.0"}
+    metadata["platform"] = "elsewhere"
+    write_json(run.provenance_file, metadata)
     write_png(workspace.root / "test" / "rgb2ir" / "extra.png", noise(1, 1)[:, :, None])
     manifest = workspace.manifests / "rgb2ir_test.csv"
     manifest.write_text(manifest.read_text().replace("rgb2ir/2.tiff", "rgb2ir/extra.png"))

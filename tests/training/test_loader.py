@@ -6,27 +6,27 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError
-from pbvs.training.loader import Feed, Plan, batches, make_plan, replicated
+from pbvs.training.loader import BatchPlan, Feed, batches, make_plan, replicated
 from tests.training.little import LittleChips
 
 
 def test_an_epoch_sees_every_sample_and_fills_its_last_step() -> None:
-    plan = Plan(samples=7, batch_size=2)
+    plan = BatchPlan(samples=7, batch_size=2)
     keys = [key for batch in plan.batches(0, plan.steps, 0) for key in batch]
     assert plan.steps == 4
     assert keys == [(0, position) for position in (0, 1, 2, 3, 4, 5, 6, 0)]
 
 
 def test_starting_later_gives_the_rest_of_the_same_order() -> None:
-    plan = Plan(samples=7, batch_size=2)
+    plan = BatchPlan(samples=7, batch_size=2)
     whole = list(plan.batches(0, 12, 0))
     assert list(plan.batches(5, 12, 0)) == whole[5:]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_share_what_one_with_their_batches_together_sees(accumulate: int) -> None:
-    one = Plan(samples=16, batch_size=4, accumulate=accumulate)
-    two = Plan(samples=16, batch_size=2, accumulate=accumulate, processes=2)
+    one = BatchPlan(samples=16, batch_size=4, accumulate=accumulate)
+    two = BatchPlan(samples=16, batch_size=2, accumulate=accumulate, processes=2)
     alone = list(one.batches(0, 2 * one.steps, 0))
     shares = [list(two.batches(0, 2 * two.steps, process)) for process in (0, 1)]
     assert [a + b for a, b in zip(*shares, strict=True)] == alone
@@ -51,9 +51,9 @@ def test_grey_is_replicated_and_colours_are_not_thrown_away() -> None:
 
 def test_nothing_to_learn_from_is_said() -> None:
     with pytest.raises(PbvsError, match="nothing to learn from"):
-        Plan(samples=0, batch_size=1)
+        BatchPlan(samples=0, batch_size=1)
 
 
 def test_a_batch_over_the_data_is_said() -> None:
     with pytest.raises(PbvsError, match=r"A step takes 12 samples .* but an epoch has only 6"):
-        Plan(samples=6, batch_size=3, accumulate=2, processes=2)
+        BatchPlan(samples=6, batch_size=3, accumulate=2, processes=2)
