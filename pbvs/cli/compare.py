@@ -117,6 +117,6 @@ def leaderboard(submissions: Path, manifests: Path, as_csv: bool, as_json: bool)
     elif as_csv:
         click.echo(boards.board_csv(found), nl=False)
     else:
-        click.echo(boards.board_text(found))
+        click.echo(boards.board_text(found, options.width()))
     for board in found:
         options.echo_stale(board.stale)

@@ -10,6 +10,7 @@ import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
+from pbvs.text import aligned
 
 if TYPE_CHECKING:
     from pbvs.data.inspection import Inspection
@@ -149,16 +150,14 @@ def check_data(
 def _lines(found: Inspection) -> Iterator[str]:
     from pbvs.data.inspection import group_reasons
 
-    width = max(len(archive.name) for archive in found.archives)
     challenge = found.catalog.challenge
-    heads = ("locations", *map(challenge.title_of, challenge.modalities), "mosaics")
-    yield f"{'archive':<{width}}" + "".join(f"{head:>10}" for head in heads)
+    rows = [["archive", "locations", *map(challenge.title_of, challenge.modalities), "mosaics"]]
     for archive in found.archives:
         numbers = (archive.locations, *archive.images.values(), archive.mosaics)
-        yield f"{archive.name:<{width}}" + "".join(f"{number or '-':>10}" for number in numbers)
-    yield f"{'pairs':<{width}}" + "".join(f"{split:>10}" for split in SPLITS)
-    for task, counts in found.counts().items():
-        yield f"{task:<{width}}" + "".join(f"{number:>10}" for number in counts.values())
+        rows.append([archive.name, *(str(number or "-") for number in numbers)])
+    yield "\n".join(aligned(rows, options.width()))
+    pairs = [[task, *map(str, counts.values())] for task, counts in found.counts().items()]
+    yield "\n".join(aligned([["pairs", *SPLITS], *pairs], options.width()))
     for kind in found.groups:
         seen = kind.figures
         yield (

@@ -71,7 +71,7 @@ def score(
         if as_json:
             options.echo_json(found)
             return
-        click.echo(score_table(found))
+        click.echo(score_table(found, options.width()))
         click.echo(f"Written: {summary_path(archive)}")
         return
     from pbvs.evaluation.evaluate import score as run_score
@@ -82,7 +82,7 @@ def score(
     if as_json:
         options.echo_json(dict(scores.summary))
     else:
-        click.echo(score_table(scores))
+        click.echo(score_table(scores, options.width()))
         click.echo(f"Written: {scores.folder / 'summary.json'}")
     from pbvs.data.build import find_root
     from pbvs.report import write_report

@@ -16,14 +16,14 @@ import pandas as pd
 
 from pbvs.challenge import DEFAULT, load_challenge
 from pbvs.errors import PbvsError
-from pbvs.evaluation.results import BASELINE_NAMES, Scores, number, read_scores, table, wrap
+from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table, wrap
 from pbvs.files import read_toml
 from pbvs.lineage import Stale, doubts_of_scores
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.tables import read_table
+from pbvs.text import aligned
 
 PUBLISHED = Path(__file__).parent / "published"
-NAME = 32  # columns of a name
 PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks
 BASELINE = "baseline"  # the note of a line that is no run
 PARTIAL, STALE = "partial", "stale"
@@ -154,38 +154,30 @@ def in_order(entries: pd.DataFrame, rises: bool = False) -> pd.DataFrame:
     return entries.sort_values(["combined", "name"], ascending=[not rises, True], ignore_index=True)
 
 
-def board_text(boards: Sequence[Board]) -> str:
-    """Return the boards as text of at most 80 columns."""
+def board_text(boards: Sequence[Board], width: int = WIDTH) -> str:
+    """Return the boards as text of at most `width` columns."""
     blocks = []
     if not any(board.ours for board in boards):
-        blocks.append("No run of yours is scored yet; `pbvs score` makes its numbers.")
+        blocks += wrap("No run of yours is scored yet; `pbvs score` makes its numbers.", width)
     for board in boards:
         mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
         better = "higher" if board.higher_is_better else "lower"
-        heading = wrap(f"{board.title}{mark}") + wrap(f"Source: {board.source}; {better} is better.")
-        widths = {task: max(9, len(task) + 2) for task in board.tasks}
-        head = f"  {'':<{NAME}}{'combined':>9}" + "".join(f"{task:>{width}}" for task, width in widths.items())
-        lines = [_line(row, widths, board.ours) for _, row in board.entries.iterrows()]
-        partial = (
-            ["  * partial: an image or a task is missing"] if board.entries["note"].str.contains(PARTIAL).any() else []
-        )
-        stale = ["  ! stale: made from what is not so any more, or of earlier predictions"] if board.stale else []
-        blocks.append("\n".join([*heading, head, *lines, *partial, *stale]))
+        lines = wrap(f"{board.title}{mark}", width) + wrap(f"Source: {board.source}; {better} is better.", width)
+        rows = [["", "combined", *board.tasks], *(_row(row, board) for _, row in board.entries.iterrows())]
+        lines += [f"  {line}".rstrip() for line in aligned(rows, width - 2)]
+        if board.entries["note"].str.contains(PARTIAL).any():
+            lines += wrap("  * partial: an image or a task is missing", width)
+        if board.stale:
+            lines += wrap("  ! stale: made from what is not so any more, or of earlier predictions", width)
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def _line(row: Any, widths: Mapping[str, int], ours: bool) -> str:
-    digits = 4 if ours else 2  # published tables have two
-    name = shortened(str(row["name"]), NAME - 4)
-    marks = "".join(mark for note, mark in MARKS.items() if ours and note in row["note"])
-    name = f"({name})" if row["note"] == BASELINE else f"{name} {marks}"
-    cells = "".join(f"{_cell(row[column], digits):>{width}}" for column, width in {"combined": 9, **widths}.items())
-    return f"  {name:<{NAME}}{cells}"
-
-
-def shortened(name: str, width: int) -> str:
-    """Return a name in at most `width` characters, its end kept: that is where runs of one family differ."""
-    return name if len(name) <= width else f"{name[: width // 2 - 1]}..{name[-(width - width // 2 - 1) :]}"
+def _row(row: Any, board: Board) -> list[str]:
+    digits = 4 if board.ours else 2  # published tables have two
+    marks = "".join(mark for note, mark in MARKS.items() if board.ours and note in row["note"])
+    name = f"({row['name']})" if row["note"] == BASELINE else f"{row['name']} {marks}".rstrip()
+    return [name, *(_cell(row[column], digits) for column in ("combined", *board.tasks))]
 
 
 def _cell(value: Any, digits: int) -> str:

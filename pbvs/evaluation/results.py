@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -247,31 +247,66 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
     return images.assign(**texts)
 
 
-# --- The scores as a table for a terminal of 80 columns, with the protocol and the LPIPS net named first.
+# --- The scores as a table for a terminal, with the protocol and the LPIPS net named first.
 
 WIDTH = 80
+HEAD = "  95 % interval"
 
 
-def score_table(scores: Scores | Mapping[str, Any]) -> str:
-    """Return scores, or their summary, as text, lines of at most 80 characters."""
+class Layout(NamedTuple):
+    """What a table of scores has room for: columns of a task's name and of its images, the metrics, and the rest."""
+
+    name: int
+    images: int
+    metrics: list[str]
+    intervals: bool
+    states: bool  # whether a task that is partial or missing says so at the end of its line; notes say so too
+
+    @property
+    def width(self) -> int:
+        """The columns of all, without what stands at the end of lines."""
+        return self.name + self.images + 8 * len(self.metrics) + 9 + len(HEAD) * self.intervals
+
+
+def score_table(scores: Scores | Mapping[str, Any], width: int = WIDTH) -> str:
+    """Return scores, or their summary, as text, lines of at most `width` characters."""
     summary = scores.summary if isinstance(scores, Scores) else scores
     protocol, lpips = summary["protocol"], summary["lpips"]
     better = "higher" if summary.get("higher_is_better") else "lower"
-    shown = shown_metrics(summary)
+    layout = _layout(summary, width)
+    heads = "".join(f"{_head(name, summary):>8}" for name in layout.metrics)
     lines = [
-        f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}",
-        *wrap(f"{_rule(protocol)}; {better} is better. {_net(lpips)}"),
+        *wrap(f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}", width),
+        *wrap(f"{_rule(protocol)}; {better} is better. {_net(lpips)}", width),
         "",
-        f"{'task':<9}{'images':>9}{''.join(f'{_head(name, summary):>8}' for name in shown)}{'score':>9}  95 % interval",
+        f"{'task':<{layout.name}}{'images':>{layout.images}}{heads}{'score':>9}{HEAD * layout.intervals}",
     ]
-    lines += [_row(task, found, shown) for task, found in summary["tasks"].items()]
-    lines.append(_combined("combined", summary["combined"], shown, summary["interval"], summary["partial"]))
+    lines += [_row(task, found, layout) for task, found in summary["tasks"].items()]
+    label = f"combined{' (partial)' * bool(summary['partial'])}"
+    lines.append(_combined(label, summary["combined"], layout, summary["interval"]))
     for name, found in table(summary.get("baselines")).items():
-        lines.append(_combined(BASELINE_NAMES.get(name, name), found["combined"], shown))
-    lines += _sensitivity(summary["sensitivity"])
+        lines.append(_combined(BASELINE_NAMES.get(name, name), found["combined"], layout))
+    lines += _sensitivity(summary["sensitivity"], width)
     for note in summary["notes"]:
-        lines += wrap(f"Note: {note}")
+        lines += wrap(f"Note: {note}", width)
     return "\n".join(lines)
+
+
+def _layout(summary: Mapping[str, Any], width: int) -> Layout:
+    """Choose what fits: metrics beside the score's terms go first, then long names (onto lines of their own), terms."""
+    tasks = summary["tasks"]
+    name = max([9, *map(len, tasks)])
+    images = max([9, *(len(_count(found)) + 2 for found in tasks.values())])
+    metrics = shown_metrics(summary)
+    terms = [metric for metric in metrics if metric in _terms(summary)]
+    for most in range(len(metrics), -1, -1):
+        kept = (terms + [metric for metric in metrics if metric not in terms])[:most]
+        found = Layout(name, images, [metric for metric in metrics if metric in kept], True, False)
+        if most <= len(terms):  # longer names stand on lines of their own
+            found = found._replace(name=max(9, min(name, name + width - found.width)))
+        if found.width <= width:
+            return found._replace(states=found.width + 9 <= width)
+    return Layout(max(9, min(name, width - images - 9)), images, [], False, False)
 
 
 BASELINE_NAMES = {"input": "input as it is", "gray": "its gray"}
@@ -280,12 +315,15 @@ DIGITS = {"fid": 1, "psnr": 2}
 
 
 def shown_metrics(summary: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that a table of 80 columns has room for: L1, L2, LPIPS, PSNR or FID, SSIM where measured."""
-    terms = [term["metric"] for term in table(summary.get("protocol")).get("terms", []) if isinstance(term, dict)]
-    wanted = dict.fromkeys(["l1", "rmse", "lpips", *terms, "fid", "psnr", "ssim"])
+    """Return the metrics that were measured, in the order of a table: L1, L2, LPIPS, the score's terms, the others."""
+    wanted = dict.fromkeys(["l1", "rmse", "lpips", *_terms(summary), "fid", "psnr", "ssim"])
     tasks = [table(found) for found in summary["tasks"].values()]
-    there = [name for name in wanted if any(number(task.get(name)) is not None for task in tasks)]
-    return there[:4]
+    return [name for name in wanted if any(number(task.get(name)) is not None for task in tasks)]
+
+
+def _terms(summary: Mapping[str, Any]) -> list[str]:
+    rule = rule_of(summary)
+    return [term.metric for term in rule.terms] if rule else []
 
 
 def _head(name: str, summary: Mapping[str, Any]) -> str:
@@ -327,24 +365,29 @@ def _net(lpips: Mapping[str, Any]) -> str:
     return "The column random is NOT LPIPS: a network with random weights, for wiring checks only."
 
 
-def _sensitivity(rows: list[dict[str, Any]]) -> list[str]:
+def _sensitivity(rows: list[dict[str, Any]], width: int) -> list[str]:
     """Return the combined score under each reading that is not settled, when there is more than one."""
     if len(rows) < 2:
         return []
     texts = [f"{row['reading']} {row['combined']:.4f}" for row in rows]
-    return wrap(f"Combined under each reading: {'; '.join(texts)}.")
+    return wrap(f"Combined under each reading: {'; '.join(texts)}.", width)
 
 
-def _row(task: str, found: Mapping[str, Any], shown: list[str]) -> str:
-    count = f"{found['images']}/{found['expected']}"
-    numbers = "".join(_number(found.get(name), DIGITS.get(name, 4), 8) for name in shown)
-    state = "" if found["status"] == "scored" else f"  {found['status']}"
-    return f"{task[:9]:<9}{count:>9}{numbers}{_number(found['score'], 4, 9)}{_interval(found['interval'])}{state}"
+def _count(found: Mapping[str, Any]) -> str:
+    return f"{found['images']}/{found['expected']}"
 
 
-def _combined(label: str, value: float, shown: list[str], interval: Any = None, partial: bool = False) -> str:
-    mark = " (partial)" if partial else ""
-    return f"{label:<{18 + 8 * len(shown)}}{value:>9.4f}{_interval(interval)}{mark}".rstrip()
+def _row(task: str, found: Mapping[str, Any], layout: Layout) -> str:
+    name = f"{task:<{layout.name}}" if len(task) <= layout.name else f"{task}\n{'':<{layout.name}}"
+    numbers = "".join(_number(found.get(metric), DIGITS.get(metric, 4), 8) for metric in layout.metrics)
+    interval = _interval(found["interval"]) if layout.intervals else ""
+    state = f"  {found['status']}" if layout.states and found["status"] != "scored" else ""
+    return f"{name}{_count(found):>{layout.images}}{numbers}{_number(found['score'], 4, 9)}{interval}{state}"
+
+
+def _combined(label: str, value: float, layout: Layout, interval: Any = None) -> str:
+    before = layout.name + layout.images + 8 * len(layout.metrics)
+    return f"{label:<{before}}{value:>9.4f}{_interval(interval) if layout.intervals else ''}"
 
 
 def _number(value: float | None, digits: int, width: int) -> str:
@@ -355,6 +398,6 @@ def _interval(interval: list[float] | None) -> str:
     return "" if interval is None else f"  {interval[0]:.3f}-{interval[1]:.3f}"
 
 
-def wrap(text: str) -> list[str]:
-    """Break a sentence into lines of at most 80 characters."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+def wrap(text: str, width: int = WIDTH) -> list[str]:
+    """Break a sentence into lines of at most `width` characters."""
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False)

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from pbvs import logs
 from pbvs.cli import COMMANDS, cli, main, options
+from pbvs.data.synthetic import Amounts, write_demo
+from pbvs.text import aligned
 from tests.report.world import World
 
 HEAVY = ("torch", "pandas", "rasterio", "skimage", "joblib", "scipy", "jinja2")
@@ -208,3 +210,31 @@ def test_long_lines_go_on_below_their_last_column(
     monkeypatch.delenv("COLUMNS")
     options.echo(line)
     assert capsys.readouterr().out.splitlines() == [line]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_table_of_archives_fits_the_terminal(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_demo(tmp_path / "data", seed=3, amounts=Amounts(2, 1, 1, 2, 1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        main(["check-data", "data", "--jobs", "1", "--no-shift"])
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: next(n for n, line in enumerate(lines) if line.startswith("Type:"))]
+    assert max(map(len, table)) <= columns
+    assert [line.split() for line in table if line.startswith("pairs")] == [["pairs", "train", "val", "test"]]
+    names = [path.name for path in (tmp_path / "data").iterdir() if path.name.startswith("Train")]
+    assert len(names) >= 2
+    for name in names:  # its middle may be left out where that leaves it apart from others
+        start, end = (name, name) if columns > 60 else (name[:9], name[-9:])
+        assert sum(line.startswith(start) and line.split()[0].endswith(end) for line in table) == 1
+
+
+def test_names_that_would_be_the_same_without_their_middles_stay_whole() -> None:
+    head, names = ["archive", *"abcdefgh"], ["Train_Data_NAIP_SAR_IR_RGB", "Train_Data_Sentinel_SAR_IR_RGB"]
+    lines = aligned([head, *([name, *map(str, range(8))] for name in names)], 44)
+    assert max(map(len, lines)) <= 44
+    assert [line.split() for line in lines if line.startswith(names[0])] == [[names[0], *"0123456"], [names[0], "7"]]
+    assert lines[3] == "" and lines[4].split() == ["archive", "h"]

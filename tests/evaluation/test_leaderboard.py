@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +16,7 @@ from pbvs.cli import cli
 from pbvs.errors import PbvsError
 from pbvs.evaluation import leaderboard
 from pbvs.run import Run
+from pbvs.text import shortened
 from tests.evaluation.scored_runs import maker
 
 Make = Callable[..., Run]
@@ -61,16 +63,29 @@ def test_our_runs_stand_by_themselves_best_first(scored: Make, tmp_path: Path) -
     assert "fewer *" in text
 
 
-def test_the_text_fits_a_terminal_and_marks_other_data(scored: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_text_fits_a_terminal_and_marks_other_data(scored: Make, tmp_path: Path, columns: int) -> None:
     scored("r" * 60, {"sar2eo": IMAGES}, partial=True, combined=None)
-    text = leaderboard.board_text(leaderboard.leaderboard(tmp_path / "runs"))
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.count("[OTHER DATA") == 3
+    folder = ["leaderboard", "--submissions", str(tmp_path / "runs")]
+    text = CliRunner().invoke(cli, folder, env={"COLUMNS": str(columns)}).stdout
+    assert max(map(len, text.splitlines())) <= columns
+    assert " ".join(text.split()).count("[OTHER DATA") == 3
+    assert ("r" * 60 in text) == (columns == 120)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_tasks_that_do_not_fit_beside_each_other_stand_in_further_blocks(columns: int) -> None:
+    tasks = {f"sentinel-1-descending-to-optical-{n}": n / 8 for n in range(7)}
+    entries = pd.DataFrame([{"name": "night", "combined": 0.5, **tasks, "note": ""}])
+    text = leaderboard.board_text([leaderboard.Board("Mine", "here", "", True, entries)], columns)
+    assert max(map(len, text.splitlines())) <= columns
+    assert all(task in text and f"{value:.4f}" in text for task, value in tasks.items())
+    assert text.count("  night") == (len(tasks) if columns == 60 else 4 if columns == 80 else 3)
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 29, "family-" * 5 + "one", "family-" * 5 + "other"])
 def test_shortened_names_keep_their_end(name: str) -> None:
-    short = leaderboard.shortened(name, 29)
+    short = shortened(name, 29)
     assert len(short) <= 29
     assert short[-3:] == name[-3:]
     assert short == name or len(name) > 29

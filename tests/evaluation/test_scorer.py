@@ -285,11 +285,32 @@ def test_intervals_hold_their_mean(tmp_path: Path) -> None:
         assert low <= facts["score"] <= high
 
 
-def test_the_table_fits_a_terminal_and_names_net_and_protocol(place: Place) -> None:
-    place.prediction("sar2eo", 0).unlink()
-    text = score_table(place.spoil().score())
-    assert max(map(len, text.splitlines())) <= 80
-    assert "l2-lpips" in text and "NOT LPIPS" in text
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_table_fits_a_terminal_and_names_net_and_protocol(place: Place, columns: int) -> None:
+    place.spoil().prediction("sar2eo", 0).unlink()
+    scores = place.score()
+    text = score_table(scores, columns)
+    assert max(map(len, text.splitlines())) <= columns
+    assert "l2-lpips" in text and "NOT LPIPS" in text and "combined (partial)" in text
+    head = next(line for line in text.splitlines() if line.startswith("task")).removesuffix("95 % interval").split()
+    widest = ["L1", "L2", "random", "PSNR", "SSIM"]
+    assert head == ["task", "images", *{60: widest[1:3], 80: widest[:4], 120: widest}[columns], "score"]
+    row = next(line for line in text.splitlines() if line.startswith("sar2rgb")).split()
+    rmse = scores["tasks"]["sar2rgb"]["rmse"]
+    assert row[1] == "4/4" and float(row[head.index("L2")]) == pytest.approx(rmse, abs=5e-5)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_long_names_of_tasks_are_not_cut_and_the_table_keeps_its_width(place: Place, columns: int) -> None:
+    summary = json.loads(json.dumps(place.spoil().score().summary))
+    names = [f"sentinel-{n}-descending-to-optical" for n in range(4)]
+    summary["tasks"] = dict(zip(names, summary["tasks"].values(), strict=True))
+    lines = score_table(summary, columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    for name, found in summary["tasks"].items():
+        at = next(n for n, line in enumerate(lines) if line.startswith(name))
+        row = lines[at] if columns > 80 else lines[at + 1]
+        assert "4/4" in row and f"{found['score']:.4f}" in row
 
 
 def test_no_run_no_manifest_and_no_protocol_get_a_sentence(place: Place, tmp_path: Path) -> None:
