@@ -30,7 +30,7 @@ from pbvs.files import (
 from pbvs.lineage import learns
 from pbvs.locks import locked
 from pbvs.logs import duration, say
-from pbvs.plan import Work, free_settings, tasks_with_parts, with_settings
+from pbvs.preflight import Work, free_settings, tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, mark_done, read_done
 from pbvs.translators import make_translator
@@ -57,6 +57,7 @@ def predict(
     lpips_net: str | None = None,
     deterministic: bool = False,
     challenge: str | None = None,
+    dry_run: bool = False,
 ) -> Run:
     """Make a run: every stage's model is loaded or trained, and its predictions are written.
 
@@ -64,7 +65,9 @@ def predict(
     successor is there. `tasks` limits the work to those tasks and the stages that they require; `retrain` makes the
     models of `tasks` again; `lpips_net` replaces the trunk of the stages that are trained for `tasks`, `deterministic`
     asks for the same bits on a GPU too, `challenge` replaces the recipe's. A run keeps its recipe: another one is taken
-    only with `change_recipe`, but more epochs go on from where training ended.
+    only with `change_recipe`, but more epochs go on from where training ended. First the plan is said: stages, steps,
+    images, weights, disk. With `dry_run` it is printed with the time that training takes by a few measured steps, all
+    that could fail is checked, and nothing is made.
 
     Returns the run. Raises PbvsError when data, manifests or weights are missing, when the run has another recipe, or
     when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
@@ -84,17 +87,31 @@ def predict(
         where = find_root(root, manifests)
         return Job(chosen, made, where, manifests, weights, device, jobs, asked, retrain, instead)
 
+    if dry_run:
+        _print_plan(job(), splits, change_recipe)
+        return made
     if not made.exists():
         job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
     with _single_writer(made.folder):
         work = job()
         work.restore()
         work.check(splits, change_recipe)
+        if devices.rank() == 0:
+            for line in work.plan(splits).lines():
+                say(line)
         work.start()
         failures = [failure for task in work.wanted() for failure in work.do(task, splits)]
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
     return made
+
+
+def _print_plan(work: Job, splits: Sequence[str], change_recipe: bool) -> None:
+    """Print what a call would do on standard output, and raise what would stop it."""
+    work.check_data(splits, change_recipe)
+    for line in work.plan(splits, measure=devices.world_size() == 1).lines():
+        print(line)
+    work.check_machine()
 
 
 @dataclass

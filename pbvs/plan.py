@@ -1,219 +1,121 @@
-"""What a call of `predict` will do, said before it is done, and a check of everything that could stop it."""
+"""What a call of `predict` will do, in words that fit a terminal: stages, steps, images, weights, disk, time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pbvs import devices
-from pbvs.challenge.loading import DEFAULT, load_challenge
-from pbvs.challenge.model import Challenge
-from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
-from pbvs.errors import PbvsError
-from pbvs.files import inside, read_json
-from pbvs.lineage import Lineage, changes, learns
-from pbvs.metrics.weights import look
-from pbvs.recipe import Recipe, Stage, TaskName
-from pbvs.run import Run, read_done
-from pbvs.translators import translator_class
-from pbvs.translators.base import Translator
+from pbvs.logs import duration
+from pbvs.recipe import TaskName
 
 
-@dataclass
-class Work:
-    """One call of `predict`: what it works on, what is there already, and what could stop it. Nothing is written."""
+@dataclass(frozen=True)
+class StagePlan:
+    """What happens to one task; sizes are bytes still to be written, about."""
 
-    recipe: Recipe
-    run: Run
-    root: Path
-    manifests: Path
-    weights: Path | None
-    device: str
-    jobs: int
-    asked: frozenset[str]  # the tasks whose predictions are wanted
-    retrain: bool = False  # make the models of the tasks asked for again
-    instead: Mapping[str, Any] = field(default_factory=dict)  # settings of stages that options replace
-    challenge: Challenge = field(init=False)
-    trained: set[str] = field(default_factory=set)  # by this call
-
-    def __post_init__(self) -> None:
-        self.challenge = load_challenge(self.recipe.challenge)
+    task: TaskName
+    method: str
+    parts: tuple[TaskName, ...]  # whose models it starts from
+    learns: bool
+    trains: bool  # now
+    images: Mapping[str, tuple[int, int]]  # split -> how many are still to predict, how many are there
+    pairs: tuple[int, int] = (0, 0)  # that it trains on, and that choose the epoch
+    epochs: int = 0
+    steps: int | None = 0  # of an epoch; None: known when the windows are cut
+    chips_size: int = 0
+    model_size: int = 0
+    images_size: int = 0
 
     @property
-    def lineage(self) -> Lineage:
-        """What the run's models and predictions are made from; until they are trained again, as if they were not."""
-        fresh = self.asked - self.trained if self.retrain else frozenset()
-        return Lineage(self.run, self.recipe, self.manifests, frozenset(fresh))
+    def all_steps(self) -> int | None:
+        """The steps of the whole training."""
+        return None if self.steps is None else self.epochs * self.steps
 
-    def _check_manifests(self) -> None:
-        """Raise PbvsError when the pairs were made for another challenge than the recipe's."""
-        path = self.manifests / "summary.json"
-        made_for = read_json(path).get("challenge") if path.is_file() else None
-        if isinstance(made_for, dict) and made_for.get("digest") != self.challenge.data_digest():
-            raise PbvsError(
-                f"The manifests in {self.manifests} were made for the challenge {made_for.get('name')}, or an earlier "
-                f"version of it, not for {self.challenge.name} of the recipe {self.recipe.name!r}; run `pbvs "
-                f"build-pairs --challenge {self.recipe.challenge}` again."
-            )
+    def __str__(self) -> str:
+        """Return it in words."""
+        start = f" from {' and '.join(self.parts)}" if self.parts else ""
+        return f"{self.method}{start}: {self._training()}; {self._predicting()}"
 
-    def wanted(self) -> list[TaskName]:
-        """Return the tasks asked for and those they require, in the order of the graph."""
-        return tasks_with_parts(self.recipe, self.asked)
+    def _training(self) -> str:
+        if not self.trains:
+            return "trained already" if self.learns else "nothing to train"
+        steps = f"{self.epochs} epochs" if self.steps is None else f"{self.all_steps:,} steps"
+        each = f" ({self.epochs} epochs of {self.steps:,})" if self.steps else ""
+        return f"train {steps}{each} on {self.pairs[0]:,} pairs, validate on {self.pairs[1]:,}"
 
-    def to_train(self) -> list[TaskName]:
-        """Return the tasks whose networks will be trained, in the order of the graph."""
-        learning = [task for task in self.wanted() if learns(self.recipe.stages[task])]
-        return [task for task in learning if self._remakes(task) or not self.lineage.has_model(task)]
-
-    def check(self, splits: Iterable[str], change_recipe: bool = False) -> None:
-        """Raise for all that would stop the work later: recipe, models, data, weights, device. Nothing is written."""
-        self._check_manifests()
-        self._check_recipe(change_recipe)
-        self._check_models()
-        self._check_folders()
-        check_inputs(self._needed_pairs(splits), self.root)
-        check_content(list(self._needed_pairs(splits)), self.root, self.manifests, self.jobs)
-        self._check_weights()
-        if self.device != "auto" or any(self._class(task).uses_device for task in self.wanted()):
-            devices.resolve_device(self.device)  # torch, which grayscale never waits for
-
-    def stage_digest(self, task: TaskName) -> str:
-        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models."""
-        return self.lineage.model(task)
-
-    def _class(self, task: TaskName) -> type[Translator]:
-        return translator_class(self.recipe.stages[task].model_dump()["method"])
-
-    def _pairs(self, task: str, split: str) -> list[Pair]:
-        return read_manifest(manifest_path(self.manifests, task, split))
-
-    def _record(self, task: str) -> Path:
-        return self.run.model_record(task)
-
-    def _remakes(self, task: str) -> bool:
-        return self.retrain and task in self.asked
-
-    def _needed_pairs(self, splits: Iterable[str]) -> Iterator[Pair]:
-        """Yield the pairs that are trained on and predicted."""
-        for task in self.to_train():
-            yield from (pair for split in ("train", "val") for pair in self._pairs(task, split))
-        for task in self.wanted():
-            if task in self.asked:
-                yield from (pair for split in splits for pair in self._pairs(task, split))
-
-    def _check_recipe(self, change_recipe: bool) -> None:
-        """Refuse another recipe than the run's, but for what training can go on with (more epochs)."""
-        if change_recipe or not self.run.exists():
-            return
-        # What an option sets matters only where a model was trained otherwise, and then `_check_models` says so.
-        before = with_settings(self.run.recipe(), self.instead, self.wanted())
-        said = changes(_told(before), _told(self.recipe))
-        if said:
-            raise PbvsError(
-                f"The run {self.run.name!r} was begun with another recipe ({said}). Give another --run, or take this "
-                "recipe with --change-recipe: what it changes is then made again, trained models with --retrain."
-            )
-
-    def _check_models(self) -> None:
-        """Refuse to train over a model that was made with other settings or pairs."""
-        for task in self.wanted():
-            record = read_done(self._record(task))
-            if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
-                continue
-            if not self.lineage.has_model(task) and not self._goes_on(task):
-                then = record.get("parts")
-                said = changes(then, self.lineage.model_parts(task)) if isinstance(then, dict) else ""
-                raise PbvsError(
-                    f"The model {self.run.model(task)} was trained with another recipe or other manifests"
-                    f"{f' ({said})' if said else ''}; give another --run, or --task {task} --retrain to train it again."
-                )
-
-    def _check_folders(self) -> None:
-        """Refuse links inside the run: what they lead to is not ours to write."""
-        inner = [self.run.folder / name for name in ("models", "predictions", "scores", "calibration")]
-        splits = sorted((self.run.folder / "predictions").glob("*"))
-        tasks = [path for folder in (self.run.folder / "models", *splits) for path in folder.glob("*")]
-        if link := next((path for path in (*inner, *splits, *tasks) if path.is_symlink()), None):
-            raise PbvsError(f"{link} is a link, and a run keeps its files itself; move what it leads to there.")
-
-    def _check_weights(self) -> None:
-        """Raise PbvsError naming every frozen network that training needs and that is not here."""
-        needed: dict[str, list[str]] = {}
-        for task in self.to_train():
-            for net in self.recipe.stages[task].trunks:
-                if look(net, self.weights) is None:
-                    needed.setdefault(net, []).append(task)
-        if needed:
-            said = ", ".join(f"{net} (for {', '.join(tasks)})" for net, tasks in needed.items())
-            vgg16 = ' (the perceptual loss takes VGG-16 instead with vgg_net = "vgg16")' if "vgg19" in needed else ""
-            raise PbvsError(
-                f"Training needs weights that are not here: {said}. Get them with `pbvs weights fetch "
-                f"{' '.join(needed)}`, name their folder with --weights, or take --lpips-net random to try it out"
-                f"{vgg16}."
-            )
-
-    def _goes_on(self, task: TaskName) -> bool:
-        """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
-        stage = self.recipe.stages[task]
-        free: dict[str, Any] | None = read_done(self._record(task)).get("free")
-        if free is None:  # written by a version that kept it in the run's recipe alone
-            old = self.run.recipe().stages.get(task) if self.run.exists() else None
-            free = free_settings(old) if old is not None and type(old) is type(stage) else {}
-        as_it_was = stage.model_copy(update={key: value for key, value in free.items() if key in free_settings(stage)})
-        return read_done(self._record(task)).get("made_from") == self.lineage.model(task, as_it_was)
-
-    def _after(self, task: str) -> list[TaskName]:
-        """Return the tasks whose models are trained after this one."""
-        order = self.wanted()
-        return [later for later in self.to_train() if order.index(later) > order.index(task)]
+    def _predicting(self) -> str:
+        missing = {split: count for split, (count, _) in self.images.items() if count}
+        there = sum(done for _, done in self.images.values())
+        if not self.images:
+            return "predict nothing"
+        if not missing:
+            return f"all {there:,} images are there"
+        said = ", ".join(f"{count:,} {split}" for split, count in missing.items())
+        return f"predict {said}" + (f" ({there:,} are there)" if there else "")
 
 
-def tasks_with_parts(recipe: Recipe, asked: Iterable[str]) -> list[TaskName]:
-    """Return the tasks asked for and those they require, in the order of the graph."""
-    wanted: set[str] = set(asked)
-    for task in reversed(recipe.order()):
-        if task in wanted:
-            wanted.update(recipe.stages[task].requires)
-    return [task for task in recipe.order() if task in wanted]
+@dataclass(frozen=True)
+class Plan:
+    """What a call of `predict` will do, and what that takes."""
 
+    title: str
+    stages: tuple[StagePlan, ...]
+    weights: Mapping[str, Path | None]  # that training needs -> where they are
+    seconds: Mapping[TaskName, float] = field(default_factory=dict)  # of a step, where that was measured
+    free: Mapping[Path, int] = field(default_factory=dict)  # folder -> bytes that its disk has left
 
-def check_inputs(pairs: Iterable[Pair], root: Path) -> None:
-    """Raise PbvsError when files that manifests name are not below the data root, saying how many and the first."""
-    missing, seen = [], set[str]()
-    for pair in pairs:
-        for relative in pair.paths:
-            if relative not in seen:
-                seen.add(relative)
-                if not inside(root, relative).is_file():
-                    missing.append(f"{relative} ({pair.task} {pair.split})")
-    if missing:
-        raise PbvsError(
-            f"{len(missing)} of {len(seen)} files that the manifests name are not in {root}, the first {missing[0]}; "
-            "give the right --data, or run `pbvs build-pairs` again."
-        )
+    def lines(self, width: int = 0) -> list[str]:
+        """Return the plan in lines of at most `width` columns, without it those of the terminal."""
+        width = width or max(40, shutil.get_terminal_size((80, 24)).columns)
+        longest = max(len(stage.task) for stage in self.stages)
+        rows = [(f"  {stage.task:<{longest}}  ", str(stage)) for stage in self.stages]
+        rows = [("Plan:    ", self.title), *rows, ("Weights: ", self._weights()), ("Disk:    ", self._disk())]
+        if any(stage.trains for stage in self.stages):
+            rows.append(("Time:    ", self._time()))
+        return [line for head, text in rows for line in wrapped(head, text, width)]
 
+    def _weights(self) -> str:
+        said = [f"{net} in {path.parent}" if path else f"{net} is missing" for net, path in self.weights.items()]
+        return ", ".join(said) or "training needs none"
 
-def with_settings(recipe: Recipe, settings: Mapping[str, Any], tasks: Iterable[str] | None = None) -> Recipe:
-    """Return the recipe with these settings in every stage that has them, or in those of `tasks`."""
-    chosen = set(recipe.stages if tasks is None else tasks)
-    stages = {task: stage.replace(dict(settings)) if task in chosen else stage for task, stage in recipe.stages.items()}
-    return recipe.model_copy(update={"stages": stages})
-
-
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """Return what a recipe says beside the defaults, without what may change while a run goes on."""
-    tables = recipe.model_dump(mode="json", exclude={"name", "description", "challenge"}, exclude_defaults=True)
-    if recipe.challenge != DEFAULT:
-        tables["challenge"] = load_challenge(recipe.challenge).digest()
-    for task, stage in recipe.stages.items():
-        tables["stages"][task] = {
-            key: value for key, value in tables["stages"][task].items() if key not in free_settings(stage)
+    def _disk(self) -> str:
+        sizes = {
+            "chips": sum(stage.chips_size for stage in self.stages),
+            "models": sum(stage.model_size for stage in self.stages),
+            "images": sum(stage.images_size for stage in self.stages),
         }
-    return tables
+        said = [f"{size_text(size)} of {what}" for what, size in sizes.items() if size]
+        left = ", ".join(f"{size_text(free)} free in {folder}" for folder, free in self.free.items())
+        short = sum(sizes.values()) > min(self.free.values(), default=sum(sizes.values()))
+        warning = "; that may not be enough" if short else ""
+        return (f"about {' + '.join(said)}; " if said else "nothing to add; ") + left + warning
+
+    def _time(self) -> str:
+        if None in self.weights.values():
+            return "not measured while weights are missing"
+        if not self.seconds:
+            return "each epoch says what is left; --dry-run measures a few steps"
+        known = [(stage.all_steps, self.seconds[stage.task]) for stage in self.stages if stage.trains]
+        each = ", ".join(f"{task} {second:.2g} s" for task, second in self.seconds.items())
+        total = sum(steps * second for steps, second in known if steps is not None)
+        return f"about {duration(total)} of training, without validation (a step: {each})"
 
 
-def free_settings(stage: Stage) -> dict[str, Any]:
-    """Return the settings that may change between two trainings of one model."""
-    return stage.model_dump(mode="json", include=set(getattr(type(stage), "FREE", ())))
+def wrapped(head: str, text: str, width: int) -> list[str]:
+    """Return text behind a head in lines of at most `width`, the later ones indented as far; long words are cut."""
+    return textwrap.wrap(head + text, width, subsequent_indent=" " * len(head), drop_whitespace=True)
+
+
+def size_text(size: int) -> str:
+    """Return bytes as people say them.
+
+    >>> size_text(400_000), size_text(39_000_000), size_text(3_400_000_000)
+    ('0.4 MB', '39 MB', '3.4 GB')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= scale or unit == "MB":
+            return f"{size / scale:.{1 if size < 10 * scale else 0}f} {unit}"
+    raise AssertionError

@@ -26,7 +26,7 @@ ROOMS = (
     ("lineage", "provenance"),
     ("training",),
     ("translators",),
-    ("plan",),
+    ("plan", "preflight"),
     ("pipeline",),
     ("evaluation",),
     ("submission",),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--retrain", is_flag=True, help="Train and predict again what is already there.")
 @options.changes
 @click.option("--change-recipe", is_flag=True, help="Take a recipe that is not the one the run was begun with.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and do nothing.")
 @options.lpips_net
 @click.option("--deterministic", is_flag=True, help="The same bits again when trained again, also on a GPU; slower.")
 def predict(
@@ -53,6 +54,7 @@ def predict(
     retrain: bool,
     changes: tuple[str, ...],
     change_recipe: bool,
+    dry_run: bool,
     lpips_net: str | None,
     deterministic: bool,
 ) -> None:
@@ -81,7 +83,11 @@ def predict(
         lpips_net=lpips_net,
         deterministic=deterministic,
         challenge=challenge,
+        dry_run=dry_run,
     )
+    if dry_run:
+        click.echo("Nothing stands in the way.")
+        return
     click.echo(f"Predictions: {made.folder / 'predictions'}")
     click.echo(f"Next: pbvs score --split val --run {made.name}")
 

@@ -131,14 +131,28 @@ def _prepare_chunk(
 
 def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Prepared:
     """Return a pair from the cache, preparing it first when it is not there."""
-    key = _key(work, radiometry, chips, size)
-    file = cache / key[:2] / f"{key}.npy"
+    file = _place(work, radiometry, chips, size, cache)
     try:
         return _known(work.pair, file) or _make(work.pair, root, radiometry, chips, size, file)
     except (WriteError, ReadError):  # a full disk or a failing one must not look like a bad image
         raise
     except PbvsError as error:
         return Prepared(work.pair, cache, reason=str(error))
+
+
+def look_up(
+    pairs: Sequence[Pair], radiometry: Radiometry, chips: Chips, size: int, cache: Path
+) -> list[Prepared | None]:
+    """Return what the cache has of each pair, by the digests of its manifest; None for what is still to prepare."""
+    known = (
+        Work(pair, pair.source_digest, pair.target_digest, tuple(image.digest for image in pair.more)) for pair in pairs
+    )
+    return [_known(work.pair, _place(work, radiometry, chips, size, cache)) for work in known]
+
+
+def _place(work: Work, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Path:
+    key = _key(work, radiometry, chips, size)
+    return cache / key[:2] / f"{key}.npy"
 
 
 def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:

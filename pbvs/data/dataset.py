@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pbvs.challenge import Task
 from pbvs.data.chips import Array, Prepared, mark_used, prepare, write_bad_chips
 from pbvs.data.images import resize
 from pbvs.data.manifest import Pair
@@ -221,6 +222,29 @@ class ChipDataset(Dataset[Sample]):
             say(f"{self.task.name}: {len(whole)} of {len(self._items_of)} pairs{also} are left out, listed in {path}")
         if len(whole) == len(self._items_of) > 0:
             raise PbvsError(f"None of the {len(whole)} pairs of {self.task.name} can be used: {whole[0].reason}.")
+
+
+def samples_in_epoch(
+    pairs: Sequence[Pair], known: Sequence[Prepared | None], task: Task, chips: Chips, sampling: Sampling
+) -> int | None:
+    """Return the samples of an epoch of training on these pairs, before they are prepared.
+
+    `known` is what the cache has of each (`chips.look_up`): what it says is left out is not counted, what it does not
+    know is. None where only the cut windows can tell.
+    """
+    own = 0 if sampling.policy == "all" else sampling.pairs_per_location
+    count = 0
+    for members in _by_location(pairs, by_name=task.pairing == "name"):
+        left = [found for index in members if not ((found := known[index]) and found.reason)]
+        limit = int(pairs[members[0]].limit or 0)
+        if chips.mode != "windows":
+            count += min([len(left), *(most for most in (own, limit) if most)])
+            continue
+        windows = [len(found.windows) for found in left if found]
+        if len(windows) < len(left) or 0 < limit < len(left):
+            return None
+        count += min(sum(windows), own or sum(windows))
+    return count
 
 
 def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:

@@ -75,6 +75,14 @@ class Translator(ABC):
         """What is to be known of a finished training: `epoch`, `chosen_on`, `parted`; nothing where nothing learns."""
         return {}
 
+    def disk(self) -> int:
+        """Return about how many bytes training leaves in the model's folder; 0 where that is next to nothing."""
+        return 0
+
+    def measure(self, context: FitContext) -> float:
+        """Return the seconds that a step of training takes here, measured on a few; nothing is written or kept."""
+        return 0.0
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into `folder`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
 from pbvs.files import digest
 from pbvs.metrics.perceptual import Lpips
+from pbvs.networks.pix2pixhd import DiscriminatorConfig
 from pbvs.recipe import Augmentation
 from pbvs.seeds import evenly_spaced
 from pbvs.training import checkpoint, distributed
@@ -28,7 +30,7 @@ from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.loader import Chips, Feed
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm
-from pbvs.training.step import Execution, Schedule, TrainingStep
+from pbvs.training.step import Batch, Execution, Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, make_judge
 from pbvs.translators.base import FitContext, ImageArray, Translator
@@ -36,6 +38,7 @@ from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
+MEASURED = 3  # steps that tell how long training will take; the first one is slower
 
 
 class NetworkTranslator(Translator):
@@ -53,6 +56,11 @@ class NetworkTranslator(Translator):
     @abstractmethod
     def config(self) -> TranslatorConfig:
         """The network that the recipe asks for."""
+
+    @property
+    def configs(self) -> tuple[TranslatorConfig | DiscriminatorConfig, ...]:
+        """The networks that learn, the one that translates first."""
+        return (self.config,)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -136,6 +144,33 @@ class NetworkTranslator(Translator):
         inputs = [with_channels(image, config.source_channels) for image in on_grid]
         outputs = translate(network, inputs, how, self.device)
         return [with_channels(image, self.task.target_channels) for image in outputs]
+
+    def disk(self) -> int:
+        """Return the bytes of the model, and of the state: weights, their average and two moments of each."""
+        average = bool(self.stage.ema_decay)
+        with torch.device("meta"):
+            sizes = [sum(p.numel() for p in checkpoint.make_network(config).parameters()) for config in self.configs]
+        return 4 * (4 * sum(sizes) + average * sizes[0])
+
+    def measure(self, context: FitContext) -> float:
+        """Return the seconds of a step on random images, from the first weights; loading images is not measured."""
+        method, stage = self.prepare(replace(context, initial=None), self._perceptual(context)), self.stage
+        method.begin_epoch(1)
+        shape, random = (stage.batch_size, stage.size), torch.Generator().manual_seed(0)
+        source, target = (
+            (torch.rand(shape[0], channels, shape[1], shape[1], generator=random) * 2 - 1).to(self.device)
+            for channels in (self.config.source_channels, self.config.target_channels)
+        )
+        batch = Batch(source, target, torch.ones_like(target[:, :1], dtype=torch.bool))
+        seconds = []
+        for _ in range(MEASURED):
+            begun = time.perf_counter()
+            for micro in range(stage.accumulate):
+                method.accumulate(batch, 1 / stage.accumulate, last=micro == stage.accumulate - 1)
+            method.step(stage.learning_rate)
+            synchronise(self.device)
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds[1:])
 
     def save(self, folder: Path) -> None:
         """Write the network with its configuration and how it was trained."""
@@ -277,6 +312,12 @@ class NetworkTranslator(Translator):
         self.metadata = {**self.metadata, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
         if distributed.is_main():
             self.save(context.folder)
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was asked to; a CPU has done it already."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def with_channels(image: ImageArray, channels: int) -> ImageArray:

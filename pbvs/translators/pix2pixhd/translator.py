@@ -69,6 +69,11 @@ class Pix2PixHD(NetworkTranslator):
             channels, stage.discriminator_width, stage.discriminators, stage.discriminator_layers
         )
 
+    @property
+    def configs(self) -> tuple[GeneratorConfig | DiscriminatorConfig, ...]:
+        """The generator and the discriminator."""
+        return (self.config, self.discriminator_config)
+
     def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> GanStep:
         """Return both networks with their first weights, and the losses that train them."""
         stage = self.stage

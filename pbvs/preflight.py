@@ -1,0 +1,365 @@
+"""What a call of `predict` finds there, checked for everything that could stop it before the first step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbvs import devices
+from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.challenge.model import Challenge
+from pbvs.data.chips import Prepared, look_up
+from pbvs.data.headers import Header, read_headers
+from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
+from pbvs.data.split import split_for_tuning
+from pbvs.errors import PbvsError
+from pbvs.files import inside, read_json, visible_names
+from pbvs.lineage import Lineage, changes, learns
+from pbvs.metrics.weights import look
+from pbvs.plan import Plan, StagePlan
+from pbvs.recipe import Recipe, Stage, TaskName
+from pbvs.run import CACHE, Run, read_done
+from pbvs.seeds import evenly_spaced
+from pbvs.translators import make_translator, translator_class
+from pbvs.translators.base import FitContext, Translator
+from pbvs.translators.settings import NetworkStage
+
+
+@dataclass
+class Work:
+    """One call of `predict`: what it works on, what is there already, and what could stop it. Nothing is written."""
+
+    recipe: Recipe
+    run: Run
+    root: Path
+    manifests: Path
+    weights: Path | None
+    device: str
+    jobs: int
+    asked: frozenset[str]  # the tasks whose predictions are wanted
+    retrain: bool = False  # make the models of the tasks asked for again
+    instead: Mapping[str, Any] = field(default_factory=dict)  # settings of stages that options replace
+    challenge: Challenge = field(init=False)
+    trained: set[str] = field(default_factory=set)  # by this call
+
+    def __post_init__(self) -> None:
+        self.challenge = load_challenge(self.recipe.challenge)
+
+    @property
+    def lineage(self) -> Lineage:
+        """What the run's models and predictions are made from; until they are trained again, as if they were not."""
+        fresh = self.asked - self.trained if self.retrain else frozenset()
+        return Lineage(self.run, self.recipe, self.manifests, frozenset(fresh))
+
+    def _check_manifests(self) -> None:
+        """Raise PbvsError when the pairs were made for another challenge than the recipe's."""
+        path = self.manifests / "summary.json"
+        made_for = read_json(path).get("challenge") if path.is_file() else None
+        if isinstance(made_for, dict) and made_for.get("digest") != self.challenge.data_digest():
+            raise PbvsError(
+                f"The manifests in {self.manifests} were made for the challenge {made_for.get('name')}, or an earlier "
+                f"version of it, not for {self.challenge.name} of the recipe {self.recipe.name!r}; run `pbvs "
+                f"build-pairs --challenge {self.recipe.challenge}` again."
+            )
+
+    def wanted(self) -> list[TaskName]:
+        """Return the tasks asked for and those they require, in the order of the graph."""
+        return tasks_with_parts(self.recipe, self.asked)
+
+    def to_train(self) -> list[TaskName]:
+        """Return the tasks whose networks will be trained, in the order of the graph."""
+        learning = [task for task in self.wanted() if learns(self.recipe.stages[task])]
+        return [task for task in learning if self._remakes(task) or not self.lineage.has_model(task)]
+
+    def check(self, splits: Iterable[str], change_recipe: bool = False) -> None:
+        """Raise for all that would stop the work later: recipe, models, data, weights, device. Nothing is written."""
+        self.check_data(splits, change_recipe)
+        self.check_machine()
+
+    def check_data(self, splits: Iterable[str], change_recipe: bool = False) -> None:
+        """Raise PbvsError for what is wrong with the recipe, the run's models, the manifests or the images."""
+        self._check_manifests()
+        self._check_recipe(change_recipe)
+        self._check_models()
+        self._check_folders()
+        check_inputs(self._needed_pairs(splits), self.root)
+        check_content(list(self._needed_pairs(splits)), self.root, self.manifests, self.jobs)
+        self._check_training()
+
+    def check_machine(self) -> None:
+        """Raise PbvsError naming all weights that are missing, UsageError for a device that is not there."""
+        self._check_weights()
+        if self.device != "auto" or any(self._class(task).uses_device for task in self.wanted()):
+            devices.resolve_device(self.device)  # torch, which grayscale never waits for
+
+    def plan(self, splits: Iterable[str], measure: bool = False) -> Plan:
+        """Return what will be done; with `measure`, how long training takes by a few steps of each stage."""
+        works = any(self._class(task).uses_device for task in self.wanted())
+        device = devices.resolve_device(self.device) if works else "cpu"
+        training = self.to_train()
+        nets = dict.fromkeys(net for task in training for net in self.recipe.stages[task].trunks)
+        weights = {net: look(net, self.weights) for net in nets}
+        seconds = {}
+        if measure and None not in weights.values():
+            seconds = {task: self._translator(task, device).measure(self._context(task, device)) for task in training}
+        return Plan(
+            f"run {self.run.name}, recipe {self.recipe.name}, challenge {self.challenge.name}, on {device}",
+            tuple(self._stage_plan(task, tuple(splits), task in training, device) for task in self.wanted()),
+            weights,
+            seconds,
+            free_space(self.run.submissions, CACHE),
+        )
+
+    def _stage_plan(self, task: TaskName, splits: tuple[str, ...], trains: bool, device: str) -> StagePlan:
+        stage, parts = self.recipe.stages[task], self.recipe.stages[task].requires
+        images = {split: self._missing(task, split, trains) for split in splits if task in self.asked}
+        shape = self.challenge.tasks[task]
+        band = 2 if self.challenge.outputs.stored == "uint16" else 1
+        sources = [pair.source for split in images for pair in self._pairs(task, split)]
+        area = (shape.challenge_size or 0) ** 2 if self.recipe.evaluation_size == "challenge" else 0
+        area = area or self._pixels(sources) * shape.scale**2
+        predicted = area * shape.target_channels * band * sum(missing for missing, _ in images.values())
+        if not trains:
+            return StagePlan(task, stage.method, parts, learns(stage), False, images, images_size=predicted)
+        train, val = self._learnt_from(task)
+        known, epochs, steps = self._steps(task)
+        chip = self._chip_pixels(stage, [pair.target for pair in train])
+        unknown = sum(found is None for found in known)
+        return StagePlan(
+            task,
+            stage.method,
+            parts,
+            True,
+            True,
+            images,
+            pairs=(len(train), min(len(val), getattr(stage, "validation_images", len(val)))),
+            epochs=epochs,
+            steps=steps,
+            chips_size=unknown * chip * (shape.source_channels + shape.target_channels + 1),
+            model_size=self._translator(task, device).disk(),
+            images_size=predicted,
+        )
+
+    def _learnt_from(self, task: TaskName) -> tuple[list[Pair], list[Pair]]:
+        """Return the pairs with targets that a stage trains on, and those that choose its epoch."""
+        train = [pair for pair in self._pairs(task, "train") if pair.target]
+        val = [pair for pair in self._pairs(task, "val") if pair.target]
+        if getattr(self.recipe.stages[task], "choose_on", "val") == "train":
+            return split_for_tuning(train, seed=self.recipe.seed)
+        return train, val
+
+    def _steps(self, task: TaskName) -> tuple[list[Prepared | None], int, int | None]:
+        """Return what the cache has of a stage's pairs, its epochs, and the steps of each; None: not known yet.
+
+        Raises PbvsError when a step takes more images than an epoch has.
+        """
+        stage, (train, _) = self.recipe.stages[task], self._learnt_from(task)
+        if not isinstance(stage, NetworkStage):
+            return [], 0, None
+        from pbvs.data.dataset import samples_in_epoch
+        from pbvs.training.loader import BatchPlan  # torch, which grayscale never waits for
+
+        recipe = self.recipe
+        known = look_up(train, recipe.radiometry, recipe.chips, stage.size, CACHE)
+        samples = samples_in_epoch(train, known, self.challenge.tasks[task], recipe.chips, recipe.sampling)
+        epochs = stage.epochs + stage.half_rate_epochs + stage.decay_epochs
+        if not samples or not epochs:
+            return known, epochs, None if epochs else 0
+        rounds = stage.passes // epochs
+        epoch = BatchPlan(samples * rounds, stage.batch_size, stage.accumulate, devices.world_size())
+        return known, epochs, epoch.steps
+
+    def _missing(self, task: TaskName, split: str, trains: bool) -> tuple[int, int]:
+        """Return how many images of a split are still to predict, and how many are there."""
+        pairs = self._pairs(task, split)
+        if trains or self.retrain or not self.lineage.has_predicted(task, split, self.root):
+            return len(pairs), 0
+        there = set(visible_names(self.run.prediction_folder(split, task)))
+        done = sum(f"{pair.name}.png" in there for pair in pairs)
+        return len(pairs) - done, done
+
+    def _chip_pixels(self, stage: Stage, targets: Sequence[str]) -> int:
+        """Return about how many pixels a prepared pair has."""
+        chips = self.recipe.chips
+        if chips.mode == "whole" and isinstance(stage, NetworkStage):
+            return stage.size**2
+        return min(chips.max_side**2, self._pixels(targets))
+
+    def _pixels(self, files: Sequence[str]) -> int:
+        """Return about how many pixels these images have each, by the headers of a few."""
+        few = [(name, inside(self.root, name).stat().st_size) for name in evenly_spaced(files, 3)]
+        found = [header for header in read_headers(self.root, few) if isinstance(header, Header)]
+        return sum(header.width * header.height for header in found) // max(1, len(found))
+
+    def _translator(self, task: TaskName, device: str) -> Translator:
+        return make_translator(self.challenge.tasks[task], self.recipe.stages[task], {}, device)
+
+    def _context(self, task: TaskName, device: str) -> FitContext:
+        return FitContext(self.recipe, self.root, (), (), self.run.model(task), CACHE, None, self.weights, device)
+
+    def _check_training(self) -> None:
+        """Raise for what would stop training at its beginning: a batch too large, a start or a protocol not there."""
+        for task in self.to_train():
+            stage = self.recipe.stages[task]
+            self._steps(task)
+            start = getattr(stage, "init_checkpoint", None)
+            if start and not Path(start).is_file():
+                raise PbvsError(
+                    f"There is no checkpoint {start}, which the stage {task} starts from; make it with `pbvs "
+                    "checkpoint import`, or correct init_checkpoint."
+                )
+            if getattr(stage, "choose_by", "auto") != "auto":
+                from pbvs.metrics.protocol import choose_protocol
+
+                choose_protocol(self.challenge, stage.model_dump()["choose_by"])
+
+    def stage_digest(self, task: TaskName) -> str:
+        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models."""
+        return self.lineage.model(task)
+
+    def _class(self, task: TaskName) -> type[Translator]:
+        return translator_class(self.recipe.stages[task].model_dump()["method"])
+
+    def _pairs(self, task: str, split: str) -> list[Pair]:
+        return read_manifest(manifest_path(self.manifests, task, split))
+
+    def _record(self, task: str) -> Path:
+        return self.run.model_record(task)
+
+    def _remakes(self, task: str) -> bool:
+        return self.retrain and task in self.asked
+
+    def _needed_pairs(self, splits: Iterable[str]) -> Iterator[Pair]:
+        """Yield the pairs that are trained on and predicted."""
+        for task in self.to_train():
+            yield from (pair for split in ("train", "val") for pair in self._pairs(task, split))
+        for task in self.wanted():
+            if task in self.asked:
+                yield from (pair for split in splits for pair in self._pairs(task, split))
+
+    def _check_recipe(self, change_recipe: bool) -> None:
+        """Refuse another recipe than the run's, but for what training can go on with (more epochs)."""
+        if change_recipe or not self.run.exists():
+            return
+        # What an option sets matters only where a model was trained otherwise, and then `_check_models` says so.
+        before = with_settings(self.run.recipe(), self.instead, self.wanted())
+        said = changes(_told(before), _told(self.recipe))
+        if said:
+            raise PbvsError(
+                f"The run {self.run.name!r} was begun with another recipe ({said}). Give another --run, or take this "
+                "recipe with --change-recipe: what it changes is then made again, trained models with --retrain."
+            )
+
+    def _check_models(self) -> None:
+        """Refuse to train over a model that was made with other settings or pairs."""
+        for task in self.wanted():
+            record = read_done(self._record(task))
+            if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
+                continue
+            if not self.lineage.has_model(task) and not self._goes_on(task):
+                then = record.get("parts")
+                said = changes(then, self.lineage.model_parts(task)) if isinstance(then, dict) else ""
+                raise PbvsError(
+                    f"The model {self.run.model(task)} was trained with another recipe or other manifests"
+                    f"{f' ({said})' if said else ''}; give another --run, or --task {task} --retrain to train it again."
+                )
+
+    def _check_folders(self) -> None:
+        """Refuse links inside the run: what they lead to is not ours to write."""
+        inner = [self.run.folder / name for name in ("models", "predictions", "scores", "calibration")]
+        splits = sorted((self.run.folder / "predictions").glob("*"))
+        tasks = [path for folder in (self.run.folder / "models", *splits) for path in folder.glob("*")]
+        if link := next((path for path in (*inner, *splits, *tasks) if path.is_symlink()), None):
+            raise PbvsError(f"{link} is a link, and a run keeps its files itself; move what it leads to there.")
+
+    def _check_weights(self) -> None:
+        """Raise PbvsError naming every frozen network that training needs and that is not here."""
+        needed: dict[str, list[str]] = {}
+        for task in self.to_train():
+            for net in self.recipe.stages[task].trunks:
+                if look(net, self.weights) is None:
+                    needed.setdefault(net, []).append(task)
+        if needed:
+            said = ", ".join(f"{net} (for {', '.join(tasks)})" for net, tasks in needed.items())
+            vgg16 = ' (the perceptual loss takes VGG-16 instead with vgg_net = "vgg16")' if "vgg19" in needed else ""
+            raise PbvsError(
+                f"Training needs weights that are not here: {said}. Get them with `pbvs weights fetch "
+                f"{' '.join(needed)}`, name their folder with --weights, or take --lpips-net random to try it out"
+                f"{vgg16}."
+            )
+
+    def _goes_on(self, task: TaskName) -> bool:
+        """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
+        stage = self.recipe.stages[task]
+        free: dict[str, Any] | None = read_done(self._record(task)).get("free")
+        if free is None:  # written by a version that kept it in the run's recipe alone
+            old = self.run.recipe().stages.get(task) if self.run.exists() else None
+            free = free_settings(old) if old is not None and type(old) is type(stage) else {}
+        as_it_was = stage.model_copy(update={key: value for key, value in free.items() if key in free_settings(stage)})
+        return read_done(self._record(task)).get("made_from") == self.lineage.model(task, as_it_was)
+
+    def _after(self, task: str) -> list[TaskName]:
+        """Return the tasks whose models are trained after this one."""
+        order = self.wanted()
+        return [later for later in self.to_train() if order.index(later) > order.index(task)]
+
+
+def tasks_with_parts(recipe: Recipe, asked: Iterable[str]) -> list[TaskName]:
+    """Return the tasks asked for and those they require, in the order of the graph."""
+    wanted: set[str] = set(asked)
+    for task in reversed(recipe.order()):
+        if task in wanted:
+            wanted.update(recipe.stages[task].requires)
+    return [task for task in recipe.order() if task in wanted]
+
+
+def check_inputs(pairs: Iterable[Pair], root: Path) -> None:
+    """Raise PbvsError when files that manifests name are not below the data root, saying how many and the first."""
+    missing, seen = [], set[str]()
+    for pair in pairs:
+        for relative in pair.paths:
+            if relative not in seen:
+                seen.add(relative)
+                if not inside(root, relative).is_file():
+                    missing.append(f"{relative} ({pair.task} {pair.split})")
+    if missing:
+        raise PbvsError(
+            f"{len(missing)} of {len(seen)} files that the manifests name are not in {root}, the first {missing[0]}; "
+            "give the right --data, or run `pbvs build-pairs` again."
+        )
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any], tasks: Iterable[str] | None = None) -> Recipe:
+    """Return the recipe with these settings in every stage that has them, or in those of `tasks`."""
+    chosen = set(recipe.stages if tasks is None else tasks)
+    stages = {task: stage.replace(dict(settings)) if task in chosen else stage for task, stage in recipe.stages.items()}
+    return recipe.model_copy(update={"stages": stages})
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says beside the defaults, without what may change while a run goes on."""
+    tables = recipe.model_dump(mode="json", exclude={"name", "description", "challenge"}, exclude_defaults=True)
+    if recipe.challenge != DEFAULT:
+        tables["challenge"] = load_challenge(recipe.challenge).digest()
+    for task, stage in recipe.stages.items():
+        tables["stages"][task] = {
+            key: value for key, value in tables["stages"][task].items() if key not in free_settings(stage)
+        }
+    return tables
+
+
+def free_settings(stage: Stage) -> dict[str, Any]:
+    """Return the settings that may change between two trainings of one model."""
+    return stage.model_dump(mode="json", include=set(getattr(type(stage), "FREE", ())))
+
+
+def free_space(*folders: Path) -> dict[Path, int]:
+    """Return the bytes that the folders' disks have left, one folder for each disk; they need not be there yet."""
+    found: dict[int, tuple[Path, int]] = {}
+    for folder in folders:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+        found.setdefault(there.stat().st_dev, (folder, shutil.disk_usage(there).free))
+    return dict(found.values())
