@@ -164,7 +164,7 @@ class Job(Work):
     def _train(self, task: TaskName, stage: Stage, translator: Translator, device: str) -> None:
         """Train a model, beside an earlier one when there is one, which then stays until the new one is finished."""
         final, start = self.run.model(task), time.perf_counter()
-        beside = self._remakes(task) and self._record(task).is_file()
+        beside = self._remakes(task) and self.run.model_record(task).is_file()
         folder = final.with_name(f".{task}.next") if beside else final
         if translator.learns:
             say(f"{task}: training {translator.method} on {device}")
@@ -178,7 +178,7 @@ class Job(Work):
             known |= {"training": translator.training} if translator.training else {}
             if (folder / MODEL_FILE).is_file():
                 known["model"] = sha256(folder / MODEL_FILE)
-            mark_done(folder / self._record(task).name, made_from, **known)
+            mark_done(folder / self.run.model_record(task).name, made_from, **known)
             if beside:
                 replace_folder(folder, final)
             if translator.learns:
@@ -305,11 +305,6 @@ def default_recipe(challenge: str = DEFAULT) -> str:
     if name == "demo":
         say("No GPU here: the recipe is demo, which shows that everything works; --recipe paper trains the real one.")
     return name
-
-
-def with_lpips_net(recipe: Recipe, net: str) -> Recipe:
-    """Return the recipe with `net` as the LPIPS trunk of every stage that trains on LPIPS."""
-    return with_settings(recipe, {"lpips_net": net})
 
 
 @contextlib.contextmanager

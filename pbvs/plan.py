@@ -75,18 +75,16 @@ class Plan:
         rows = [("Plan:    ", self.title), *rows, ("Weights: ", self._weights()), ("Disk:    ", self._disk())]
         if any(stage.trains for stage in self.stages):
             rows.append(("Time:    ", self._time()))
-        return [line for head, text in rows for line in wrapped(head, text, width)]
+        folded = (textwrap.wrap(head + said, width, subsequent_indent=" " * len(head)) for head, said in rows)
+        return [line for lines in folded for line in lines]
 
     def _weights(self) -> str:
         said = [f"{net} in {path.parent}" if path else f"{net} is missing" for net, path in self.weights.items()]
         return ", ".join(said) or "training needs none"
 
     def _disk(self) -> str:
-        sizes = {
-            "chips": sum(stage.chips_size for stage in self.stages),
-            "models": sum(stage.model_size for stage in self.stages),
-            "images": sum(stage.images_size for stage in self.stages),
-        }
+        each = [(stage.chips_size, stage.model_size, stage.images_size) for stage in self.stages]
+        sizes = dict(zip(("chips", "models", "images"), map(sum, zip(*each, strict=True)), strict=True))
         said = [f"{size_text(size)} of {what}" for what, size in sizes.items() if size]
         left = ", ".join(f"{size_text(free)} free in {folder}" for folder, free in self.free.items())
         short = sum(sizes.values()) > min(self.free.values(), default=sum(sizes.values()))
@@ -104,18 +102,11 @@ class Plan:
         return f"about {duration(total)} of training, without validation (a step: {each})"
 
 
-def wrapped(head: str, text: str, width: int) -> list[str]:
-    """Return text behind a head in lines of at most `width`, the later ones indented as far; long words are cut."""
-    return textwrap.wrap(head + text, width, subsequent_indent=" " * len(head), drop_whitespace=True)
-
-
 def size_text(size: int) -> str:
     """Return bytes as people say them.
 
     >>> size_text(400_000), size_text(39_000_000), size_text(3_400_000_000)
     ('0.4 MB', '39 MB', '3.4 GB')
     """
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= scale or unit == "MB":
-            return f"{size / scale:.{1 if size < 10 * scale else 0}f} {unit}"
-    raise AssertionError
+    unit, scale = ("TB", 1e12) if size >= 1e12 else ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
+    return f"{size / scale:.{1 if size < 10 * scale else 0}f} {unit}"

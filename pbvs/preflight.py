@@ -104,7 +104,8 @@ class Work:
         weights = {net: look(net, self.weights) for net in nets}
         seconds = {}
         if measure and None not in weights.values():
-            seconds = {task: self._translator(task, device).measure(self._context(task, device)) for task in training}
+            context = FitContext(self.recipe, self.root, (), (), self.run.folder, CACHE, None, self.weights, device)
+            seconds = {task: self._translator(task, device).measure(context) for task in training}
         return Plan(
             f"run {self.run.name}, recipe {self.recipe.name}, challenge {self.challenge.name}, on {device}",
             tuple(self._stage_plan(task, tuple(splits), task in training, device) for task in self.wanted()),
@@ -116,32 +117,23 @@ class Work:
     def _stage_plan(self, task: TaskName, splits: tuple[str, ...], trains: bool, device: str) -> StagePlan:
         stage, parts = self.recipe.stages[task], self.recipe.stages[task].requires
         images = {split: self._missing(task, split, trains) for split in splits if task in self.asked}
-        shape = self.challenge.tasks[task]
-        band = 2 if self.challenge.outputs.stored == "uint16" else 1
+        shape, wide = self.challenge.tasks[task], self.challenge.outputs.stored == "uint16"
         sources = [pair.source for split in images for pair in self._pairs(task, split)]
         area = (shape.challenge_size or 0) ** 2 if self.recipe.evaluation_size == "challenge" else 0
         area = area or self._pixels(sources) * shape.scale**2
-        predicted = area * shape.target_channels * band * sum(missing for missing, _ in images.values())
+        predicted = area * shape.target_channels * (1 + wide) * sum(missing for missing, _ in images.values())
         if not trains:
             return StagePlan(task, stage.method, parts, learns(stage), False, images, images_size=predicted)
         train, val = self._learnt_from(task)
         known, epochs, steps = self._steps(task)
         chip = self._chip_pixels(stage, [pair.target for pair in train])
         unknown = sum(found is None for found in known)
+        pairs = (len(train), min(len(val), getattr(stage, "validation_images", len(val))))
+        chips = unknown * chip * (shape.source_channels + shape.target_channels + 1)
+        model = self._translator(task, device).disk()
         return StagePlan(
-            task,
-            stage.method,
-            parts,
-            True,
-            True,
-            images,
-            pairs=(len(train), min(len(val), getattr(stage, "validation_images", len(val)))),
-            epochs=epochs,
-            steps=steps,
-            chips_size=unknown * chip * (shape.source_channels + shape.target_channels + 1),
-            model_size=self._translator(task, device).disk(),
-            images_size=predicted,
-        )
+            task, stage.method, parts, True, True, images, pairs, epochs, steps, chips, model, predicted
+        )  # fmt: skip
 
     def _learnt_from(self, task: TaskName) -> tuple[list[Pair], list[Pair]]:
         """Return the pairs with targets that a stage trains on, and those that choose its epoch."""
@@ -197,9 +189,6 @@ class Work:
     def _translator(self, task: TaskName, device: str) -> Translator:
         return make_translator(self.challenge.tasks[task], self.recipe.stages[task], {}, device)
 
-    def _context(self, task: TaskName, device: str) -> FitContext:
-        return FitContext(self.recipe, self.root, (), (), self.run.model(task), CACHE, None, self.weights, device)
-
     def _check_training(self) -> None:
         """Raise for what would stop training at its beginning: a batch too large, a start or a protocol not there."""
         for task in self.to_train():
@@ -216,18 +205,11 @@ class Work:
 
                 choose_protocol(self.challenge, stage.model_dump()["choose_by"])
 
-    def stage_digest(self, task: TaskName) -> str:
-        """Return the digest of all that a stage's model is made from: settings, seed, pairs, earlier models."""
-        return self.lineage.model(task)
-
     def _class(self, task: TaskName) -> type[Translator]:
         return translator_class(self.recipe.stages[task].model_dump()["method"])
 
     def _pairs(self, task: str, split: str) -> list[Pair]:
         return read_manifest(manifest_path(self.manifests, task, split))
-
-    def _record(self, task: str) -> Path:
-        return self.run.model_record(task)
 
     def _remakes(self, task: str) -> bool:
         return self.retrain and task in self.asked
@@ -256,7 +238,7 @@ class Work:
     def _check_models(self) -> None:
         """Refuse to train over a model that was made with other settings or pairs."""
         for task in self.wanted():
-            record = read_done(self._record(task))
+            record = read_done(self.run.model_record(task))
             if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
                 continue
             if not self.lineage.has_model(task) and not self._goes_on(task):
@@ -294,12 +276,12 @@ class Work:
     def _goes_on(self, task: TaskName) -> bool:
         """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
         stage = self.recipe.stages[task]
-        free: dict[str, Any] | None = read_done(self._record(task)).get("free")
+        free: dict[str, Any] | None = read_done(self.run.model_record(task)).get("free")
         if free is None:  # written by a version that kept it in the run's recipe alone
             old = self.run.recipe().stages.get(task) if self.run.exists() else None
             free = free_settings(old) if old is not None and type(old) is type(stage) else {}
         as_it_was = stage.model_copy(update={key: value for key, value in free.items() if key in free_settings(stage)})
-        return read_done(self._record(task)).get("made_from") == self.lineage.model(task, as_it_was)
+        return read_done(self.run.model_record(task)).get("made_from") == self.lineage.model(task, as_it_was)
 
     def _after(self, task: str) -> list[TaskName]:
         """Return the tasks whose models are trained after this one."""

@@ -7,7 +7,6 @@ import click
 from pbvs.cli import options
 
 KINDS = ("chips", "features", "baselines", "targets")
-MEGABYTE = 1e6
 
 
 @click.group()
@@ -24,6 +23,7 @@ def cache() -> None:
 def show(as_json: bool) -> None:
     """Say where the caches are and how large each is."""
     from pbvs.experiments.caches import kept
+    from pbvs.plan import size_text
     from pbvs.run import CACHE
 
     found = kept(CACHE)
@@ -33,9 +33,9 @@ def show(as_json: bool) -> None:
         }
         options.echo_json({"folder": CACHE, "kinds": kinds, "bytes": sum(part.size for part in found)})
         return
-    rows = [(part.kind.name, f"{len(part.files):,}", _megabytes(part.size), part.kind.what) for part in found]
+    rows = [(part.kind.name, f"{len(part.files):,}", size_text(part.size), part.kind.what) for part in found]
     options.echo_table(("kind", "files", "size", "what it is"), rows)
-    click.echo(f"In {CACHE}: {_megabytes(sum(part.size for part in found))}")
+    click.echo(f"In {CACHE}: {size_text(sum(part.size for part in found))}")
 
 
 @cache.command()
@@ -44,6 +44,7 @@ def show(as_json: bool) -> None:
 def clear(kinds: tuple[str, ...], yes: bool) -> None:
     """Remove KINDS of what is kept (without any: all of them); runs and data are never touched."""
     from pbvs.experiments import caches
+    from pbvs.plan import size_text
     from pbvs.run import CACHE
 
     chosen = kinds or KINDS
@@ -53,11 +54,7 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
         click.echo(f"There is nothing to clear in {CACHE}.")
         return
     if not yes:
-        click.confirm(f"Remove {count:,} files ({_megabytes(size)}) from {CACHE}?", abort=True)
+        click.confirm(f"Remove {count:,} files ({size_text(size)}) from {CACHE}?", abort=True)
     for part in caches.clear(CACHE, chosen):
         if part.files:
-            click.echo(f"Removed: {part.kind.name}, {len(part.files):,} files, {_megabytes(part.size)}")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / MEGABYTE:,.1f} MB"
+            click.echo(f"Removed: {part.kind.name}, {len(part.files):,} files, {size_text(part.size)}")

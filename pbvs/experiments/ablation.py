@@ -22,6 +22,7 @@ from pbvs.evaluation.evaluate import score
 from pbvs.files import digest, read_json, read_toml, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
+from pbvs.preflight import with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
 from pbvs.settings import Settings, explain
@@ -101,7 +102,7 @@ def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench:
     ordered = load_challenge(base.challenge).ordered
     plan_rows = [row if row.tasks else row.model_copy(update={"tasks": ordered}) for row in plan.rows]
     if bench.lpips_net:
-        base = pipeline.with_lpips_net(base, bench.lpips_net)
+        base = with_settings(base, {"lpips_net": bench.lpips_net})
     return [Made(row, Run(f"{prefix}-{row.slug}", bench.submissions), row_recipe(row, base)) for row in plan_rows]
 
 
@@ -165,7 +166,7 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
     )
     copied: list[str] = []
     for task in made.recipe.order():
-        wanted = job.stage_digest(task)
+        wanted = job.lineage.model(task)
         if is_done(made.run.model_record(task), wanted):
             continue
         runs = [Run(name, bench.submissions) for name in bench.share] + [other.run for other in rows]

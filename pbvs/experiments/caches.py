@@ -10,46 +10,30 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pbvs.files import write_error
 from pbvs.run import CACHE
 
-_DIGEST = "[0-9a-f]{64}"
-_FOLDER = "[0-9a-f]{2}"
+_DIGEST, _FOLDER = "[0-9a-f]{64}", "[0-9a-f]{2}"
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of what is kept; `names` match the paths of its files below the cache folder, with '/'."""
 
     name: str
     folder: str  # below the cache folder; "" is the folder itself
-    names: re.Pattern[str]
+    names: str
     what: str
 
 
 KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "chips",
-            "",
-            re.compile(rf"{_FOLDER}/{_DIGEST}\.(npy|json)|digests\.csv|bad_[^/]+\.jsonl"),
-            "aligned training pairs, and why some are left out",
-        ),
-        Kind(
-            "features",
-            "features",
-            re.compile(rf"features/{_FOLDER}/{_DIGEST}\.safetensors"),
-            "what networks made of the targets that were scored",
-        ),
-        Kind("baselines", "baselines", re.compile(rf"baselines/{_DIGEST}\.json"), "scores of the inputs as they are"),
-        Kind(
-            "targets",
-            "targets",
-            re.compile(rf"targets/{_FOLDER}/{_DIGEST}\.[\w-]+\.npy"),
-            "targets kept by earlier versions; nothing reads them",
-        ),
+    name: Kind(name, folder, names, what)
+    for name, folder, names, what in (
+        ("chips", "", rf"{_FOLDER}/{_DIGEST}\.(npy|json)|digests\.csv|bad_[^/]+\.jsonl", "aligned training pairs"),
+        ("features", "features", rf"features/{_FOLDER}/{_DIGEST}\.safetensors", "what networks made of scored targets"),
+        ("baselines", "baselines", rf"baselines/{_DIGEST}\.json", "scores of the inputs as they are"),
+        ("targets", "targets", rf"targets/{_FOLDER}/{_DIGEST}\.[\w-]+\.npy", "of earlier versions; nothing reads them"),
     )
 }
 
@@ -70,7 +54,7 @@ def kept(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
     found: dict[str, list[Path]] = {kind.name: [] for kind in chosen}
     for path in _files(cache):
         relative = path.relative_to(cache).as_posix()
-        if kind := next((kind for kind in chosen if kind.names.fullmatch(relative)), None):
+        if kind := next((kind for kind in chosen if re.fullmatch(kind.names, relative)), None):
             found[kind.name].append(path)
     return [Kept(kind, cache / kind.folder, tuple(found[kind.name]), _size(found[kind.name])) for kind in chosen]
 
@@ -81,13 +65,16 @@ def clear(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
     Raises PbvsError naming the first file that cannot be removed.
     """
     found = kept(cache, kinds)
-    for path in (path for part in found for path in part.files):
-        _remove(path)
+    path = cache
+    try:
+        for path in (path for part in found for path in part.files):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
     emptied = [*{path.parent for part in found for path in part.files}, *(part.folder for part in found)]
     for folder in emptied:
-        if folder != cache:
-            with contextlib.suppress(OSError):  # something else is in it
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
     return found
 
 
@@ -102,13 +89,6 @@ def _files(folder: Path, depth: int = 3) -> Iterator[Path]:
             yield from _files(path, depth - 1)
         elif path.is_file():
             yield path
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from None
 
 
 def _size(files: Iterable[Path]) -> int:

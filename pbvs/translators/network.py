@@ -168,7 +168,8 @@ class NetworkTranslator(Translator):
             for micro in range(stage.accumulate):
                 method.accumulate(batch, 1 / stage.accumulate, last=micro == stage.accumulate - 1)
             method.step(stage.learning_rate)
-            synchronise(self.device)
+            if self.device.startswith("cuda"):
+                torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - begun)
         return min(seconds[1:])
 
@@ -312,12 +313,6 @@ class NetworkTranslator(Translator):
         self.metadata = {**self.metadata, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
         if distributed.is_main():
             self.save(context.folder)
-
-
-def synchronise(device: str) -> None:
-    """Wait until a GPU has done what it was asked to; a CPU has done it already."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def with_channels(image: ImageArray, channels: int) -> ImageArray:
