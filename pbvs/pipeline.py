@@ -88,7 +88,10 @@ def predict(
         return Job(chosen, made, where, manifests, weights, device, jobs, asked, retrain, instead)
 
     if dry_run:
-        _print_plan(job(), splits, change_recipe)
+        work = job()
+        work.check_data(splits, change_recipe)
+        print("\n".join(work.plan(splits, measure=devices.world_size() == 1).lines()))
+        work.check_machine()
         return made
     if not made.exists():
         job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
@@ -104,14 +107,6 @@ def predict(
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
     return made
-
-
-def _print_plan(work: Job, splits: Sequence[str], change_recipe: bool) -> None:
-    """Print what a call would do on standard output, and raise what would stop it."""
-    work.check_data(splits, change_recipe)
-    for line in work.plan(splits, measure=devices.world_size() == 1).lines():
-        print(line)
-    work.check_machine()
 
 
 @dataclass

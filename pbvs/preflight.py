@@ -105,7 +105,9 @@ class Work:
         seconds = {}
         if measure and None not in weights.values():
             context = FitContext(self.recipe, self.root, (), (), self.run.folder, CACHE, None, self.weights, device)
-            seconds = {task: self._translator(task, device).measure(context) for task in training}
+            tasks, stages = self.challenge.tasks, self.recipe.stages
+            made = {task: make_translator(tasks[task], stages[task], {}, device) for task in training}
+            seconds = {task: translator.measure(context) for task, translator in made.items()}
         return Plan(
             f"run {self.run.name}, recipe {self.recipe.name}, challenge {self.challenge.name}, on {device}",
             tuple(self._stage_plan(task, tuple(splits), task in training, device) for task in self.wanted()),
@@ -130,7 +132,7 @@ class Work:
         unknown = sum(found is None for found in known)
         pairs = (len(train), min(len(val), getattr(stage, "validation_images", len(val))))
         chips = unknown * chip * (shape.source_channels + shape.target_channels + 1)
-        model = self._translator(task, device).disk()
+        model = make_translator(shape, stage, {}, device).disk()
         return StagePlan(
             task, stage.method, parts, True, True, images, pairs, epochs, steps, chips, model, predicted
         )  # fmt: skip
@@ -185,9 +187,6 @@ class Work:
         few = [(name, inside(self.root, name).stat().st_size) for name in evenly_spaced(files, 3)]
         found = [header for header in read_headers(self.root, few) if isinstance(header, Header)]
         return sum(header.width * header.height for header in found) // max(1, len(found))
-
-    def _translator(self, task: TaskName, device: str) -> Translator:
-        return make_translator(self.challenge.tasks[task], self.recipe.stages[task], {}, device)
 
     def _check_training(self) -> None:
         """Raise for what would stop training at its beginning: a batch too large, a start or a protocol not there."""

@@ -35,7 +35,6 @@ VERSION = 2  # of what this module and those below it make of a pair; raise it w
 
 CAPACITY = 64 << 30  # bytes that the cache holds before chips that are not used are removed
 KEPT_FOR = 7 * 86400.0  # seconds after their last use in which chips are not removed: another training may read them
-DAY = 86400.0
 
 Array = NDArray[np.uint8]
 Corner = tuple[int, int]  # top and left of a window
@@ -119,7 +118,7 @@ def make_room(cache: Path, keep: Collection[Path] = (), capacity: int = CAPACITY
 def mark_used(file: Path) -> None:
     """Set a chip's time of last use, at most once a day."""
     with contextlib.suppress(OSError):  # a cache that may only be read
-        if time.time() - file.stat().st_mtime > DAY:
+        if time.time() - file.stat().st_mtime > KEPT_FOR / 7:
             os.utime(file)
 
 
