@@ -18,6 +18,7 @@ from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
 from pbvs.files import inside, read_json, visible_names
 from pbvs.lineage import Lineage, changes, learns
+from pbvs.metrics.protocol import choose_protocol
 from pbvs.metrics.weights import look
 from pbvs.plan import Plan, StagePlan
 from pbvs.recipe import Recipe, Stage, TaskName
@@ -195,14 +196,9 @@ class Work:
             self._steps(task)
             start = getattr(stage, "init_checkpoint", None)
             if start and not Path(start).is_file():
-                raise PbvsError(
-                    f"There is no checkpoint {start}, which the stage {task} starts from; make it with `pbvs "
-                    "checkpoint import`, or correct init_checkpoint."
-                )
-            if getattr(stage, "choose_by", "auto") != "auto":
-                from pbvs.metrics.protocol import choose_protocol
-
-                choose_protocol(self.challenge, stage.model_dump()["choose_by"])
+                raise PbvsError(f"There is no {start}, which {task} starts from; correct its init_checkpoint.")
+            if (chooses := getattr(stage, "choose_by", "auto")) != "auto":
+                choose_protocol(self.challenge, chooses)
 
     def _class(self, task: TaskName) -> type[Translator]:
         return translator_class(self.recipe.stages[task].model_dump()["method"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,14 +39,9 @@ def ablate(
     data: Path | None,
     manifests: Path,
     submissions: Path,
-    protocol: str | None,
-    weights: Path | None,
-    lpips_net: str | None,
-    device: str,
-    jobs: int,
-    retrain: bool,
     changes: tuple[str, ...],
     dry_run: bool,
+    **choices: Any,
 ) -> None:
     """Measure what each part of a recipe is worth: a run for each row of a table, trained and scored alike.
 
@@ -74,13 +69,8 @@ def ablate(
         manifests=manifests,
         only=only,
         submissions=submissions,
-        protocol=protocol,
-        weights=weights,
-        lpips_net=lpips_net,
-        device=device,
-        jobs=jobs,
-        retrain=retrain,
         share=share,
+        **choices,
     )
     _write(plan, base.name, made, submissions / f"ablation-{prefix}", data, manifests)
 

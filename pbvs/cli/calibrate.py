@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,12 +41,9 @@ def calibrate(
     manifests: Path,
     submissions: Path,
     protocol: str | None,
-    weights: Path | None,
     lpips_net: str | None,
-    device: str,
-    pairs: int,
-    extras: tuple[str, ...],
     dry_run: bool,
+    **choices: Any,
 ) -> None:
     """Find the intensity factor of each grayscale or cascade stage and write it into the run's recipe.
 
@@ -66,12 +63,9 @@ def calibrate(
         root=data,
         manifests=manifests,
         protocol=protocol,
-        weights=weights,
         lpips_net=lpips_net,
-        device=device,
-        pairs=pairs,
-        extras=extras,
         write=not dry_run,
+        **choices,
     )
     label = "random net, NOT LPIPS" if lpips_net == "random" else protocol or place.challenge().protocol
     click.echo(f"Run {place.name}; score by {label}, lower is better")

@@ -122,8 +122,7 @@ def check_data(
     challenge: str | None,
     output: Path | None,
     no_shift: bool,
-    jobs: int,
-    backend: str,
+    **choices: Any,
 ) -> None:
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
     from pbvs.data.build import find_challenge, find_root
@@ -131,14 +130,8 @@ def check_data(
     from pbvs.files import sweep
     from pbvs.report.data_page import write_data_page
 
-    found = inspect_data(
-        find_root(root or data, manifests),
-        manifests,
-        challenge=find_challenge(challenge, manifests),
-        shifts=not no_shift,
-        jobs=jobs,
-        backend=backend,
-    )
+    root, known = find_root(root or data, manifests), find_challenge(challenge, manifests)
+    found = inspect_data(root, manifests, challenge=known, shifts=not no_shift, **choices)
     sweep(manifests, deep=False)
     sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
     page = write_data_page(found, output or manifests / "check-data.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,20 +43,12 @@ def predict(
     tasks: tuple[str, ...],
     splits: tuple[str, ...],
     recipe: str | None,
-    challenge: str | None,
     run: str | None,
     data: Path | None,
-    manifests: Path,
     submissions: Path,
-    weights: Path | None,
-    device: str,
-    jobs: int,
-    retrain: bool,
     changes: tuple[str, ...],
-    change_recipe: bool,
     dry_run: bool,
-    lpips_net: str | None,
-    deterministic: bool,
+    **choices: Any,
 ) -> None:
     """Train or load each task's model, stage by stage, and write the predictions.
 
@@ -73,17 +65,9 @@ def predict(
         tasks=tasks or None,
         splits=splits or ("test", "val"),
         root=data,
-        manifests=manifests,
         submissions=submissions,
-        weights=weights,
-        device=device,
-        jobs=jobs,
-        retrain=retrain,
-        change_recipe=change_recipe,
-        lpips_net=lpips_net,
-        deterministic=deterministic,
-        challenge=challenge,
         dry_run=dry_run,
+        **choices,
     )
     if dry_run:
         click.echo("Nothing stands in the way.")

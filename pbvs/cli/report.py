@@ -18,13 +18,7 @@ from pbvs.cli import options
 @options.images
 @options.jobs
 def report(
-    run: str | None,
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
-    one_file: bool,
-    images: str,
-    jobs: int,
+    run: str | None, data: Path | None, manifests: Path, submissions: Path, one_file: bool, images: str, jobs: int
 ) -> None:
     """Write a run's report.html again: scores where there are any, else images to look at.
 

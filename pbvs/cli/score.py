@@ -37,17 +37,11 @@ def score(
     data: Path | None,
     manifests: Path,
     submissions: Path,
-    protocol: str | None,
-    weights: Path | None,
-    lpips_net: str | None,
-    device: str,
-    jobs: int,
     targets: Path | None,
     challenge: str | None,
-    fid: bool,
     no_baselines: bool,
-    batch: int,
     as_json: bool,
+    **choices: Any,
 ) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
 
@@ -60,9 +54,7 @@ def score(
         raise UsageError("--challenge is for scoring an ARCHIVE; a run has its own.")
     from pbvs.evaluation.results import score_table
 
-    rule: dict[str, Any] = {"protocol": protocol, "weights": weights, "lpips_net": lpips_net}
-    settings = {**rule, "root": data, "manifests": manifests, "device": device, "jobs": jobs, "batch": batch}
-    settings |= {"fid": fid, "baselines": not no_baselines}
+    settings = {**choices, "root": data, "manifests": manifests, "baselines": not no_baselines}
     if archive is not None:
         from pbvs.submission.score import score_archive, summary_path
 

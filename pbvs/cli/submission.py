@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,6 @@ from pbvs.challenge import SPLITS
 from pbvs.cli import options
 
 if TYPE_CHECKING:
-    from pbvs.challenge.model import Container
     from pbvs.submission.package import PackagePlan
 
 EVALUATION = click.Choice(["challenge", "native"])
@@ -57,13 +56,11 @@ def package(
     submissions: Path,
     tasks: str | None,
     sources: tuple[str, ...],
-    form: Container | None,
     modes: tuple[str, ...],
-    extra_data: bool | None,
-    description: str | None,
     split: str,
     allow_stale: bool,
     dry_run: bool,
+    **choices: Any,
 ) -> None:
     """Zip a run's predictions as the challenge asks, and check what was written.
 
@@ -71,22 +68,19 @@ def package(
     """
     from pbvs.run import choose_run
     from pbvs.submission import package as archive
-    from pbvs.submission import package as plan
     from pbvs.submission.findings import as_text, verdict
 
     chosen = choose_run(run, submissions)
     inputs = archive.inputs_of(manifests, data, split, chosen.challenge())
-    planned = plan.make_plan(
+    planned = archive.make_plan(
         chosen,
         inputs,
         split=split,
         tasks=[task.strip() for task in tasks.split(",")] if tasks else (),
-        others=plan.parse_sources(sources, submissions, chosen.challenge()),
-        modes=plan.parse_modes(modes, chosen.challenge()),
-        form=form,
-        extra_data=extra_data,
-        description=description,
+        others=archive.parse_sources(sources, submissions, chosen.challenge()),
+        modes=archive.parse_modes(modes, chosen.challenge()),
         manifests=None if allow_stale else manifests,
+        **choices,
     )
     _say_plan(planned, dry_run)
     if dry_run:

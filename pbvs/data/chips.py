@@ -99,11 +99,8 @@ def make_room(cache: Path, keep: Collection[Path] = (), capacity: int = CAPACITY
 
     Those of `keep`, and any that were used within the last week, stay whatever they take.
     """
-    found = []
-    for file in cache.glob("[0-9a-f][0-9a-f]/*.npy"):
-        with contextlib.suppress(OSError):  # another command removed it
-            status = file.lstat()
-            found.append((status.st_mtime, status.st_size, file))
+    files = [file for file in cache.glob("[0-9a-f][0-9a-f]/*.npy") if not file.is_symlink()]
+    found = [(file.stat().st_mtime, file.stat().st_size, file) for file in files if file.is_file()]
     excess, count = sum(size for _, size, _ in found) - capacity, 0
     for used, size, file in sorted(found):
         if excess <= 0 or used > time.time() - KEPT_FOR:

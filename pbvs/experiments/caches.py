@@ -56,7 +56,8 @@ def kept(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
         relative = path.relative_to(cache).as_posix()
         if kind := next((kind for kind in chosen if re.fullmatch(kind.names, relative)), None):
             found[kind.name].append(path)
-    return [Kept(kind, cache / kind.folder, tuple(found[kind.name]), _size(found[kind.name])) for kind in chosen]
+    sizes = {name: sum(path.stat().st_size for path in files) for name, files in found.items()}
+    return [Kept(kind, cache / kind.folder, tuple(found[kind.name]), sizes[kind.name]) for kind in chosen]
 
 
 def clear(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
@@ -89,11 +90,3 @@ def _files(folder: Path, depth: int = 3) -> Iterator[Path]:
             yield from _files(path, depth - 1)
         elif path.is_file():
             yield path
-
-
-def _size(files: Iterable[Path]) -> int:
-    total = 0
-    for path in files:
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-            total += path.stat().st_size
-    return total

@@ -204,12 +204,6 @@ def home_of(archive: Path) -> Origin | None:
     return None
 
 
-def run_of(archive: Path, submissions: Path) -> str:
-    """Return the name of the run that wrote an archive; '' when none of them did."""
-    origin = origin_of(archive, submissions)
-    return origin.run.name if origin else ""
-
-
 def challenge_of(submissions: Path, origin: Origin | None = None) -> Challenge:
     """Return the challenge of an archive's run, else of the run begun last, else the default."""
     from pbvs.challenge import load_challenge
