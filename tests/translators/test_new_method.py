@@ -96,4 +96,4 @@ def test_a_folder_and_a_line_are_a_method(tmp_path: Path) -> None:
     (tmp_path / "n.toml").write_text(RECIPE % "2.0", encoding="utf-8")
     refused = run(tmp_path, "--run", "other")
     assert refused.returncode == 1
-    assert "stages.sar2eo.negative.strength" in refused.stderr
+    assert "stages.sar2eo.strength" in refused.stderr
