@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import aliases
-from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.challenge.model import DEFAULT, load_challenge
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError
 from pbvs.files import digest, sha256

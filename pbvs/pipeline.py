@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import devices
-from pbvs.challenge.loading import DEFAULT, load_challenge
+from pbvs.challenge.model import DEFAULT, load_challenge
 from pbvs.data.align import open_source
 from pbvs.data.build import challenge_of, find_root
 from pbvs.data.manifest import Pair

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import devices
-from pbvs.challenge.loading import DEFAULT, load_challenge
-from pbvs.challenge.model import Challenge
+from pbvs.challenge.model import DEFAULT, Challenge, load_challenge
 from pbvs.data.chips import Prepared, look_up
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest

@@ -20,8 +20,7 @@ from pydantic import (
 )
 
 from pbvs import aliases
-from pbvs.challenge.loading import DEFAULT, load_challenge
-from pbvs.challenge.model import Challenge
+from pbvs.challenge.model import DEFAULT, Challenge, load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, parse_toml, read_toml, write_text
 from pbvs.settings import Settings, explain

@@ -122,7 +122,7 @@ class Run:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe, resolved, and beside it the challenge when that is a team's own."""
-        from pbvs.challenge.loading import dump_challenge, load_challenge
+        from pbvs.challenge.model import dump_challenge, load_challenge
         from pbvs.recipe import dump_recipe
 
         if Path(recipe.challenge).suffix == ".toml":
@@ -132,7 +132,7 @@ class Run:
 
     def challenge(self) -> Challenge:
         """Read the challenge that the run is for; raise PbvsError when there is no such run."""
-        from pbvs.challenge.loading import load_challenge
+        from pbvs.challenge.model import load_challenge
 
         return load_challenge(self.recipe().challenge)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pbvs.challenge.loading import load_challenge
+from pbvs.challenge.model import load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
 from pbvs.data.split import split_for_tuning

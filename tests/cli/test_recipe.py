@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pbvs.challenge.loading import load_challenge
+from pbvs.challenge.model import load_challenge
 from pbvs.cli import cli, main
 from pbvs.errors import PbvsError
 from pbvs.files import parse_toml

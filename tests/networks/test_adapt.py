@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from pbvs.networks.adapt import adapt_discriminator, adapt_generator, adapt_inputs, adapt_outputs
 from pbvs.networks.pix2pixhd import (
     DiscriminatorConfig,
     GeneratorConfig,
+    adapt_discriminator,
+    adapt_generator,
+    adapt_inputs,
+    adapt_outputs,
     build_discriminator,
     build_generator,
     make_generator,

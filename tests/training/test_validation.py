@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
-from pbvs.challenge.loading import load_challenge
+from pbvs.challenge.model import load_challenge
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.metrics.judge import Judge

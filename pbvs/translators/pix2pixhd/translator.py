@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from pbvs.errors import PbvsError
 from pbvs.metrics.perceptual import load_trunk
-from pbvs.networks.adapt import adapt_discriminator, adapt_generator
 from pbvs.networks.pix2pixhd import (
     DiscriminatorConfig,
     GeneratorConfig,
     GlobalGenerator,
     LocalEnhancer,
     MultiscaleDiscriminator,
+    adapt_discriminator,
+    adapt_generator,
     build_discriminator,
     build_generator,
     set_deterministic,

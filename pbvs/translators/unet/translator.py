@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 from torch import Tensor
 
 from pbvs.errors import PbvsError
-from pbvs.networks.adapt import adapt_inputs, adapt_outputs
+from pbvs.networks.pix2pixhd import adapt_inputs, adapt_outputs
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
