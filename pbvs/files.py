@@ -25,7 +25,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from pbvs import aliases
@@ -103,6 +103,14 @@ def remove_all(paths: Iterable[Path]) -> None:
             sync_folder(path)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def copy_files(source: Path, target: Path, but: Container[str] = ()) -> None:
+    """Copy the files below a folder into another, each whole or not at all, without hidden ones and the names `but`."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name not in but and not path.name.startswith("."):
+            with atomic_path(target / path.relative_to(source)) as part:
+                shutil.copyfile(path, part)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

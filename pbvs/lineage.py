@@ -25,6 +25,7 @@ from pbvs.run import MANIFESTS, Run, is_done, read_done
 # What of a recipe changes no model.
 UNRELATED = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
 REPORT = "The report"  # as something stale
+EARLIER = "earlier.json"  # in a model's folder: the finished models that its training went on from
 _SOURCES = re.compile(r'<meta name="pbvs-made-from" content="([^"]*)">')
 Parts = dict[str, Any]
 
@@ -87,7 +88,7 @@ class Lineage:
         """Return all that a task's predictions are made from: the model and its files, the manifest, the size."""
         return {
             "model": self.model(task),
-            "files": {name: self._model_file(name) for name in self._needed(task)},
+            "files": {n: read_done(self.run.model_record(n)).get("model") for n in self._needed(task)},
             "manifest": self.manifest(task, split),
             "evaluation_size": self.recipe.evaluation_size,
         }
@@ -109,6 +110,43 @@ class Lineage:
         """Return whether the stage's model is finished and made from what is there now."""
         return is_done(self.run.model_record(task), self.model(task))
 
+    def earlier(self, task: TaskName) -> list[str]:
+        """Return the digests of the finished models that the training of a task's model went on from, in order."""
+        return list(read_done(self.run.model(task) / EARLIER).get("models", []))
+
+    def as_trained(self, task: TaskName) -> Stage:
+        """Return the recipe's stage with what may change between trainings as it was for the finished model."""
+        stage, record = self.stage(task), read_done(self.run.model_record(task))
+        known: Parts = (record.get("parts") or {}).get("stage", {})
+        if "parts" not in record and self.run.exists():  # as versions up to 0.1 wrote it: in the run's recipe alone
+            old = self.run.recipe().stages.get(task)
+            known = free_settings(old) if old is not None and type(old) is type(stage) else {}
+        known, fields = {**known, **record.get("free", {})}, type(stage).model_fields
+        return stage.model_copy(update={key: known.get(key, fields[key].default) for key in free_settings(stage)})
+
+    def goes_on(self, task: TaskName) -> Stage | None:
+        """Return the stage that a finished model was made with, where training can go on from it; else None.
+
+        Where a stage asks for more epochs, the model that it once started from may have gone on meanwhile.
+        """
+        then, record = self.as_trained(task), read_done(self.run.model_record(task))
+        parts, started = self.model_parts(task, then), (record.get("parts") or {}).get("requires", {})
+        known = {
+            name: [*self.earlier(name), read_done(self.run.model_record(name)).get("made_from")] for name in started
+        }
+        if self.stage(task).all_epochs > then.all_epochs and all(started[name] in known[name] for name in started):
+            parts["requires"] = started or parts["requires"]
+        return then if model_digest(parts) == record.get("made_from") else None
+
+    def older_start(self, task: TaskName) -> list[TaskName]:
+        """Return the stages that have gone on since a finished model started from theirs."""
+        record = read_done(self.run.model_record(task))
+        then = (record.get("parts") or {}).get("requires", {})
+        older = (
+            {name for name, source in then.items() if source != self.model(name)} if learns(self.stage(task)) else ()
+        )
+        return sorted({*older, *record.get("older_start", [])})
+
     def manifest(self, task: str, split: str) -> str:
         """Return a manifest's SHA-256; raise PbvsError when there is none."""
         path = manifest_path(self.manifests, task, split)
@@ -129,11 +167,6 @@ class Lineage:
         """Return the stages whose trained networks translate a task's inputs: itself, or the first of a cascade."""
         return [name for name in self._needed(task) if learns(self.stage(name))]
 
-    def _model_file(self, task: str) -> str | None:
-        """Return the digest of the model's file as its record says; None where it has none."""
-        value = read_done(self.run.model_record(task)).get("model")
-        return value if isinstance(value, str) else None
-
     def _roots(self, root: Path | None) -> Iterator[str]:
         if root is not None:
             yield str(root)
@@ -143,6 +176,11 @@ class Lineage:
                 value = value.get(key) if isinstance(value, dict) else None
             if isinstance(value, str):
                 yield value
+
+
+def free_settings(stage: Stage) -> dict[str, Any]:
+    """Return the settings that may change between two trainings of one model."""
+    return stage.model_dump(mode="json", include=set(getattr(type(stage), "FREE", ())))
 
 
 def learns(stage: Stage) -> bool:
@@ -163,24 +201,26 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> s
 
     Digests are not shown, only which of them changed.
     """
-    old, new = dict(_flat(then)), dict(_flat(now))
-    said = [
-        _change(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if _differ(old, new, key)
-    ]
+    said = [_change(key, *values) for key, values in unlike(then, now).items()]
     more = f" and {len(said) - most} more" if len(said) > most else ""
     return "; ".join(said[:most]) + more
 
 
-def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
-    return bool(old.get(key) != new.get(key))
+def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two nested tables: dotted key -> both values, None for what is not there.
+
+    >>> unlike({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+    {'a.c': (2, 3), 'd': (None, 4)}
+    """
+    old, new = _flat(then), _flat(now)
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
-def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", item
+def _flat(tables: Mapping[str, Any], path: str = "") -> Parts:
+    found: Parts = {}
+    for key, item in tables.items():
+        found |= _flat(item, f"{path}{key}.") if isinstance(item, Mapping) else {f"{path}{key}": item}
+    return found
 
 
 def _change(key: str, then: Any, now: Any) -> str:
@@ -216,6 +256,8 @@ def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
             f"{parted}: to a net that training did not see, the epoch that was kept is further from the targets than "
             "an earlier one (`parted`): it may have learnt its loss and not the images."
         )
+    older = [(name, start) for name in networks for start in read_done(run.model_record(name)).get("older_start", [])]
+    notes += [f"{name} started from {start} as it was before that went on with more epochs." for name, start in older]
     grids = {task: read_done(run.prediction_record(split, task)) for task, names in translated.items() if names}
     return [*filter(None, notes), *_grid_notes({t: r["input_grid"] for t, r in grids.items() if "input_grid" in r})]
 
@@ -286,7 +328,7 @@ def stale_model(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
         return
     if not lineage.has_model(task):
         renew = f"pbvs predict --run {lineage.run.name} --task {task}"
-        if learns(lineage.stage(task)):
+        if learns(lineage.stage(task)) and not lineage.goes_on(task):
             renew += " --retrain"
         yield Stale(f"The model of {task}", _why(record, lineage.model_parts(task), "recipe or manifests"), renew)
 

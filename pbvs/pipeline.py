@@ -16,6 +16,7 @@ from pbvs.data.build import challenge_of, find_root
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
+    copy_files,
     digest,
     read_json,
     remove_all,
@@ -27,12 +28,12 @@ from pbvs.files import (
     visible_names,
     write_json,
 )
-from pbvs.lineage import learns
+from pbvs.lineage import EARLIER, free_settings, learns
 from pbvs.locks import locked
 from pbvs.logs import duration, say
-from pbvs.preflight import Work, free_settings, tasks_with_parts, with_settings
+from pbvs.preflight import Work, tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
-from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, mark_done, read_done
+from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, mark_done, read_done
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Translator
 from pbvs.translators.prediction import Outcome, predict_pairs
@@ -130,6 +131,10 @@ class Job(Work):
             from pbvs.provenance import update
 
             sweep(self.run.folder)
+            for task in self.to_train():
+                if record := read_done(self.run.model_record(task)):  # of 0.1, it leaves to the run's recipe to say
+                    record["free"] = free_settings(self.lineage.as_trained(task))
+                    write_json(self.run.model_record(task), record)
             path = self.run.provenance_file
             update(path, self.recipe, self.manifests, self.weights, self.device, root=self.root)
             self.run.write_recipe(self.recipe)
@@ -143,7 +148,6 @@ class Job(Work):
         return [failure for split in splits for failure in self._predictions(task, split)]
 
     def _model(self, task: TaskName) -> Translator:
-        """Load a stage's model when it is done, else train and save it."""
         stage = self.recipe.stages[task]
         parts: dict[str, Translator] = {name: self.loaded[name] for name in stage.requires}
         device = devices.resolve_device(self.device if self._class(task).uses_device else "cpu")
@@ -159,11 +163,11 @@ class Job(Work):
     def _train(self, task: TaskName, stage: Stage, translator: Translator, device: str) -> None:
         """Train a model, beside an earlier one when there is one, which then stays until the new one is finished."""
         final, start = self.run.model(task), time.perf_counter()
-        beside = self._remakes(task) and self.run.model_record(task).is_file()
-        folder = final.with_name(f".{task}.next") if beside else final
+        folder = self._begin_training(task)
         if translator.learns:
             say(f"{task}: training {translator.method} on {device}")
         made_from, parts = self.lineage.model(task), self.lineage.model_parts(task)
+        older = [] if self._remakes(task) else self.lineage.older_start(task)
         translator.fit(self._material(task, stage, translator, folder, device))
         if devices.rank() == 0:
             translator.save(folder)
@@ -171,15 +175,41 @@ class Job(Work):
             known: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3), "device": device}
             known |= {"free": free_settings(stage), "parts": parts}
             known |= {"training": translator.training} if translator.training else {}
+            known |= {"older_start": older} if older else {}
             if (folder / MODEL_FILE).is_file():
                 known["model"] = sha256(folder / MODEL_FILE)
             mark_done(folder / self.run.model_record(task).name, made_from, **known)
-            if beside:
+            if folder != final:
                 replace_folder(folder, final)
             if translator.learns:
                 after = f"; still to train: {', '.join(self._after(task))}" if self._after(task) else ""
                 say(f"{task}: trained in {duration(time.perf_counter() - start)}{after}")
         barrier()
+
+    def _begin_training(self, task: TaskName) -> Path:
+        """Return the folder to train in, with the state that training goes on from.
+
+        What is finished stays in its place meanwhile; what training of another kind left beside it is removed.
+        """
+        final, record = self.run.model(task), read_done(self.run.model_record(task))
+        if not record or not (self._remakes(task) or learns(self.recipe.stages[task])):
+            return final
+        folder = final.with_name(f".{task}.next")
+        before = [] if self._remakes(task) else [*self.lineage.earlier(task), record["made_from"]]
+        begun = read_done(folder / EARLIER).get("models", [])
+        barrier()  # every process looks before the first one writes
+        if devices.rank() == 0:
+            part = final.with_name(f".{task}.begun.next")
+            remove_folder(part)
+            if begun != before and before:
+                copy_files(final, part, {DONE, EARLIER})
+                write_json(part / EARLIER, {"models": before})
+                replace_folder(part, folder)
+            elif begun != before:
+                folder.rename(part)
+                remove_folder(part)
+        barrier()
+        return folder
 
     def _material(self, task: str, stage: Stage, translator: Translator, folder: Path, device: str) -> FitContext:
         initial = stage.model_dump().get("init_from")
@@ -194,11 +224,11 @@ class Job(Work):
             weights=self.weights,
             device=device,
             jobs=self.jobs,
+            trained=self.lineage.as_trained(task).all_epochs if self.made(task) else 0,
             ahead=sum(self.recipe.stages[later].work(len(self._pairs(later, "train"))) for later in self._after(task)),
         )
 
     def _predictions(self, task: TaskName, split: str) -> list[str]:
-        """Write the predictions of one task and split that are not there yet."""
         pairs = self._pairs(task, split)
         folder, record = self._begin(task, split, len(pairs))
         known = read_json(record)
@@ -214,7 +244,7 @@ class Job(Work):
         known["images"] += outcome.images
         known["seconds"] = round(known["seconds"] + outcome.seconds, 6)
         known["failed"] = len(outcome.failures)
-        write_part(record, known, devices.rank())
+        write_json(record.with_name(f".{record.stem}.{devices.rank()}.json"), known)
         barrier()
         if devices.rank() == 0:
             written = sum(name.endswith(".png") for name in visible_names(folder))
@@ -251,7 +281,6 @@ class Job(Work):
         return folder, record
 
     def _publish(self, task: str, split: str, folder: Path, record: Path) -> None:
-        """Put finished predictions in the place of the earlier ones."""
         final = self.run.prediction_folder(split, task)
         if folder != final:
             replace_folder(folder, final)
@@ -318,11 +347,6 @@ def barrier() -> None:
         from pbvs.training.distributed import barrier as wait
 
         wait()
-
-
-def write_part(record: Path, metadata: dict[str, Any], rank: int) -> None:
-    """Write what one process predicted beside the record that all share."""
-    write_json(record.with_name(f".{record.stem}.{rank}.json"), metadata)
 
 
 def merge_parts(record: Path, world: int, metadata: dict[str, Any], written: int) -> None:

@@ -28,11 +28,12 @@ class StagePlan:
     chips_size: int = 0
     model_size: int = 0
     images_size: int = 0
+    made: int = 0  # epochs of the finished model that training goes on from
 
     @property
     def all_steps(self) -> int | None:
-        """The steps of the whole training."""
-        return None if self.steps is None else self.epochs * self.steps
+        """The steps that training takes now."""
+        return None if self.steps is None else (self.epochs - self.made) * self.steps
 
     def __str__(self) -> str:
         """Return it in words."""
@@ -42,9 +43,11 @@ class StagePlan:
     def _training(self) -> str:
         if not self.trains:
             return "trained already" if self.learns else "nothing to train"
-        steps = f"{self.epochs} epochs" if self.steps is None else f"{self.all_steps:,} steps"
-        each = f" ({self.epochs} epochs of {self.steps:,})" if self.steps else ""
-        return f"train {steps}{each} on {self.pairs[0]:,} pairs, validate on {self.pairs[1]:,}"
+        epochs = f"{self.epochs - self.made} epochs"
+        steps = epochs if self.steps is None else f"{self.all_steps:,} steps"
+        each = f" ({epochs} of {self.steps:,})" if self.steps else ""
+        what = f"go on from epoch {self.made} to {self.epochs}," if self.made else "train"
+        return f"{what} {steps}{each} on {self.pairs[0]:,} pairs, validate on {self.pairs[1]:,}"
 
     def _predicting(self) -> str:
         missing = {split: count for split, (count, _) in self.images.items() if count}

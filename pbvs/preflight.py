@@ -16,12 +16,12 @@ from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
 from pbvs.files import inside, read_json, visible_names
-from pbvs.lineage import Lineage, changes, learns
+from pbvs.lineage import Lineage, changes, free_settings, learns
 from pbvs.metrics.protocol import choose_protocol
 from pbvs.metrics.weights import look
 from pbvs.plan import Plan, StagePlan
 from pbvs.recipe import Recipe, Stage, TaskName
-from pbvs.run import CACHE, Run, read_done
+from pbvs.run import CACHE, STATE, Run, read_done
 from pbvs.seeds import evenly_spaced
 from pbvs.translators import make_translator, translator_class
 from pbvs.translators.base import FitContext, Translator
@@ -128,14 +128,23 @@ class Work:
             return StagePlan(task, stage.method, parts, learns(stage), False, images, images_size=predicted)
         train, val = self._learnt_from(task)
         known, epochs, steps = self._steps(task)
-        chip = self._chip_pixels(stage, [pair.target for pair in train])
+        chip = min(self.recipe.chips.max_side**2, self._pixels([pair.target for pair in train]))
+        if self.recipe.chips.mode == "whole" and isinstance(stage, NetworkStage):
+            chip = stage.size**2
         unknown = sum(found is None for found in known)
         pairs = (len(train), min(len(val), getattr(stage, "validation_images", len(val))))
         chips = unknown * chip * (shape.source_channels + shape.target_channels + 1)
-        model = make_translator(shape, stage, {}, device).disk()
+        model, made = make_translator(shape, stage, {}, device).disk(), self.made(task)
         return StagePlan(
-            task, stage.method, parts, True, True, images, pairs, epochs, steps, chips, model, predicted
+            task, stage.method, parts, True, True, images, pairs, epochs, steps, chips, model, predicted, made
         )  # fmt: skip
+
+    def made(self, task: TaskName) -> int:
+        """Return the epochs of the finished model that training goes on from; 0 where it begins."""
+        record = read_done(self.run.model_record(task))
+        if self._remakes(task) or not record or (then := self.lineage.goes_on(task)) is None:
+            return 0
+        return int((record.get("training") or {}).get("ends", [then.all_epochs])[-1])
 
     def _learnt_from(self, task: TaskName) -> tuple[list[Pair], list[Pair]]:
         """Return the pairs with targets that a stage trains on, and those that choose its epoch."""
@@ -159,7 +168,7 @@ class Work:
         recipe = self.recipe
         known = look_up(train, recipe.radiometry, recipe.chips, stage.size, CACHE)
         samples = samples_in_epoch(train, known, self.challenge.tasks[task], recipe.chips, recipe.sampling)
-        epochs = stage.epochs + stage.half_rate_epochs + stage.decay_epochs
+        epochs = stage.all_epochs
         if not samples or not epochs:
             return known, epochs, None if epochs else 0
         rounds = stage.passes // epochs
@@ -174,13 +183,6 @@ class Work:
         there = set(visible_names(self.run.prediction_folder(split, task)))
         done = sum(f"{pair.name}.png" in there for pair in pairs)
         return len(pairs) - done, done
-
-    def _chip_pixels(self, stage: Stage, targets: Sequence[str]) -> int:
-        """Return about how many pixels a prepared pair has."""
-        chips = self.recipe.chips
-        if chips.mode == "whole" and isinstance(stage, NetworkStage):
-            return stage.size**2
-        return min(chips.max_side**2, self._pixels(targets))
 
     def _pixels(self, files: Sequence[str]) -> int:
         """Return about how many pixels these images have each, by the headers of a few."""
@@ -235,13 +237,27 @@ class Work:
             record = read_done(self.run.model_record(task))
             if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
                 continue
-            if not self.lineage.has_model(task) and not self._goes_on(task):
-                then = record.get("parts")
-                said = changes(then, self.lineage.model_parts(task)) if isinstance(then, dict) else ""
-                raise PbvsError(
-                    f"The model {self.run.model(task)} was trained with another recipe or other manifests"
-                    f"{f' ({said})' if said else ''}; give another --run, or --task {task} --retrain to train it again."
-                )
+            if self.lineage.has_model(task) and not record.get("installed"):
+                continue
+            before = self.lineage.as_trained(task) if record.get("installed") else self.lineage.goes_on(task)
+            if before is not None:
+                self._check_epochs(task, before, bool(record.get("installed")))
+                continue
+            then = record.get("parts")
+            said = changes(then, self.lineage.model_parts(task)) if isinstance(then, dict) else ""
+            raise PbvsError(
+                f"The model {self.run.model(task)} was trained with another recipe or other manifests"
+                f"{f' ({said})' if said else ''}; give another --run, or --task {task} --retrain to train it again."
+            )
+
+    def _check_epochs(self, task: TaskName, before: Stage, installed: bool) -> None:
+        """Refuse fewer epochs than a finished model had, and going on where its training's state is not there."""
+        then, now, state = before.all_epochs, self.recipe.stages[task].all_epochs, self.run.model(task) / STATE
+        again = f"give another --run, or --task {task} --retrain to train it again."
+        if now < then:
+            raise PbvsError(f"The model {state.parent} has {then} epochs and the recipe asks for {now}; {again}")
+        if then and (now > then or not installed) and not state.is_file():
+            raise PbvsError(f"There is no {state}, from which the training of {task} would go on; {again}")
 
     def _check_folders(self) -> None:
         """Refuse links inside the run: what they lead to is not ours to write."""
@@ -266,16 +282,6 @@ class Work:
                 f"{' '.join(needed)}`, name their folder with --weights, or take --lpips-net random to try it out"
                 f"{vgg16}."
             )
-
-    def _goes_on(self, task: TaskName) -> bool:
-        """Return whether the recipe differs from the model's only in what training can go on with (more epochs)."""
-        stage = self.recipe.stages[task]
-        free: dict[str, Any] | None = read_done(self.run.model_record(task)).get("free")
-        if free is None:  # written by a version that kept it in the run's recipe alone
-            old = self.run.recipe().stages.get(task) if self.run.exists() else None
-            free = free_settings(old) if old is not None and type(old) is type(stage) else {}
-        as_it_was = stage.model_copy(update={key: value for key, value in free.items() if key in free_settings(stage)})
-        return read_done(self.run.model_record(task)).get("made_from") == self.lineage.model(task, as_it_was)
 
     def _after(self, task: str) -> list[TaskName]:
         """Return the tasks whose models are trained after this one."""
@@ -325,11 +331,6 @@ def _told(recipe: Recipe) -> dict[str, Any]:
             key: value for key, value in tables["stages"][task].items() if key not in free_settings(stage)
         }
     return tables
-
-
-def free_settings(stage: Stage) -> dict[str, Any]:
-    """Return the settings that may change between two trainings of one model."""
-    return stage.model_dump(mode="json", include=set(getattr(type(stage), "FREE", ())))
 
 
 def free_space(*folders: Path) -> dict[Path, int]:

@@ -69,12 +69,11 @@ def update(
     """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
     metadata = collect(recipe, manifests, weights, device, root=root, previous=path)
     earlier: list[dict[str, Any]] = []
-    if path.is_file():
-        with contextlib.suppress(PbvsError):
-            before = read_provenance(path)
-            earlier = before.pop("earlier", [])
-            if before != metadata:
-                earlier = [before, *earlier][:KEPT]
+    with contextlib.suppress(PbvsError):
+        before = read_provenance(path)
+        earlier = before.pop("earlier", [])
+        if before != metadata:
+            earlier = [before, *earlier][:KEPT]
     write_json(path, {**metadata, "earlier": earlier} if earlier else metadata)
 
 
@@ -103,10 +102,7 @@ def source_digest(package: Path = PACKAGE) -> str:
 
 def git_commit(folder: Path) -> dict[str, Any] | None:
     """Return the commit checked out in `folder` and whether the sources differ from it; None without git."""
-    if not (folder / ".git").exists():
-        return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
+    if not (folder / ".git").exists() or not (commit := _git(folder, "rev-parse", "HEAD")):
         return None
     return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--", "pbvs"))}
 
@@ -133,17 +129,14 @@ def data_metadata(recipe: Recipe, manifests: Path, root: Path, previous: Path | 
     The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
     those written there.
     """
-    names = sorted({name for file in manifest_digests(recipe, manifests) for name in _named(manifests / file)})
+    files = (manifests / file for file in manifest_digests(recipe, manifests))
+    names = sorted({name for file in files for pair in read_manifest(file) for name in pair.paths})
     metadata = _file_metadata(root, names)
-    known = _known_data(previous)
-    if known.get("seen") == metadata["seen"] and "digest" in known:
-        return {**metadata, "digest": known["digest"]}
+    with contextlib.suppress(PbvsError):
+        known = read_provenance(previous).get("data") or {} if previous else {}
+        if known.get("seen") == metadata["seen"] and "digest" in known:
+            return {**metadata, "digest": known["digest"]}
     return {**metadata, "digest": _content_digest(root, names)}
-
-
-def _named(manifest: Path) -> Iterator[str]:
-    for pair in read_manifest(manifest):
-        yield from pair.paths
 
 
 def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
@@ -154,14 +147,6 @@ def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
             size += status.st_size
             seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return {"root": str(root), "files": len(names), "bytes": size, "seen": seen.hexdigest()}
-
-
-def _known_data(previous: Path | None) -> dict[str, Any]:
-    if previous is None or not previous.is_file():
-        return {}
-    with contextlib.suppress(PbvsError):
-        return dict(read_provenance(previous).get("data") or {})
-    return {}
 
 
 def _content_digest(root: Path, names: list[str]) -> str:

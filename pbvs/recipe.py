@@ -42,6 +42,11 @@ class Stage(Settings):
         return ()
 
     @property
+    def all_epochs(self) -> int:
+        """The epochs of a training; 0 where nothing is learnt."""
+        return 0
+
+    @property
     def chosen_on(self) -> str | None:
         """The images on which training chooses the epoch (val, train); None where none is chosen."""
         return None

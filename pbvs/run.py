@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SUBMISSIONS = Path("submissions")
 MANIFESTS = Path("data_manifests")
 DONE = "done.json"  # in a model's folder, once it is finished
+STATE = "state.safetensors"  # in a model's folder: what its training goes on from
 CACHE = Path(os.environ.get("PBVS_CACHE", ".cache/pbvs"))  # what can be made again
 
 

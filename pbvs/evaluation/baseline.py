@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pbvs.challenge import Task
 from pbvs.data.align import open_source
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
@@ -40,14 +39,10 @@ def score_baselines(
     found: dict[str, dict[str, TaskScores]] = {kind: {} for kind in BASELINES}
     for task in tasks:
         for kind in BASELINES:
-            same = kind != "input" and not _differs(task.task)
+            gray = paper_factor(task.name) != 1.0 or task.task.target_channels > 1 < task.task.first_channels
+            same = kind != "input" and not gray  # the paper's gray is then the input as it is
             found[kind][task.name] = found["input"][task.name] if same else _one(judge, task, kind, cache, score)
     return found
-
-
-def _differs(task: Task) -> bool:
-    """Return whether the paper's gray is another image than the input as it is."""
-    return paper_factor(task.name) != 1.0 or task.target_channels > 1 < task.first_channels
 
 
 def paper_factor(task: str) -> float:

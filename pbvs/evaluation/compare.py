@@ -16,6 +16,7 @@ from pbvs.errors import PbvsError
 from pbvs.evaluation.bootstrap import combined_interval
 from pbvs.evaluation.results import Scores, find_scores, read_scores, wrap
 from pbvs.files import read_toml
+from pbvs.lineage import unlike
 from pbvs.run import Run
 
 SAME = 5e-4  # a smaller change is none in three digits
@@ -122,7 +123,9 @@ def compare(
         raise PbvsError(f"The runs {before.name} and {after.name} have no scored image in common; score both again.")
     rises = bool(new.rule and new.rule.higher_is_better)
     changes = changes.sort_values(["difference", "task", "name"], ascending=[not rises, True, True], ignore_index=True)
-    tasks = [_difference(task, changes[changes["task"] == task], seed, rises) for task in _tasks(changes)]
+    tasks = [
+        _difference(task, changes[changes["task"] == task], seed, rises) for task in dict.fromkeys(changes["task"])
+    ]
     combined = _difference("combined", changes, seed, rises)
     return Comparison(
         old,
@@ -191,18 +194,10 @@ def recipe_differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
 
     Of a stage whose method is another only the method is told.
     """
-    flat = [_flatten(read_toml(run.recipe_file)) if run.recipe_file.is_file() else {} for run in (before, after)]
-    keys = sorted({*flat[0], *flat[1]} - {"name", "description"})
-    unlike = {key: (flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)}
-    stages = tuple(key.removesuffix("method") for key in unlike if key.endswith(".method"))
-    return {key: values for key, values in unlike.items() if key.endswith(".method") or not key.startswith(stages)}
-
-
-def _flatten(tables: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in tables.items():
-        found |= _flatten(item, f"{path}{key}.") if isinstance(item, dict) else {f"{path}{key}": item}
-    return found
+    recipes = [read_toml(run.recipe_file) if run.recipe_file.is_file() else {} for run in (before, after)]
+    found = {key: both for key, both in unlike(*recipes).items() if key not in ("name", "description")}
+    stages = tuple(key.removesuffix("method") for key in found if key.endswith(".method"))
+    return {key: values for key, values in found.items() if key.endswith(".method") or not key.startswith(stages)}
 
 
 def image_changes(old: Scores, new: Scores) -> pd.DataFrame:
@@ -213,10 +208,6 @@ def image_changes(old: Scores, new: Scores) -> pd.DataFrame:
     both = after.merge(before, on=keys)[[*keys, "location", "before", "after"]]
     difference = both["after"] - both["before"]
     return both.assign(difference=difference.mask(difference.abs() <= EQUAL, 0.0))
-
-
-def _tasks(changes: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(changes["task"]))
 
 
 def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
@@ -270,15 +261,15 @@ def seeds_table(runs: Sequence[Run], split: str | None = None, protocol: str | N
     first, *others = runs
     for other in others:
         compare(first, other, split=split, protocol=protocol)
-        unlike = [key for key in recipe_differences(first, other) if key != "seed"]
-        if unlike:
+        found = [key for key in recipe_differences(first, other) if key != "seed"]
+        if found:
             raise PbvsError(
-                f"The runs {first.name} and {other.name} differ in more than the seed ({', '.join(unlike[:4])}); "
+                f"The runs {first.name} and {other.name} differ in more than the seed ({', '.join(found[:4])}); "
                 f"see `pbvs compare {first.name} {other.name}`."
             )
-    found = [read_scores(run, find_scores(run, split, protocol)) for run in runs]
-    rows = {task: [scores.task(task).get("score") for scores in found] for task in found[0].names}
-    rows["combined"] = [scores.combined for scores in found]
+    read = [read_scores(run, find_scores(run, split, protocol)) for run in runs]
+    rows = {task: [scores.task(task).get("score") for scores in read] for task in read[0].names}
+    rows["combined"] = [scores.combined for scores in read]
     table = pd.DataFrame(rows, index=[run.name for run in runs], dtype=float).T.dropna(how="all")
     values = table.copy()
     return table.assign(
@@ -319,14 +310,13 @@ def comparison_table(comparison: Comparison, examples: int = 3) -> str:
     for heading, changes in (("Got better the most:", better), ("Got worse the most:", worse)):
         if len(changes):
             lines += ["", heading]
-            lines += [f"  {row.difference:+.3f}  {row.task:<8} {str(row.name)[:60]}" for _, row in _named(changes)]
+            lines += [
+                f"  {row.difference:+.3f}  {row.task:<8} {str(row.name)[:60]}"
+                for row in changes.itertuples(index=False)
+            ]
     if comparison.warnings:
         lines += ["", *(line for warning in comparison.warnings for line in wrap(f"Note: {warning}."))]
     return "\n".join(lines)
-
-
-def _named(changes: pd.DataFrame) -> list[tuple[int, Any]]:
-    return list(enumerate(changes.itertuples(index=False)))
 
 
 def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], most: int = 8) -> list[str]:

@@ -97,12 +97,11 @@ def _our_board(key: tuple[str, ...], group: Sequence[Scores], manifests: Path) -
     rows += [_entry(tasks, BASELINE_NAMES.get(name, name), said, BASELINE) for name, said in baselines.items()]
     rule = group[0].rule
     rises = bool(rule and rule.higher_is_better)
-    entries = ranked(pd.DataFrame(rows), tasks, rises) if rule and rule.tasks == "ranks" else pd.DataFrame(rows)
-    title = f"Your runs: split {', '.join(key)}"
-    by_ranks = bool(rule and rule.tasks == "ranks")
-    ordered = in_order(entries, rises and not by_ranks)
-    about = "held-out locations of your own data"
-    return Board(title, "measured here", about, True, ordered, rises and not by_ranks, stale)
+    entries = pd.DataFrame(rows)
+    if rule and rule.tasks == "ranks":
+        entries, rises = ranked(entries, tasks, rises), False
+    title, about = f"Your runs: split {', '.join(key)}", "held-out locations of your own data"
+    return Board(title, "measured here", about, True, in_order(entries, rises), rises, stale)
 
 
 def _doubts(scores: Scores, manifests: Path) -> list[Stale]:
@@ -131,11 +130,8 @@ def ranked(entries: pd.DataFrame, tasks: Sequence[str], rises: bool) -> pd.DataF
 def published_boards() -> list[Board]:
     """Return the tables that come with the package."""
     index = read_toml(PUBLISHED / "index.toml")
-    boards = []
-    for name, said in index.items():
-        entries = read_entries(PUBLISHED / f"{name}.csv", said["challenge"])
-        boards.append(Board(said["title"], said["source"], said["about"], False, entries))
-    return boards
+    entries = {name: read_entries(PUBLISHED / f"{name}.csv", said["challenge"]) for name, said in index.items()}
+    return [Board(said["title"], said["source"], said["about"], False, entries[name]) for name, said in index.items()]
 
 
 def read_entries(path: Path, challenge: str = DEFAULT) -> pd.DataFrame:
@@ -177,11 +173,8 @@ def _row(row: Any, board: Board) -> list[str]:
     digits = 4 if board.ours else 2  # published tables have two
     marks = "".join(mark for note, mark in MARKS.items() if board.ours and note in row["note"])
     name = f"({row['name']})" if row["note"] == BASELINE else f"{row['name']} {marks}".rstrip()
-    return [name, *(_cell(row[column], digits) for column in ("combined", *board.tasks))]
-
-
-def _cell(value: Any, digits: int) -> str:
-    return "/" if number(value) is None else f"{value:.{digits}f}"
+    values = [row[column] for column in ("combined", *board.tasks)]
+    return [name, *("/" if number(value) is None else f"{value:.{digits}f}" for value in values)]
 
 
 def board_frame(boards: Sequence[Board]) -> pd.DataFrame:

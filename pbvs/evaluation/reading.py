@@ -57,18 +57,14 @@ class TaskToScore:
         """Read both images of a pair; what a file got wrong is in the status and reason, never raised."""
         path = self.prediction(pair)
         try:
-            if self.predict is None:
-                self._check_there(path)
+            if self.predict is None and not path.is_file():
+                raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {self.name}`.")
             target, valid = self._target(pair)
             return Images(pair, prediction=self._prediction(pair, path, target.shape), target=target, valid=valid)
         except Refused as error:
             return Images(pair, error.status, str(error))
         except PbvsError as error:
             return Images(pair, "no-target", str(error))
-
-    def _check_there(self, path: Path) -> None:
-        if not path.is_file():
-            raise Refused("missing", f"There is no prediction {path}; run `pbvs predict --task {self.name}`.")
 
     def _target(self, pair: Pair) -> tuple[Array, Mask]:
         image, valid = open_masked_target(pair, self.root, self.radiometry)
@@ -148,7 +144,8 @@ class Unexpected:
 
 def unexpected_predictions(task: TaskToScore) -> Unexpected:
     """Compare a folder with the expected names."""
-    unknown = sorted(name for name in visible_names(task.predictions) if not _is_expected(task, name))
+    names = visible_names(task.predictions)
+    unknown = sorted(name for name in names if not (name.endswith(".png") and name[:-4] in task.known))
     stems = dict.fromkeys((_stem(name) for name in unknown), 0)
     for name in visible_names(task.predictions) if stems else ():
         if (stem := _stem(name)) in stems:
@@ -157,10 +154,6 @@ def unexpected_predictions(task: TaskToScore) -> Unexpected:
         extra=[name for name in unknown if stems[_stem(name)] == 1],
         duplicate=[name for name in unknown if stems[_stem(name)] > 1],
     )
-
-
-def _is_expected(task: TaskToScore, name: str) -> bool:
-    return name.endswith(".png") and name[:-4] in task.known
 
 
 def _stem(name: str) -> str:

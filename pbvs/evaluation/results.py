@@ -165,11 +165,6 @@ def number(value: Any) -> float | None:
 # --- Where scores lie.
 
 
-def is_scored(run: Run) -> bool:
-    """Return whether the run has a summary of scores."""
-    return bool(run.score_folders())
-
-
 def find_scores(run: Run, split: str | None = None, protocol: str | None = None) -> Path:
     """Return the folder of the newest scores, of a split and protocol where they are named.
 

@@ -98,7 +98,9 @@ def task_summary(judge: Judge, scores: TaskScores | None, whole: bool = True) ->
     good = table[table["status"] == "ok"]
     found: dict[str, Any] = {"status": "missing", "reason": "", "images": len(good), "expected": len(table)}
     found |= {"score": None, "interval": None, **means(judge, good), "fid": None, "kid": None, "fids": {}}
-    found |= _set_numbers(scores.sets if scores else {})
+    sets = scores.sets if scores else {}
+    found |= {name: value for name, value in sets.items() if not name.startswith("fid-")}
+    found |= {"fids": fids} if (fids := {n: sets[f"fid-{n}"] for n in FIDS if f"fid-{n}" in sets}) else {}
     found |= {"locations": {}} if whole else {}
     if not len(good):
         found["reason"] = _reason(table) if len(table) else "the split has no target images for this task"
@@ -141,12 +143,6 @@ def task_score(protocol: Protocol, rows: pd.DataFrame, numbers: Mapping[str, Any
     if protocol.set_terms or all(term.transform in ("identity", "complement") for term in protocol.terms):
         return protocol.task_score(numbers)
     return mean(image_scores(rows, protocol))
-
-
-def _set_numbers(sets: Mapping[str, float]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: value for name, value in sets.items() if not name.startswith("fid-")}
-    fids = {layer: sets[f"fid-{layer}"] for layer in FIDS if f"fid-{layer}" in sets}
-    return found | ({"fids": fids} if fids else {})
 
 
 def _values(protocol: Protocol, rows: pd.DataFrame) -> dict[str, list[float]]:

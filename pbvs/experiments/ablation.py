@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.evaluate import score
-from pbvs.files import digest, read_json, read_toml, sha256
+from pbvs.files import copy_files, digest, read_json, read_toml, remove_folder, replace_folder, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.preflight import with_settings
@@ -173,22 +171,13 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
         others = [run.model(task) for run in runs if run != made.run]
         found = next((folder for folder in others if is_done(folder / DONE, wanted)), None)
         if found:
-            copy_model(found, made.run.model(task))
+            target = made.run.model(task)
+            part = target.with_name(f".{task}.copy.next")
+            remove_folder(part)
+            copy_files(found, part)
+            replace_folder(part, target)
             copied.append(task)
     return copied
-
-
-def copy_model(source: Path, target: Path) -> None:
-    """Copy a finished model's folder; the copy appears whole or not at all."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.copy")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 # --- The rows of an ablation as data: what each changes of a base recipe.

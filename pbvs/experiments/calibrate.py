@@ -22,7 +22,7 @@ from pbvs.data.images import to_uint8
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import sweep, write_json, write_text
+from pbvs.files import sweep, write_json
 from pbvs.lineage import Lineage, calibration_parts
 from pbvs.locks import locked
 from pbvs.logs import say, track
@@ -32,6 +32,7 @@ from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, Stage, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
+from pbvs.training.log import write_curves
 from pbvs.translators import make_translator
 from pbvs.translators.base import ImageArray, Translator
 from pbvs.translators.grayscale import ToneStage
@@ -163,7 +164,7 @@ def calibrate(
 
     A run that is not there yet is begun with the recipe `begin`. `extras` are further numbers to fit: channels,
     offset, gamma. `pairs` training pairs are looked at, spread over locations. Beside the recipe,
-    `calibration/<task>.json` and `.svg` say what was found. Raises UsageError for a stage that has nothing to
+    `calibration/<task>.json` and `.png` say what was found. Raises UsageError for a stage that has nothing to
     calibrate, PbvsError when a first model, data or trunk is missing.
     """
 
@@ -188,7 +189,8 @@ def calibrate(
             ]
             stage = recipe.stages[task]
             assert isinstance(stage, ToneStage)
-            found.append(fit(task, _tone(stage), judge, read[0], read[1], extras))
+            tone = Tone(stage.intensity, stage.channel_weights, stage.offset, stage.gamma)
+            found.append(fit(task, tone, judge, read[0], read[1], extras))
         if write:
             _write(run, recipe, found, rule, judge, manifests)
     return found
@@ -201,10 +203,6 @@ def _chosen(recipe: Recipe, tasks: Sequence[str] | None) -> list[Any]:
         named = ", ".join(able) or "none"
         raise UsageError(f"Only grayscale and cascade stages can be calibrated; in this recipe: {named}.")
     return [task for task in able if not tasks or task in tasks]
-
-
-def _tone(stage: ToneStage) -> Tone:
-    return Tone(stage.intensity, stage.channel_weights, stage.offset, stage.gamma)
 
 
 def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator | None:
@@ -364,64 +362,6 @@ def _write(
         metadata = {"protocol": rule.name, "lpips": judge.label, **asdict(result)}
         metadata["parts"] = calibration_parts(Lineage(run, recipe, manifests), result.task)
         write_json(run.folder / "calibration" / f"{result.task}.json", metadata)
-        write_text(run.folder / "calibration" / f"{result.task}.svg", draw_curve(result))
+        curves = {name: [(p.intensity, getattr(p, name)) for p in result.curve] for name in ("score", "rmse", "lpips")}
+        write_curves(run.folder / "calibration" / f"{result.task}.png", curves, "factor", "on training pairs")
     run.write_recipe(parse_recipe(tables, str(run.recipe_file)))
-
-
-# --- The score over the intensity factor as one small SVG file, readable without anything else.
-
-WIDTH, HEIGHT, MARGIN = 560, 320, 48
-LINES = {"score": "#1b4f8a", "rmse": "#b3561d", "lpips": "#3c7a3c"}
-
-
-def draw_curve(result: Calibration) -> str:
-    """Return SVG: score, RMSE and LPIPS on training pairs over the factor, the recipe's factor and the one found."""
-    factors = [point.intensity for point in result.curve]
-    top = max(max(point.score, point.rmse, point.lpips) for point in result.curve) * 1.05 or 1.0
-    low, high = min(factors), max(factors)
-
-    def x(value: float) -> float:
-        return MARGIN + (value - low) / ((high - low) or 1.0) * (WIDTH - 2 * MARGIN)
-
-    def y(value: float) -> float:
-        return HEIGHT - MARGIN - value / top * (HEIGHT - 2 * MARGIN)
-
-    parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
-    parts += [_tick_x(x(value), f"{value:.2f}") for value in _steps(low, high)]
-    parts += [_tick_y(y(value), f"{value:.2f}") for value in _steps(0.0, top)]
-    for number, (name, colour) in enumerate(LINES.items()):
-        points = " ".join(f"{x(point.intensity):.1f},{y(getattr(point, name)):.1f}" for point in result.curve)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(
-            _text(WIDTH - MARGIN - 60, MARGIN + 16 * number, name.upper() if name != "score" else name, colour)
-        )
-    marks = (("recipe", result.before.intensity, "#888888"), ("found", result.after.intensity, "#000000"))
-    for row, (name, value, colour) in enumerate(marks):
-        if low <= value <= high:
-            parts.append(_mark(x(value), f"{name} {value:g}", colour, row))
-    title = f"{result.task}: score over the intensity factor, {result.images} training pairs"
-    parts.append(_text(MARGIN, 20, title, "#000000"))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">'
-    return "\n".join([head, f"<title>{title}</title>", *parts, "</svg>", ""])
-
-
-def _steps(low: float, high: float, count: int = 5) -> Sequence[float]:
-    return [low + (high - low) * number / (count - 1) for number in range(count)]
-
-
-def _text(x: float, y: float, text: str, colour: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" fill="{colour}" text-anchor="{anchor}">{text}</text>'
-
-
-def _tick_x(x: float, text: str) -> str:
-    return _text(x, HEIGHT - MARGIN + 18, text, "#444444", "middle")
-
-
-def _tick_y(y: float, text: str) -> str:
-    line = f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y:.1f}" y2="{y:.1f}" stroke="#dddddd"/>'
-    return line + _text(MARGIN - 6, y + 4, text, "#444444", "end")
-
-
-def _mark(x: float, text: str, colour: str, row: int) -> str:
-    line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{MARGIN}" y2="{HEIGHT - MARGIN}" stroke="{colour}" '
-    return line + 'stroke-dasharray="4 3"/>' + _text(x + 4, HEIGHT - MARGIN - 6 - 16 * row, text, colour)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pbvs.data.images import read_image
 from pbvs.errors import PbvsError
 from pbvs.experiments.runs import remove
 from pbvs.files import read_json, write_json
+from pbvs.lineage import unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
 from pbvs.run import DONE, MANIFESTS, Run
@@ -63,7 +64,8 @@ def compare_circumstances(run: Run, manifests: Path, root: Path | None, weights:
     data_root = root or _root(then)
     device = str((then.get("device") or {}).get("kind", "cpu"))
     now = collect(run.recipe(), manifests, weights, device, root=data_root)
-    return list(_differences(then, now))
+    found = unlike(then, now).items()
+    return [Difference(key, *values, key.startswith(DECISIVE)) for key, values in found if not key.startswith(IGNORED)]
 
 
 def _root(provenance: Mapping[str, Any]) -> Path:
@@ -71,21 +73,6 @@ def _root(provenance: Mapping[str, Any]) -> Path:
     if not root.is_dir() or root == Path():
         raise PbvsError(f"The data folder {root} that the run was made from is not there; name it with --data.")
     return root
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
-    old, new = dict(_flat(then)), dict(_flat(now))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(IGNORED):
-            yield Difference(key, old.get(key), new.get(key), key.startswith(DECISIVE))
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", item
 
 
 def again(run: Run) -> Run:

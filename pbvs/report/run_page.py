@@ -17,7 +17,7 @@ from pbvs import tables
 from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.evaluation.results import TEXTS, Scores, is_scored, number, read_scores, table
+from pbvs.evaluation.results import TEXTS, Scores, number, read_scores, table
 from pbvs.files import read_json, sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
@@ -141,7 +141,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
     return Evidence(
         run=run,
         recipe=recipe,
-        results=attempt(is_scored(run), lambda: read_scores(run), None),
+        results=attempt(bool(run.score_folders()), lambda: read_scores(run), None),
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
         models={task: read_table(run.model_record(task)) for task in tasks},

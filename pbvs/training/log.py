@@ -123,7 +123,7 @@ UNITS = {
 }
 
 
-def write_curves(path: Path, curves: Mapping[str, Points]) -> None:
+def write_curves(path: Path, curves: Mapping[str, Points], across: str = "epoch", unit: str = "loss") -> None:
     """Draw one small panel for each curve that says something (a loss without weight is always 0), three in a row."""
     shown = {name: points for name, points in curves.items() if any(value for _, value in points)}
     if not shown:
@@ -132,13 +132,13 @@ def write_curves(path: Path, curves: Mapping[str, Points]) -> None:
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (PANEL[0] * columns, PANEL[1] * rows), "white")
     for number, (name, points) in enumerate(shown.items()):
-        panel = _panel(name, points, COLOURS[number % len(COLOURS)])
+        panel = _panel(name, points, COLOURS[number % len(COLOURS)], across, UNITS.get(name, unit))
         sheet.paste(panel, (PANEL[0] * (number % columns), PANEL[1] * (number // columns)))
     write_png(path, np.asarray(sheet))
 
 
-def _panel(name: str, points: Points, colour: str) -> Image.Image:
-    """Return a curve with its name, unit and last value above it, and values and epochs along its axes."""
+def _panel(name: str, points: Points, colour: str, across: str, unit: str) -> Image.Image:
+    """Return a curve with its name, unit and last value above it, and values and what is `across` along its axes."""
     image = Image.new("RGB", PANEL, "white")
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = 56, 36, PANEL[0] - 14, PANEL[1] - 36
@@ -147,7 +147,7 @@ def _panel(name: str, points: Points, colour: str) -> Image.Image:
     width, height = (epochs[-1] - epochs[0]) or 1.0, (high - low) or 1.0
     draw.rectangle((left, top, right, bottom), outline="#bbbbbb")
     draw.text((left, 4), f"{name}  {values[-1]:.4g}", fill="black")
-    draw.text((left, 18), UNITS.get(name, "loss"), fill="#555555")
+    draw.text((left, 18), unit, fill="#555555")
     for share in (0.0, 0.5, 1.0):
         y = bottom - (bottom - top) * share
         draw.line((left - 4, y, left, y), fill="#bbbbbb")
@@ -155,7 +155,7 @@ def _panel(name: str, points: Points, colour: str) -> Image.Image:
         x = left + (right - left) * share
         draw.line((x, bottom, x, bottom + 4), fill="#bbbbbb")
         draw.text((x - 3, bottom + 6), f"{epochs[0] + width * share:.4g}", fill="#555555")
-    draw.text(((left + right) / 2 - 16, bottom + 20), "epoch", fill="#555555")
+    draw.text(((left + right) / 2 - 16, bottom + 20), across, fill="#555555")
     line = [
         (left + (right - left) * (x - epochs[0]) / width, bottom - (bottom - top) * (y - low) / height)
         for x, y in points

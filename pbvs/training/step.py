@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,8 @@ def adam(network: nn.Module, rate: float, betas: tuple[float, float] = (0.5, 0.9
 class Schedule:
     """`full` epochs at `rate`, then `half` at half of it, then `decay` falling linearly.
 
+    `ends` are the epochs at which trainings ended that this one goes on from; here they change nothing.
+
     The first two phases are the paper's (section 4.2: 30, then 10 at half the rate). The linear phase is the published
     pix2pixHD's, whose first epoch still runs at the rate before it and whose last at 1/decay of it.
     """
@@ -110,6 +112,8 @@ class Schedule:
     full: int
     half: int = 0
     decay: int = 0
+    ends: tuple[int, ...] = ()
+    whole: ClassVar[bool] = False  # whether an epoch's rate depends on how many there are
 
     @property
     def epochs(self) -> int:

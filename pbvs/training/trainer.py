@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError
 from pbvs.files import sweep
 from pbvs.logs import meter, say
+from pbvs.run import STATE
 from pbvs.training import checkpoint, distributed
 from pbvs.training.loader import BatchPlan, Chips, Feed, batches, make_plan
 from pbvs.training.log import VALIDATION, Log, epoch_line, write_curves
 from pbvs.training.step import Batch, Schedule, TrainingStep
 
-STATE = "state.safetensors"
 DIVERGED = 20.0  # times the lowest epoch's loss
 PARTED = 1.05  # times the lowest distance by a network that no loss has seen
 Validation = Mapping[str, float | None]
@@ -42,6 +42,9 @@ class Settings:
     keep: str = "best"
     feed: Feed = field(default_factory=Feed)
     identity: Mapping[str, Any] = field(default_factory=dict)  # what a state must agree on to be gone on with
+    free: frozenset[str] = frozenset()  # settings of the stage that may differ; versions up to 0.1 noted some
+    choice: str = ""  # digest of how epochs are compared
+    trained: int = 0  # epochs of the finished model that this goes on from; states of 0.1 do not say
     higher_is_better: bool = False  # the validation's score
     ahead: float = 0.0  # work of the recipe's later stages, in trainings of this one
 
@@ -50,7 +53,7 @@ class Trainer:
     """Trains `method` on `chips`, keeping all in `folder`.
 
     `validate(network, epoch)` returns the `validation.NAMES` of the held-out pairs; `publish(network, metadata)` is
-    called whenever a network is the one to keep.
+    called whenever a network is the one to keep; `kept()` returns the one that was kept last.
     """
 
     def __init__(
@@ -63,9 +66,11 @@ class Trainer:
         what: str = "training",
         validate: Callable[[nn.Module, int], Validation] | None = None,
         publish: Callable[[nn.Module, Mapping[str, Any]], None] | None = None,
+        kept: Callable[[], nn.Module] | None = None,
     ):
         self.method, self.chips, self.folder, self.settings = method, chips, folder, settings
-        self.what, self.validate, self.publish = what, validate, publish
+        self.what, self.validate, self.publish, self.kept = what, validate, publish, kept
+        self.schedule = settings.schedule
         self.plan: BatchPlan = make_plan(chips, settings.batch_size, settings.accumulate)
         self.average = Average(method.network, settings.ema_decay)
         self.progress = checkpoint.Progress()
@@ -76,7 +81,7 @@ class Trainer:
     @property
     def last_step(self) -> int:
         """The step after which training ends."""
-        return self.settings.schedule.epochs * self.plan.steps
+        return self.schedule.epochs * self.plan.steps
 
     def run(self) -> None:
         """Train to the end of the schedule, or go on from the state in the folder.
@@ -85,7 +90,8 @@ class Trainer:
         """
         self.restore()
         if self.done():
-            self._publish_untrained()
+            if self.last_step == 0:  # no epochs: the first weights are the model, an imported checkpoint used as it is
+                self._publish({"epoch": 0, "step": 0, "validation": {}})
             return
         log = Log(self.folder, self.progress.step, self.method.losses) if distributed.is_main() else None
         try:
@@ -109,7 +115,7 @@ class Trainer:
                     self._end_epoch(log)
                     if self.done():
                         break
-                elif self._save_is_due():
+                elif time.monotonic() - self._saved_at >= self.settings.save_minutes * 60:
                     self.save()
 
     def done(self) -> bool:
@@ -139,7 +145,7 @@ class Trainer:
         self.sums += found
         if self.settings.feed.device == "cpu":
             self._check_finite()
-        self.method.step(self.settings.schedule.at(epoch))
+        self.method.step(self.schedule.at(epoch))
         self.progress.step += 1
         self.average.update(self.progress.step)
         return found
@@ -147,7 +153,8 @@ class Trainer:
     def _end_epoch(self, log: Log | None) -> None:
         self._check_finite()
         epoch = self.progress.step // self.plan.steps
-        means = dict(zip(self.method.losses, self._means(), strict=True))
+        sums = distributed.total(self.sums.cpu().clone()) / self.plan.steps / self.plan.processes
+        means = dict(zip(self.method.losses, sums.tolist(), strict=True))
         self._check_divergence(means[self.method.losses[0]])
         ends = self.progress.step >= self.last_step
         validation: Validation = {}
@@ -156,8 +163,14 @@ class Trainer:
         self._judge(validation, epoch)
         if log is not None:
             row = {"epoch": epoch, "step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
-            rate = self.settings.schedule.at(epoch)
-            log.add({**row, "learning_rate": rate, **means, **{f"val_{k}": v for k, v in validation.items()}})
+            log.add(
+                {
+                    **row,
+                    "learning_rate": self.schedule.at(epoch),
+                    **means,
+                    **{f"val_{k}": v for k, v in validation.items()},
+                }
+            )
             self._draw(log)
             say(self._line(epoch, means[self.method.losses[0]], validation.get("score")))
         self.sums.zero_()
@@ -200,27 +213,17 @@ class Trainer:
             )
 
     def _line(self, epoch: int, loss: float, score: float | None) -> str:
-        progress, schedule = self.progress, self.settings.schedule
+        progress = self.progress
         best = None if progress.best_score is None else (progress.best_score, progress.best_step // self.plan.steps)
         began, first = self._began or (time.monotonic(), progress.step)
         second = (time.monotonic() - began) / max(1, progress.step - first)  # of one step, validation included
         left = second * (self.last_step - progress.step)
         in_all = left + second * self.last_step * self.settings.ahead
-        return epoch_line(self.what, (epoch, schedule.epochs), progress.step, loss, score, best, left, in_all)
-
-    def _publish_untrained(self) -> None:
-        """Where the schedule has no epochs the first weights are the model: an imported checkpoint used as it is."""
-        if self.last_step == 0:
-            self._publish({"epoch": 0, "step": 0, "validation": {}})
+        return epoch_line(self.what, (epoch, self.schedule.epochs), progress.step, loss, score, best, left, in_all)
 
     def _publish(self, metadata: Mapping[str, Any]) -> None:
         if self.publish is not None and distributed.is_main():
             self.publish(self.average.network, metadata)
-
-    def _means(self) -> list[float]:
-        """Return the epoch's mean losses over all processes."""
-        gathered = distributed.total(self.sums.cpu().clone())
-        return [value / self.plan.steps / self.plan.processes for value in gathered.tolist()]
 
     def _check_finite(self) -> None:
         sums = self.sums.tolist()
@@ -242,17 +245,14 @@ class Trainer:
         self.progress.lowest = watched if lowest is None else min(lowest, watched)
 
     def _describe(self, losses: Tensor) -> str:
-        epoch = min(self.settings.schedule.epochs, (self.progress.step - 1) // self.plan.steps + 1)
+        epoch = min(self.schedule.epochs, (self.progress.step - 1) // self.plan.steps + 1)
         values = dict(zip(self.method.losses, losses.tolist(), strict=True))
         shown = " ".join(f"{name[:4]} {value:.3g}" for name, value in values.items() if value)
-        return f"epoch {epoch}/{self.settings.schedule.epochs} rate {self.settings.schedule.at(epoch):.2g} {shown}"
+        return f"epoch {epoch}/{self.schedule.epochs} rate {self.schedule.at(epoch):.2g} {shown}"
 
     def _draw(self, log: Log) -> None:
         names = (*self.method.losses, *VALIDATION, "learning_rate")
         write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
-
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.settings.save_minutes * 60
 
     def save(self) -> None:
         """Write the whole state, unless a loss is no number."""
@@ -268,7 +268,9 @@ class Trainer:
         }
         if self.average.decay:
             tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")
-        metadata = {"progress": checkpoint.progress_values(self.progress), "identity": dict(self.settings.identity)}
+        metadata: dict[str, Any] = {"progress": checkpoint.progress_values(self.progress)}
+        metadata |= {"identity": dict(self.settings.identity), "choice": self.settings.choice}
+        metadata |= {"ends": [*self.schedule.ends, self.schedule.epochs]}
         checkpoint.write_tensors(self.folder / STATE, tensors, metadata)
 
     def restore(self) -> None:
@@ -280,7 +282,7 @@ class Trainer:
         if not path.is_file():
             return
         tensors, metadata = checkpoint.read_tensors(path)
-        if metadata.get("identity") != dict(self.settings.identity):
+        if not self._is_ours(metadata.get("identity")):
             self._put_aside(path)
             return
         progress = checkpoint.Progress(**metadata["progress"])
@@ -289,13 +291,47 @@ class Trainer:
                 f"{self.what} took {progress.per_step} samples a step until step {progress.step}, and would now take "
                 f"{self.plan.per_step}; start as many processes as before, or train it again with --retrain."
             )
+        self.progress, self._saved_step = progress, progress.step
+        self._continue(metadata.get("ends") or [self.settings.trained or self.schedule.epochs])
         checkpoint.restore_modules(self.method.modules, tensors)
         checkpoint.restore_optimizers(self.method.optimizers, tensors)
         if self.average.decay:
             checkpoint.restore_modules({"network": self.average.network}, tensors, "average")
         self.sums.copy_(tensors["sums"])
-        self.progress, self._saved_step = progress, progress.step
         say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
+        if metadata.get("choice", self.settings.choice) != self.settings.choice:
+            self._choose_again()
+
+    def _is_ours(self, identity: Any) -> bool:
+        stage = identity.get("stage") if isinstance(identity, dict) else None
+        if isinstance(stage, dict):
+            identity = {**identity, "stage": {k: v for k, v in stage.items() if k not in self.settings.free}}
+        return bool(identity == dict(self.settings.identity))
+
+    def _continue(self, ends: list[int]) -> None:
+        """Go on from trainings that ended, or were to end, at these epochs; raise PbvsError for fewer of them."""
+        planned, epochs, reached = ends[-1], self.schedule.epochs, -(-self.progress.step // self.plan.steps)
+        if epochs < (least := planned if self.schedule.whole else reached):
+            raise PbvsError(
+                f"{self.what} is at epoch {reached} of {planned}, and the recipe asks for {epochs} in all; ask for "
+                f"{least} or more, or train in another --run."
+            )
+        if epochs > planned:
+            self.progress.stale = 0
+            say(f"{self.what}: goes on from epoch {reached} to {epochs}; {planned} were asked for before")
+        self.schedule = replace(self.schedule, ends=tuple(ends if epochs > planned else ends[:-1]))
+
+    def _choose_again(self) -> None:
+        """Measure the kept network as epochs are compared now, so that only a better one takes its place."""
+        progress, last = self.progress, self.settings.keep == "last"
+        if last or progress.best_score is None:
+            progress.best_step = progress.step
+        epoch = progress.best_step // self.plan.steps
+        network = self.average.network if last or self.kept is None else self.kept()
+        validation = self.validate(network, epoch) if self.validate else {}
+        progress.best_score, progress.lowest_unseen = validation.get("score"), validation.get("unseen")
+        if last:
+            self._publish({"epoch": epoch, "step": progress.step, "validation": dict(validation), "parted": False})
 
     def _put_aside(self, path: Path) -> None:
         distributed.barrier()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -61,6 +61,11 @@ class Validator:
     size: int | None = None
     samples: Path | None = None  # folder of the strips
     strips: list[tuple[ImageArray, ImageArray, ImageArray]] = field(default_factory=list)
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the scores depend on beside the network: the protocol, the pairs, and the size of comparison."""
+        return [self.judge.protocol.model_dump(mode="json"), [pair.paths for pair in self.pairs], self.size]
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, float | None]:
         """Return the means of `NAMES` over all pairs; None for what the protocol does not measure."""

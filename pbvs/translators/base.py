@@ -33,6 +33,7 @@ class FitContext:
     weights: Path | None = None  # where the frozen trunks lie
     device: str = "cpu"
     jobs: int = 1  # processes that prepare and load data
+    trained: int = 0  # epochs of the finished model that training goes on from; 0: it begins, or goes on after a stop
     ahead: float = 0.0  # pixels that the stages after this one will learn from, for the time left
 
 
@@ -72,7 +73,7 @@ class Translator(ABC):
 
     @property
     def training(self) -> dict[str, Any]:
-        """What is to be known of a finished training: `epoch`, `chosen_on`, `parted`; nothing where nothing learns."""
+        """What a finished training is known by: `epoch`, `chosen_on`, `parted`, `ends`; {} where nothing learns."""
         return {}
 
     def disk(self) -> int:

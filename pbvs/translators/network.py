@@ -51,6 +51,7 @@ class NetworkTranslator(Translator):
     stage: NetworkStage
     network: nn.Module | None = None
     metadata: Mapping[str, Any] = MappingProxyType({})
+    ends: tuple[int, ...] = ()  # the epochs at which the trainings ended that made the network, the last one's last
 
     @property
     @abstractmethod
@@ -75,8 +76,9 @@ class NetworkTranslator(Translator):
 
     @property
     def training(self) -> dict[str, Any]:
-        """The epoch that was kept, the images it was chosen on, and whether a net that no loss saw disagreed."""
-        return {key: self.metadata[key] for key in ("epoch", "chosen_on", "parted") if key in self.metadata}
+        """The epoch kept, what it was chosen on, whether a net that no loss saw disagreed, where trainings ended."""
+        known = {key: self.metadata[key] for key in ("epoch", "chosen_on", "parted") if key in self.metadata}
+        return known | ({"ends": list(self.ends)} if self.ends else {})
 
     @property
     def schedule(self) -> Schedule:
@@ -120,15 +122,17 @@ class NetworkTranslator(Translator):
             method,
             chips,
             context.folder,
-            self._settings(context, chips, validator.judge.protocol.higher_is_better),
+            self._settings(context, chips, validator),
             what=self.task.name,
             validate=validator if validator.pairs else None,
             publish=lambda network, metadata: self.publish(context.folder, method, network, metadata),
+            kept=lambda: self._read(context.folder)[0],
         )
         with numerics(self.stage.deterministic):
             trainer.run()
         distributed.barrier()
         self.load(context.folder)
+        self.ends = (*trainer.schedule.ends, trainer.progress.step // trainer.plan.steps)
         self._choose_flips(context, validator)
 
     def render(self, images: Sequence[ImageArray]) -> list[ImageArray]:
@@ -179,6 +183,9 @@ class NetworkTranslator(Translator):
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; raise PbvsError when it is missing, damaged or not what the recipe asks for."""
+        self.network, self.metadata = self._read(folder)
+
+    def _read(self, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         path = folder / MODEL
         tensors, config, metadata = checkpoint.read_model(path, checkpoint.kind_of(self.config))
         if config != self.config:
@@ -188,8 +195,8 @@ class NetworkTranslator(Translator):
             )
         network = checkpoint.make_network(self.config)
         network.load_state_dict(tensors)
-        self.network = network.to(self.device).eval()
-        self.metadata = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
+        known = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
+        return network.to(self.device).eval(), known
 
     def channels(self, channels: int) -> int:
         """Return the network's channels for images of so many."""
@@ -257,7 +264,7 @@ class NetworkTranslator(Translator):
             context.folder / "samples",
         )
 
-    def _settings(self, context: FitContext, chips: Chips, higher_is_better: bool) -> Settings:
+    def _settings(self, context: FitContext, chips: Chips, validator: Validator) -> Settings:
         stage = self.stage
         return Settings(
             schedule=self.schedule,
@@ -274,7 +281,10 @@ class NetworkTranslator(Translator):
                 (self.config.source_channels, self.config.target_channels),
             ),
             identity=self._identity(context, len(chips)),
-            higher_is_better=higher_is_better,
+            free=stage.FREE,
+            choice=digest([stage.keep, validator.identity]),
+            trained=context.trained,
+            higher_is_better=validator.judge.protocol.higher_is_better,
             ahead=context.ahead / max(1.0, stage.work(len(context.train))),
         )
 
@@ -301,16 +311,23 @@ class NetworkTranslator(Translator):
         }
 
     def _choose_flips(self, context: FitContext, validator: Validator) -> None:
-        """Average over flips and turns when the recipe leaves it to validation and it scores better there."""
-        if self.stage.test_time_flips != "auto" or not validator.pairs or "flips_score" in self.metadata:
+        """Average over flips and turns as the recipe says, or where it leaves it to validation and it scores better."""
+        asked = self.stage.test_time_flips
+        found: dict[str, Any] = {"flips": asked == "always"}
+        if asked == "auto":
+            if not validator.pairs or "flips_score" in self.metadata:
+                return
+            scores = []
+            for dihedral in (False, True):
+                validator.samples = None
+                validator.translate = partial(self.run, dihedral=dihedral)
+                scores.append(validator(self._loaded(), 0)["score"] or 0.0)
+            helps = scores[1] > scores[0] if validator.judge.protocol.higher_is_better else scores[1] < scores[0]
+            found = {"flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
+        elif bool(self.metadata.get("flips")) == found["flips"]:
             return
-        scores = []
-        for dihedral in (False, True):
-            validator.samples = None
-            validator.translate = partial(self.run, dihedral=dihedral)
-            scores.append(validator(self._loaded(), 0)["score"] or 0.0)
-        helps = scores[1] > scores[0] if validator.judge.protocol.higher_is_better else scores[1] < scores[0]
-        self.metadata = {**self.metadata, "flips": helps, "plain_score": scores[0], "flips_score": scores[1]}
+        kept = {key: value for key, value in self.metadata.items() if key not in ("plain_score", "flips_score")}
+        self.metadata = {**kept, **found}
         if distributed.is_main():
             self.save(context.folder)
 

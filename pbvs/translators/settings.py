@@ -124,9 +124,14 @@ class NetworkStage(Stage):
         return super().replace(settings)
 
     @property
+    def all_epochs(self) -> int:
+        """The epochs of all phases."""
+        return self.epochs + self.half_rate_epochs + self.decay_epochs
+
+    @property
     def passes(self) -> int:
         """How often training goes through the chips."""
-        return self.epochs + self.half_rate_epochs + self.decay_epochs
+        return self.all_epochs
 
     def work(self, samples: int) -> float:
         """Return the pixels that all passes over so many samples go through."""

@@ -80,7 +80,7 @@ def test_it_writes_factor_gain_and_curve_into_the_run(tmp_path: Path) -> None:
     facts = json.loads((place.run.folder / "calibration" / "rgb2ir.json").read_text())
     assert facts["after"]["intensity"] == found.after.intensity and facts["lpips"].startswith("not LPIPS")
     assert len(facts["curve"]) >= 9
-    assert (place.run.folder / "calibration" / "rgb2ir.svg").read_text().startswith("<svg")
+    assert (place.run.folder / "calibration" / "rgb2ir.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_factor_that_is_best_already_is_kept(tmp_path: Path) -> None:

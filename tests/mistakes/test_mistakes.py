@@ -67,6 +67,14 @@ def _edit(path: str, old: str, new: str) -> Callable[[], None]:
     return act
 
 
+def _both(*acts: Callable[[], None]) -> Callable[[], None]:
+    def act() -> None:
+        for each in acts:
+            each()
+
+    return act
+
+
 def _cut(path: str) -> Callable[[], None]:
     return lambda: Path(path).write_bytes(Path(path).read_bytes()[:40])
 
@@ -176,6 +184,39 @@ MISTAKES = [
         1,
         "--retrain",
         _write("c.toml", SHORT.replace("width = 4", "width = 8")),
+    ),
+    Mistake(
+        "fewer epochs than were made",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "sar2eo has 2 epochs and the recipe asks for 1",
+        _write("c.toml", SHORT.replace("epochs = 2", "epochs = 1")),
+    ),
+    Mistake(
+        "more epochs, the state removed",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "from which the training of sar2eo would go on",
+        _both(
+            _remove(f"{RUN}/models/sar2eo/state.safetensors"),
+            _write("c.toml", SHORT.replace("epochs = 2", "epochs = 4")),
+        ),
+    ),
+    Mistake(
+        "more epochs, a second terminal",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "is in use by",
+        _write("c.toml", SHORT.replace("epochs = 2", "epochs = 4")),
+        around=lambda: locked(RUN),
+    ),
+    Mistake(
+        "more epochs on a full disk",
+        f"{PREDICT} --recipe c.toml",
+        1,
+        "disk is full",
+        _write("c.toml", SHORT.replace("epochs = 2", "epochs = 4")),
+        around=_full,
     ),
     Mistake(
         "a key mistyped", f"{PREDICT} --recipe c.toml", 1, "epoch", _write("c.toml", SHORT.replace("epochs", "epoch"))
@@ -447,6 +488,33 @@ def test_data_changed_under_the_same_size_and_time_stamp(
 
 def _unlike(one: Tree, other: Tree) -> set[str]:
     return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+@pytest.mark.parametrize("stages", ["all", "one"])
+def test_more_epochs_go_on_with_a_run_of_an_earlier_version(
+    place: Path, stages: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The U-Net's epochs keep their curve and those added have another; what did not go on is not made again."""
+    longer = SHORT.replace("epochs = 2", "epochs = 4")
+    longer = longer.replace("epochs = 1\n", "epochs = 3\n") if stages == "all" else longer
+    _write("c.toml", longer)()
+    before = _tree()
+    assert _pbvs(f"{PREDICT} --recipe c.toml") == 0
+    said = capfd.readouterr().err
+    assert "unet: go on from epoch 2 to 4," in said and "sar2eo: goes on from epoch 2 to 4" in said
+    assert ("sar2rgb: goes on from epoch 1 to 3" in said) == (stages == "all")
+    with (RUN / "models/sar2eo/log.csv").open(encoding="utf-8") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert len(rates) == 4 and rates[:2] == rates[2:]
+    after = _tree()
+    kept = "models/rgb2ir/" if stages == "all" else ("models/sar2rgb/", "models/rgb2ir/")
+    unlike = {name for name in _unlike(before, after) if name.startswith(f"{RUN}/models")}
+    assert not [name for name in unlike if name.removeprefix(f"{RUN}/").startswith(kept)]
+    assert _pbvs(f"{PREDICT} --recipe c.toml") == 0
+    assert _tree() == after
+    assert _pbvs(f"{PREDICT} --recipe kept.toml") == 1
+    assert "sar2eo has 4 epochs and the recipe asks for 2" in capfd.readouterr().err
+    assert _tree() == after
 
 
 # --- What is stale is named wherever it is met, with the command that renews it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from pbvs.data.build import build_pairs
 from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError, UsageError
-from pbvs.lineage import stale
+from pbvs.files import read_json
+from pbvs.lineage import stale, training_notes
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
+from pbvs.training.log import read_log
+from pbvs.training.trainer import Trainer
 from pbvs.translators.pix2pixhd import Pix2PixHDStage
 
 NETWORK = {
@@ -128,6 +132,132 @@ def test_more_epochs_go_on_where_training_ended(world: dict[str, Path], capfd: p
     assert log[0] == log[1]
 
 
+UNET = {
+    "method": "unet",
+    "size": 16,
+    "batch_size": 8,
+    "width": 4,
+    "levels": 1,
+    "style": 0,
+    "lpips_weight": 0.0,
+    "validation_images": 1,
+}
+
+
+def _chain(first: int, second: int) -> Recipe:
+    stages = {
+        "sar2eo": {**UNET, "epochs": first},
+        "sar2rgb": {**UNET, "epochs": second, "init_from": "sar2eo"},
+        "sar2ir": {"method": "cascade", "first": "sar2rgb"},
+    }
+    return parse_recipe({"name": "chain", "evaluation_size": "native", "stages": stages}, "chain")
+
+
+@pytest.fixture(scope="module")
+def chain(world: dict[str, Path]) -> Run:
+    return predict(_chain(2, 2), run="chain", splits=["val"], device="cpu", **world)
+
+
+@pytest.fixture
+def copied(chain: Run, world: dict[str, Path], tmp_path: Path) -> tuple[Run, dict[str, Any]]:
+    """A copy of the finished run, and where to go on with it."""
+    shutil.copytree(chain.folder, tmp_path / chain.name)
+    run = Run(chain.name, tmp_path)
+    return run, {**world, "submissions": tmp_path, "run": chain.name, "splits": ["val"], "device": "cpu"}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_a_unet_goes_on_with_more_epochs_and_what_started_from_it_is_named(
+    copied: tuple[Run, dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, where = copied
+    before = _files(run.folder)
+    with pytest.raises(PbvsError, match=r"sar2rgb was trained .*requires\.sar2eo changed.*--task sar2rgb --retrain"):
+        predict(_chain(4, 2), **where)
+    assert _files(run.folder) == before
+    predict(_chain(4, 2), tasks=["sar2eo"], **where)
+    said = capfd.readouterr().err
+    assert "unet: go on from epoch 2 to 4," in said and "sar2eo: goes on from epoch 2 to 4" in said
+    rates = read_log(run.model("sar2eo") / "log.csv")["learning_rate"].tolist()
+    assert len(rates) == 4 and rates[:2] == rates[2:]
+    assert {item.what for item in stale(run, where["manifests"])} >= {"The model of sar2rgb", "The model of sar2ir"}
+    after = _files(run.folder)
+    assert {name: after.get(name) for name in before if "sar2rgb" in name} == {
+        name: data for name, data in before.items() if "sar2rgb" in name
+    }
+    predict(None, tasks=["sar2rgb"], retrain=True, **where)
+    predict(None, **where)
+    assert not stale(run, where["manifests"])
+
+
+def test_all_stages_go_on_each_from_its_own_end_also_after_a_kill_between_them(
+    copied: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, where = copied
+    at_once = Run("chain", where["submissions"] / "whole")
+    shutil.copytree(run.folder, at_once.folder)
+    predict(_chain(3, 4), **{**where, "submissions": at_once.submissions})
+    finished = (run.model("sar2rgb") / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        plain, epochs = Trainer.save, []
+
+        def save(self: Trainer) -> None:
+            plain(self)
+            epochs.append(self.what)
+            if epochs == ["sar2eo", "sar2rgb"]:
+                raise KeyboardInterrupt
+
+        patch.setattr(Trainer, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            predict(_chain(3, 4), **where)
+    assert (run.model("sar2rgb") / "model.safetensors").read_bytes() == finished
+    predict(_chain(3, 4), **where)
+    for task in ("sar2eo", "sar2rgb"):
+        for name in ("model.safetensors", "earlier.json"):
+            path = Path("models") / task / name
+            assert (run.folder / path).read_bytes() == (at_once.folder / path).read_bytes(), path
+    record = read_json(run.model_record("sar2rgb"))
+    assert (record["training"]["ends"], record["older_start"]) == ([2, 4], ["sar2eo"])
+    assert "sar2rgb started from sar2eo as it was before that went on with more epochs." in training_notes(
+        run, "val", ["sar2rgb"]
+    )
+    assert not stale(run, where["manifests"])
+    before = _files(run.folder)
+    with pytest.raises(PbvsError, match="sar2rgb has 4 epochs and the recipe asks for 3"):
+        predict(_chain(3, 3), **where)
+    (run.model("sar2eo") / "state.safetensors").unlink()
+    with pytest.raises(PbvsError, match=r"state\.safetensors, from which the training of sar2eo would go on"):
+        predict(_chain(5, 5), **where)
+    del before["models/sar2eo/state.safetensors"]
+    assert _files(run.folder) == before
+
+
+def test_what_an_interrupted_training_left_is_taken_by_its_own_kind_alone(
+    copied: tuple[Run, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped with more epochs, and then retrained, a model begins at its first epoch and not at the third."""
+    run, where = copied
+    rates = read_log(run.model("sar2eo") / "log.csv")["learning_rate"].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda self, micro: _stop())
+        for options in ({}, {"retrain": True}, {}):
+            with pytest.raises(KeyboardInterrupt):
+                predict(_chain(3, 2), tasks=["sar2eo"], **options, **where)
+            there = (run.folder / "models/.sar2eo.next/state.safetensors").is_file()
+            assert there == (options == {})
+    predict(_chain(3, 2), tasks=["sar2eo"], **where)
+    longer = read_log(run.model("sar2eo") / "log.csv")["learning_rate"].tolist()
+    assert longer[:2] == rates and len(longer) == 3
+    assert not list((run.folder / "models").glob(".*"))
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_task_that_the_recipe_lacks_is_refused(world: dict[str, Path]) -> None:
     only = parse_recipe({"name": "x", "stages": {"rgb2ir": {"method": "grayscale"}}}, "x")
     with pytest.raises(UsageError, match="no stage for sar2eo"):
@@ -135,8 +265,6 @@ def test_a_task_that_the_recipe_lacks_is_refused(world: dict[str, Path]) -> None
 
 
 def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(world["root"], root)
     pairs = read_manifest(manifest_path(world["manifests"], "rgb2ir", "test"))
@@ -159,8 +287,6 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
 
 
 def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: dict[str, Path], tmp_path: Path) -> None:
-    import shutil
-
     root = tmp_path / "data"
     shutil.copytree(world["root"], root)
     gone = read_manifest(manifest_path(world["manifests"], "sar2eo", "train"))[0].source

@@ -57,7 +57,7 @@ def random_lpips() -> PerceptualLoss:
 def little_trainer(folder: Path, method: GanStep | None = None, **changes: Any) -> Trainer:
     """Three epochs of three steps, the state saved after every step."""
     chips = changes.pop("chips", None) or LittleChips()
-    options = {name: changes.pop(name) for name in ("validate", "publish") if name in changes}
+    options = {name: changes.pop(name) for name in ("validate", "publish", "kept") if name in changes}
     defaults: dict[str, Any] = {"schedule": Schedule(1e-3, 2, 1), "batch_size": 2, "save_minutes": 0.0}
     return Trainer(method or little_method(), chips, folder, Settings(**{**defaults, **changes}), **options)
 

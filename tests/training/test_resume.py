@@ -7,6 +7,7 @@ import multiprocessing
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from pbvs.errors import PbvsError
 from pbvs.training import checkpoint
 from pbvs.training.log import read_log
 from pbvs.training.step import Batch, Schedule
+from pbvs.translators.unet.training import Cosine
 from tests.training.little import LittleChips, equal, little_method, little_trainer, random_lpips, weights_of
 from tests.training.process import main as train
 
@@ -75,6 +77,89 @@ def test_a_longer_schedule_goes_on_from_a_finished_run(tmp_path: Path) -> None:
     at_once = little_trainer(tmp_path / "b", schedule=Schedule(1e-3, 4))
     at_once.run()
     assert equal(weights_of(longer), weights_of(at_once))
+
+
+def test_the_epochs_added_to_a_finished_training_are_the_same_bits_after_a_kill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three epochs of three steps, then three more with a curve of their own, stopped in each of these."""
+    for name in ("whole", "cut"):
+        little_trainer(tmp_path / name, schedule=Cosine(1e-3, 3)).run()
+    whole = little_trainer(tmp_path / "whole", schedule=Cosine(1e-3, 6))
+    whole.run()
+    assert "goes on from epoch 3 to 6" in capsys.readouterr().err
+    for stop in (2, 3, 1):
+        with pytest.raises(StopError):
+            little_trainer(tmp_path / "cut", stopping_method(stop), schedule=Cosine(1e-3, 6)).run()
+    resumed = little_trainer(tmp_path / "cut", schedule=Cosine(1e-3, 6))
+    resumed.run()
+    assert equal(weights_of(whole), weights_of(resumed))
+    rates = [read_log(tmp_path / name / "log.csv")["learning_rate"].tolist() for name in ("whole", "cut")]
+    assert rates[0] == rates[1] == [Cosine(1e-3, 3).at(epoch) for epoch in (1, 2, 3, 1, 2, 3)]
+    at_once = little_trainer(tmp_path / "at-once", schedule=Cosine(1e-3, 6))
+    at_once.run()
+    assert not equal(weights_of(at_once), weights_of(whole))
+
+
+def test_a_training_that_is_asked_for_more_before_it_ended_keeps_its_curve(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        little_trainer(tmp_path / "cut", stopping_method(4), schedule=Cosine(1e-3, 3)).run()
+    little_trainer(tmp_path / "cut", schedule=Cosine(1e-3, 5)).run()
+    little_trainer(tmp_path / "whole", schedule=Cosine(1e-3, 3)).run()
+    little_trainer(tmp_path / "whole", schedule=Cosine(1e-3, 5)).run()
+    states = [checkpoint.read_tensors(tmp_path / name / "state.safetensors") for name in ("cut", "whole")]
+    assert equal(states[0][0], states[1][0])
+    assert states[0][1]["ends"] == states[1][1]["ends"] == [3, 5]
+
+
+@pytest.mark.parametrize(("schedule", "least"), [(Schedule(1e-3, 1), 2), (Cosine(1e-3, 2), 3)])
+def test_fewer_epochs_than_were_made_are_refused(tmp_path: Path, schedule: Schedule, least: int) -> None:
+    """A rate that depends on the number of epochs takes no fewer than were planned."""
+    with pytest.raises(StopError):
+        little_trainer(tmp_path, stopping_method(4), schedule=type(schedule)(1e-3, 3)).run()
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(
+        PbvsError, match=f"at epoch 2 of 3, and the recipe asks for {schedule.epochs} .* for {least} or"
+    ):
+        little_trainer(tmp_path, schedule=schedule).run()
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def _scores(*values: float):
+    scores = iter(values)
+    return lambda network, epoch: {"rmse": None, "lpips": None, "score": next(scores)}
+
+
+def test_more_epochs_replace_the_kept_network_only_by_a_better_one(tmp_path: Path) -> None:
+    published: list[int] = []
+    options = {"publish": lambda network, metadata: published.append(metadata["epoch"]), "patience": 1}
+    little_trainer(tmp_path, schedule=Cosine(1e-3, 3), validate=_scores(0.5, 0.3, 0.4), **options).run()
+    longer = little_trainer(tmp_path, schedule=Cosine(1e-3, 6), validate=_scores(0.29, 0.25, 0.26), **options)
+    longer.run()  # patience had run out, and begins again
+    assert published == [1, 2, 4, 5]
+    assert longer.progress.best_score == 0.25
+    little_trainer(tmp_path, schedule=Cosine(1e-3, 8), validate=_scores(0.26), **options).run()
+    assert published == [1, 2, 4, 5]
+
+
+def test_where_epochs_are_compared_otherwise_the_kept_network_is_measured_again(tmp_path: Path) -> None:
+    published: list[int] = []
+    kept: list[str] = []
+
+    def options(choice: str, validate: Any) -> dict[str, Any]:
+        return {
+            "choice": choice,
+            "validate": validate,
+            "publish": lambda network, metadata: published.append(metadata["epoch"]),
+            "kept": lambda: kept.append(choice),
+        }
+
+    little_trainer(tmp_path, schedule=Schedule(1e-3, 2), **options("a", _scores(0.3, 0.1))).run()
+    little_trainer(tmp_path, schedule=Schedule(1e-3, 4), **options("b", _scores(30.0, 31.0, 29.0))).run()
+    assert published == [1, 2, 4]
+    assert kept == ["b"]  # measured first, 30, under which the third epoch is no better than the second
+    little_trainer(tmp_path, schedule=Schedule(1e-3, 4), **options("b", _scores())).run()
+    assert kept == ["b"]
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:

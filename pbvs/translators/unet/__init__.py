@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,10 +12,9 @@ from pbvs.translators.settings import NetworkStage
 class UNetStage(NetworkStage):
     """A U-Net trained on the score itself; the rate rises and then falls by a cosine over all epochs.
 
-    The phases of the epochs are added up; another number of them is another training, as the whole curve changes.
+    The phases of the epochs are added up. With more of them a finished training goes on: the rate rises and falls once
+    more, over those that are added.
     """
-
-    FREE: ClassVar[frozenset[str]] = NetworkStage.FREE - {"epochs", "half_rate_epochs", "decay_epochs"}
 
     method: Literal["unet"]
     """A light U-Net trained on the score itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +30,21 @@ class Weights:
 class Cosine(Schedule):
     """`full` epochs: a linear rise in the first `warm_up` share of them, then half a cosine down to zero.
 
-    Loshchilov and Hutter, "SGDR" (2017), without restarts.
+    A training that goes on after its end keeps the curve that it had; what is added has another of its own, which is a
+    warm restart: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (ICLR 2017).
+
+    >>> [round(Cosine(1.0, 4, ends=(2,), warm_up=0.0).at(epoch), 3) for epoch in (1, 2, 3, 4)]
+    [0.854, 0.146, 0.854, 0.146]
     """
 
     warm_up: float = 0.05
+    whole: ClassVar[bool] = True
 
     def at(self, epoch: int) -> float:
         """Return the rate of the epoch with this number, counted from 1: the curve's value at the epoch's middle."""
-        done = (epoch - 0.5) / self.epochs
+        first = max((end for end in self.ends if end < epoch), default=0)
+        last = min((end for end in self.ends if end >= epoch), default=self.epochs)
+        done = (epoch - first - 0.5) / (last - first)
         rise = min(1.0, done / self.warm_up) if self.warm_up else 1.0
         return self.rate * rise * (0.5 + 0.5 * math.cos(math.pi * done))
 

@@ -59,11 +59,9 @@ class UNetTranslator(NetworkTranslator):
 
     @property
     def schedule(self) -> Schedule:
-        """Half a cosine over all epochs."""
+        """Half a cosine over all epochs, or over those that are added to a finished training."""
         stage = self.stage
-        return Cosine(
-            stage.learning_rate, stage.epochs + stage.half_rate_epochs + stage.decay_epochs, warm_up=stage.warm_up
-        )
+        return Cosine(stage.learning_rate, stage.all_epochs, warm_up=stage.warm_up)
 
     def prepare(self, context: FitContext, perceptual: PerceptualLoss | None) -> UNetStep:
         """Return the network with its first weights, and the loss that trains it."""
