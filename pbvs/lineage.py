@@ -212,14 +212,15 @@ def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[A
     >>> unlike({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     {'a.c': (2, 3), 'd': (None, 4)}
     """
-    old, new = _flat(then), _flat(now)
+    old, new = flat(then), flat(now)
     return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
-def _flat(tables: Mapping[str, Any], path: str = "") -> Parts:
+def flat(tables: Mapping[str, Any], path: str = "") -> Parts:
+    """Return nested tables as one, with dotted keys."""
     found: Parts = {}
     for key, item in tables.items():
-        found |= _flat(item, f"{path}{key}.") if isinstance(item, Mapping) else {f"{path}{key}": item}
+        found |= flat(item, f"{path}{key}.") if isinstance(item, Mapping) else {f"{path}{key}": item}
     return found
 
 
@@ -377,8 +378,8 @@ def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> lis
     return [*predictions, *stale_scores(run, tasks, folder)]
 
 
-def stale_archives(run: Run) -> Iterator[Stale]:
-    """Yield archives of predictions that were made again since."""
+def stale_archives(run: Run, manifests: Path | None = None) -> Iterator[Stale]:
+    """Yield archives of predictions that were made again since or, with `manifests`, that are stale themselves."""
     for path in sorted(run.folder.glob("package*.json")):
         record = read_done(path)
         split, tasks = str(record.get("split", "test")), record.get("tasks")
@@ -389,7 +390,10 @@ def stale_archives(run: Run) -> Iterator[Stale]:
             other = Run(str(source.get("run", run.name)), run.submissions)
             if source.get("made_from") != prediction_source(other, split, task):
                 renew = f"pbvs package --run {run.name}" + ("" if split == "test" else f" --split {split}")
-                yield Stale(f"{archive.name}", f"the predictions of {task} were made again since", renew)
+                yield Stale(archive.name, f"the predictions of {task} were made again since", renew)
+            elif manifests and task in (recipe := other.recipe()).stages:
+                found = stale_predictions(Lineage(other, recipe, manifests), task, split)
+                yield from (Stale(archive.name, f"{item.what} are stale, {item.why}", item.renew) for item in found)
 
 
 def stale_calibration(lineage: Lineage, task: TaskName) -> Iterator[Stale]:

@@ -57,9 +57,11 @@ def score(
     settings = {**choices, "root": data, "manifests": manifests, "baselines": not no_baselines}
     if archive is not None:
         from pbvs.submission.score import score_archive, summary_path
+        from pbvs.submission.uploads import doubts_of_archive
 
         more = {"submissions": submissions, **settings}
         found = score_archive(archive, split, targets=targets, challenge=challenge, **more)
+        options.echo_stale(doubts_of_archive(archive, manifests))
         if as_json:
             options.echo_json(found)
             return

@@ -69,6 +69,7 @@ def package(
     from pbvs.run import choose_run
     from pbvs.submission import package as archive
     from pbvs.submission.findings import as_text, verdict
+    from pbvs.submission.uploads import doubts_of_archive
 
     chosen = choose_run(run, submissions)
     inputs = archive.inputs_of(manifests, data, split, chosen.challenge())
@@ -91,6 +92,7 @@ def package(
         click.echo(as_text(findings, options.width()))
     click.echo(verdict(findings))
     click.echo(f"Archive: {path} ({_megabytes(path.stat().st_size)})")
+    options.echo_stale(doubts_of_archive(path, manifests))
     if split == "test":
         click.echo(f"Next: upload it, then\n  pbvs submissions log {path}")
     else:
@@ -130,6 +132,7 @@ def _megabytes(size: float) -> str:
 @click.option(
     "--split", type=click.Choice(SPLITS[1:]), default="test", show_default=True, help="Which inputs it is for."
 )
+@options.manifests
 @options.challenge
 @options.as_json
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
@@ -140,22 +143,22 @@ def check(
     data: Path | None,
     evaluation_size: str | None,
     split: str,
+    manifests: Path,
     challenge: str | None,
     as_json: bool,
     strict: bool,
 ) -> None:
     """Say whether ARCHIVE would be rejected, and what would score badly; anybody's zip will do.
 
-    Beside the run that wrote it, it is also said when the run's predictions were made again since.
+    Beside the run that wrote it, it is also said when the run's predictions were made again since, or are stale.
 
     Exit status 1 when it would be rejected, else 0.
     """
     from pbvs.challenge import load_challenge
-    from pbvs.lineage import stale_archives
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
-    from pbvs.submission.uploads import home_of
+    from pbvs.submission.uploads import doubts_of_archive, home_of
 
     home = home_of(archive)
     rules = home.run.challenge() if home and not challenge else load_challenge(*filter(None, [challenge]))
@@ -165,14 +168,13 @@ def check(
         archive, inputs=inputs, evaluation_size="native" if native else "challenge", challenge=rules
     )
     failed = found.rejected(findings, strict)
-    stale = [item for item in stale_archives(home.run) if item.what == archive.name] if home else []
+    stale = doubts_of_archive(archive, manifests)
     if as_json:
         value = {"archive": str(archive), "rejected": found.rejected(findings), "findings": found.as_json(findings)}
-        options.echo_json({**value, "stale": list(map(str, stale))})
+        options.echo_json({**value, "stale": [str(item) for items in stale.values() for item in items]})
     else:
         if findings:
             click.echo(found.as_text(findings, options.width()))
         click.echo(found.verdict(findings))
-    if home:
-        options.echo_stale({home.run.name: stale})
+    options.echo_stale(stale)
     context.exit(1 if failed else 0)

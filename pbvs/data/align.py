@@ -179,17 +179,6 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
     return window.width, window.height
 
 
-def check_files(pairs: list[Pair], root: Path) -> None:
-    """Raise PbvsError naming the first file that the manifest names and that is gone."""
-    for pair in pairs:
-        for relative in pair.paths:
-            if not inside(root, relative).is_file():
-                raise PbvsError(
-                    f"{relative}, named by the {pair.task} {pair.split} manifest, is not in {root}; "
-                    "run `pbvs build-pairs` again or give the right --data."
-                )
-
-
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     name = radiometry.challenge.task(pair.task).source
     modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.source_rule, pair.source)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.results import Scores, number, read_scores
 from pbvs.experiments.ablation import AblationPlan, Made
+from pbvs.tables import table_of, table_text
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,8 @@ def ablation_rows(table: Ablation) -> list[dict[str, Any]]:
 
 def ablation_csv(table: Ablation) -> str:
     """Return the rows as CSV with a header."""
-    buffer = io.StringIO()
     columns = ("row", "run", "column", "score", "change", "low", "high", "verdict", "seconds")
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(ablation_rows(table))
-    return buffer.getvalue()
+    return table_text(table_of(columns, ([row[name] for name in columns] for row in ablation_rows(table))))
 
 
 def ablation_json(table: Ablation) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from pbvs.logs import say, track
 from pbvs.metrics.base import Features
 from pbvs.metrics.judge import Judge as Measure
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
-from pbvs.recipe import Recipe, Stage, parse_recipe
+from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import MANIFESTS, Run
 from pbvs.seeds import generator
 from pbvs.training.log import write_curves
@@ -207,12 +207,10 @@ def _chosen(recipe: Recipe, tasks: Sequence[str] | None) -> list[Any]:
 
 def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator | None:
     """Return the trained model that a cascade begins with, None for a stage that sees the input itself."""
-    stages: dict[str, Stage] = {str(name): stage for name, stage in recipe.stages.items()}
-    if not stages[task].requires:
+    if not (requires := recipe.stages[task].requires):
         return None
-    name = stages[task].requires[0]
-    translator = make_translator(load_challenge(recipe.challenge).task(name), stages[name], None, device)
-    _check_first_model(run, recipe, task)
+    name = requires[0]
+    translator = make_translator(load_challenge(recipe.challenge).task(name), recipe.stages[name], None, device)
     translator.load(run.model(name))
     return translator
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_toml, sha256, sync_folder
-from pbvs.lineage import Stale, stale
+from pbvs.lineage import Stale, flat, stale
 from pbvs.locks import locked
 from pbvs.run import DONE, MANIFESTS, Run, all_runs, read_done
 from pbvs.submission.uploads import local_score, read_log
@@ -79,9 +79,9 @@ def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
     Of a stage whose method is not the same everywhere only the method is told; names and descriptions are not.
     """
-    flat = {run.name: _flatten(_tables(run)) for run in runs}
-    keys = sorted({key for values in flat.values() for key in values} - {"name", "description"})
-    table = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
+    recipes = {run.name: flat(_tables(run)) for run in runs}
+    keys = sorted({key for values in recipes.values() for key in values} - {"name", "description"})
+    table = {key: {name: values.get(key) for name, values in recipes.items()} for key in keys}
     unlike = {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
     stages = tuple(key.removesuffix("method") for key in unlike if key.endswith(".method"))
     return {key: values for key, values in unlike.items() if key.endswith(".method") or not key.startswith(stages)}
@@ -138,16 +138,6 @@ def _tables(run: Run) -> dict[str, Any]:
         return read_toml(run.recipe_file)
     except PbvsError:
         return {}
-
-
-def _flatten(value: dict[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found |= _flatten(item, f"{path}{key}.")
-        else:
-            found[f"{path}{key}"] = item
-    return found
 
 
 def _size(run: Run) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, sweep
+from pbvs.lineage import Stale, stale_archives
 from pbvs.locks import locked
 from pbvs.run import Run, all_runs
 from pbvs.submission.zips import regular_file
@@ -202,6 +203,14 @@ def home_of(archive: Path) -> Origin | None:
         folder = regular_file(archive).absolute().parent
         return origin_of(archive, folder) or origin_of(archive, folder.parent)
     return None
+
+
+def doubts_of_archive(archive: Path, manifests: Path) -> dict[str, list[Stale]]:
+    """Return by run why an archive beside its run is stale; nothing for anybody's, or beside a damaged run."""
+    if home := home_of(archive):
+        with contextlib.suppress(PbvsError):
+            return {home.run.name: [it for it in stale_archives(home.run, manifests) if it.what == archive.name]}
+    return {}
 
 
 def challenge_of(submissions: Path, origin: Origin | None = None) -> Challenge:

@@ -17,12 +17,13 @@ from rasterio.transform import Affine
 
 from pbvs.challenge import Challenge, dump_challenge, load_challenge
 from pbvs.cli import main
-from pbvs.data.align import check_files, open_pair, open_source
+from pbvs.data.align import open_pair, open_source
 from pbvs.data.build import build_pairs
 from pbvs.data.manifest import Further, Pair, check_content, join_further, pairs_digest, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.baseline import baseline_image
 from pbvs.evaluation.reading import TaskToScore
+from pbvs.preflight import check_inputs
 from pbvs.recipe import Radiometry, read_recipe
 from tests.challenge.test_end_to_end import colour, png, scene
 
@@ -221,14 +222,14 @@ def test_a_changed_or_missing_source_is_named(built: tuple[Path, Challenge, Path
     data, challenge, manifests = built
     pairs = read_manifest(manifests / "fused2heat_train.csv")
     path = pairs[0].more[0].path
-    check_files(pairs, data)
+    check_inputs(pairs, data)
     check_content(pairs, data, manifests)
     png(data / path, colour(scene(777, 96)))
     with pytest.raises(PbvsError, match=f"{path} has changed since the manifests were made"):
         check_content(pairs, data, manifests)
     (data / path).unlink()
-    with pytest.raises(PbvsError, match=f"{path}, named by the fused2heat train manifest, is not in"):
-        check_files(pairs, data)
+    with pytest.raises(PbvsError, match=rf"not in .*, the first {path} \(fused2heat train\)"):
+        check_inputs(pairs, data)
     lone = replace(pairs[0], further="")
     with pytest.raises(PbvsError, match="has 1 sources, its task 2; run `pbvs build-pairs` again"):
         open_source(lone, data, Radiometry().of(challenge))

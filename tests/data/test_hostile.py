@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.data.align import check_files, open_pair
+from pbvs.data.align import open_pair
 from pbvs.data.build import build_pairs
 from pbvs.data.chips import prepare
 from pbvs.data.headers import read_header
@@ -19,6 +19,7 @@ from pbvs.data.images import read_image, write_tiff
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.pairing import Rules
 from pbvs.errors import PbvsError
+from pbvs.preflight import check_inputs
 from pbvs.recipe import Chips, Radiometry
 from tests.data.conftest import Tree
 from tests.data.test_build import unused
@@ -143,7 +144,7 @@ def test_a_manifest_naming_a_gone_file_is_one_sentence(tree: Tree, tmp_path: Pat
     pairs = read_manifest(manifest_path(tmp_path / "m", "sar2rgb", "train"))
     (tree.root / pairs[0].source).unlink()
     with pytest.raises(PbvsError, match="build-pairs"):
-        check_files(pairs, tree.root)
+        check_inputs(pairs, tree.root)
     with pytest.raises(PbvsError, match="There is no image"):
         open_pair(pairs[0], tree.root)
 

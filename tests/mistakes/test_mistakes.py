@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from PIL import Image
 
 from pbvs import files
 from pbvs.cli import main
@@ -563,6 +565,43 @@ def test_a_zip_that_predictions_have_left_behind_is_named_by_check(
     assert "Stale" not in _said("check away.zip --evaluation-size native", capfd)
     _said(PACKAGE, capfd)
     assert "Stale" not in _said("check submissions/kept.zip", capfd)
+
+
+def test_a_zip_of_a_run_whose_recipe_was_edited_since_is_named(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    check, renew = "check submissions/kept.zip --evaluation-size native", "renew with `pbvs predict --run kept --task"
+    _said(f"{PACKAGE} --split val", capfd)
+    score = f"score {RUN}/val.zip --split val {DATA} --lpips-net random"
+    for line in (check, f"check {RUN}/val.zip --split val", score):
+        assert "Stale" not in _said(line, capfd), line
+    _edit(f"{RUN}/recipe.toml", "intensity = 1.3", "intensity = 1.4")()
+    for line in (check, f"{check} --json", f"check {RUN}/val.zip --split val", score, f"{PACKAGE} --allow-stale"):
+        said = _said(line, capfd)
+        assert "The predictions of rgb2ir (" in said and renew in said, line
+    _write(f"{RUN}/recipe.toml", "[[[")()  # of a damaged run nothing is known, and its zip is checked like anybody's
+    capfd.readouterr()
+    assert _pbvs(f"{check} --challenge mavic-t-2026") == 0
+
+
+def test_a_val_archive_of_a_native_run_passes_its_own_check_at_the_targets_sizes(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "0 errors" in _said(f"{PACKAGE} --split val", capfd)
+    assert "0 errors" in _said(f"check {RUN}/val.zip --split val --data data", capfd)
+    found = {}
+    with zipfile.ZipFile(RUN / "val.zip") as archive:
+        for name in archive.namelist():
+            if name.endswith(".png"):
+                with Image.open(archive.open(name)) as image:
+                    found[name] = image.size
+    wanted, unlike = {}, 0
+    for task in ("sar2eo", "sar2rgb", "sar2ir", "rgb2ir"):
+        with Path(f"data_manifests/{task}_val.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                sizes = [Image.open(Path("data") / row[side]).size for side in ("source", "target")]
+                wanted[f"{task}/{row['name']}.png"] = sizes[1]
+                unlike += sizes[0] != sizes[1]
+    assert found == wanted
+    assert unlike
 
 
 def test_a_report_older_than_what_it_shows_is_named(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
