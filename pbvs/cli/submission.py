@@ -158,11 +158,14 @@ def check(
     from pbvs.submission import check as checking
     from pbvs.submission import findings as found
     from pbvs.submission.inputs import from_data
+    from pbvs.submission.package import inputs_of
     from pbvs.submission.uploads import doubts_of_archive, home_of
 
     home = home_of(archive)
     rules = home.run.challenge() if home and not challenge else load_challenge(*filter(None, [challenge]))
-    inputs = None if data is None else from_data(data, split, rules)
+    inputs = None
+    if data is not None:  # which inputs are held out the manifests say
+        inputs = from_data(data, split, rules) if split == "test" else inputs_of(manifests, data, split, rules)
     native = (evaluation_size or (home.metadata.get("evaluation_size") if home else "")) == "native"
     findings = checking.check(
         archive, inputs=inputs, evaluation_size="native" if native else "challenge", challenge=rules
