@@ -83,17 +83,11 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
         not choices["no_mosaics"], choices["draw"], choices["any_base"],
     )  # fmt: skip
     summary = build(
-        find_root(root or data, manifests),
-        manifests,
-        challenge=find_challenge(choices["challenge"], manifests),
-        rules=rules,
-        radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
-        crops_per_scene=choices["crops_per_scene"],
-        share=choices["validation_share"],
-        correct_shift=choices["correct_shift"],
-        jobs=choices["jobs"],
-        backend=choices["backend"],
-    )
+        find_root(root or data, manifests), manifests, challenge=find_challenge(choices["challenge"], manifests),
+        rules=rules, radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
+        crops_per_scene=choices["crops_per_scene"], share=choices["validation_share"],
+        correct_shift=choices["correct_shift"], jobs=choices["jobs"], backend=choices["backend"],
+    )  # fmt: skip
     click.echo(f"{summary.images} images; {summary.unused} not used (see {manifests / 'unused.csv'}).")
     click.echo(f"{'task':<10}{'train':>8}{'val':>8}{'test':>8}")
     for task, counts in summary.pairs.items():
@@ -116,14 +110,9 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
 @options.jobs
 @options.backend
 def check_data(
-    root: Path | None,
-    data: Path | None,
-    manifests: Path,
-    challenge: str | None,
-    output: Path | None,
-    no_shift: bool,
+    root: Path | None, data: Path | None, manifests: Path, challenge: str | None, output: Path | None, no_shift: bool,
     **choices: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Modality
-from pbvs.data.geometry import Window, overlap_window, turns
+from pbvs.data.formats import MAX_PIXELS
+from pbvs.data.geometry import Window, control_points, overlap_window, source_window, turns
 from pbvs.data.headers import Header, read_header
-from pbvs.data.images import read_image, read_samples, resize
-from pbvs.data.intensity import Image, bands_of, holds_data, to_unit
+from pbvs.data.images import Part, read_samples, resize
+from pbvs.data.intensity import Image, Rule, bands_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.files import inside
 from pbvs.recipe import Radiometry
+
+WHOLE = 1 << 20  # pixels up to which an image is read whole although a part of it would do: that is quicker
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,26 @@ class Raster:
 
     pixels: Image  # (H, W, C)
     valid: NDArray[np.bool_]  # (H, W)
-    header: Header
-
-    def cut(self, window: Window) -> Raster:
-        """Return a part of the image."""
-        rows = slice(window.top, window.top + window.height)
-        columns = slice(window.left, window.left + window.width)
-        return Raster(self.pixels[rows, columns], self.valid[rows, columns], self.header)
+    header: Header  # of the whole image
+    window: Window | None = None  # of the image that the pixels are; None is all of it
 
 
-def read_raster(path: Path, modality: Modality, rule: str) -> Raster:
+def read_raster(path: Path, modality: Modality, rule: str, part: Part | None = None, side: int = 0) -> Raster:
     """Read a modality's bands of an image in [0, 1] by `rule`, and which pixels hold data.
 
+    With `part` only the window that it names for the header is read and returned, but for a rule that takes its limits
+    from the whole image; with `side` at most so many pixels each way, spread over the image.
     Raises PbvsError when the file is damaged or declares what cannot be read, ReadError when the disk fails.
     """
-    samples = read_samples(path, lambda header: bands_of(header, modality))
+    whole = Rule.parse(rule).kind == "percentile"
+    samples = read_samples(path, lambda header: bands_of(header, modality), side, None if whole else part)
     valid = samples.valid
     if (told := holds_data(samples.values, rule)) is not None:
         valid = valid & told
-    return Raster(to_unit(samples.values, rule, valid), valid, samples.header)
+    pixels, header = to_unit(samples.values, rule, valid), samples.header
+    if not (whole and part and (window := part(header))):
+        return Raster(pixels, valid, header, samples.window)
+    return Raster(pixels[window.slices], valid[window.slices], header, window)
 
 
 def warp(source: Raster, target: Header, window: Window, shift: tuple[float, float] = (0.0, 0.0)) -> Raster:
@@ -56,35 +62,54 @@ def warp(source: Raster, target: Header, window: Window, shift: tuple[float, flo
     from rasterio.enums import Resampling
     from rasterio.warp import reproject
 
-    shape = (window.height, window.width)
     how = {
-        **_grid_of(source.header, target),
         "dst_crs": target.crs,
         "dst_transform": affine(target, window.top + shift[0], window.left + shift[1]),
         "resampling": Resampling.bilinear,
     }
     weight = source.valid.astype(np.float32)
-    cover = np.zeros(shape, np.float32)
-    reproject(weight, cover, **how)
-    pixels = np.zeros((*shape, source.pixels.shape[2]), np.float32)
-    for band in range(pixels.shape[2]):
-        reproject(source.pixels[:, :, band] * weight, pixels[:, :, band], **how)
+    warped = np.zeros((1 + source.pixels.shape[2], window.height, window.width), np.float32)
+    with _whole_grid(source, target) as put:
+        for band, result in enumerate(warped):
+            layer, grid = put(source.pixels[:, :, band - 1] * weight if band else weight)
+            reproject(layer, result, **grid, **how)
+    cover, pixels = warped[0], np.moveaxis(warped[1:], 0, 2)
     valid = cover > 0.99
     pixels = np.where(valid[:, :, None], pixels / np.maximum(cover, 1e-6)[:, :, None], 0.0).clip(0.0, 1.0)
     return Raster(pixels.astype(np.float32), valid, target)
 
 
-def _grid_of(source: Header, target: Header) -> dict[str, Any]:
-    """Return where the source lies in rasterio's words; degrees are counted as the target's are, by whole turns."""
-    from rasterio.control import GroundControlPoint
+@contextlib.contextmanager
+def _whole_grid(source: Raster, target: Header) -> Iterator[Callable[[Image], tuple[Any, dict[str, Any]]]]:
+    """Yield what makes of a layer of the source what `reproject` takes: the layer, and where it lies.
 
-    turn = 360.0 * turns(source, target)
-    if not source.gcps:
-        transform = source.transform
-        moved = source._replace(transform=(*transform[:2], transform[2] + turn, *transform[3:]))
-        return {"src_crs": source.crs, "src_transform": affine(moved)}
-    points = [source.gcps[index : index + 4] for index in range(0, len(source.gcps), 4)]
-    return {"src_crs": source.crs, "gcps": [GroundControlPoint(row, col, x + turn, y) for col, row, x, y in points]}
+    Degrees are counted as the target's are, by whole turns. A layer of a window is put into a sparse file of the whole
+    image's size, as the filter goes by the grid: by that of the window alone the last digits would be others.
+    """
+    import rasterio
+    from rasterio.crs import CRS
+    from rasterio.io import MemoryFile
+
+    header, window = source.header, source.window
+    turn = 360.0 * turns(header, target)
+    a, b, c, *rest = header.transform
+    grid: dict[str, Any] = {"src_transform": affine(header._replace(transform=(a, b, c + turn, *rest)))}
+    if header.gcps:
+        grid = {"gcps": control_points(header, turn)}
+    if window is None:
+        yield lambda layer: (layer, {"src_crs": header.crs, **grid})
+        return
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "width": header.width, "height": header.height}
+    profile |= {"tiled": True, "sparse_ok": True, "transform": grid.get("src_transform")}
+    profile |= {"gcps": grid["gcps"], "crs": header.crs} if header.gcps else {}
+    with MemoryFile() as memory, memory.open(**profile) as file:
+
+        def put(layer: Image) -> tuple[Any, dict[str, Any]]:
+            rows, columns = window.slices
+            file.write(layer, 1, window=((rows.start, rows.stop), (columns.start, columns.stop)))
+            return rasterio.band(file, 1), {"SRC_SRS": CRS.from_user_input(header.crs).to_wkt()}
+
+        yield put
 
 
 def resample(source: Raster, height: int, width: int) -> Raster:
@@ -146,25 +171,23 @@ def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) ->
 
 def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the target alone, (H, W, C) in [0, 1], cropped as `open_pair` does; raise PbvsError when there is none."""
-    if not pair.target:
-        raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
     return _target(pair, root, radiometry or Radiometry()).pixels
 
 
 def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
     """Read what `open_target` does, and which of its pixels (H, W) hold data, as its file and its mask's say."""
-    if not pair.target:
-        raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
     radiometry = radiometry or Radiometry()
     target = _target(pair, root, radiometry)
     challenge = radiometry.challenge
     mask = challenge.modalities[challenge.task(pair.task).target].mask
     if mask is None:
         return target.pixels, target.valid
-    clear = read_image(inside(root, pair.target.replace(*mask)))[:, :, 0] != 0
-    if clear.shape != target.valid.shape:
-        raise PbvsError(f"The mask of {pair.target} is {clear.shape[1]} x {clear.shape[0]} pixels, its target another.")
-    return target.pixels, target.valid & clear
+    path = inside(root, pair.target.replace(*mask))
+    size = read_header(path)
+    if (size.width, size.height) != (target.header.width, target.header.height):
+        raise PbvsError(f"The mask of {pair.target} is {size.width} x {size.height} pixels, its target another.")
+    clear = read_samples(path, part=lambda _: target.window).values
+    return target.pixels, target.valid & (clear[:, :, 0] != 0)
 
 
 def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
@@ -182,13 +205,24 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     name = radiometry.challenge.task(pair.task).source
     modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.source_rule, pair.source)
-    source = _stack(read_raster(inside(root, pair.source), modality, rule), pair, root, radiometry)
-    if not pair.target:
-        return source
-    target = read_header(inside(root, pair.target))
-    if pair.alignment == "georeference":
-        return warp(source, target, _window(pair, source.header, target), _shift(pair))
-    return move(resample(source, target.height, target.width), *_shift(pair))
+    path = inside(root, pair.source)
+    target = read_header(inside(root, pair.target)) if pair.target else None
+    if target is None or pair.alignment != "georeference":
+        source = _stack(read_raster(path, modality, rule), pair, root, radiometry)
+        return move(resample(source, target.height, target.width), *_shift(pair)) if target else source
+
+    def part(header: Header) -> Window | None:
+        return _needed(header, target, _window(pair, header, target), _shift(pair))
+
+    source = _stack(read_raster(path, modality, rule, None if pair.further else part), pair, root, radiometry)
+    return warp(source, target, _window(pair, source.header, target), _shift(pair))
+
+
+def _needed(source: Header, target: Header, window: Window, shift: tuple[float, float] = (0.0, 0.0)) -> Window | None:
+    """Return the part of a large image that `warp` needs; None for all of it, as where it saves little."""
+    size = source.width * source.height
+    part = source_window(source, target, window, shift) if size > WHOLE else None
+    return part if part and (2 * part.height * part.width < size or size > MAX_PIXELS) else None
 
 
 def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
@@ -202,35 +236,49 @@ def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Ras
     rasters = [first]
     for name, image in zip(names, images, strict=True):
         rule = radiometry.rule(name, image.rule, image.path)
-        raster = read_raster(inside(root, image.path), radiometry.challenge.modalities[name], rule)
-        rasters.append(_onto(raster, first, image.alignment))
+        modality = radiometry.challenge.modalities[name]
+        rasters.append(_onto(inside(root, image.path), modality, rule, first, image.alignment))
     if len(rasters) == 1:
         return first
     pixels = np.concatenate([raster.pixels for raster in rasters], axis=2)
     return Raster(pixels, np.logical_and.reduce([raster.valid for raster in rasters]), first.header)
 
 
-def _onto(raster: Raster, first: Raster, alignment: str) -> Raster:
-    """Return an image on the whole grid of another."""
-    (height, width), own, grid = first.valid.shape, raster.header, first.header
-    same = (own.crs, own.transform, own.width, own.height) == (grid.crs, grid.transform, grid.width, grid.height)
-    if alignment != "georeference" or same:
-        return resample(raster, height, width)
+def _onto(path: Path, modality: Modality, rule: str, first: Raster, alignment: str) -> Raster:
+    """Read an image onto the whole grid of another."""
+    grid = first.header
+    whole = Window(0, 0, grid.height, grid.width)
+
+    def part(own: Header) -> Window | None:
+        return None if _same_grid(own, grid) else _needed(own, grid, whole)
+
+    warped = alignment == "georeference"
+    raster = read_raster(path, modality, rule, part if warped else None)
+    if not warped or _same_grid(raster.header, grid):
+        return resample(raster, grid.height, grid.width)
+    return warp(raster, grid, whole)
+
+
+def _same_grid(own: Header, grid: Header) -> bool:
+    """Return whether two images that should be are on one grid; raise PbvsError when one is on none."""
     if not (own.georeferenced and grid.georeferenced):
         raise PbvsError(
             "A further source is said to be georeferenced, but it or its first source is not; "
             "run `pbvs build-pairs` again."
         )
-    return warp(raster, grid, Window(0, 0, height, width))
+    return (own.crs, own.transform, own.width, own.height) == (grid.crs, grid.transform, grid.width, grid.height)
 
 
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
+    if not pair.target:
+        raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
     name = radiometry.challenge.task(pair.task).target
     modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.target_rule, pair.target)
-    target = read_raster(inside(root, pair.target), modality, rule)
+    path = inside(root, pair.target)
     if pair.alignment != "georeference":
-        return target
-    return target.cut(_window(pair, read_header(inside(root, pair.source)), target.header))
+        return read_raster(path, modality, rule)
+    source = read_header(inside(root, pair.source))
+    return read_raster(path, modality, rule, lambda header: _window(pair, source, header))
 
 
 def _shift(pair: Pair) -> tuple[float, float]:

@@ -98,18 +98,10 @@ def challenge_of(manifests: Path) -> str:
 
 
 def build_pairs(
-    root: Path,
-    manifests: Path = MANIFESTS,
-    *,
-    rules: Rules | None = None,
-    challenge: str | Path | Challenge = DEFAULT,
-    radiometry: Radiometry | None = None,
-    crops_per_scene: int | None = None,
-    share: float | None = None,
-    correct_shift: bool = False,
-    jobs: int = 1,
-    backend: str = "loky",
-) -> Summary:
+    root: Path, manifests: Path = MANIFESTS, *, rules: Rules | None = None, challenge: str | Path | Challenge = DEFAULT,
+    radiometry: Radiometry | None = None, crops_per_scene: int | None = None, share: float | None = None,
+    correct_shift: bool = False, jobs: int = 1, backend: str = "loky",
+) -> Summary:  # fmt: skip
     """Scan `root`, pair its images and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
     `challenge` says which files are what, and how they are paired. `share` of every archive's locations is held out
@@ -136,7 +128,7 @@ def build_pairs(
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     summary = _summary(builder, pairs)
     groups = measure_groups(catalog, intensity, cache, jobs, backend)
-    doubts = _half_placed(catalog, pairs) + doubts_of(groups, intensity) + warnings_of(inputs)
+    doubts = half_placed(catalog, pairs) + doubts_of(groups, intensity) + warnings_of(inputs)
     summary.warnings += doubts
     summary.details["doubts"] = doubts
     summary.details["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
@@ -174,18 +166,12 @@ def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pa
     """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
     paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in pair.paths)
     found = {"": "", **digests(paths, cache, jobs, backend)}
-    return {
-        key: [
-            replace(
-                pair,
-                source_digest=found[pair.source],
-                target_digest=found[pair.target],
-                further=join_further(image._replace(digest=found[image.path]) for image in pair.more),
-            )
-            for pair in rows
-        ]
-        for key, rows in pairs.items()
-    }
+
+    def told(pair: Pair) -> Pair:
+        further = join_further(image._replace(digest=found[image.path]) for image in pair.more)
+        return replace(pair, source_digest=found[pair.source], target_digest=found[pair.target], further=further)
+
+    return {key: list(map(told, rows)) for key, rows in pairs.items()}
 
 
 @dataclass
@@ -235,17 +221,16 @@ class Builder:
         """Return what is stacked behind a source with how it is aligned, or why something is missing."""
         if not task.further:
             return []
+        if source.too_large:
+            return Refusal(source, source.too_large)
         images = self.partners[task.name].of(source)
         if isinstance(images, str):
             return Refusal(source, images)
         stacked = []
         for image in images:
             by_name = task.pairing == "name"
-            fit = (
-                same_footprint(image, source)
-                if by_name
-                else check(image, source, self.rules.min_overlap, self.footprints)
-            )
+            overlap = self.rules.min_overlap
+            fit = same_footprint(image, source) if by_name else check(image, source, overlap, self.footprints)
             if isinstance(fit, Refusal):
                 return Refusal(source, f"{image.path} cannot be stacked with it: {fit.reason}")
             stacked.append((image, fit.alignment))
@@ -418,7 +403,7 @@ class Builder:
 
     def _add_input(self, entry: Entry, task: Task, split: str) -> bool:
         """Add an input whose target is not known, and return whether all its sources are there."""
-        stacked = self._stack(entry, task)
+        stacked = Refusal(entry, entry.too_large) if entry.too_large else self._stack(entry, task)
         if isinstance(stacked, Refusal):
             self.catalog.leave_out(entry.path, stacked.reason)
             return False
@@ -429,23 +414,11 @@ class Builder:
         """Return the manifest's row of a match."""
         source, target, alignment, overlap, further = match
         return Pair(
-            name=pair_name(location, source.id, target.id),
-            task=task,
-            split=split,
-            location=location,
-            source=source.path,
-            target=target.path,
-            source_date=source.info.date,
-            target_date=target.info.date,
-            origin=origin,
-            alignment=alignment,
-            overlap=f"{overlap:.4f}",
-            source_rule=self.intensity.rule(source),
-            target_rule=self.intensity.rule(target),
-            ground=self.ground.get(location, location),
-            limit=limit,
+            pair_name(location, source.id, target.id), task, split, location, source.path, target.path,
+            source.info.date, target.info.date, origin, alignment, f"{overlap:.4f}", self.intensity.rule(source),
+            self.intensity.rule(target), ground=self.ground.get(location, location), limit=limit,
             further=self._join(further),
-        )
+        )  # fmt: skip
 
     def _join(self, stacked: Iterable[tuple[Entry, str]]) -> str:
         return join_further(Further(entry.path, self.intensity.rule(entry), how) for entry, how in stacked)
@@ -453,17 +426,9 @@ class Builder:
     def input(self, entry: Entry, task: str, split: str, stacked: Iterable[tuple[Entry, str]] = ()) -> Pair:
         """Return the manifest's row of an input whose target is not known; its name is its id, below its location."""
         return Pair(
-            name=input_name(entry),
-            task=task,
-            split=split,
-            location=entry.info.location,
-            source=entry.path,
-            source_date=entry.info.date,
-            origin="official",
-            alignment="none",
-            source_rule=self.intensity.rule(entry),
-            further=self._join(stacked),
-        )
+            input_name(entry), task, split, entry.info.location, entry.path, source_date=entry.info.date,
+            origin="official", alignment="none", source_rule=self.intensity.rule(entry), further=self._join(stacked),
+        )  # fmt: skip
 
 
 def input_name(entry: Entry) -> str:
@@ -495,7 +460,7 @@ def _unpaired(catalog: Catalog, manifests: Path) -> PbvsError:
     )
 
 
-def _half_placed(catalog: Catalog, pairs: Pairs) -> list[str]:
+def half_placed(catalog: Catalog, pairs: Pairs) -> list[str]:
     """Return a sentence for each archive with pairs of which one image alone says where on Earth it is."""
     headers = {entry.path: (entry.header, entry.info.source) for entry in catalog.entries}
     found: dict[str, list[str]] = defaultdict(list)

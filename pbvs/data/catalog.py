@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.cache import FileCache, stamp_of
-from pbvs.data.formats import OTHER_FORMATS, SUFFIXES
+from pbvs.data.formats import OTHER_FORMATS, SUFFIXES, check_proj, too_large
 from pbvs.data.georeference import SIDE_SUFFIXES
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.layout import PathInfo, PathReader, file_key
@@ -46,6 +46,12 @@ class Entry(NamedTuple):
     def id(self) -> str:
         """What it has in common with the images that it is paired with by name."""
         return self.info.id or self.stem
+
+    @property
+    def too_large(self) -> str:
+        """Why it cannot be read whole; an empty text where it can."""
+        reason = too_large(self.header.width, self.header.height, self.size)
+        return reason and f"{self.path} says it is {reason}, and it is not a part of it that is needed"
 
 
 class Found(NamedTuple):
@@ -81,14 +87,9 @@ class Catalog:
 
 
 def scan(
-    root: Path,
-    cache: FileCache | None = None,
-    jobs: int = 1,
-    backend: str = "loky",
-    *,
-    challenge: Challenge | None = None,
-    strict: bool = True,
-) -> Catalog:
+    root: Path, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky", *,
+    challenge: Challenge | None = None, strict: bool = True,
+) -> Catalog:  # fmt: skip
     """Walk `root` and read every image's header, `jobs` at a time.
 
     `cache` remembers headers as long as an image's size and times stay what they were. An image or folder that cannot
@@ -100,6 +101,8 @@ def scan(
         raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     catalog = Catalog(root, challenge or load_challenge(), strict)
     located = _locate(catalog)
+    if any(not file.path.endswith(".png") for file, _ in located):
+        check_proj()
     known = cache or FileCache(None, root)
     headers = _read(root, [file for file, _ in located], known, jobs, backend)
     for (file, info), header in zip(located, headers, strict=True):
@@ -225,8 +228,9 @@ def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> N
         catalog.leave_out(path, f"{suffix} is not read; only {', '.join(sorted(SUFFIXES))} are")
         return
     catalog.others += 1
-    if suffix in SIDE_SUFFIXES:
-        image = path.removesuffix(".aux.xml") if suffix == ".xml" else path[: -len(suffix)]
+    rpc = path.lower().endswith("_rpc.txt")
+    if suffix in SIDE_SUFFIXES or rpc:
+        image = path.removesuffix(".aux.xml") if suffix == ".xml" else path[: -8 if rpc else -len(suffix)]
         catalog.beside[image] = f"{catalog.beside.get(image, '')} {suffix} {stamp_of(item.stat())}"
 
 

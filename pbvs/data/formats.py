@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +24,8 @@ from pbvs.errors import PbvsError, ReadError
 T = TypeVar("T")
 
 DRIVERS = {
-    ".png": "PNG",
-    ".tif": "GTiff",
-    ".tiff": "GTiff",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jp2": "JP2OpenJPEG",
-}
+    ".png": "PNG", ".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG",
+}  # fmt: skip
 SUFFIXES = frozenset(DRIVERS)
 _OTHER = "bil bip bmp bsq dng exr gif grd h5 hdf hdr heic img j2k jpf jpx mat nc ntf npy npz pgm ppm raw safe vrt webp"
 OTHER_FORMATS = frozenset(f".{name}" for name in _OTHER.split())  # images that people have and that are not read
@@ -99,6 +96,7 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
     from rasterio.errors import RasterioError
     from rasterio.io import DatasetReader
 
+    check_proj()
     driver = DRIVERS.get(path.suffix.lower(), "GTiff")
     name = f"GTIFF_DIR:{page}:{path}" if page else str(path)
     try:
@@ -143,6 +141,24 @@ def gdal() -> Iterator[None]:
         yield
 
 
+@lru_cache
+def check_proj() -> None:
+    """Raise ReadError when the library does not know any coordinate system, as where a variable hides its database."""
+    import rasterio
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        with rasterio.Env():  # which keeps the library's own words from the terminal
+            CRS.from_epsg(32612)
+    except CRSError:
+        told = next((f"{name}={os.environ[name]}" for name in ("PROJ_DATA", "PROJ_LIB") if os.environ.get(name)), "")
+        raise ReadError(
+            f"No coordinate system can be read, as PROJ finds no database of its version ({told or 'proj.db'}); "
+            f"{'unset the variable' if told else 'install rasterio again'} and run again."
+        ) from None
+
+
 def silence(category: type[Warning], module: str = "") -> None:
     """Ignore a kind of warning from now on: catch_warnings would change the filters under other threads' feet."""
     wanted = re.compile(re.escape(module)) if module else None
@@ -157,7 +173,15 @@ def one_line(error: BaseException) -> str:
 
 def check_size(path: Path, width: int, height: int) -> None:
     """Raise PbvsError when an image says it is larger than the limits, or than its bytes can honestly fill."""
+    fine = max(width, height) <= MAX_SIDE and width * height <= LARGE
+    if not fine and (reason := too_large(width, height, path.stat().st_size)):
+        raise PbvsError(f"The image {path} says it is {reason}.")
+
+
+def too_large(width: int, height: int, size: int) -> str:
+    """Return why so many pixels of a file of `size` bytes are not read at once; an empty text where they are."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, over the limit of {MAX_SIDE} a side.")
-    if width * height > LARGE and (size := path.stat().st_size) * THIN < width * height:
-        raise PbvsError(f"The image {path} says it is {width} x {height} pixels, more than its {size} bytes can show.")
+        return f"{width} x {height} pixels, over the limit of {MAX_SIDE} a side"
+    if width * height > LARGE and size * THIN < width * height:
+        return f"{width} x {height} pixels, more than its {size} bytes can show"
+    return ""

@@ -5,23 +5,30 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from pbvs.data.georeference import Point, corners, is_geographic, project
+import numpy as np
+
+from pbvs.data.georeference import Point, Transform, corners, is_geographic, project
 from pbvs.data.headers import Header
 
 Key = tuple[str, tuple[float, ...], int, int]  # CRS, transform, width, height
 SMALL = 1.0  # degrees: within so much, longitude and latitude may be taken as a plane
+STEPS = np.linspace(0, 1, 17)  # along a window's sides, where points are projected
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A part of a grid, in pixels."""
 
     top: int
     left: int
     height: int
     width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns of an array."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
 def _outline(header: Header, crs: str, longitude: float | None = None) -> list[Point]:
@@ -62,13 +69,15 @@ def turns(source: Header, target: Header) -> int:
 
 def pixel_corners(source: Header, target: Header) -> list[Point]:
     """Return the corners of `source` as (column, row) on the grid of `target`."""
-    a, b, c, d, e, f = target.transform
+    return _on_grid(_outline(source, target.crs, _middle(_outline(target, target.crs))[0]), target.transform)
+
+
+def _on_grid(points: Iterable[Point], transform: Transform) -> list[Point]:
+    """Return points (x, y) as (column, row) of a grid."""
+    a, b, c, d, e, f = transform
     determinant = a * e - b * d
-    result = []
-    for x, y in _outline(source, target.crs, _middle(_outline(target, target.crs))[0]):
-        dx, dy = x - c, y - f
-        result.append(((e * dx - b * dy) / determinant, (a * dy - d * dx) / determinant))
-    return result
+    away = ((x - c, y - f) for x, y in points)
+    return [((e * x - b * y) / determinant, (a * y - d * x) / determinant) for x, y in away]
 
 
 def clip(polygon: Iterable[Point], width: float, height: float) -> list[Point]:
@@ -117,6 +126,50 @@ def overlap_window(source: Header, target: Header) -> Window:
     return Window(top, left, max(1, bottom - top), max(1, right - left))
 
 
+def source_window(source: Header, target: Header, window: Window, shift: Point = (0.0, 0.0)) -> Window | None:
+    """Return the part of the source's grid that fills a window of the target's, moved by `shift` (down, across).
+
+    It reaches as far as the filter does. None is all of the source, also where the part cannot be told.
+    """
+    rows = window.top + shift[0] + window.height * STEPS
+    columns = window.left + shift[1] + window.width * STEPS
+    a, b, c, d, e, f = target.transform
+    points = [(a * x + b * y + c, d * x + e * y + f) for y in rows for x in columns]
+    pixels = np.array(_pixels_of(project(points, target.crs, source.crs), source))
+    if not np.isfinite(pixels).all():
+        return None
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    shrink = (high - low) / (window.width, window.height)
+    margin = 4 + 2 * np.ceil(np.maximum(1, shrink)) + 0.02 * (high - low)
+    left, top = np.floor(np.clip(low - margin, 0, None)).astype(int).tolist()
+    right, bottom = np.ceil(np.clip(high + margin, None, (source.width, source.height))).astype(int).tolist()
+    return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
+
+
+def _pixels_of(points: list[Point], source: Header) -> list[Point]:
+    """Return points of an image's CRS as its (column, row); infinite where that cannot be told."""
+    ends = corners(source.transform, source.width, source.height)
+    wide = is_geographic(source.crs) and max(ends)[0] - min(ends)[0] > 180  # it may show them on several turns
+    if wide or not all(math.isfinite(value) for point in points for value in point):
+        return [(math.inf, math.inf)]
+    if is_geographic(source.crs):
+        points = [(x - 360 * round((x - _middle(ends)[0]) / 360), y) for x, y in points]
+    if not source.gcps:
+        return _on_grid(points, source.transform)
+    from rasterio.transform import GCPTransformer
+
+    rows, columns = GCPTransformer(control_points(source)).rowcol(*zip(*points, strict=True), op=float)
+    return list(zip(columns, rows, strict=True))
+
+
+def control_points(header: Header, turn: float = 0.0) -> list[Any]:
+    """Return an image's control points in rasterio's words, `turn` added to their x."""
+    from rasterio.control import GroundControlPoint
+
+    told = (header.gcps[index : index + 4] for index in range(0, len(header.gcps), 4))
+    return [GroundControlPoint(row, column, x + turn, y) for column, row, x, y in told]
+
+
 class Footprints:
     """The corners of many images in longitude and latitude, projected once, for fast overlaps of small images."""
 
@@ -152,13 +205,9 @@ class Footprints:
             return overlap(source, target) if _near(over, under) else 0.0
         (x0, y0), (x1, y1), _, (x3, y3) = under
         a, d, b, e = x1 - x0, y1 - y0, x3 - x0, y3 - y0
-        determinant = a * e - b * d
-        if not determinant:
+        if a * e == b * d:
             return 0.0
-        inside = [
-            ((e * (x - x0) - b * (y - y0)) / determinant, (a * (y - y0) - d * (x - x0)) / determinant) for x, y in over
-        ]
-        return min(1.0, round(area(clip(inside, 1.0, 1.0)), 6))
+        return min(1.0, round(area(clip(_on_grid(over, (a, b, x0, d, e, y0)), 1.0, 1.0)), 6))
 
 
 def _near(first: Sequence[Point], second: Sequence[Point]) -> bool:

@@ -19,14 +19,11 @@ Transform = tuple[float, ...]  # a b c d e f: x = a col + b row + c, y = d col +
 LONGEST = 1 << 20  # bytes of a file beside an image
 AFFINE = 0.5  # pixels that control points may lie off an affine transform for it to stand in their place
 WORLD_FILES = {
-    ".png": (".pgw", ".pngw", ".wld"),
-    ".tif": (".tfw", ".tifw", ".wld"),
-    ".tiff": (".tfw", ".tiffw", ".wld"),
-    ".jpg": (".jgw", ".jpgw", ".wld"),
-    ".jpeg": (".jgw", ".jpegw", ".wld"),
-    ".jp2": (".j2w", ".jp2w", ".wld"),
-}
-SIDE_SUFFIXES = frozenset({".prj", ".xml", ".msk"}.union(*WORLD_FILES.values()))
+    ".png": (".pgw", ".pngw", ".wld"), ".tif": (".tfw", ".tifw", ".wld"), ".tiff": (".tfw", ".tiffw", ".wld"),
+    ".jpg": (".jgw", ".jpgw", ".wld"), ".jpeg": (".jgw", ".jpegw", ".wld"), ".jp2": (".j2w", ".jp2w", ".wld"),
+}  # fmt: skip
+RPC_FILES = ("_RPC.TXT", "_rpc.txt", ".RPB", ".rpb")
+SIDE_SUFFIXES = frozenset({".prj", ".xml", ".msk", ".rpb"}.union(*WORLD_FILES.values()))
 
 
 class Georeference(NamedTuple):
@@ -39,13 +36,14 @@ class Georeference(NamedTuple):
 
 
 class SideFiles(NamedTuple):
-    """What the files beside an image say: .aux.xml as GDAL writes it, a world file, a .prj."""
+    """What the files beside an image say: .aux.xml as GDAL and ArcGIS write it, a world file, a .prj."""
 
     wkt: str = ""
     transform: Transform = ()
     points: tuple[float, ...] = ()
     nodata: float | None = None
     origin: str = ""
+    unread: str = ""  # a georeference that is there and not understood
 
 
 def georeference_of(file: Any, side: SideFiles) -> Georeference:
@@ -53,6 +51,8 @@ def georeference_of(file: Any, side: SideFiles) -> Georeference:
 
     Raises OSError when what it says cannot be: an unknown CRS, no extent, corners that have no place on Earth.
     """
+    from rasterio.crs import CRS
+
     wkt = file.crs.to_wkt() if file.crs else ""
     transform = () if file.transform.is_identity else tuple(float(value) for value in tuple(file.transform)[:6])
     points: tuple[float, ...] = ()
@@ -60,29 +60,38 @@ def georeference_of(file: Any, side: SideFiles) -> Georeference:
     if not transform and file.gcps[0] and file.gcps[1]:
         wkt, origin = file.gcps[1].to_wkt(), "control points"
         points = tuple(float(value) for gcp in file.gcps[0] for value in (gcp.col, gcp.row, gcp.x, gcp.y))
+    elif not transform and file.rpcs:
+        wkt, origin = CRS.from_epsg(4326).to_wkt(), "RPCs at their mean height"
+        points = _rpc_points(file.rpcs, file.width, file.height)
     if not (wkt and (transform or points)):
         beside = (side.wkt and not wkt) or ((side.transform or side.points) and not (transform or points))
         wkt, transform, points = wkt or side.wkt, transform or side.transform, points or side.points
         origin = side.origin if beside else origin
     if wkt and (transform or points):
         return _whole(wkt, transform, points, origin, file.width, file.height)
-    return Georeference(origin=_lacking(wkt, transform or points, file.rpcs))
+    return Georeference(origin=_lacking(wkt, transform or points, side))
 
 
 def from_side_files(side: SideFiles, width: int, height: int) -> Georeference:
     """Return where an image without tags of its own lies by the files beside it; raises as `georeference_of` does."""
     if side.wkt and (side.transform or side.points):
         return _whole(side.wkt, side.transform, side.points, side.origin, width, height)
-    return Georeference(origin=_lacking(side.wkt, side.transform or side.points, None))
+    return Georeference(origin=_lacking(side.wkt, side.transform or side.points, side))
 
 
-def _lacking(wkt: str, grid: tuple[float, ...], rpcs: Any) -> str:
-    """Return which half of a georeference is there without the other."""
-    if wkt:
-        return "CRS without a transform"
-    if grid:
-        return "transform without a CRS"
-    return "RPCs alone" if rpcs else ""
+def _lacking(wkt: str, grid: tuple[float, ...], side: SideFiles) -> str:
+    """Return what of a georeference is not understood, or which half is there without the other."""
+    return side.unread or ("CRS without a transform" if wkt else "transform without a CRS" if grid else "")
+
+
+def _rpc_points(rpcs: Any, width: int, height: int) -> tuple[float, ...]:
+    """Return control points, longitude and latitude, of a grid of pixels at the mean height of the RPCs."""
+    from rasterio.transform import RPCTransformer
+
+    rows, columns = (part.ravel() for part in np.meshgrid(np.linspace(0, height, 7), np.linspace(0, width, 7)))
+    with RPCTransformer(rpcs, rpc_height=rpcs.height_off) as model:
+        x, y = model.xy(rows, columns, offset="ul")
+    return tuple(map(float, np.column_stack([columns, rows, x, y]).ravel()))
 
 
 def _whole(
@@ -196,9 +205,12 @@ def read_side_files(path: Path) -> SideFiles:
     written = [ending.upper() for ending in endings] if suffix.isupper() else endings  # A.TIF has its A.TFW
     there = {ending: base + own for ending, own in zip(endings, written, strict=True) if os.path.lexists(base + own)}
     aux = f"{name}.aux.xml"
-    if not there and not os.path.lexists(aux):  # of a hundred thousand chips none has any
+    rpc = next(filter(os.path.lexists, (base + ending for ending in RPC_FILES)), "")
+    if not there and not rpc and not os.path.lexists(aux):
         return SideFiles()
     side = _aux_xml(_text(aux)) or SideFiles()
+    if rpc:
+        side = side._replace(unread=f"RPCs in {Path(rpc).name}, which is not read")
     prj = _text(there.pop(".prj", ""))
     grids = [(ending, grid) for ending, file in there.items() if (grid := _world_transform(_text(file)))]
     told = [".aux.xml"] if side.wkt or side.transform or side.points else []
@@ -234,6 +246,7 @@ def _aux_xml(text: str) -> SideFiles | None:
     try:
         tree = ElementTree.fromstring(text)
         points = tuple(_numbers_of(tree))
+        esri = _esri(tree if tree.tag == "GeodataXform" else tree.find(".//GeodataXform"))
         geo = [float(value) for value in (tree.findtext("GeoTransform") or "").split(",") if value.strip()]
         nodata = tree.findtext("PAMRasterBand/NoDataValue")
     except (ElementTree.ParseError, ValueError):
@@ -241,7 +254,21 @@ def _aux_xml(text: str) -> SideFiles | None:
     transform = (geo[1], geo[2], geo[0], geo[4], geo[5], geo[3]) if len(geo) == 6 else ()
     listed = tree.find("GCPList")
     wkt = (tree.findtext("SRS") or "").strip() or ("" if listed is None else listed.get("Projection", ""))
-    return SideFiles(wkt, transform, points, float(nodata) if nodata else None)
+    unread = "" if transform or points else esri.unread
+    return SideFiles(wkt or esri.wkt, transform, points or esri.points, float(nodata) if nodata else None, "", unread)
+
+
+def _esri(xform: ElementTree.Element | None) -> SideFiles:
+    """Return what ArcGIS says in its own words: control points; its rows are negative, from the top."""
+    if xform is None:
+        return SideFiles()
+    wkt = (xform.findtext("SpatialReference/WKT") or "").strip()
+    listed = ([float(node.text or "nan") for node in xform.iterfind(f"{of}GCPs/Double")] for of in ("Source", "Target"))
+    source, target = (np.array(numbers).reshape(-1, 2) for numbers in listed)
+    if len(source) and source.shape == target.shape and source[:, 1].max() <= 0:
+        return SideFiles(wkt, points=tuple(map(float, np.column_stack([source * (1, -1), target]).ravel())))
+    plain = any(value.endswith("IdentityXform") for value in xform.attrib.values())
+    return SideFiles(wkt, unread="" if plain else "an ArcGIS transform in .aux.xml that is not read")
 
 
 def _numbers_of(tree: ElementTree.Element) -> Iterator[float]:

@@ -15,6 +15,7 @@ from pbvs.data.formats import MAX_BANDS, check_size, gdal, image_errors, open_im
 from pbvs.data.georeference import SideFiles, from_side_files, georeference_of, read_side_files
 from pbvs.errors import PbvsError, ReadError
 
+LARGEST = 1 << 31  # pixels of a georeferenced TIFF, of which only parts are read where it is over the limits
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PNG_BANDS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
@@ -133,10 +134,15 @@ def _find_png_end(handle: int, size: int) -> None:
 
 
 def _library_header(path: Path, size: int) -> Header:
-    with open_image(path) as file:
-        if file.driver == "GTiff":
+    with open_image(path, large=True) as file:
+        if file.driver == "GTiff" and file.width * file.height <= LARGEST:
             _check_blocks(file, size)
-        return header_of(file, path)
+        else:
+            check_size(path, file.width, file.height)
+        header = header_of(file, path)
+        if not header.georeferenced:
+            check_size(path, file.width, file.height)
+        return header
 
 
 def header_of(file: Any, path: Path) -> Header:
@@ -149,25 +155,14 @@ def header_of(file: Any, path: Path) -> Header:
     where = georeference_of(file, side)
     orientation = 1 if where.crs else _orientation(file, tags)
     width, height = (file.width, file.height) if orientation < 5 else (file.height, file.width)
+    bands = 3 if photometric == "palette" else len(pages) or len(numbers)
+    nodata = side.nodata if file.nodata is None else float(file.nodata)
+    bits = 0 if photometric == "palette" else _bits(file)
+    colours = () if photometric else _colours(file, numbers)
     return Header(
-        width=width,
-        height=height,
-        bands=3 if photometric == "palette" else len(pages) or len(numbers),
-        dtype=file.dtypes[0],
-        crs=where.crs,
-        transform=where.transform,
-        nodata=side.nodata if file.nodata is None else float(file.nodata),
-        bits=0 if photometric == "palette" else _bits(file),
-        photometric=photometric,
-        colours=() if photometric else _colours(file, numbers),
-        alpha=alpha,
-        pages=pages,
-        orientation=orientation,
-        scales=_scales(file, numbers),
-        gcps=where.gcps,
-        origin=where.origin,
-        extra_pages=extra,
-    )
+        width, height, bands, file.dtypes[0], where.crs, where.transform, nodata, bits, photometric, colours, alpha,
+        pages, orientation, _scales(file, numbers), where.gcps, where.origin, extra,
+    )  # fmt: skip
 
 
 def _side_files(file: Any, path: Path) -> SideFiles:

@@ -14,12 +14,14 @@ from PIL import Image
 from pbvs.data.formats import MAX_PIXELS as MAX_PIXELS
 from pbvs.data.formats import MAX_SIDE as MAX_SIDE
 from pbvs.data.formats import SUFFIXES as SUFFIXES
-from pbvs.data.formats import image_errors, open_image, read_twice, silence
+from pbvs.data.formats import check_size, image_errors, open_image, read_twice, silence
+from pbvs.data.geometry import Window
 from pbvs.data.headers import Header, header_of, png_header
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
 
 Chooser = Callable[[Header], list[int]]
+Part = Callable[[Header], Window | None]  # of an upright image; None is all of it
 
 STRIP = 1 << 26  # bytes that are converted at a time
 
@@ -30,6 +32,7 @@ class Samples(NamedTuple):
     values: NDArray[np.generic]  # (H, W, C): colours of a palette, amplitudes of complex numbers, white is large
     valid: NDArray[np.bool_]  # (H, W)
     header: Header
+    window: Window | None = None  # of the image that they are; None is all of it
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
@@ -41,46 +44,35 @@ def read_image(path: Path) -> NDArray[np.generic]:
     return read_samples(path).values
 
 
-def read_samples(path: Path, choose: Chooser | None = None, side: int = 0) -> Samples:
+def read_samples(path: Path, choose: Chooser | None = None, side: int = 0, part: Part | None = None) -> Samples:
     """Read the bands (from 0) that `choose` names for the header, without it all bands that are no alpha.
 
-    With `side` at most so many pixels each way are read, spread evenly over the image. Raises as `read_image` does.
+    With `side` at most so many pixels each way are read, spread evenly over the image. With `part` only the window is
+    read that it names for the header, and the limits of size are the window's. Raises as `read_image` does.
     """
-    return read_twice(lambda: _read(path, choose, side))
+    return read_twice(lambda: _read(path, choose, side, part))
 
 
-def _read(path: Path, choose: Chooser | None, side: int) -> Samples:
+def _read(path: Path, choose: Chooser | None, side: int, part: Part | None) -> Samples:
     with image_errors(path):
         if path.suffix.lower() == ".png":
             header = png_header(path, path.stat().st_size)
             plain = _plain_png(path, header, choose)
             if plain is not None:
-                some = _steps(header, side)
-                return Samples(plain[0][some], plain[1][some], header)
-        with open_image(path) as file:
-            header = header if file.driver == "PNG" else header_of(file, path)
-            bands = list(range(header.bands) if choose is None else choose(header))
-            values, valid = _Stored(file, path, header, bands).read(side)
-            return Samples(_upright(values, header), _upright(valid, header), header)
-
-
-class Windows:
-    """An open image of any size that is read a window at a time, with the semantics of `read_samples`."""
-
-    def __init__(self, file: Any, path: Path, choose: Chooser | None) -> None:
-        png = file.driver == "PNG"
-        self.header = png_header(path, path.stat().st_size) if png else header_of(file, path)
-        bands = list(range(self.header.bands) if choose is None else choose(self.header))
-        self._stored = _Stored(file, path, self.header, bands)
-
-    def read(self, top: int, left: int, height: int, width: int) -> Samples:
-        """Return a window that lies within the image."""
-        window = ((top, top + height), (left, left + width))
-        return Samples(*self._stored._part(window, (height, width)), self.header)
-
-    def overview(self, side: int) -> Samples:
-        """Return at most `side` pixels each way, spread over the whole image."""
-        return Samples(*self._stored.read(side), self.header)
+                window = part(header) if part else None
+                some = window.slices if window else _steps(header, side)
+                return Samples(plain[0][some], plain[1][some], header, window)
+        with open_image(path, large=True) as file:
+            windows = Windows(file, path, choose)
+            header = windows.header
+            window = part(header) if part else None
+            turned = window if header.orientation != 1 else None
+            if not side:
+                size = header if turned or not window else window
+                check_size(path, size.width, size.height)
+            stored = windows.overview(side) if side else windows.read(None if turned else window)
+            values, valid = (_upright(array, header)[turned.slices if turned else ...] for array in stored[:2])
+            return Samples(values, valid, header, window)
 
 
 @contextlib.contextmanager
@@ -131,28 +123,40 @@ def _upright(array: NDArray[Any], header: Header) -> NDArray[Any]:
     return np.ascontiguousarray(turned[:, ::-1] if flip else turned)
 
 
-class _Stored:
-    """Reads some bands of an open file, a strip of rows at a time, so that no more than they need is in memory."""
+class Windows:
+    """An open image of any size whose bands are read a window at a time, with the semantics of `read_samples`.
 
-    def __init__(self, file: Any, path: Path, header: Header, bands: list[int]) -> None:
-        self.file, self.path, self.header, self.bands = file, path, header, bands
+    Rows are read a strip at a time, so that no more than the bands need is in memory.
+    """
+
+    def __init__(self, file: Any, path: Path, choose: Chooser | None) -> None:
+        png = file.driver == "PNG"
+        header = png_header(path, path.stat().st_size) if png else header_of(file, path)
+        self.bands = list(range(header.bands) if choose is None else choose(header))
+        self.file, self.path, self.header = file, path, header
         numbers = [number for number in range(1, file.count + 1) if number != header.alpha]
-        self.numbers = [1] if header.pages or header.photometric == "palette" else [numbers[band] for band in bands]
-        self.depth = (1 << (header.bits or 8 * np.dtype(file.dtypes[0]).itemsize)) - 1 if _is_unsigned(file) else 0
+        one = header.pages or header.photometric == "palette"
+        self.numbers = [1] if one else [numbers[band] for band in self.bands]
+        unsigned = file.dtypes[0].startswith("uint")
+        self.depth = (1 << (header.bits or 8 * np.dtype(file.dtypes[0]).itemsize)) - 1 if unsigned else 0
 
-    def read(self, side: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Return (H, W, C) and (H, W)."""
-        height, width = self.file.height, self.file.width
-        if side:
-            return self._part(None, (min(height, side), min(width, side)))
+    def overview(self, side: int) -> Samples:
+        """Return at most `side` pixels each way, spread over the whole image."""
+        shape = min(self.file.height, side), min(self.file.width, side)
+        return Samples(*self._part(None, shape), self.header)
+
+    def read(self, window: Window | None = None) -> Samples:
+        """Return a window that lies within the image, as its file stores it; without one all of it."""
+        top, left, height, width = window or Window(0, 0, self.file.height, self.file.width)
         size = width * max(1, len(self.bands)) * max(4, np.dtype(self.file.dtypes[0].replace("_int16", "64")).itemsize)
         rows = max(1, STRIP // size)
         values = np.empty((height, width, len(self.bands)), self._dtype())
         valid = np.empty((height, width), np.bool_)
-        for top in range(0, height, rows):
-            part = slice(top, min(top + rows, height))
-            values[part], valid[part] = self._part(((part.start, part.stop), (0, width)), (part.stop - top, width))
-        return values, valid
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            place = ((top + first, top + last), (left, left + width))
+            values[first:last], valid[first:last] = self._part(place, (last - first, width))
+        return Samples(values, valid, self.header, window)
 
     def _dtype(self) -> Any:
         if self.header.photometric == "palette":
@@ -231,10 +235,6 @@ class _Stored:
                 yield mask.read(number, **how) > 0
 
 
-def _is_unsigned(file: Any) -> bool:
-    return bool(file.dtypes[0].startswith("uint"))
-
-
 def known(
     stored: NDArray[np.generic], nodata: float | Sequence[float | None] | None, together: bool = False
 ) -> NDArray[np.bool_]:
@@ -272,18 +272,6 @@ def to_uint16(image: NDArray[np.floating]) -> NDArray[np.uint16]:
     """Quantise [0, 1] to 0..65535 by rounding half to even; values outside are clipped, NaN becomes 0."""
     quantised: NDArray[np.uint16] = np.rint(np.fmin(np.fmax(image, 0.0), 1.0) * 65535.0).astype(np.uint16)
     return quantised
-
-
-def write_png16(path: Path, image: NDArray[np.uint16]) -> None:
-    """Write (H, W, 1) or (H, W, 3) 16-bit pixels as PNG, whole or not at all; Pillow has no 16-bit colour."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    silence(NotGeoreferencedWarning)
-    profile: dict[str, Any] = {"driver": "PNG", "dtype": "uint16", "count": image.shape[2], "zlevel": 1}
-    profile |= {"height": image.shape[0], "width": image.shape[1]}
-    with atomic_path(path) as part, rasterio.open(part, "w", **profile) as file:
-        file.write(np.moveaxis(image, 2, 0))
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
@@ -327,14 +315,22 @@ def resize_freely(band: NDArray[np.float32], height: int, width: int) -> NDArray
 
 def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[float, ...] = ()) -> None:
     """Write (H, W, C) as a GeoTIFF, whole or not at all; `transform` is (a, b, c, d, e, f) of the grid in `crs`."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.transform import Affine
 
-    profile: dict[str, Any] = {"driver": "GTiff", "dtype": image.dtype, "compress": "deflate"}
-    profile |= {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
-    if crs:
-        profile |= {"crs": crs, "transform": Affine(*transform)}
+    where = {"crs": crs, "transform": Affine(*transform)} if crs else {}
+    _write(path, image, driver="GTiff", compress="deflate", **where)
+
+
+def write_png16(path: Path, image: NDArray[np.uint16]) -> None:
+    """Write (H, W, 1) or (H, W, 3) 16-bit pixels as PNG, whole or not at all; Pillow has no 16-bit colour."""
+    _write(path, image, driver="PNG", zlevel=1)
+
+
+def _write(path: Path, image: NDArray[Any], **profile: Any) -> None:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
     silence(NotGeoreferencedWarning)
+    profile |= {"dtype": image.dtype, "height": image.shape[0], "width": image.shape[1], "count": image.shape[2]}
     with atomic_path(path) as part, rasterio.open(part, "w", **profile) as file:
         file.write(np.moveaxis(image, 2, 0))

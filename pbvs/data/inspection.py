@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
-from pbvs.data.build import Builder, Pairs
-from pbvs.data.cache import CACHE_NAME, FileCache
+from pbvs.data.build import Builder, Pairs, half_placed
+from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.georeference import Point
@@ -26,10 +24,8 @@ from pbvs.data.pairing import Rules
 from pbvs.data.registration import Shift, group_name, recorded_shifts
 from pbvs.data.split import describe_ground
 from pbvs.data.statistics import BINS, Brightness, Table, doubts_of, measure, measure_groups, warnings_of
-from pbvs.files import sha256
 from pbvs.recipe import Radiometry
 
-END = 4096  # bytes of a file's end that are compared before whole files are
 _COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # folders are named latitude_longitude
 
 
@@ -87,15 +83,9 @@ class Inspection:
 
 
 def inspect_data(
-    root: Path,
-    manifests: Path | None = None,
-    *,
-    challenge: str | Path | Challenge = DEFAULT,
-    rules: Rules | None = None,
-    shifts: bool = True,
-    jobs: int = 1,
-    backend: str = "loky",
-) -> Inspection:
+    root: Path, manifests: Path | None = None, *, challenge: str | Path | Challenge = DEFAULT,
+    rules: Rules | None = None, shifts: bool = True, jobs: int = 1, backend: str = "loky",
+) -> Inspection:  # fmt: skip
     """Look at everything below `root`; nothing is written but the memory of headers beside the manifests.
 
     `shifts=False` does not measure the misregistration, which takes the longest: what was measured of the same pairs
@@ -110,70 +100,37 @@ def inspect_data(
     inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
     found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
-    leaks = find_leaks(catalog)
+    leaks = find_leaks(catalog, cache, jobs, backend)
     figures = measure_groups(catalog, intensity, cache, jobs, backend)
     cache.write()
     return Inspection(
-        catalog=catalog,
-        intensity=intensity,
-        pairs=pairs,
-        archives=archives,
-        groups=_groups(catalog, intensity, figures),
-        inputs=inputs,
-        modalities=modalities,
+        catalog, intensity, pairs, archives, _groups(catalog, intensity, figures), inputs, modalities,
         shifts={group_name(group): shift for group, shift in found.items()},
         missing=_missing(archives, pairs, catalog),
         ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
-        warnings=doubts_of(figures, intensity) + warnings_of(inputs) + _leak_warning(leaks),
-    )
+        warnings=half_placed(catalog, pairs) + doubts_of(figures, intensity) + warnings_of(inputs) + _leaked(leaks),
+    )  # fmt: skip
 
 
-def find_leaks(catalog: Catalog) -> list[tuple[str, str]]:
+def find_leaks(catalog: Catalog, cache: FileCache, jobs: int = 1, backend: str = "loky") -> list[tuple[str, str]]:
     """Return the official inputs that are byte for byte a training image; training on those is against the rules.
 
-    Whole files are read only where size, header and end are the same.
+    Only files of one size and header are read. Raises ReadError naming the first that cannot be.
     """
-    inputs: dict[tuple[int, Header], list[str]] = defaultdict(list)
-    training: dict[tuple[int, Header], list[str]] = defaultdict(list)
+    alike: dict[tuple[int, Header], list[Entry]] = defaultdict(list)
     for entry in catalog.entries:
-        group = inputs if entry.info.role == "input" else training
-        group[entry.size, entry.header].append(entry.path)
-    leaks = []
-    for size, header in inputs.keys() & training.keys():
-        duplicates = _duplicates(catalog.root, size, inputs[size, header], training[size, header])
-        leaks += [(path, f"byte for byte the training image {other}") for path, other in duplicates]
-    return sorted(leaks)
+        alike[entry.size, entry.header].append(entry)
+    asked = [e for group in alike.values() if len({e.info.role == "input" for e in group}) > 1 for e in group]
+    found = digests([entry.path for entry in asked], cache, jobs, backend)
+    training = {found[entry.path]: entry.path for entry in asked if entry.info.role != "input"}
+    inputs = [(entry.path, found[entry.path]) for entry in asked if entry.info.role == "input"]
+    return sorted((path, f"byte for byte the training image {training[d]}") for path, d in inputs if d in training)
 
 
-def _duplicates(root: Path, size: int, inputs: Sequence[str], training: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the inputs that are a training image, each with the last such one; all files have one size."""
-    ends = [{path: _end(f"{root}/{path}", size) for path in paths} for paths in (inputs, training)]
-    shared = set(ends[0].values()) & set(ends[1].values())
-    alike, known = (
-        {path: end if size <= END else sha256(root / path) for path, end in group.items() if end in shared}
-        for group in ends
-    )
-    duplicates = {content: path for path, content in known.items()}
-    return [(path, duplicates[content]) for path, content in alike.items() if content in duplicates]
-
-
-def _end(path: str, size: int) -> str:
-    """Return the digest of a file's last bytes, where it is small of all; of one that is gone its path."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return path
-    try:
-        return hashlib.sha256(os.pread(handle, END, max(0, size - END))).hexdigest()
-    finally:
-        os.close(handle)
-
-
-def _leak_warning(leaks: Sequence[tuple[str, str]]) -> list[str]:
-    if not leaks:
-        return []
-    return [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
+def _leaked(leaks: Sequence[tuple[str, str]]) -> list[str]:
+    said = f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."
+    return [said] if leaks else []
 
 
 def _archives(catalog: Catalog, held_out: set[str]) -> list[Archive]:
@@ -215,15 +172,11 @@ def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brig
     for group, headers in sorted(members.items()):
         placed = Counter(_placed(header) for header in headers)
         rows.append(
-            GroupFigures(
-                *group,
-                images=len(headers),
-                rule=intensity.rules[group],
-                figures=figures.get(group) or Brightness(np.zeros(BINS)),
-                systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
-                placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
-            )
-        )
+            GroupFigures( *group, images=len(headers), rule=intensity.rules[group],
+            figures=figures.get(group) or Brightness(np.zeros(BINS)),
+            systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
+            placed=", ".join(f"{how} {count}" for how, count in placed.most_common()), )
+        )  # fmt: skip
     return rows
 
 
@@ -298,12 +251,8 @@ def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 def _kind(reason: str) -> str:
     """Return a reason without the names and numbers that differ from file to file."""
     kinds = {
-        "cannot be read": "cannot be read",
-        "says it is": "too large",
-        "it covers": "covers too little of its target",
-        "cannot be the footprint": "another footprint",
-        "byte for byte": "an official input among the training images",
-        "the same name": "the same name as another file",
-        "differ": "sizes of a pair differ",
-    }
+        "cannot be read": "cannot be read", "says it is": "too large", "it covers": "covers too little of its target",
+        "cannot be the footprint": "another footprint", "byte for byte": "an official input among the training images",
+        "the same name": "the same name as another file", "differ": "sizes of a pair differ",
+    }  # fmt: skip
     return next((kind for mark, kind in kinds.items() if mark in reason), reason)

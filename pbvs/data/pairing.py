@@ -11,7 +11,8 @@ from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from pbvs.challenge import SPLITS, Challenge, Task
 from pbvs.data.catalog import Entry
-from pbvs.data.geometry import Footprints
+from pbvs.data.formats import too_large
+from pbvs.data.geometry import Footprints, overlap_window, source_window
 from pbvs.data.layout import PathInfo, natural_key
 from pbvs.data.split import meet
 from pbvs.recipe import Policy
@@ -198,16 +199,31 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
         if b.gcps:  # which give no grid that others could be brought onto
             same = (a.crs, a.gcps, a.width, a.height) == (b.crs, b.gcps, b.width, b.height)
             reason = f"its target {target.path} is placed by control points alone, and not by the same as it"
-            return Match(source, target, "footprint", 1.0) if same else Refusal(source, reason)
+            return same_footprint(source, target) if same else Refusal(source, reason)
         share = footprints.overlap(a, b)
         if share < min_overlap:
             return Refusal(source, f"it covers {share:.2f} of {target.path}, less than {min_overlap:g}")
+        if (source.too_large or target.too_large) and (reason := _too_much(source, target)):
+            return Refusal(source, reason)
         return Match(source, target, "georeference", share)
     return same_footprint(source, target)
 
 
+def _too_much(source: Entry, target: Entry) -> str:
+    """Return why the parts that a pair needs of large images are too large; an empty text where they are not."""
+    window = overlap_window(source.header, target.header)
+    parts = (source, source_window(source.header, target.header, window)), (target, window)
+    for entry, part in parts:
+        size = part or entry.header
+        if reason := too_large(size.width, size.height, entry.size):
+            return f"the part of {entry.path} that the pair needs is {reason}"
+    return ""
+
+
 def same_footprint(source: Entry, target: Entry) -> Match | Refusal:
-    """Return source and target as images of one footprint, or that their sides say otherwise."""
+    """Return source and target as images of one footprint, or why they are not: their sides, or their sizes."""
+    if reason := source.too_large or target.too_large:
+        return Refusal(source, reason)
     a, b = source.header, target.header
     ratio = (a.width * b.height) / (a.height * b.width)
     if abs(ratio - 1) > ASPECT_TOLERANCE:
@@ -258,7 +274,9 @@ def _sort_pair(
         found.inputs.append(source)
     else:
         a, b = source.header, target.header
-        if (a.width * task.scale, a.height * task.scale) == (b.width, b.height):
+        if reason := source.too_large or target.too_large:
+            unused.append((source.path, reason))
+        elif (a.width * task.scale, a.height * task.scale) == (b.width, b.height):
             found.matches.append(Match(source, target, "footprint", 1.0))
         else:
             sizes = f"{a.width} x {a.height} and {b.width} x {b.height}"

@@ -108,15 +108,11 @@ def estimate(surfaces: Sequence[Surface]) -> Shift | None:
     down, across = _peak(mean)
     without = [_peak(np.delete(equal, np.s_[start::FOLDS], axis=0).mean(axis=0)) for start in range(FOLDS)]
     return Shift(
-        down=down,
-        across=across,
-        pairs=len(surfaces),
-        information=float(stack[:, row, column].mean()),
-        unshifted=float(stack[:, reach, reach].mean()),
-        sharpness=_sharpness(mean, int(row), int(column)),
+        down=down, across=across, pairs=len(surfaces), information=float(stack[:, row, column].mean()),
+        unshifted=float(stack[:, reach, reach].mean()), sharpness=_sharpness(mean, int(row), int(column)),
         spread=max(float(np.hypot(y - down, x - across)) for y, x in without),
         gaining=float((stack[:, row, column] > stack[:, reach, reach]).mean()),
-    )
+    )  # fmt: skip
 
 
 def _smooth(band: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -221,29 +217,16 @@ RECORD = "misregistration.json"  # beside the manifests
 
 
 def recorded_shifts(
-    pairs: Mapping[tuple[str, str], Sequence[Pair]],
-    root: Path,
-    manifests: Path | None,
-    jobs: int = 1,
-    backend: str = "loky",
-    *,
-    challenge: Challenge | None = None,
-    measure: bool = True,
-) -> dict[Group, Shift]:
+    pairs: Mapping[tuple[str, str], Sequence[Pair]], root: Path, manifests: Path | None, jobs: int = 1,
+    backend: str = "loky", *, challenge: Challenge | None = None, measure: bool = True,
+) -> dict[Group, Shift]:  # fmt: skip
     """Return the shifts of `find_shifts` and write them beside the manifests.
 
     Without `measure` return those written there for the same pairs; none where there are none.
     """
-    every = [
-        replace(
-            pair,
-            source_digest="",
-            target_digest="",
-            further=join_further(image._replace(digest="") for image in pair.more),
-        )
-        for rows in pairs.values()
-        for pair in rows
-    ]
+    plain = {"source_digest": "", "target_digest": ""}
+    rows = [replace(pair, **plain) for split in pairs.values() for pair in split]
+    every = [replace(p, further=join_further(i._replace(digest="") for i in p.more)) if p.further else p for p in rows]
     path, made_from = manifests and manifests / RECORD, pairs_digest(every)
     if not measure:
         return _read_record(path, made_from) if path is not None and path.is_file() else {}

@@ -77,27 +77,19 @@ class Brightness:
         """Return count, mean, deviation and the histogram as shares."""
         shares = self.counts / max(self.counts.sum(), 1e-12)
         return {
-            "images": self.images,
-            "mean": round(self.mean, 4),
-            "deviation": round(self.deviation, 4),
-            "clipped": round(self.clipped, 4),
-            "empty": round(self.empty, 4),
+            "images": self.images, "mean": round(self.mean, 4), "deviation": round(self.deviation, 4),
+            "clipped": round(self.clipped, 4), "empty": round(self.empty, 4),
             "histogram": [round(float(share), 5) for share in shares],
-        }
+        }  # fmt: skip
 
 
 Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness
 
 
 def measure(
-    root: Path,
-    pairs: Mapping[tuple[str, str], Sequence[Pair]],
-    cache: FileCache | None = None,
-    jobs: int = 1,
-    backend: str = "loky",
-    *,
-    challenge: Challenge | None = None,
-) -> tuple[Table, Table]:
+    root: Path, pairs: Mapping[tuple[str, str], Sequence[Pair]], cache: FileCache | None = None, jobs: int = 1,
+    backend: str = "loky", *, challenge: Challenge | None = None,
+) -> tuple[Table, Table]:  # fmt: skip
     """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
 
     `cache` remembers what was measured as long as the images stay what they were.
@@ -109,14 +101,8 @@ def measure(
         for key, rows in pairs.items()
         for role in ("source", "target")
     }
-    figures = _figures(
-        root,
-        sorted({want for group in wants.values() for want in group}),
-        cache or FileCache(None, root),
-        jobs,
-        backend,
-        challenge,
-    )
+    every = sorted({want for group in wants.values() for want in group})
+    figures = _figures(root, every, cache or FileCache(None, root), jobs, backend, challenge)
     inputs: Table = {}
     modalities: Table = {}
     for ((task, split), role), group in wants.items():
@@ -184,9 +170,7 @@ def warnings_of(inputs: Table) -> list[str]:
 def _sample(pairs: Sequence[Pair], role: str, modality: str) -> list[Want]:
     usable = pairs if role == "source" else [pair for pair in pairs if pair.target]
     chosen = evenly_spaced(usable, SAMPLED)
-    if role == "source":
-        return [Want(pair.source, modality, pair.source_rule) for pair in chosen]
-    return [Want(pair.target, modality, pair.target_rule) for pair in chosen]
+    return [Want(getattr(pair, role), modality, getattr(pair, f"{role}_rule")) for pair in chosen]
 
 
 def _add(table: dict[K, Brightness], key: K, found: Figures) -> None:
@@ -229,7 +213,7 @@ def _histogram(root: Path, modality: Modality, want: Want) -> Figures | None:
     """
     path = inside(root, want.path)
     try:
-        values, valid, _ = read_samples(path, lambda header: bands_of(header, modality), SIDE)
+        values, valid = read_samples(path, lambda header: bands_of(header, modality), SIDE)[:2]
     except ReadError:
         raise
     except PbvsError:

@@ -40,22 +40,17 @@ def write_data_page(inspection: Inspection, path: Path) -> Path:
 def render_data(inspection: Inspection) -> str:
     """Return the page as HTML; everything that comes from the data is escaped."""
     return render(
-        "data.html",
-        inspection.catalog.challenge,
-        title=f"Data in {inspection.catalog.root.resolve().name}",
-        found=inspection,
-        columns=list(inspection.catalog.challenge.modalities),
+        "data.html", inspection.catalog.challenge, title=f"Data in {inspection.catalog.root.resolve().name}",
+        found=inspection, columns=list(inspection.catalog.challenge.modalities),
         titles={name: inspection.catalog.challenge.title_of(name) for name in inspection.catalog.challenge.modalities},
-        counts=inspection.counts(),
-        groups=[(group, _drawn(group)) for group in inspection.groups],
-        reasons=group_reasons(inspection.wrong),
-        listed=LISTED,
+        counts=inspection.counts(), groups=[(group, _drawn(group)) for group in inspection.groups],
+        reasons=group_reasons(inspection.wrong), listed=LISTED,
         maps=[map_of(archive.name, cluster) for archive in inspection.archives for cluster in clusters(archive.points)],
         world=world_of(inspection.archives),
         histograms=[plot(name.upper(), splits) for name, splits in inspection.modalities.items()],
         input_histograms=[plot(name, splits) for name, splits in inspection.inputs.items()],
         strips=thumbnails(inspection),
-    )
+    )  # fmt: skip
 
 
 def clusters(points: Sequence[MapPoint]) -> list[list[MapPoint]]:
@@ -93,13 +88,11 @@ def map_of(name: str, located: Sequence[MapPoint]) -> dict[str, Any]:
     ]
     bar = _round_number(WIDTH / 4 / scale * KILOMETRES)
     return {
-        "name": name,
-        "points": points,
-        "bar": round(bar / KILOMETRES * scale, 2),
+        "name": name, "points": points, "bar": round(bar / KILOMETRES * scale, 2),
         "length": f"{bar:g} km" if bar >= 1 else f"{bar * 1000:g} m",
         "where": f"{_degrees(middle[1], 'N', 'S')}, {_degrees(middle[0], 'E', 'W')}",
         "held": sum(held for *_, held in located),
-    }
+    }  # fmt: skip
 
 
 def world_of(archives: Sequence[Archive]) -> list[dict[str, Any]]:
@@ -173,7 +166,9 @@ def _tile(inspection: Inspection, entries: Sequence[Entry]) -> Tile:
     )
     try:
         modality = inspection.catalog.challenge.modalities[first.info.modality]
-        raster = read_raster(inspection.catalog.root / first.path, modality, inspection.intensity.rule(first))
+        raster = read_raster(
+            inspection.catalog.root / first.path, modality, inspection.intensity.rule(first), side=8 * THUMBNAIL
+        )
     except PbvsError:
         return Tile(caption, absent="cannot be read")
     return tile(caption, raster.pixels, side=THUMBNAIL)

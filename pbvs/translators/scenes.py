@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Modality, load_challenge
+from pbvs.data.align import affine
+from pbvs.data.geometry import Window, control_points
 from pbvs.data.headers import Header
 from pbvs.data.images import SUFFIXES, Samples, Windows, open_windows, read_samples, to_uint8, write_png
 from pbvs.data.intensity import Rule, bands_of, rule_for, sample_type, to_unit
@@ -139,8 +141,7 @@ class Model:
                 write_scene(target, header, self.translator.task.target_channels, strips)
 
     def _whole(self, windows: Windows) -> Iterator[Strip]:
-        header = windows.header
-        samples = windows.read(0, 0, header.height, header.width)
+        samples = windows.read()
         image = to_unit(samples.values, self._rule(samples), samples.valid)
         yield 0, to_uint8(self.translator.translate([image])[0]), samples.valid
 
@@ -155,7 +156,7 @@ class Model:
         weight = np.zeros((side_y, width, 1), np.float32)
         rule = self._rule(windows.overview(OVERVIEW))
         for top, after in zip(tops, [*tops[1:], height], strict=True):
-            samples = windows.read(top, 0, side_y, width)
+            samples = windows.read(Window(top, 0, side_y, width))
             for left in lefts:
                 columns = slice(left, left + side_x)
                 image = to_unit(samples.values[:, columns], rule, samples.valid[:, columns])
@@ -201,24 +202,20 @@ def fades(tile: int) -> NDArray[np.float32]:
 def write_scene(path: Path, header: Header, channels: int, strips: Iterator[Strip]) -> None:
     """Write rows as they come into a tiled, compressed GeoTIFF on the grid of `header`, whole or not at all."""
     import rasterio
-    from rasterio.control import GroundControlPoint
-    from rasterio.transform import Affine
-    from rasterio.windows import Window
 
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": channels, "compress": "deflate"}
     profile |= {"height": header.height, "width": header.width, "BIGTIFF": "IF_SAFER"}
     profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     profile |= {"photometric": "RGB" if channels == 3 else "MINISBLACK"}
     if header.gcps:
-        points = [GroundControlPoint(row, col, x, y) for col, row, x, y in np.reshape(header.gcps, (-1, 4)).tolist()]
-        profile |= {"crs": header.crs, "gcps": points}
+        profile |= {"crs": header.crs, "gcps": control_points(header)}
     elif header.georeferenced:
-        profile |= {"crs": header.crs, "transform": Affine(*header.transform)}
+        profile |= {"crs": header.crs, "transform": affine(header)}
     masked = header.nodata is not None or bool(header.alpha)
     how = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
     with atomic_path(path) as part, how, rasterio.open(part, "w", **profile) as file:
         for top, pixels, valid in strips:
-            window = Window(0, top, header.width, len(pixels))
+            window = ((top, top + len(pixels)), (0, header.width))
             file.write(np.moveaxis(pixels, 2, 0), window=window)
             if masked:
                 file.write_mask(valid, window=window)

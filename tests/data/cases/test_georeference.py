@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import rasterio
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.warp import transform
+from rasterio.enums import Resampling
+from rasterio.rpc import RPC
+from rasterio.warp import reproject, transform
 
 from pbvs.data.align import open_pair
 from pbvs.data.georeference import fit_affine
@@ -305,3 +309,107 @@ def test_images_across_180_degrees_meet_in_metres_too(world: World, start: float
     assert opened.valid.mean() > 0.9
     assert opened.target is not None
     assert likeness(opened.source[opened.valid], opened.target[:, :, :1][opened.valid]) > 0.98
+
+
+# --- Rational polynomials, ArcGIS's own words, and a database of systems that cannot be found.
+
+
+def rational(longitude: float, latitude: float, width: int, height: int, pixel: float) -> dict[str, str]:
+    """Return RPCs of an image that is nearly north up, as GDAL keeps them; heights move it a little."""
+    half = max(width, height) * pixel / 2
+    line = [0.0, 0.02, -1.0, 0.05, *[0.0] * 16]
+    sample = [0.0, 1.0, 0.03, -0.04, 0.002, *[0.0] * 15]
+    one = [1.0, *[0.0] * 19]
+    terms = {"LINE_NUM_COEFF": line, "LINE_DEN_COEFF": one, "SAMP_NUM_COEFF": sample, "SAMP_DEN_COEFF": one}
+    numbers = {
+        "LINE_OFF": height / 2, "SAMP_OFF": width / 2, "LAT_OFF": latitude, "LONG_OFF": longitude, "HEIGHT_OFF": 150,
+        "LINE_SCALE": max(width, height) / 2, "SAMP_SCALE": max(width, height) / 2, "LAT_SCALE": half,
+        "LONG_SCALE": half, "HEIGHT_SCALE": 500, "ERR_BIAS": 0, "ERR_RAND": 0,
+    }  # fmt: skip
+    return {**{k: str(v) for k, v in numbers.items()}, **{k: " ".join(map(str, v)) for k, v in terms.items()}}
+
+
+def test_rational_polynomials_place_an_image_at_their_mean_height(world: World) -> None:
+    """As rasterio warps it with them at that height, to half a grey level in the mean."""
+    path = world.location() / "S_20200101_GEC.tiff"
+    told = rational(-99.0, 46.95, 300, 300, 1e-5)
+    image = u8(scene(300, 300))
+    tif(path, image, after=lambda file: file.update_tags(ns="RPC", **told))
+    where = rasterio.Affine(1e-5, 0, -99.0005, 0, -1e-5, 46.9505)
+    tif(world.location() / "A_20200101_rgb.tiff", u8(scene(100, 100, bands=3)), "EPSG:4326", where)
+    header = read_header(path)
+    assert (header.crs, header.origin) == ("EPSG:4326", "RPCs at their mean height")
+    world.build()
+    pair, opened = world.open("sar2rgb")
+    assert pair.alignment == "georeference"
+    expected = np.zeros((100, 100), np.float32)
+    reproject(
+        image[:, :, 0].astype(np.float32), expected, rpcs=RPC.from_gdal(told), src_crs="EPSG:4326",
+        dst_crs="EPSG:4326", dst_transform=where, resampling=Resampling.bilinear, RPC_HEIGHT=150,
+    )  # fmt: skip
+    assert opened.valid.all()
+    assert np.abs(opened.source[:, :, 0] * 255 - expected).mean() < 0.5
+
+
+@pytest.mark.parametrize("ending", ["_RPC.TXT", "_rpc.txt", ".RPB"])
+def test_rational_polynomials_in_a_file_beside_an_image_are_said(world: World, ending: str) -> None:
+    path = tif(world.location() / "S_20200101_GEC.tiff", u8(scene()))
+    tif(world.location() / "A_20200101_rgb.tiff", u8(scene(bands=3)), UTM, grid())
+    world.build()
+    path.with_name(f"S_20200101_GEC{ending}").write_text("LINE_OFF: 1\n")
+    (note,) = [line for line in world.build().warnings if "in one image alone" in line]
+    assert f"RPCs in S_20200101_GEC{ending}, which is not read" in note
+
+
+XFORM = """<PAMDataset><Metadata domain="xml:ESRI" format="xml">
+<GeodataXform xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="typens:{kind}">{inside}
+<SpatialReference xsi:type="typens:ProjectedCoordinateSystem"><WKT>{wkt}</WKT></SpatialReference></GeodataXform>
+</Metadata>{after}</PAMDataset>"""
+
+
+def numbers_of(name: str, points: list[tuple[float, float]]) -> str:
+    return f"<{name}>" + "".join(f"<Double>{value}</Double>" for point in points for value in point) + f"</{name}>"
+
+
+def test_control_points_as_arcgis_writes_them(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", u8(scene()))
+    pixels = [(0.0, 0.0), (64.0, 0.0), (64.0, 64.0), (0.0, 64.0)]
+    ground = numbers_of("TargetGCPs", [grid() @ pixel for pixel in pixels])
+    inside = numbers_of("SourceGCPs", [(x, -y) for x, y in pixels]) + ground
+    wkt = CRS.from_string(UTM).to_wkt(version="WKT1_ESRI")
+    aux = tmp_path / "a.tif.aux.xml"
+    aux.write_text(XFORM.format(kind="PolynomialXform", inside=inside, wkt=wkt, after=""))
+    header = read_header(path)
+    assert header.crs == UTM
+    assert header.transform == pytest.approx(tuple(grid())[:6], abs=1e-6)
+    geo = "<GeoTransform>" + ",".join(map(str, grid().to_gdal())) + "</GeoTransform>"
+    aux.write_text(XFORM.format(kind="IdentityXform", inside="", wkt=wkt, after=geo))
+    assert read_header(path).transform == tuple(grid())[:6]
+
+
+UPWARDS = "".join(numbers_of(f"{of}GCPs", [(0.0, 0.0), (64.0, 64.0), (0.0, 64.0)]) for of in ("Source", "Target"))
+
+
+@pytest.mark.parametrize("inside", ["<CoeffX><Double>1</Double></CoeffX>", UPWARDS])
+def test_a_transform_of_arcgis_that_is_not_read_is_said(world: World, inside: str) -> None:
+    path = tif(world.location() / "S_20200101_GEC.tiff", u8(scene()))
+    tif(world.location() / "A_20200101_rgb.tiff", u8(scene(bands=3)), UTM, grid())
+    wkt = CRS.from_string(UTM).to_wkt()
+    text = XFORM.format(kind="PolynomialXform", inside=inside, wkt=wkt, after="")
+    path.with_name(f"{path.name}.aux.xml").write_text(text)
+    summary = world.build()
+    (note,) = [line for line in summary.warnings if "in one image alone" in line]
+    assert ".aux.xml" in note
+
+
+@pytest.mark.parametrize("variable", ["PROJ_LIB", "PROJ_DATA"])
+def test_a_hidden_database_of_systems_stops_with_the_variable(world: World, tmp_path: Path, variable: str) -> None:
+    tif(world.location() / "S_20200101_GEC.tiff", u8(scene()), UTM, grid())
+    tif(world.location() / "A_20200101_rgb.tiff", u8(scene(bands=3)), UTM, grid())
+    command = [sys.executable, "-m", "pbvs", "build-pairs", str(world.root), "--manifests", str(world.manifests)]
+    where = {**os.environ, variable: str(tmp_path / "nowhere")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=where)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"({variable}={tmp_path / 'nowhere'}); unset the variable" in line
+    assert not (world.manifests / "sar2rgb_train.csv").exists()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from pbvs.data import headers as headers_module
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image, read_samples
 from pbvs.errors import PbvsError, ReadError
-from tests.data.cases.world import UTM, World, grid, png_chunk, scene, tif, u8
+from tests.data.cases.world import UTM, World, grid, peak_and_seconds, png_chunk, scene, tif, u8
 
 GIBIBYTE = 1 << 30
 
@@ -148,20 +146,6 @@ def test_a_file_without_permission_is_no_damaged_file(tmp_path: Path, suffix: st
 
 
 # --- Memory and time go by what is used and by what the bytes can hold.
-
-
-def peak_and_seconds(code: str) -> tuple[int, float]:
-    """Return the most memory (bytes) above an idle one's and the processor's seconds of a program of its own."""
-    before = "import resource, sys\nfrom pathlib import Path\nimport rasterio.warp\nfrom pbvs.data.images import *\n"
-    before += "from pbvs.data.align import read_raster\nfrom pbvs.challenge import load_challenge\n"
-    before += "from pbvs.errors import PbvsError\nload_challenge()\n"
-    measure = "resource.getrusage(resource.RUSAGE_SELF)"
-    script = f"{before}start = {measure}\n{code}\nend = {measure}\n"
-    script += "print((end.ru_maxrss - start.ru_maxrss) * 1024, end.ru_utime + end.ru_stime - start.ru_utime)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    size, seconds = done.stdout.split()[-2:]
-    return int(size), float(seconds)
 
 
 def sparse(path: Path, side: int, count: int, dtype: str, **options: object) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +128,25 @@ class World:
     def unused(self) -> str:
         """Return unused.csv."""
         return (self.manifests / "unused.csv").read_text(encoding="utf-8")
+
+
+def peak_and_seconds(code: str) -> tuple[int, float]:
+    """Return the most memory (bytes) above an idle one's and the processor's seconds of a program of its own.
+
+    Memory is that of the program alone: what getrusage says begins with its parent's.
+    """
+    before = "import resource, sys\nfrom pathlib import Path\nimport rasterio.warp\nfrom pbvs.data.images import *\n"
+    before += "from pbvs.data.align import read_raster\nfrom pbvs.challenge import load_challenge\n"
+    before += "from pbvs.errors import PbvsError\nload_challenge()\n"
+    before += "def peak():\n    lines = Path('/proc/self/status').read_text().splitlines()\n"
+    before += "    return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))\n"
+    measure = "peak(), resource.getrusage(resource.RUSAGE_SELF)"
+    script = f"{before}least, start = {measure}\n{code}\nmost, end = {measure}\n"
+    script += "print((most - least) * 1024, end.ru_utime + end.ru_stime - start.ru_utime)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    size, seconds = done.stdout.split()[-2:]
+    return int(size), float(seconds)
 
 
 def likeness(first: Array, second: Array) -> float:
