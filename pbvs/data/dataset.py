@@ -54,21 +54,10 @@ class ChipDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self,
-        pairs: Sequence[Pair],
-        root: Path,
-        radiometry: Radiometry | None = None,
-        chips: Chips | None = None,
-        *,
-        size: int,
-        seed: int,
-        augmentation: Augmentation | None = None,
-        cache: Path,
-        jobs: int = 1,
-        sampling: Sampling | None = None,
-        backend: str = "loky",
-        epochs: int = 0,
-    ) -> None:
+        self, pairs: Sequence[Pair], root: Path, radiometry: Radiometry | None = None, chips: Chips | None = None, *,
+        size: int, seed: int, augmentation: Augmentation | None = None, cache: Path, jobs: int = 1,
+        sampling: Sampling | None = None, backend: str = "loky", epochs: int = 0,
+    ) -> None:  # fmt: skip
         """Prepare the pairs' chips in `cache`; raise PbvsError when none of them can be used."""
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self.sampling = sampling or Sampling(policy="all", pairs_per_location=0)
