@@ -63,15 +63,9 @@ class Work(NamedTuple):
 
 
 def prepare(
-    pairs: Sequence[Pair],
-    root: Path,
-    radiometry: Radiometry,
-    chips: Chips,
-    size: int,
-    cache: Path,
-    jobs: int = 1,
+    pairs: Sequence[Pair], root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, jobs: int = 1,
     backend: str = "loky",
-) -> list[Prepared]:
+) -> list[Prepared]:  # fmt: skip
     """Prepare every pair that is not in the cache yet, `jobs` at a time; return them in the pairs' order.
 
     Pairs whose images are damaged or bad come back with their reason. Raises WriteError when the cache cannot be
