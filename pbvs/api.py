@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import DEFAULT
 from pbvs.recipe import Recipe, load_recipe
-from pbvs.run import MANIFESTS, SUBMISSIONS
+from pbvs.run import MANIFESTS, SUBMISSIONS, read_done
 from pbvs.run import Run as RunFolder
 from pbvs.run import choose_run as choose_folder
 
@@ -356,8 +356,9 @@ def load_model(
 ) -> Model:
     """Load a run's trained model of a task, ready to be called with arrays, paths, or lists of them.
 
-    `rule` says how numbers that are not 8-bit become [0, 1] ("full:4095", "window:-25:0", ...); without it the
-    recipe's own is taken, or one is found from the files. Raises PbvsError when there is no such model.
+    `rule` says how numbers become [0, 1] ("full:4095", "window:-25:0", ...). Without it files are read as the training
+    images of their sample type were; where there were none, or by "auto", a rule is found from the files. Raises
+    PbvsError when there is no such model.
 
     >>> model = pbvs.load_model("gray", "rgb2ir")
     >>> model(np.full((40, 60, 3), 128, np.uint8)).shape
@@ -372,7 +373,8 @@ def load_model(
     folder = _run(run, submissions).existing()
     chosen = folder.recipe()
     translator = load_translator(folder, chosen, task, resolve_device(device))
-    return Model(translator, chosen, told_rules(rule))
+    trained = None if rule == "auto" else read_done(folder.model_record(task)).get("rules", {})
+    return Model(translator, chosen, told_rules(rule), trained)
 
 
 # --- What the functions above are called with, brought to what those below them take.

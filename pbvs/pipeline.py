@@ -11,9 +11,9 @@ from typing import Any
 
 from pbvs import devices
 from pbvs.challenge.model import DEFAULT, load_challenge
-from pbvs.data.align import open_source
+from pbvs.data.align import open_source, source_rules
 from pbvs.data.build import challenge_of, find_root
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
     copy_files,
@@ -168,12 +168,14 @@ class Job(Work):
             say(f"{task}: training {translator.method} on {device}")
         made_from, parts = self.lineage.model(task), self.lineage.model_parts(task)
         older = [] if self._remakes(task) else self.lineage.older_start(task)
+        taught = self._pairs(task, "train") if manifest_path(self.manifests, task, "train").is_file() else []
+        rules = source_rules(taught, self.root, self.recipe.radiometry)  # one's own images are read by these, too
         translator.fit(self._material(task, stage, translator, folder, device))
         if devices.rank() == 0:
             translator.save(folder)
             # The run's recipe is written before training ends, so it cannot say what an earlier model was made with.
             known: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 3), "device": device}
-            known |= {"free": free_settings(stage), "parts": parts}
+            known |= {"free": free_settings(stage), "parts": parts, "rules": rules}
             known |= {"training": translator.training} if translator.training else {}
             known |= {"older_start": older} if older else {}
             if (folder / MODEL_FILE).is_file():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pbvs.logs import duration
 from pbvs.recipe import TaskName
+from pbvs.text import folded, terminal_width
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,13 @@ class Plan:
 
     def lines(self, width: int = 0) -> list[str]:
         """Return the plan in lines of at most `width` columns, without it those of the terminal."""
-        width = width or max(40, shutil.get_terminal_size((80, 24)).columns)
+        width = width or terminal_width()
         longest = max(len(stage.task) for stage in self.stages)
         rows = [(f"  {stage.task:<{longest}}  ", str(stage)) for stage in self.stages]
         rows = [("Plan:    ", self.title), *rows, ("Weights: ", self._weights()), ("Disk:    ", self._disk())]
         if any(stage.trains for stage in self.stages):
             rows.append(("Time:    ", self._time()))
-        folded = (textwrap.wrap(head + said, width, subsequent_indent=" " * len(head)) for head, said in rows)
-        return [line for lines in folded for line in lines]
+        return [line for head, said in rows for line in folded(head + said, width, len(head))]
 
     def _weights(self) -> str:
         said = [f"{net} in {path.parent}" if path else f"{net} is missing" for net, path in self.weights.items()]

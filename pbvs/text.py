@@ -6,6 +6,9 @@ A terminal obeys escape sequences, and a spreadsheet runs a cell that begins wit
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 
 LENGTH = 120
@@ -64,11 +67,38 @@ def shortened(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width // 2 - 1]}..{name[-(width - width // 2 - 1) :]}"
 
 
+def terminal_width() -> int:
+    """Return the columns of the terminal, or of COLUMNS; 80 where neither says."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def folded(line: str, width: int, indent: int | None = None) -> list[str]:
+    """Return a line as lines of at most `width` characters, the further ones indented, as far as its last column.
+
+    A name that is too long loses its middle; a path that is too long stays whole, to be copied. 0 breaks nothing.
+
+    >>> folded("ok    disk    plenty of room", 22)
+    ['ok    disk    plenty', '              of room']
+    """
+    if not width or len(line) <= width:
+        return [line]
+    if indent is None:
+        columns = [match.end() for match in re.finditer(r"^ +| {2,}", line) if match.end() <= width // 2]
+        indent = columns[-1] if columns else 2
+    room = width - indent
+    line = re.sub(rf"(?<!\S)[^\s/]{{{room + 1},}}(?!\S)", lambda name: shortened(name[0], room), line)
+    return textwrap.wrap(
+        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False,
+    ) or [""]  # fmt: skip
+
+
 def aligned(rows: Sequence[Sequence[str]], width: int, least: int = 20) -> list[str]:
     """Return rows of cells, the head first, as lines of at most `width` characters: names left, numbers right.
 
     Where there is not room for all, columns move together, then names are shortened to at least `least` characters (if
-    they still differ then), and the columns that are too many follow in a further block, with the names again.
+    they still differ then), and the columns that are too many follow in a further block, with the names again but for
+    rows that have nothing there.
 
     >>> aligned([["run", "combined", "score"], ["a-long-name", "0.25", "0.5"]], 22, least=6)
     ['run     combined score', 'a-..ame     0.25   0.5']
@@ -91,6 +121,26 @@ def aligned(rows: Sequence[Sequence[str]], width: int, least: int = 20) -> list[
         cut = width - room - gap if len(block) == 1 else width  # a column that is too wide even by itself
         lines += [""] if lines else []
         for number, name in enumerate(names):
-            cells = (shortened(columns[n][number], cut).rjust(min(widths[n], cut) + gap) for n in block)
-            lines.append(f"{shortened(name, room):<{room}}{''.join(cells)}".rstrip())
+            cells = [shortened(columns[n][number], cut).rjust(min(widths[n], cut) + gap) for n in block]
+            if any(map(str.strip, cells)):
+                lines.append(f"{shortened(name, room):<{room}}{''.join(cells)}".rstrip())
     return lines
+
+
+def listed(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return a table of texts: whole where it fits `width`, else each row as a block of `name  value` lines.
+
+    >>> listed(["run", "note"], [["night", "the first"]], 12)
+    ['night', '  note  the', '        first']
+    """
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    if sum(widths) + 2 * (len(widths) - 1) <= width or not rows:
+        lines = ("  ".join(map(str.ljust, row, widths)) for row in [head, *rows])
+        return [line.rstrip() for line in lines]
+    label = min(width // 2, max(map(len, head[1:])))
+    blocks: list[str] = []
+    for row in rows:
+        blocks += folded(row[0], width)
+        for name, cell in zip(head[1:], row[1:], strict=True):
+            blocks += folded(f"  {shortened(name, label):<{label}}  {cell}".rstrip(), width, label + 4)
+    return blocks

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pbvs.cli import options
+from pbvs.text import terminal_width
 
 if TYPE_CHECKING:
     from pbvs.experiments.ablation import AblationPlan, Made
@@ -58,7 +59,7 @@ def ablate(
     if dry_run:
         for row in plan.rows:
             stages = row_recipe(row, base).model_dump()["stages"]
-            click.echo(f"{row.name}: " + ", ".join(f"{task} {stage['method']}" for task, stage in stages.items()))
+            options.echo(f"{row.name}: " + ", ".join(f"{task} {stage['method']}" for task, stage in stages.items()))
         return
     prefix = prefix or f"{Path(rows).stem}-{base.name}"
     made = make_rows(
@@ -106,5 +107,5 @@ def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: 
     write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
     page = stem.with_name(f"{stem.name}.html")
     write_text(page, render_ablation(table, made, root, manifests))
-    click.echo(tables.ablation_text(table))
-    click.echo(f"\nPage: {page} (with .csv and .json beside it)")
+    options.echo(tables.ablation_text(table, terminal_width()))
+    options.echo(f"\nPage: {page} (with .csv and .json beside it)")

@@ -35,7 +35,7 @@ def show(as_json: bool) -> None:
         return
     rows = [(part.kind.name, f"{len(part.files):,}", size_text(part.size), part.kind.what) for part in found]
     options.echo_table(("kind", "files", "size", "what it is"), rows)
-    click.echo(f"In {CACHE}: {size_text(sum(part.size for part in found))}")
+    options.echo(f"In {CACHE}: {size_text(sum(part.size for part in found))}")
 
 
 @cache.command()
@@ -51,10 +51,10 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
     found = caches.kept(CACHE, chosen)
     count, size = sum(len(part.files) for part in found), sum(part.size for part in found)
     if not count:
-        click.echo(f"There is nothing to clear in {CACHE}.")
+        options.echo(f"There is nothing to clear in {CACHE}.")
         return
     if not yes:
         click.confirm(f"Remove {count:,} files ({size_text(size)}) from {CACHE}?", abort=True)
     for part in caches.clear(CACHE, chosen):
         if part.files:
-            click.echo(f"Removed: {part.kind.name}, {len(part.files):,} files, {size_text(part.size)}")
+            options.echo(f"Removed: {part.kind.name}, {len(part.files):,} files, {size_text(part.size)}")

@@ -68,15 +68,15 @@ def calibrate(
         **choices,
     )
     label = "random net, NOT LPIPS" if lpips_net == "random" else protocol or place.challenge().protocol
-    click.echo(f"Run {place.name}; score by {label}, lower is better")
+    options.echo(f"Run {place.name}; score by {label}, lower is better")
     for result in found:
-        click.echo("\n".join(_lines(result)))
+        options.echo("\n".join(_lines(result)))
     if dry_run:
-        click.echo("Nothing was written (--dry-run).")
+        options.echo("Nothing was written (--dry-run).")
         return
-    click.echo(f"Written: {place.recipe_file}")
+    options.echo(f"Written: {place.recipe_file}")
     named = " ".join(f"--task {result.task}" for result in found)
-    click.echo(f"Next: pbvs predict --run {place.name} {named}   (then score and package it again)")
+    options.echo(f"Next: pbvs predict --run {place.name} {named}   (then score and package it again)")
 
 
 def _lines(result: Calibration) -> list[str]:

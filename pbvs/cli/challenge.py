@@ -11,6 +11,7 @@ import click
 
 from pbvs.cli import options
 from pbvs.errors import PbvsError, UsageError
+from pbvs.text import aligned, listed, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge
@@ -29,7 +30,7 @@ def list_challenges() -> None:
 
     for name in built_in_challenges():
         found = load_challenge(name)
-        click.echo(f"{name:<20}{found.title or found.description}: {', '.join(found.tasks)}")
+        options.echo(f"{name}: {found.title or found.description} ({', '.join(found.tasks)})")
 
 
 @challenge.command()
@@ -40,7 +41,10 @@ def show(name: str, toml: bool) -> None:
     from pbvs.challenge import dump_challenge, load_challenge
 
     found = load_challenge(name)
-    click.echo(dump_challenge(found).rstrip() if toml else "\n".join(_lines(found)))
+    if toml:
+        click.echo(dump_challenge(found).rstrip())
+    else:
+        options.echo("\n".join(_lines(found)))
 
 
 def _lines(found: Challenge) -> Iterator[str]:
@@ -49,10 +53,11 @@ def _lines(found: Challenge) -> Iterator[str]:
     yield from (f"{what}: {link}" for what, link in found.links.items())
     yield from (f"{what}: {day}" for what, day in found.dates.items() if day)
     yield ""
-    yield f"{'task':<20}{'source':<12}{'target':<12}{'size':>8}  {'pairs by':<10}official inputs"
+    rows = []
     for name, task in found.tasks.items():
         inputs = ", ".join(f"{split} {count}" for split, count in task.inputs.items()) or "not said"
-        yield f"{name:<20}{' + '.join(task.sources):<12}{task.target:<12}{task.size:>8}  {task.pairing:<10}{inputs}"
+        rows.append([name, " + ".join(task.sources), task.target, str(task.size), task.pairing, inputs])
+    yield from listed(["task", "source", "target", "size", "pairs by", "official inputs"], rows, terminal_width())
     yield ""
     outputs, rules = found.outputs, found.submission
     yield f"Predictions: {outputs.dtype} {outputs.container.upper()} files, {outputs.path}.{outputs.container}"
@@ -76,15 +81,15 @@ def check(file: str, data: Path | None) -> None:
     found = load_challenge(file)
     for name in dict.fromkeys([found.protocol, *found.protocols]):
         choose_protocol(found, name)
-    click.echo(f"{found.name}: {len(found.tasks)} tasks, {len(found.layout.files)} patterns; the file is right.")
+    options.echo(f"{found.name}: {len(found.tasks)} tasks, {len(found.layout.files)} patterns; the file is right.")
     if data is None:
-        click.echo(f"Next: pbvs challenge check {file} --data ROOT")
+        options.echo(f"Next: pbvs challenge check {file} --data ROOT")
         return
     from pbvs.data.recognition import try_layout
 
     trial = try_layout(found, data)
     for line in _trial_lines(trial):
-        click.echo(line)
+        options.echo(line)
     if trial.twice:
         path, takers = trial.twice[0]
         raise PbvsError(
@@ -93,15 +98,14 @@ def check(file: str, data: Path | None) -> None:
         )
     if not any(trial.taken.values()):
         raise PbvsError(f"No pattern takes any of the images below {data}; see layout.files in {file}.")
-    click.echo(f"Next: pbvs build-pairs --challenge {file} --data {data}")
+    options.echo(f"Next: pbvs build-pairs --challenge {file} --data {data}")
 
 
 def _trial_lines(trial: Trial) -> Iterator[str]:
     from pbvs.data.recognition import most_common
 
-    yield f"{'pattern':<28}{'files':>8}"
-    for name, count in trial.taken.items():
-        yield f"{name:<28}{count:>8}" + ("" if count else "  takes nothing")
+    rows = [[name, str(count) if count else "none"] for name, count in trial.taken.items()]
+    yield from aligned([["pattern", "files"], *rows], terminal_width(), least=40)
     for reason, paths in sorted(trial.unused.items(), key=lambda item: -len(item[1])):
         where = ", ".join(f"{folder} {count}" for folder, count in most_common(paths))
         yield f"Not used: {len(paths)} files, {reason} ({where})"
@@ -127,5 +131,5 @@ def init(data: Path, name: str | None, output: Path | None, force: bool) -> None
     if path.exists() and not force:
         raise UsageError(f"{path} is there already; give another --output, or --force to write over it.")
     write_text(path, propose(data, called))
-    click.echo(f"Written: {path}. Answer its questions (lines with #?), then:")
-    click.echo(f"Next: pbvs challenge check {path} --data {data}")
+    options.echo(f"Written: {path}. Answer its questions (lines with #?), then:")
+    options.echo(f"Next: pbvs challenge check {path} --data {data}")

@@ -25,7 +25,7 @@ def import_(file: Path, out: Path | None) -> None:
     """
     from pbvs.translators.pix2pixhd.published import import_checkpoint
 
-    click.echo(import_checkpoint(file, out or file.with_suffix(".safetensors")))
+    options.echo(import_checkpoint(file, out or file.with_suffix(".safetensors")))
 
 
 @checkpoint.command()
@@ -34,7 +34,7 @@ def inspect(file: Path) -> None:
     """Say what a model file, a training state or a published checkpoint holds."""
     from pbvs.translators.pix2pixhd.published import describe_file
 
-    click.echo(describe_file(file))
+    options.echo(describe_file(file))
 
 
 @checkpoint.command()
@@ -47,4 +47,4 @@ def export(file: Path, out: Path) -> None:
     """
     from pbvs.translators.pix2pixhd.published import export_checkpoint
 
-    click.echo(export_checkpoint(file, out))
+    options.echo(export_checkpoint(file, out))

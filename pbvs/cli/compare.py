@@ -10,6 +10,7 @@ import click
 
 from pbvs.cli import options
 from pbvs.errors import UsageError
+from pbvs.text import terminal_width
 
 if TYPE_CHECKING:
     from pbvs.run import Run
@@ -64,14 +65,14 @@ def compare(
     if as_json:
         options.echo_json([comparison.as_json() for comparison in found])
     else:
-        click.echo("\n\n".join(comparison_table(comparison) for comparison in found))
+        options.echo("\n\n".join(comparison_table(comparison, terminal_width()) for comparison in found))
     if not no_page:
         from pbvs.report.comparison import write_comparisons
 
         page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
         root = root_or_none(data, manifests)
         write_comparisons(page, found, root, manifests, one_file=one_file, all_images=images == "all", jobs=jobs)
-        click.echo(f"\nPage: {page}", err=as_json)
+        options.echo(f"\nPage: {page}", err=as_json)
 
 
 def _seeds(runs: list[Run], split: str | None, protocol: str | None, as_json: bool) -> None:
@@ -81,7 +82,7 @@ def _seeds(runs: list[Run], split: str | None, protocol: str | None, as_json: bo
     if as_json:
         options.echo_json(table.to_dict("index"))
     else:
-        click.echo(seeds_text(table))
+        options.echo(seeds_text(table, terminal_width()))
 
 
 def root_or_none(data: Path | None, manifests: Path) -> Path | None:
@@ -93,7 +94,7 @@ def root_or_none(data: Path | None, manifests: Path) -> Path | None:
     except UsageError as error:
         if data is not None:
             raise
-        click.echo(f"The page will have no inputs and targets: {error}", err=True)
+        options.echo(f"The page will have no inputs and targets: {error}", err=True)
         return None
 
 
@@ -117,6 +118,6 @@ def leaderboard(submissions: Path, manifests: Path, as_csv: bool, as_json: bool)
     elif as_csv:
         click.echo(boards.board_csv(found), nl=False)
     else:
-        click.echo(boards.board_text(found, options.width()))
+        options.echo(boards.board_text(found, terminal_width()))
     for board in found:
         options.echo_stale(board.stale)

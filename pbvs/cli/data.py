@@ -10,7 +10,7 @@ import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
-from pbvs.text import aligned
+from pbvs.text import aligned, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.data.inspection import Inspection
@@ -27,7 +27,8 @@ def demo_data(folder: Path, seed: int) -> None:
     from pbvs.data.synthetic import write_demo
 
     count = write_demo(folder, seed=seed)
-    click.echo(f"{folder}: {count} synthetic images in the archives' layout. Next: pbvs build-pairs --data {folder}")
+    options.echo(f"{folder}: {count} synthetic images in the archives' layout.")
+    options.echo(f"Next: pbvs build-pairs --data {folder}")
 
 
 @click.command("build-pairs")
@@ -88,10 +89,9 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
         crops_per_scene=choices["crops_per_scene"], share=choices["validation_share"],
         correct_shift=choices["correct_shift"], jobs=choices["jobs"], backend=choices["backend"],
     )  # fmt: skip
-    click.echo(f"{summary.images} images; {summary.unused} not used (see {manifests / 'unused.csv'}).")
-    click.echo(f"{'task':<10}{'train':>8}{'val':>8}{'test':>8}")
-    for task, counts in summary.pairs.items():
-        click.echo(f"{task:<10}{counts['train']:>8}{counts['val']:>8}{counts['test']:>8}")
+    options.echo(f"{summary.images} images; {summary.unused} not used (see {manifests / 'unused.csv'}).")
+    rows = [[task, *(str(counts[split]) for split in SPLITS)] for task, counts in summary.pairs.items()]
+    options.echo("\n".join(aligned([["task", *SPLITS], *rows], terminal_width())))
     for warning in summary.warnings:
         options.echo(f"Note: {warning}")
 
@@ -126,7 +126,7 @@ def check_data(
     page = write_data_page(found, output or manifests / "check-data.html")
     for line in _lines(found):
         options.echo(line)
-    click.echo(f"The page with maps, histograms and images is {page}")
+    options.echo(f"The page with maps, histograms and images is {page}")
 
 
 def _lines(found: Inspection) -> Iterator[str]:
@@ -137,9 +137,9 @@ def _lines(found: Inspection) -> Iterator[str]:
     for archive in found.archives:
         numbers = (archive.locations, *archive.images.values(), archive.mosaics)
         rows.append([archive.name, *(str(number or "-") for number in numbers)])
-    yield "\n".join(aligned(rows, options.width()))
+    yield "\n".join(aligned(rows, terminal_width()))
     pairs = [[task, *map(str, counts.values())] for task, counts in found.counts().items()]
-    yield "\n".join(aligned([["pairs", *SPLITS], *pairs], options.width()))
+    yield "\n".join(aligned([["pairs", *SPLITS], *pairs], terminal_width()))
     for kind in found.groups:
         seen = kind.figures
         yield (

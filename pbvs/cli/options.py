@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.run import MANIFESTS, SUBMISSIONS
+from pbvs.text import folded, listed, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.lineage import Stale
@@ -122,53 +120,28 @@ def echo_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
-def width() -> int:
-    """Return the columns of the terminal, or of COLUMNS; 80 where neither says."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns)
-
-
-def echo(text: str) -> None:
+def echo(text: str, err: bool = False) -> None:
     """Print lines; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
-    limit = width() if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
-    for line in text.splitlines():
-        click.echo("\n".join(folded(line, limit)) if limit and len(line) > limit else line)
-
-
-def folded(line: str, limit: int) -> list[str]:
-    """Return a line as lines of at most `limit` characters (a longer word stays whole), indented as its last column.
-
-    >>> folded("ok    disk    plenty of room", 22)
-    ['ok    disk    plenty', '              of room']
-    """
-    columns = [match.end() for match in re.finditer(r"^ +| {2,}", line) if match.end() <= limit // 2]
-    indent = " " * (columns[-1] if columns else 2)
-    return textwrap.wrap(
-        line, limit, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
-        replace_whitespace=False,
-    ) or [""]  # fmt: skip
+    shown = (sys.stderr if err else sys.stdout).isatty() or "COLUMNS" in os.environ
+    width = terminal_width() if shown else 0
+    for line in text.split("\n"):
+        command = line.removeprefix("Next: ")
+        if 0 < width < len(line) and line.startswith("Next: pbvs "):  # on a line of its own, to be copied
+            click.echo(f"Next:\n  {command}", err=err)
+        else:
+            click.echo("\n".join(folded(line, width)), err=err)
 
 
 def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None) -> None:
-    """Print a table that fits the terminal: whole where it can, else each row as a block of `name: value` lines."""
-    limit = columns or width()
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    if sum(widths) + 2 * (len(widths) - 1) <= limit or not rows:
-        for row in [head, *rows]:
-            click.echo("  ".join(cell.ljust(room) for cell, room in zip(row, widths, strict=True)).rstrip())
-        return
-    label = max(map(len, head))
-    for row in rows:
-        click.echo(row[0])
-        for name, cell in zip(head[1:], row[1:], strict=True):
-            if cell and cell != "-":
-                click.echo(click.wrap_text(cell, limit, f"  {name:<{label}}  ", " " * (label + 4)))
+    """Print a table of texts that fits the terminal."""
+    click.echo("\n".join(listed(head, rows, columns or terminal_width())))
 
 
 def echo_stale(found: Mapping[str, Sequence[Stale]]) -> None:
     """Print what of each run is stale, to standard error, with the command that renews it."""
     for run, items in found.items():
         for item in items:
-            click.echo(f"Stale, run {run}: {item}", err=True)
+            echo(f"Stale, run {run}: {item}", err=True)
 
 
 def stale_of(run: Run, manifests: Path, scores: Path | None = None) -> dict[str, list[Stale]]:

@@ -70,10 +70,10 @@ def predict(
         **choices,
     )
     if dry_run:
-        click.echo("Nothing stands in the way.")
+        options.echo("Nothing stands in the way.")
         return
-    click.echo(f"Predictions: {made.folder / 'predictions'}")
-    click.echo(f"Next: pbvs score --split val --run {made.name}")
+    options.echo(f"Predictions: {made.folder / 'predictions'}")
+    options.echo(f"Next: pbvs score --split val --run {made.name}")
 
 
 def _changed(recipe: str | None, run: str | None, submissions: Path, changes: tuple[str, ...]) -> Recipe:

@@ -9,6 +9,7 @@ import click
 
 from pbvs.cli import options
 from pbvs.errors import UsageError
+from pbvs.text import folded, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.recipe import Stage
@@ -50,7 +51,8 @@ def list_recipes() -> None:
     from pbvs.recipe import built_in_recipes, load_recipe
 
     for name in built_in_recipes():
-        click.echo(click.wrap_text(load_recipe(name).description, options.width(), f"{name:<12}", " " * 12))
+        for line in folded(f"{name:<12}{load_recipe(name).description}", terminal_width(), 12):
+            click.echo(line)
 
 
 @recipe.command()
@@ -82,7 +84,7 @@ def keys(method: str | None, markdown: bool, as_json: bool) -> None:
     elif markdown:
         click.echo("\n".join([INTRODUCTION, *_markdown(found)]).rstrip())
     else:
-        click.echo("\n".join(_text(found, options.width())).rstrip())
+        options.echo("\n".join(_text(found, terminal_width())).rstrip())
 
 
 def sections() -> list[Section]:

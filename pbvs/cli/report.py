@@ -39,4 +39,4 @@ def report(
         jobs=jobs,
     )
     options.echo_stale(options.stale_of(chosen, manifests))
-    click.echo(f"Report: {path}" + ("" if one_file else f" (its images are in {path.stem}_files)"))
+    options.echo(f"Report: {path}" + ("" if one_file else f" (its images are in {path.stem}_files)"))

@@ -34,7 +34,7 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
         options.echo_json({"runs": [asdict(row) for row in rows], "differences": found})
         return
     if not rows:
-        click.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
+        options.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
         return
     options.echo_table(
         ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads"),
@@ -55,11 +55,11 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
     )
     for row in rows:
         if row.problem:
-            click.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
+            options.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
     options.echo_stale({row.run: row.stale for row in rows})
     found = differences(all_runs(submissions))
     if found:
-        click.echo("\nWhere the recipes differ:")
+        options.echo("\nWhere the recipes differ:")
         names = [row.run for row in rows]
         cells = [
             (key, *("-" if values[name] is None else str(values[name]) for name in names))
@@ -83,7 +83,7 @@ def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: b
         click.confirm(f"Remove {', '.join(str(run.folder) for run in found)} for good?", abort=True)
     for run in found:
         for path in remove_run(run, archive=not keep_archive):
-            click.echo(f"Removed: {path}")
+            options.echo(f"Removed: {path}")
 
 
 anyway = click.option(
@@ -133,7 +133,7 @@ def _say_log(folder: Path) -> None:
                 for upload in uploads
             ],
         )
-    click.echo(log.say_left(uploads, log.challenge_of(folder)))
+    options.echo(log.say_left(uploads, log.challenge_of(folder)))
 
 
 @submissions.command("log")
@@ -149,7 +149,7 @@ def log_upload(folder: Path, archive: Path, note: str, board: float | None, anyw
 
     upload = log.add(archive, folder, note=note, board=board, anyway=anyway)
     said = f"{printable(upload.archive)} {upload.sha256[:12]}, local score {upload.local or 'not known'}"
-    click.echo(f"Upload {upload.number}: {said}")
+    options.echo(f"Upload {upload.number}: {said}")
     _say_log(folder)
 
 
@@ -211,19 +211,19 @@ def reproduce(
     first = Run(run, submissions)
     found = making.compare_circumstances(first, manifests, data, weights)
     for difference in found:
-        click.echo(str(difference))
+        options.echo(str(difference))
     if not found:
-        click.echo("Data, manifests, weights, code and versions are as they were.")
+        options.echo("Data, manifests, weights, code and versions are as they were.")
     if check_only:
         context.exit(1 if any(difference.decisive for difference in found) else 0)
     unequal = making.reproduce(first, manifests=manifests, root=data, weights=weights, jobs=jobs)
     second = making.again(first)
     for line in unequal:
-        click.echo(str(line))
+        options.echo(str(line))
     if unequal:
-        click.echo(f"Not equal; the second run is kept: {second.folder}")
+        options.echo(f"Not equal; the second run is kept: {second.folder}")
         context.exit(1)
-    click.echo("Equal: every prediction is the same in every pixel.")
+    options.echo("Equal: every prediction is the same in every pixel.")
     if not keep:
         remove_run(second)
 
@@ -238,7 +238,7 @@ def export(run: str, submissions: Path, out: Path | None) -> None:
     from pbvs.run import Run
 
     path = export_run(Run(run, submissions), out)
-    click.echo(f"Bundle: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
+    options.echo(f"Bundle: {path} ({path.stat().st_size / MEGABYTE:.1f} MB)")
 
 
 @click.command()
@@ -250,5 +250,5 @@ def install(file: Path, submissions: Path, run: str | None) -> None:
     from pbvs.experiments.bundle import install as install_run
 
     made = install_run(file, submissions, run)
-    click.echo(f"Installed: {made.folder}")
-    click.echo(f"Next: pbvs predict --all --run {made.name}")
+    options.echo(f"Installed: {made.folder}")
+    options.echo(f"Next: pbvs predict --all --run {made.name}")

@@ -10,6 +10,7 @@ import click
 from pbvs.challenge import Split
 from pbvs.cli import options
 from pbvs.errors import UsageError
+from pbvs.text import terminal_width
 
 
 @click.command()
@@ -65,8 +66,8 @@ def score(
         if as_json:
             options.echo_json(found)
             return
-        click.echo(score_table(found, options.width()))
-        click.echo(f"Written: {summary_path(archive)}")
+        options.echo(score_table(found, terminal_width()))
+        options.echo(f"Written: {summary_path(archive)}")
         return
     from pbvs.evaluation.evaluate import score as run_score
     from pbvs.run import choose_run
@@ -76,10 +77,10 @@ def score(
     if as_json:
         options.echo_json(dict(scores.summary))
     else:
-        click.echo(score_table(scores, options.width()))
-        click.echo(f"Written: {scores.folder / 'summary.json'}")
+        options.echo(score_table(scores, terminal_width()))
+        options.echo(f"Written: {scores.folder / 'summary.json'}")
     from pbvs.data.build import find_root
     from pbvs.report import write_report
 
     report = write_report(scores.run, root=find_root(data, manifests), manifests=manifests)
-    click.echo(f"Report:  {report}", err=as_json)
+    options.echo(f"Report:  {report}", err=as_json)

@@ -9,6 +9,7 @@ import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
+from pbvs.text import terminal_width
 
 if TYPE_CHECKING:
     from pbvs.submission.package import PackagePlan
@@ -85,18 +86,18 @@ def package(
     )
     _say_plan(planned, dry_run)
     if dry_run:
-        click.echo(f"Dry run: {archive.package_path(planned)} was not written.")
+        options.echo(f"Dry run: {archive.package_path(planned)} was not written.")
         return
     path, findings = archive.write_package(planned, inputs)
     if findings:
-        click.echo(as_text(findings, options.width()))
-    click.echo(verdict(findings))
-    click.echo(f"Archive: {path} ({_megabytes(path.stat().st_size)})")
+        options.echo(as_text(findings, terminal_width()))
+    options.echo(verdict(findings))
+    options.echo(f"Archive: {path} ({_megabytes(path.stat().st_size)})")
     options.echo_stale(doubts_of_archive(path, manifests))
     if split == "test":
-        click.echo(f"Next: upload it, then\n  pbvs submissions log {path}")
+        options.echo(f"Upload it.\nNext: pbvs submissions log {path}")
     else:
-        click.echo(f"Next: pbvs score {path} --split {split}")
+        options.echo(f"Next: pbvs score {path} --split {split}")
 
 
 def _say_plan(planned: PackagePlan, with_readme: bool) -> None:
@@ -177,7 +178,7 @@ def check(
         options.echo_json({**value, "stale": [str(item) for items in stale.values() for item in items]})
     else:
         if findings:
-            click.echo(found.as_text(findings, options.width()))
-        click.echo(found.verdict(findings))
+            options.echo(found.as_text(findings, terminal_width()))
+        options.echo(found.verdict(findings))
     options.echo_stale(stale)
     context.exit(1 if failed else 0)

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="same: TIFF becomes TIFF with its georeference, everything else PNG.",
 )
-@click.option("--rule", help="How numbers become brightness: full:4095, window:-25:0, ... [found from the files]")
+@click.option(
+    "--rule", help="How numbers become [0, 1]: full:4095, window:-25:0, auto (by these files) [as in training]"
+)
 @click.option("--again", is_flag=True, help="Translate again what is there already.")
 @options.submissions
 @options.device
@@ -56,9 +58,9 @@ def translate(
     failures = _translate_all(model, [source for source, _ in planned], waiting)
     kept = len(planned) - len(waiting)
     already = f" ({kept} were there already; --again translates them again)" if kept else ""
-    click.echo(f"{len(waiting) - len(failures)} of {len(planned)} images translated into {out}{already}.")
-    if rules := {rule for rule in model.rules.values() if rule != "full"}:
-        click.echo(f"Intensity rule: {', '.join(sorted(rules))}; --rule sets another.")
+    options.echo(f"{len(waiting) - len(failures)} of {len(planned)} images translated into {out}{already}.")
+    if said := model.said_rules():
+        options.echo(f"Intensity: {'; '.join(said)}. Another: --rule.")
     if failures:
         raise PbvsError(f"{len(failures)} images could not be translated: {' '.join(failures[:3])}")
 

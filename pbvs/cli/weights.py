@@ -49,7 +49,7 @@ def fetch(nets: tuple[str, ...], weights: Path | None) -> None:
     from pbvs.metrics.weights import fetch as run_fetch
 
     for net in nets or ("alex",):
-        click.echo(f"{net}: {run_fetch(net, weights)}")
+        options.echo(f"{net}: {run_fetch(net, weights)}")
 
 
 @weights.command()
@@ -64,7 +64,7 @@ def verify(nets: tuple[str, ...], weights: Path | None) -> None:
     for net in nets or [net for net in NETS if look(net, weights)]:
         path = find(net, weights)
         try:
-            click.echo(f"{net}: {path}: {run_verify(net, path)}")
+            options.echo(f"{net}: {path}: {run_verify(net, path)}")
         except PbvsError as error:
             failures.append(str(error))
     if failures:
@@ -81,4 +81,4 @@ def slim(nets: tuple[str, ...], weights: Path | None, target: Path | None) -> No
 
     for net in nets:
         path = run_slim(net, weights, target)
-        click.echo(f"{net}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        options.echo(f"{net}: {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from pbvs.data.formats import MAX_PIXELS
 from pbvs.data.geometry import Window, control_points, overlap_window, source_window, turns
 from pbvs.data.headers import Header, read_header
 from pbvs.data.images import Part, read_samples, resize
-from pbvs.data.intensity import Image, Rule, bands_of, holds_data, to_unit
+from pbvs.data.intensity import Image, Rule, bands_of, holds_data, sample_type, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
 from pbvs.files import inside
 from pbvs.recipe import Radiometry
+from pbvs.seeds import evenly_spaced
 
+SEEN = 16  # files of each rule whose sample type is looked at
 WHOLE = 1 << 20  # pixels up to which an image is read whole although a part of it would do: that is quicker
 
 
@@ -188,6 +191,20 @@ def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = N
         raise PbvsError(f"The mask of {pair.target} is {size.width} x {size.height} pixels, its target another.")
     clear = read_samples(path, part=lambda _: target.window).values
     return target.pixels, target.valid & (clear[:, :, 0] != 0)
+
+
+def source_rules(pairs: Sequence[Pair], root: Path, radiometry: Radiometry) -> dict[str, str]:
+    """Return by which rule the pairs' sources are read, for each sample type; of several the one that most have."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        name = radiometry.challenge.task(pair.task).source
+        groups[radiometry.rule(name, pair.source_rule, pair.source)].append(pair.source)
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for rule, files in groups.items():
+        for file in evenly_spaced(files, SEEN):
+            with contextlib.suppress(PbvsError):  # a model is not lost because an image is
+                votes[sample_type(read_header(inside(root, file)))][rule] += len(files)
+    return {kind: counts.most_common(1)[0][0] for kind, counts in sorted(votes.items())}
 
 
 def pair_size(pair: Pair, root: Path) -> tuple[int, int]:

@@ -14,10 +14,11 @@ import pandas as pd
 
 from pbvs.errors import PbvsError
 from pbvs.evaluation.bootstrap import combined_interval
-from pbvs.evaluation.results import Scores, find_scores, read_scores, wrap
+from pbvs.evaluation.results import WIDTH, Scores, find_scores, read_scores
 from pbvs.files import read_toml
 from pbvs.lineage import unlike
 from pbvs.run import Run
+from pbvs.text import aligned, folded
 
 SAME = 5e-4  # a smaller change is none in three digits
 EQUAL = 1e-6  # a smaller change is none at all: what rounding in a network leaves
@@ -277,54 +278,47 @@ def seeds_table(runs: Sequence[Run], split: str | None = None, protocol: str | N
     )
 
 
-def seeds_text(table: pd.DataFrame) -> str:
-    """Return a table of seeds as text."""
-    runs = len(table.columns) - 4
-    lines = [
-        f"{runs} runs of one recipe with different seeds: {', '.join(map(str, table.columns[:runs]))}",
-        "",
-        f"{'task':<12}{'mean':>9}{'deviation':>11}{'low':>9}{'high':>9}",
-    ]
-    for task, row in table.iterrows():
-        lines.append(f"{task!s:<12}{row['mean']:>9.4f}{row['deviation']:>11.4f}{row['low']:>9.4f}{row['high']:>9.4f}")
-    return "\n".join([*wrap(lines[0]), *lines[1:]])
+def seeds_text(table: pd.DataFrame, width: int = WIDTH) -> str:
+    """Return a table of seeds as text of at most `width` columns."""
+    *runs, mean, deviation, low, high = map(str, table.columns)
+    rows = [["task", mean, deviation, low, high]]
+    rows += [[str(task), *(f"{value:.4f}" for value in row.iloc[len(runs) :])] for task, row in table.iterrows()]
+    about = f"{len(runs)} runs of one recipe with different seeds: {', '.join(runs)}"
+    return "\n".join([*folded(about, width, 2), "", *aligned(rows, width)])
 
 
 # --- A comparison as text.
 
 
-def comparison_table(comparison: Comparison, examples: int = 3) -> str:
-    """Return the comparison as text of at most 80 columns."""
+def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int = 3) -> str:
+    """Return the comparison as text of at most `width` columns."""
     before, after = comparison.before, comparison.after
     rises = comparison.combined.higher_is_better
     rule = f"{after.protocol.get('name', 'no protocol')}, {_net(after)}"
+    head = ["task", "images", "before", "after", "change", "95 % interval", "better/worse"]
     lines = [
-        f"{after.run.name} against {before.run.name}",
-        f"split {after.split}, {rule}; per image, {'positive' if rises else 'negative'} is better",
-        *_recipe_lines(comparison.recipe),
+        *folded(f"{after.run.name} against {before.run.name}", width, 2),
+        *folded(f"split {after.split}, {rule}; per image, {'positive' if rises else 'negative'} is better", width, 2),
+        *_recipe_lines(comparison.recipe, width),
         "",
-        f"{'task':<9}{'images':>7}{'before':>9}{'after':>9}{'change':>9}   {'95 % interval':<19}{'better/worse':>13}",
+        *aligned([head, *map(_row, comparison.rows)], width),
     ]
-    lines += [_row(row) for row in comparison.rows]
     better, worse = _moved(comparison.changes, rises, examples)
     for heading, changes in (("Got better the most:", better), ("Got worse the most:", worse)):
-        if len(changes):
-            lines += ["", heading]
-            lines += [
-                f"  {row.difference:+.3f}  {row.task:<8} {str(row.name)[:60]}"
-                for row in changes.itertuples(index=False)
-            ]
-    if comparison.warnings:
-        lines += ["", *(line for warning in comparison.warnings for line in wrap(f"Note: {warning}."))]
+        lines += ["", heading] if len(changes) else []
+        for row in changes.to_dict("records"):
+            lines += folded(f"  {row['difference']:+.3f}  {row['task']:<8} {row['name']}", width)
+    lines += [""] if comparison.warnings else []
+    lines += [line for warning in comparison.warnings for line in folded(f"Note: {warning}.", width, 2)]
     return "\n".join(lines)
 
 
-def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], most: int = 8) -> list[str]:
+def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], width: int, most: int = 8) -> list[str]:
     if not recipe:
         return ["The recipes are the same."]
     lines = [f"recipe: {key} = {old} -> {new}" for key, (old, new) in list(recipe.items())[:most]]
     more = [f"  and {len(recipe) - most} more keys of the recipes"] if len(recipe) > most else []
-    return [part for line in lines for part in wrap(line)] + more
+    return [part for line in lines for part in folded(line, width, 2)] + more
 
 
 def _net(results: Scores) -> str:
@@ -332,9 +326,7 @@ def _net(results: Scores) -> str:
     return f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
 
 
-def _row(row: Difference) -> str:
+def _row(row: Difference) -> list[str]:
     span = f"{row.interval[0]:+.3f} to {row.interval[1]:+.3f}" if row.interval else TOO_FEW
-    span = "identical" if row.identical else span
-    counts = f"{row.better}/{row.worse}"
-    numbers = f"{row.before:>9.4f}{row.after:>9.4f}{row.difference:>+9.4f}"
-    return f"{row.label[:9]:<9}{row.images:>7}{numbers}   {span:<19}{counts:>13}"
+    numbers = (f"{row.before:.4f}", f"{row.after:.4f}", f"{row.difference:+.4f}")
+    return [row.label, str(row.images), *numbers, "identical" if row.identical else span, f"{row.better}/{row.worse}"]

@@ -16,12 +16,12 @@ import pandas as pd
 
 from pbvs.challenge import DEFAULT, load_challenge
 from pbvs.errors import PbvsError
-from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table, wrap
+from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table
 from pbvs.files import read_toml
 from pbvs.lineage import Stale, doubts_of_scores
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.tables import read_table
-from pbvs.text import aligned
+from pbvs.text import aligned, folded
 
 PUBLISHED = Path(__file__).parent / "published"
 PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks
@@ -154,17 +154,18 @@ def board_text(boards: Sequence[Board], width: int = WIDTH) -> str:
     """Return the boards as text of at most `width` columns."""
     blocks = []
     if not any(board.ours for board in boards):
-        blocks += wrap("No run of yours is scored yet; `pbvs score` makes its numbers.", width)
+        blocks += folded("No run of yours is scored yet; `pbvs score` makes its numbers.", width, 2)
     for board in boards:
         mark = "" if board.ours else f"  [OTHER DATA: {board.about}]"
         better = "higher" if board.higher_is_better else "lower"
-        lines = wrap(f"{board.title}{mark}", width) + wrap(f"Source: {board.source}; {better} is better.", width)
+        lines = folded(f"{board.title}{mark}", width, 2)
+        lines += folded(f"Source: {board.source}; {better} is better.", width, 2)
         rows = [["", "combined", *board.tasks], *(_row(row, board) for _, row in board.entries.iterrows())]
         lines += [f"  {line}".rstrip() for line in aligned(rows, width - 2)]
         if board.entries["note"].str.contains(PARTIAL).any():
-            lines += wrap("  * partial: an image or a task is missing", width)
+            lines += folded("  * partial: an image or a task is missing", width, 2)
         if board.stale:
-            lines += wrap("  ! stale: made from what is not so any more, or of earlier predictions", width)
+            lines += folded("  ! stale: made from what is not so any more, or of earlier predictions", width, 2)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

@@ -7,12 +7,11 @@ earlier versions lie in `scores/` itself and are still read.
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,6 +19,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
 from pbvs.tables import read_table, write_table
+from pbvs.text import aligned, folded
 
 if TYPE_CHECKING:
     from pbvs.metrics.protocol import Protocol
@@ -245,22 +245,6 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
 # --- The scores as a table for a terminal, with the protocol and the LPIPS net named first.
 
 WIDTH = 80
-HEAD = "  95 % interval"
-
-
-class Layout(NamedTuple):
-    """What a table of scores has room for: columns of a task's name and of its images, the metrics, and the rest."""
-
-    name: int
-    images: int
-    metrics: list[str]
-    intervals: bool
-    states: bool  # whether a task that is partial or missing says so at the end of its line; notes say so too
-
-    @property
-    def width(self) -> int:
-        """The columns of all, without what stands at the end of lines."""
-        return self.name + self.images + 8 * len(self.metrics) + 9 + len(HEAD) * self.intervals
 
 
 def score_table(scores: Scores | Mapping[str, Any], width: int = WIDTH) -> str:
@@ -268,40 +252,30 @@ def score_table(scores: Scores | Mapping[str, Any], width: int = WIDTH) -> str:
     summary = scores.summary if isinstance(scores, Scores) else scores
     protocol, lpips = summary["protocol"], summary["lpips"]
     better = "higher" if summary.get("higher_is_better") else "lower"
-    layout = _layout(summary, width)
-    heads = "".join(f"{_head(name, summary):>8}" for name in layout.metrics)
     lines = [
-        *wrap(f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}", width),
-        *wrap(f"{_rule(protocol)}; {better} is better. {_net(lpips)}", width),
+        *folded(f"Run {summary['run']}, split {summary['split']}, protocol {protocol['name']}", width, 2),
+        *folded(f"{_rule(protocol)}; {better} is better. {_net(lpips)}", width, 2),
         "",
-        f"{'task':<{layout.name}}{'images':>{layout.images}}{heads}{'score':>9}{HEAD * layout.intervals}",
+        *aligned(_rows(summary), width, least=40),
+        *_sensitivity(summary["sensitivity"], width),
     ]
-    lines += [_row(task, found, layout) for task, found in summary["tasks"].items()]
-    label = f"combined{' (partial)' * bool(summary['partial'])}"
-    lines.append(_combined(label, summary["combined"], layout, summary["interval"]))
-    for name, found in table(summary.get("baselines")).items():
-        lines.append(_combined(BASELINE_NAMES.get(name, name), found["combined"], layout))
-    lines += _sensitivity(summary["sensitivity"], width)
-    for note in summary["notes"]:
-        lines += wrap(f"Note: {note}", width)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(part for note in summary["notes"] for part in folded(f"Note: {note}", width, 2))])
 
 
-def _layout(summary: Mapping[str, Any], width: int) -> Layout:
-    """Choose what fits: metrics beside the score's terms go first, then long names (onto lines of their own), terms."""
-    tasks = summary["tasks"]
-    name = max([9, *map(len, tasks)])
-    images = max([9, *(len(_count(found)) + 2 for found in tasks.values())])
-    metrics = shown_metrics(summary)
-    terms = [metric for metric in metrics if metric in _terms(summary)]
-    for most in range(len(metrics), -1, -1):
-        kept = (terms + [metric for metric in metrics if metric not in terms])[:most]
-        found = Layout(name, images, [metric for metric in metrics if metric in kept], True, False)
-        if most <= len(terms):  # longer names stand on lines of their own
-            found = found._replace(name=max(9, min(name, name + width - found.width)))
-        if found.width <= width:
-            return found._replace(states=found.width + 9 <= width)
-    return Layout(max(9, min(name, width - images - 9)), images, [], False, False)
+def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Return the head, a row per task, the combined score and those of the inputs; a status where one matters."""
+    metrics, tasks = shown_metrics(summary), summary["tasks"]
+    tell = any(found["status"] != "scored" for found in tasks.values())
+    rows = [["task", "images", *(_head(name, summary) for name in metrics), "score", "95 % interval", "status"]]
+    for task, found in tasks.items():
+        numbers = [_number(found.get(metric), DIGITS.get(metric, 4)) for metric in metrics]
+        count = f"{found['images']}/{found['expected']}"
+        rows.append([task, count, *numbers, _number(found["score"]), _interval(found["interval"]), found["status"]])
+    baselines = {BASELINE_NAMES.get(name, name): found for name, found in table(summary.get("baselines")).items()}
+    for label, found in ({f"combined{' (partial)' * bool(summary['partial'])}": summary} | baselines).items():
+        interval = _interval(found.get("interval")) if found is summary else ""
+        rows.append([label, *[""] * (len(metrics) + 1), _number(found["combined"]), interval, ""])
+    return rows if tell else [row[:-1] for row in rows]
 
 
 BASELINE_NAMES = {"input": "input as it is", "gray": "its gray"}
@@ -365,34 +339,12 @@ def _sensitivity(rows: list[dict[str, Any]], width: int) -> list[str]:
     if len(rows) < 2:
         return []
     texts = [f"{row['reading']} {row['combined']:.4f}" for row in rows]
-    return wrap(f"Combined under each reading: {'; '.join(texts)}.", width)
+    return folded(f"Combined under each reading: {'; '.join(texts)}.", width, 2)
 
 
-def _count(found: Mapping[str, Any]) -> str:
-    return f"{found['images']}/{found['expected']}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _row(task: str, found: Mapping[str, Any], layout: Layout) -> str:
-    name = f"{task:<{layout.name}}" if len(task) <= layout.name else f"{task}\n{'':<{layout.name}}"
-    numbers = "".join(_number(found.get(metric), DIGITS.get(metric, 4), 8) for metric in layout.metrics)
-    interval = _interval(found["interval"]) if layout.intervals else ""
-    state = f"  {found['status']}" if layout.states and found["status"] != "scored" else ""
-    return f"{name}{_count(found):>{layout.images}}{numbers}{_number(found['score'], 4, 9)}{interval}{state}"
-
-
-def _combined(label: str, value: float, layout: Layout, interval: Any = None) -> str:
-    before = layout.name + layout.images + 8 * len(layout.metrics)
-    return f"{label:<{before}}{value:>9.4f}{_interval(interval) if layout.intervals else ''}"
-
-
-def _number(value: float | None, digits: int, width: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return "" if interval is None else f"  {interval[0]:.3f}-{interval[1]:.3f}"
-
-
-def wrap(text: str, width: int = WIDTH) -> list[str]:
-    """Break a sentence into lines of at most `width` characters."""
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False)
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"

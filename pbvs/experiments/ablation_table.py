@@ -8,9 +8,10 @@ from typing import Any
 
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Difference, compare
-from pbvs.evaluation.results import Scores, number, read_scores
+from pbvs.evaluation.results import WIDTH, Scores, number, read_scores
 from pbvs.experiments.ablation import AblationPlan, Made
 from pbvs.tables import table_of, table_text
+from pbvs.text import aligned, folded
 
 
 @dataclass(frozen=True)
@@ -87,35 +88,32 @@ def _changes(reference: Made, made: Made) -> dict[str, Difference]:
     return changes | ({"combined": found.combined} if len(changes) == len(made.challenge.tasks) else {})
 
 
-def ablation_text(table: Ablation) -> str:
-    """Return the table as text of at most 80 columns: scores, then changes against the reference."""
-    head = f"{'':<28}" + "".join(f"{column:>10}" for column in table.columns)
-    blocks = [f"{table.title}, recipe {table.recipe}", f"{table.rule}; lower is better", "", head]
-    blocks += [
-        f"{line.name[:27]:<28}" + "".join(_score(line, column) for column in table.columns) for line in table.lines
+def ablation_text(table: Ablation, width: int = WIDTH) -> str:
+    """Return the table as text of at most `width` columns: scores, then changes against the reference."""
+    head = ["", *table.columns]
+    scores = [[line.name, *(_score(line, column) for column in table.columns)] for line in table.lines]
+    changes = [
+        [line.name, *(_change(line, column) for column in table.columns)] for line in table.lines if line.changes
     ]
-    changed = [line for line in table.lines if line.changes]
-    if changed:
-        blocks += [
-            "",
-            f"Change against {table.reference} (* the 95 % interval excludes 0):",
-            head,
-        ]
-        blocks += [
-            f"{line.name[:27]:<28}" + "".join(_change(line, column) for column in table.columns) for line in changed
-        ]
-    return "\n".join(blocks)
+    lines = [
+        *folded(f"{table.title}, recipe {table.recipe}", width, 2),
+        *folded(f"{table.rule}; lower is better", width, 2),
+        "",
+        *aligned([head, *scores], width),
+    ]
+    if changes:
+        lines += ["", *folded(f"Change against {table.reference} (* the 95 % interval excludes 0):", width, 2)]
+        lines += aligned([head, *changes], width)
+    return "\n".join(lines)
 
 
 def _score(line: Line, column: str) -> str:
-    return f"{line.scores[column]:>10.4f}" if column in line.scores else f"{'/':>10}"
+    return f"{line.scores[column]:.4f}" if column in line.scores else "/"
 
 
 def _change(line: Line, column: str) -> str:
     change = line.changes.get(column)
-    if change is None:
-        return f"{'/':>10}"
-    return f"{change.difference:>+9.4f}{' ' if change.verdict == 'open' else '*'}"
+    return "/" if change is None else f"{change.difference:+.4f}{' ' if change.verdict == 'open' else '*'}"
 
 
 def ablation_rows(table: Ablation) -> list[dict[str, Any]]:

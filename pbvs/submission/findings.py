@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pbvs.text import folded
+
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+HINT = f"{'':8}-> "
 SHOWN = 5  # files listed for each rule in text; JSON has them all
 
 
@@ -42,17 +44,8 @@ def as_text(findings: Iterable[Finding], width: int = 0) -> str:
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
         groups.setdefault((finding.level, finding.rule), []).append(finding)
-    return "\n".join(part for group in groups.values() for line in _group(group) for part in wrapped(line, width))
-
-
-def wrapped(line: str, width: int) -> list[str]:
-    """Return a line of findings in as many as fit `width` columns, all but the first indented; 0 breaks none."""
-    if not width or len(line) <= width:
-        return [line]
-    indent = " " * (11 if line.startswith(f"{'':8}->") else 8)
-    return textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
+    lines = [line for group in groups.values() for line in _group(group)]
+    return "\n".join(part for line in lines for part in folded(line, width, 11 if line.startswith(HINT) else 8))
 
 
 def _group(group: list[Finding]) -> list[str]:
@@ -63,7 +56,7 @@ def _group(group: list[Finding]) -> list[str]:
     if len(group) > SHOWN:
         lines.append(f"{'':8}... and {len(group) - SHOWN} more of this kind ({group[0].rule})")
     hints = dict.fromkeys(finding.hint for finding in group[:SHOWN] if finding.hint)
-    return [*lines, *(f"{'':8}-> {hint}" for hint in hints)]
+    return [*lines, *(f"{HINT}{hint}" for hint in hints)]
 
 
 def verdict(findings: Iterable[Finding]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ TILE = 1024  # largest side of a tile in pixels; a tile is as large as training 
 LEAST_TILE = 256
 OVERLAP = 4  # neighbours share one part in so many of a tile, where they are blended
 SEEN = 16  # files whose numbers are looked at for a rule of intensity
+BEYOND = 0.05  # how far floats that are in [0, 1] may reach beyond, as resampling makes them
 OVERVIEW = 512  # pixels each way of a file that are looked at
 Form = Literal["same", "tiff", "png"]
 
@@ -46,12 +47,15 @@ class Model:
     translator: Translator
     recipe: Recipe
     rules: dict[str, str] = field(default_factory=dict)  # sample type -> rule, as found; "" is told for all
+    trained: Mapping[str, str] | None = field(default_factory=dict)  # sample type -> rule in training; None: find all
 
     def __call__(self, images: Any) -> Any:
         """Translate one image or a list of them; returns (H, W, C) float32 in [0, 1], or a list of such.
 
-        An image is a path, or an array (H, W) or (H, W, C): whole numbers are divided by the largest of their type,
-        floats are in [0, 1] already. Raises PbvsError for a file that cannot be read, UsageError for another shape.
+        An image is a path, or an array (H, W) or (H, W, C). Files and arrays of whole numbers are brought to [0, 1] by
+        the rule that was told or, else, that such training images had; without either, arrays are divided by the
+        largest number of their type. Arrays of floats are in [0, 1] already where no rule was told. Raises PbvsError
+        for a file that cannot be read, UsageError for another shape or floats that are not in [0, 1].
         """
         if isinstance(images, (list, tuple)):
             return self.translator.translate([self.open(image) for image in images])
@@ -74,7 +78,33 @@ class Model:
                 f"{self.translator.task.name} translates images of {channels} channel{'s' if channels > 1 else ''}; "
                 f"this one has {array.shape[2]}."
             )
-        return to_unit(array[:, :, :channels], "full")
+        return to_unit(array[:, :, :channels], self._array_rule(array))
+
+    def _array_rule(self, array: NDArray[Any]) -> str:
+        known = {kind.partition(":")[0]: rule for kind, rule in (self.trained or {}).items()}.get(array.dtype.name)
+        if "" in self.rules or np.issubdtype(array.dtype, np.integer):
+            return self.rules.get("") or known or "full"
+        low, high = np.nanmin(array), np.nanmax(array)
+        if low < -BEYOND or high > 1 + BEYOND:
+            rule = known or "window:LOW:HIGH"
+            raise UsageError(
+                f"An array of floats is in [0, 1], and this one has {low:g} to {high:g}; say how they become that with "
+                f'load_model(..., rule="{rule}").'
+            )
+        return "full"
+
+    def said_rules(self) -> list[str]:
+        """Return which rule files of each sample type were read by, and where it is from; 8 bits in full need none.
+
+        >>> Model(translator, recipe, {"": "full:4095"}).said_rules()                     # doctest: +SKIP
+        ['full:4095, as told']
+        """
+        said = []
+        for kind, rule in self.rules.items():
+            origin = "as in training" if kind in (self.trained or {}) else "found from these files"
+            if (kind, rule) != ("uint8", "full"):
+                said.append(f"{kind} by {rule}, {origin}" if kind else f"{rule}, as told")
+        return said
 
     @property
     def modality(self) -> Modality:
@@ -91,17 +121,19 @@ class Model:
         return bands_of(header, self.modality)
 
     def _rule(self, samples: Samples) -> str:
-        """Return the rule for a file's sample type: told, or the recipe's own, or found from the first such file."""
+        """Return the rule for a file's sample type: told, or training's, or the recipe's, or found from this file."""
         kind = sample_type(samples.header)
         if "" not in self.rules and kind not in self.rules:
             self.learn_rule([samples], kind)
         return self.rules.get("") or self.rules[kind]
 
     def learn_rule(self, seen: Sequence[Samples], kind: str) -> None:
-        """Find the rule for files of one sample type from some of them; the recipe's own rule goes first."""
+        """Find the rule for files of one sample type from some of them; training's and the recipe's own go first."""
         step = max(1, sum(each.values.size for each in seen) // (1 << 18))
         numbers = np.concatenate([each.values[each.valid].ravel()[::step] for each in seen])
-        own = self.recipe.radiometry.rule(self.translator.task.source, "auto")
+        own = "auto"
+        if self.trained is not None:
+            own = self.trained.get(kind) or self.recipe.radiometry.rule(self.translator.task.source, "auto")
         found = "full" if kind == "uint8" else rule_for(numbers, self.modality, kind)
         rule = own if own != "auto" else found
         if rule.startswith("percentile:"):  # tiles of one image must not each have their own

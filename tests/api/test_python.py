@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import inspect
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 import pbvs
@@ -55,6 +57,17 @@ def test_the_examples_hold(example: doctest.DocTest, world: Path, monkeypatch: p
     said: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=said.append)
     assert result.failed == 0, "".join(said)
+
+
+def test_a_model_knows_how_its_inputs_were_read(world: Path) -> None:
+    with (world / "manifests" / "rgb2ir_train.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rules = {}
+    for row in rows:
+        with rasterio.open(world / "data" / row["source"]) as image:
+            rules[image.dtypes[0]] = row["source_rule"]
+    assert pbvs.load_model("demo", "rgb2ir").trained == rules
+    assert pbvs.load_model("demo", "rgb2ir", rule="auto").trained is None
 
 
 def test_every_public_function_has_an_example() -> None:

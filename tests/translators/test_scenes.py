@@ -16,12 +16,15 @@ from PIL import Image
 from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
 
+import pbvs
 from pbvs.challenge import load_challenge
 from pbvs.cli import main
+from pbvs.data.align import source_rules
 from pbvs.data.images import read_image
+from pbvs.data.manifest import Pair
 from pbvs.errors import UsageError
 from pbvs.files import write_text
-from pbvs.recipe import dump_recipe, load_recipe
+from pbvs.recipe import Radiometry, dump_recipe, load_recipe
 from pbvs.run import Run, mark_done
 from pbvs.translators import make_translator, scenes
 from pbvs.translators.grayscale.translator import Grayscale
@@ -123,6 +126,57 @@ def test_files_of_one_kind_share_a_rule(tmp_path: Path) -> None:
     assert translating.rules == {"uint16": "full:4095"}
     dark, light = translating([tmp_path / "dark.tif", tmp_path / "light.tif"])
     assert dark.max() < 0.2 < 0.6 < light.max()
+
+
+def deep(path: Path, dtype: str, most: float) -> np.ndarray:
+    """Write an RGB TIFF whose three bands rise alike from 0 to `most`, and return a band."""
+    ramp = np.linspace(0, most, 64 * 48).reshape(48, 64).astype(dtype)
+    with rasterio.open(path, "w", driver="GTiff", height=48, width=64, count=3, dtype=dtype) as file:
+        file.write(np.stack([ramp] * 3))
+    return ramp
+
+
+def test_own_images_are_read_by_the_rule_that_training_images_had(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark_done(run.model("rgb2ir") / "done.json", "0" * 64, rules={"uint16": "full:4095", "float32": "window:-25:0"})
+    ramp = deep(tmp_path / "own.tif", "uint16", 1000)
+    common = ["translate", "gray", "rgb2ir", tmp_path / "own.tif", "--submissions", run.submissions]
+
+    def made(folder: str, *more: str) -> np.ndarray:
+        assert call(*common, "--out", tmp_path / folder, *more) == 0
+        return read_image(tmp_path / folder / "own.tif")[:, :, 0].astype(float)
+
+    def expected(divisor: float) -> np.ndarray:
+        return (ramp / divisor * 1.3).clip(0, 1) * 255
+
+    assert np.abs(made("trained") - expected(4095)).max() <= 1
+    assert "uint16 by full:4095, as in training" in capsys.readouterr().out
+    assert np.abs(made("told", "--rule", "full:2000") - expected(2000)).max() <= 1
+    assert "full:2000, as told" in capsys.readouterr().out
+    assert np.abs(made("found", "--rule", "auto") - expected(1023)).max() <= 1
+    assert "uint16 by full:1023, found from these files" in capsys.readouterr().out
+
+    loaded = pbvs.load_model(run, "rgb2ir")
+    array = np.repeat(ramp[:, :, None], 3, axis=2)
+    assert np.allclose(loaded(array)[:, :, 0], (ramp / 4095 * 1.3).clip(0, 1), atol=0.003)
+    decibels = array.astype("float32") / 40 - 25
+    with pytest.raises(UsageError, match=r'-25 to 0; say .* load_model\(\.\.\., rule="window:-25:0"\)'):
+        loaded(decibels)
+    told = pbvs.load_model(run, "rgb2ir", rule="window:-25:0")(decibels)
+    assert np.allclose(told[:, :, 0], ((decibels[:, :, 0] + 25) / 25 * 1.3).clip(0, 1), atol=0.003)
+    assert np.allclose(loaded(array / np.float32(1000))[:, :, 0], (ramp / 1000 * 1.3).clip(0, 1), atol=0.003)
+
+
+def test_a_model_keeps_the_rule_that_most_of_its_inputs_have(tmp_path: Path) -> None:
+    for name, dtype in (("a", "uint16"), ("b", "uint16"), ("c", "uint16"), ("d", "float32"), ("e", "uint8")):
+        deep(tmp_path / f"{name}.tif", dtype, 200)
+    (tmp_path / "broken.tif").write_bytes(b"broken")
+    rules = {"a": "full:4095", "b": "full:4095", "c": "full:1023", "d": "window:0:300", "e": "full", "broken": "full"}
+    pairs = [Pair(name, "rgb2ir", "train", "here", f"{name}.tif", source_rule=rule) for name, rule in rules.items()]
+    found = source_rules(pairs, tmp_path, Radiometry())
+    assert found == {"float32": "window:0:300", "uint16": "full:4095", "uint8": "full"}
+    assert source_rules([], tmp_path, Radiometry()) == {}
 
 
 @pytest.mark.parametrize(("length", "tile"), [(1000, 400), (400, 400), (401, 400), (10000, 1024), (1, 8)])
