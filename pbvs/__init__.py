@@ -13,18 +13,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pbvs.api import Recipe as Recipe
-    from pbvs.api import Run as Run
-    from pbvs.api import build_pairs as build_pairs
-    from pbvs.api import calibrate as calibrate
-    from pbvs.api import compare as compare
-    from pbvs.api import load_model as load_model
-    from pbvs.api import load_recipe as load_recipe
-    from pbvs.api import package as package
-    from pbvs.api import predict as predict
-    from pbvs.api import score as score
-    from pbvs.errors import PbvsError as PbvsError
-    from pbvs.errors import UsageError as UsageError
+    from pbvs.api import Run, build_pairs, calibrate, compare, load_model, package, predict, score
+    from pbvs.errors import PbvsError, UsageError
+    from pbvs.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
 __all__ = [

@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from pbvs.metrics.protocol import Protocol
     from pbvs.translators.scenes import Model
 
-__all__ = [
-    "Recipe",
-    "Run",
-    "build_pairs",
-    "calibrate",
-    "compare",
-    "load_model",
-    "load_recipe",
-    "package",
-    "predict",
-    "score",
-]
-
 StrPath = str | PathLike[str]
 Image = NDArray[np.float32]  # (H, W, C) in [0, 1]
 

@@ -71,7 +71,7 @@ def test_a_model_knows_how_its_inputs_were_read(world: Path) -> None:
 
 
 def test_every_public_function_has_an_example() -> None:
-    for name in api.__all__:
+    for name in set(pbvs.__all__) - {"PbvsError", "UsageError", "__version__"}:
         found = getattr(pbvs, name)
         parts = [found] if inspect.isfunction(found) else [found, *vars(found).values()]
         assert any(">>>" in (inspect.getdoc(part) or "") for part in parts), name
