@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import shlex
@@ -10,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,7 +33,7 @@ def set_quiet(quiet: bool) -> None:
 def say(text: str) -> None:
     """Print one line to standard error, where it does not mix with a command's output; what a name holds is escaped."""
     text = escaped(text)
-    note(text)
+    LOG.info(text)
     if not _quiet or text.startswith("Warning"):
         print(text, file=sys.stderr, flush=True)
 
@@ -97,6 +97,16 @@ def duration(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def size_text(size: int) -> str:
+    """Return bytes as people say them.
+
+    >>> size_text(400_000), size_text(39_000_000), size_text(3_400_000_000)
+    ('0.4 MB', '39 MB', '3.4 GB')
+    """
+    unit, scale = ("TB", 1e12) if size >= 1e12 else ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
+    return f"{size / scale:.{1 if size < 10 * scale else 0}f} {unit}"
+
+
 @contextlib.contextmanager
 def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
     """Yield a Meter: a tqdm bar on a terminal, else a line every half minute."""
@@ -112,78 +122,70 @@ def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
 # --- What was done to a run, in its own log.txt: each command with its times, what it said, and how it ended.
 
 NAME = "log.txt"
+LOG = logging.getLogger("pbvs")
+LOG.setLevel(logging.INFO)
+LOG.propagate = False
 
 
-class Journal:
-    """One command's lines; they are kept until a folder is known, then appended as they come."""
+class RunLog(logging.Handler):
+    """One command's lines: kept until a folder is known, then appended to its log.txt as they come."""
 
     def __init__(self, arguments: Sequence[str]):
+        super().__init__()
         self.process = os.getpid()  # workers that are forked from this one write nothing
-        self._begun = datetime.now(timezone.utc)
-        self._lines = [f"{_clock(self._begun)} process {self.process} in {_here()}: pbvs {shlex.join(arguments)}"]
-        self._folders: dict[Path, int] = {}  # -> how many of the lines it has
+        self.begun = time.monotonic()
+        self.lines: list[str] = []
+        self.folders: dict[Path, int] = {}  # -> how many of the lines it has
+        self._mark(f"in {_here()}: pbvs {shlex.join(arguments)}")
 
     def bind(self, folder: Path) -> None:
         """Write the lines, those before this call too, to `folder`/log.txt."""
-        self._folders.setdefault(Path(folder).absolute(), 0)
-        self._write()
+        self.folders.setdefault(Path(folder).absolute(), 0)
+        self.flush()
 
-    def note(self, text: str) -> None:
-        """Add a line, or several."""
-        self._lines.extend(f"    {escaped(line)}" for line in text.splitlines())
-        self._write()
-
-    def fail(self, error: BaseException) -> None:
-        """Add an error with its trace."""
-        self.note("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record's lines, and those of its trace."""
+        self.lines += [f"    {escaped(line)}" for line in self.format(record).lstrip("\n").splitlines()]
+        self.flush()
 
     def end(self, status: int) -> None:
         """Add how and when the command ended."""
-        now = datetime.now(timezone.utc)
-        seconds = (now - self._begun).total_seconds()
-        self._lines.append(f"{_clock(now)} process {self.process} ended with status {status} after {seconds:.1f} s")
-        self._write()
+        self._mark(f"ended with status {status} after {time.monotonic() - self.begun:.1f} s")
+        self.flush()
 
-    def _write(self) -> None:
-        if os.getpid() != self.process:
-            return
-        for folder, done in self._folders.items():
-            text = "".join(f"{line}\n" for line in self._lines[done:])
-            with contextlib.suppress(OSError):  # a full disk is told by what must be written; this is only a help
+    def _mark(self, text: str) -> None:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.lines.append(f"{now} process {self.process} {text}")
+
+    def flush(self) -> None:
+        """Append to each folder's file what it lacks; a disk that is full is told by what must be written."""
+        for folder, done in self.folders.items() if os.getpid() == self.process else ():
+            text = "".join(f"{line}\n" for line in self.lines[done:])
+            with contextlib.suppress(OSError):
                 handle = os.open(
                     folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
                 )
-                try:
-                    os.write(handle, text.encode("utf-8", "backslashreplace"))
-                finally:
-                    os.close(handle)
-                self._folders[folder] = len(self._lines)
-
-
-_current: Journal | None = None
+                with os.fdopen(handle, "wb", buffering=0) as file:
+                    file.write(text.encode("utf-8", "backslashreplace"))
+                self.folders[folder] = len(self.lines)
 
 
 @contextlib.contextmanager
-def opened(arguments: Sequence[str]) -> Iterator[Journal]:
-    """Make a journal the current one while the block runs."""
-    global _current
-    before, _current = _current, Journal(arguments)
+def opened(arguments: Sequence[str]) -> Iterator[RunLog]:
+    """Keep a command's log while the block runs."""
+    handler = RunLog(arguments)
+    LOG.addHandler(handler)
     try:
-        yield _current
+        yield handler
     finally:
-        _current = before
+        LOG.removeHandler(handler)
 
 
 def bind(folder: Path) -> None:
     """Let the current command, if there is one, keep its log in `folder`."""
-    if _current is not None:
-        _current.bind(folder)
-
-
-def note(text: str) -> None:
-    """Add a line to the current command's log, if there is one."""
-    if _current is not None:
-        _current.note(text)
+    for handler in LOG.handlers:
+        if isinstance(handler, RunLog):
+            handler.bind(folder)
 
 
 def _here() -> str:
@@ -191,10 +193,6 @@ def _here() -> str:
         return str(Path.cwd())
     except OSError:  # removed under a shell that stands in it
         return "a folder that is gone"
-
-
-def _clock(time: datetime) -> str:
-    return time.isoformat(timespec="seconds")
 
 
 # --- End within two seconds when asked to: Ctrl-C and SIGTERM become one sentence and an exit status.
@@ -243,7 +241,7 @@ def _quiet_once_stopped(failed: threading.ExceptHookArgs) -> None:
     if received is None:
         threading.__excepthook__(failed)
     else:
-        note(f"While stopping: {failed.exc_type.__name__}: {failed.exc_value}")
+        LOG.info(f"While stopping: {failed.exc_type.__name__}: {failed.exc_value}")
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

@@ -29,14 +29,12 @@ from pbvs.files import (
     write_json,
 )
 from pbvs.lineage import EARLIER, free_settings, learns
-from pbvs.locks import locked
 from pbvs.logs import duration, say
 from pbvs.preflight import Work, tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
-from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, mark_done, read_done
+from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done, read_done
 from pbvs.translators import make_translator
-from pbvs.translators.base import FitContext, Translator
-from pbvs.translators.prediction import Outcome, predict_pairs
+from pbvs.translators.base import FitContext, Outcome, Translator, predict_pairs
 
 MODEL_FILE = "model.safetensors"
 

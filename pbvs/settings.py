@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -141,3 +141,16 @@ def _bounds(field: FieldInfo | None) -> list[str]:
         return [f"{found['ge']:g} to {found['le']:g}"]
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     return [f"{words[sign]} {'2^63' if bound == 2**63 else f'{bound:g}'}" for sign, bound in found.items()]
+
+
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with what `own` says instead; tables are merged, everything else is replaced.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    result = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if both else value
+    return result

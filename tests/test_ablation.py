@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from pbvs.cli import cli
 from pbvs.errors import PbvsError, UsageError
-from pbvs.experiments import ablation_table as tables
+from pbvs.experiments import ablation as tables
 from pbvs.experiments.ablation import (
     AblationPlan,
     Made,
@@ -20,12 +20,12 @@ from pbvs.experiments.ablation import (
     built_in_plans,
     copy_model,
     load_plan,
-    merged,
     row_recipe,
 )
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
-from pbvs.report.comparison import render_ablation
+from pbvs.report.pages import render_ablation
+from pbvs.settings import merged
 from tests.report.world import HOSTILE, World
 
 ROWS = """

@@ -12,8 +12,8 @@ import pytest
 from pbvs import files, seeds
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import dump_toml, read_toml
-from pbvs.locks import locked
 from pbvs.recipe import dump_recipe, load_recipe, parse_recipe, with_changes
+from pbvs.run import locked
 
 
 def test_atomic_path_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "pbvs"
 # From the ground up: a module may import from its own room and from those further up in this list, never from below.
 ROOMS = (
     ("errors",),
-    ("seeds", "files", "parallel", "logs", "devices", "aliases", "settings", "tables", "text", "locks"),
+    ("seeds", "files", "logs", "devices", "aliases", "settings", "text"),
     ("challenge",),
     ("networks", "metrics"),
     ("recipe",),
@@ -26,7 +26,7 @@ ROOMS = (
     ("lineage", "provenance"),
     ("training",),
     ("translators",),
-    ("plan", "preflight"),
+    ("preflight",),
     ("pipeline",),
     ("evaluation",),
     ("submission",),

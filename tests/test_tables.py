@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pbvs.data.manifest import COLUMNS, Pair, manifest_table, pairs_digest, read_manifest, write_manifest
 from pbvs.errors import PbvsError
 from pbvs.seeds import evenly_spaced
-from pbvs.tables import read_table, table_of, table_text, write_table
+from pbvs.text import read_table, table_of, table_text, write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12)
 

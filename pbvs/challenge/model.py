@@ -22,7 +22,7 @@ from pydantic import (
 from pbvs.challenge import Split
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, read_toml
-from pbvs.settings import Settings, explain
+from pbvs.settings import Settings, explain, merged
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Kind = Literal["radar", "optical", "thermal", "other"]
@@ -449,16 +449,7 @@ def _tables(path: Path) -> dict[str, Any]:
         return tables
     if base not in built_in_challenges():
         raise PbvsError(f"The challenge {path} cannot be used: base: there is no challenge {base!r}.")
-    return _merged(_tables(BUILT_IN / f"{base}.toml"), tables)
-
-
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with what `own` says instead; tables are merged, everything else is replaced."""
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if both else value
-    return merged
+    return merged(_tables(BUILT_IN / f"{base}.toml"), tables)
 
 
 def parse_challenge(tables: dict[str, Any], where: str) -> Challenge:

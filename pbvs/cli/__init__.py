@@ -42,7 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check-data": ("data", "Say what the data hold, lack and have wrong."),
         "challenge": ("challenge", "List, show, check and begin challenges."),
         "demo-data": ("data", "Write a small synthetic data set."),
-        "cache": ("cache", "Show or clear what is kept to save time."),
+        "cache": ("machine", "Show or clear what is kept to save time."),
     },
     "Models and experiments": {
         "recipe": ("recipe", "Show recipes and explain their keys."),
@@ -51,13 +51,13 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "reproduce": ("runs", "Make a run again and compare it."),
         "export": ("runs", "Put a run's models into one file."),
         "install": ("runs", "Install such a file as a run."),
-        "checkpoint": ("checkpoint", "Import, inspect and export model files."),
-        "weights": ("weights", "List, fetch and verify frozen networks."),
+        "checkpoint": ("machine", "Import, inspect and export model files."),
+        "weights": ("machine", "List, fetch and verify frozen networks."),
     },
     "Submissions and help": {
         "check": ("submission", "Say whether a zip would be rejected."),
         "submissions": ("runs", "The log of uploads and what is left of the day."),
-        "doctor": ("doctor", "Versions, devices, weights and data, for a question."),
+        "doctor": ("machine", "Versions, devices, weights and data, for a question."),
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     arguments = _globals_first(aliases.arguments(sys.argv[1:] if arguments is None else arguments))
     try:
         with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
-            status = _run(arguments, log)
+            status = _run(arguments)
             status = 128 + logs.received if logs.received else status
             log.end(status)
             if logs.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
@@ -135,7 +135,7 @@ def _globals_first(arguments: list[str]) -> list[str]:
     return [*found, *(word for word in arguments[:end] if word not in found), *arguments[end:]]
 
 
-def _run(arguments: list[str], log: logs.Journal) -> int:
+def _run(arguments: list[str]) -> int:
     """Run a command and return its exit status; every error is told here."""
     try:
         result = cli.main(args=arguments, prog_name="pbvs", standalone_mode=False)
@@ -154,7 +154,7 @@ def _run(arguments: list[str], log: logs.Journal) -> int:
             click.echo(logs.SENTENCE, err=True)
         return 130
     except Exception as error:
-        log.fail(error)
+        logs.LOG.exception("")
         if "--debug" in arguments:
             traceback.print_exc()
         sentence, status = explain(error)
@@ -207,7 +207,7 @@ def _plain_warnings() -> Iterator[None]:
     ) -> None:
         """Stand in for warnings.showwarning."""
         say(f"Warning: {' '.join(str(message).split())}")
-        logs.note(f"({category.__name__} at {filename}:{lineno})")
+        logs.LOG.info(f"({category.__name__} at {filename}:{lineno})")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

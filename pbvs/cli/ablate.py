@@ -93,17 +93,18 @@ def _check_runs(names: tuple[str, ...], submissions: Path) -> None:
 
 def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
     from pbvs.data.build import find_root
-    from pbvs.experiments import ablation_table as tables
+    from pbvs.experiments import ablation as tables
     from pbvs.files import sweep, write_json, write_text
     from pbvs.report import write_report
-    from pbvs.report.comparison import render_ablation
+    from pbvs.report.pages import render_ablation
+    from pbvs.text import write_table
 
     root = find_root(data, manifests)
     for row in made:
         write_report(row.run, root=root, manifests=manifests)
     table = tables.tabulate(plan, recipe, made)
     sweep(stem.parent, deep=False)
-    write_text(stem.with_name(f"{stem.name}.csv"), tables.ablation_csv(table))
+    write_table(stem.with_name(f"{stem.name}.csv"), tables.ablation_frame(table))
     write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
     page = stem.with_name(f"{stem.name}.html")
     write_text(page, render_ablation(table, made, root, manifests))

@@ -67,7 +67,7 @@ def compare(
     else:
         options.echo("\n\n".join(comparison_table(comparison, terminal_width()) for comparison in found))
     if not no_page:
-        from pbvs.report.comparison import write_comparisons
+        from pbvs.report.pages import write_comparisons
 
         page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
         root = root_or_none(data, manifests)

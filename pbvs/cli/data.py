@@ -117,7 +117,7 @@ def check_data(
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data
     from pbvs.files import sweep
-    from pbvs.report.data_page import write_data_page
+    from pbvs.report.pages import write_data_page
 
     root, known = find_root(root or data, manifests), find_challenge(challenge, manifests)
     found = inspect_data(root, manifests, challenge=known, shifts=not no_shift, **choices)

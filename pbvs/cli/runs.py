@@ -204,7 +204,7 @@ def reproduce(
 
     Exit status 1 when something that can change the result differs (--check-only), or predictions do.
     """
-    from pbvs.experiments import reproduce as making
+    from pbvs.experiments import runs as making
     from pbvs.experiments.runs import remove as remove_run
     from pbvs.run import Run
 

@@ -36,11 +36,10 @@ from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_
 from pbvs.data.statistics import as_json, doubts_of, measure, measure_groups, warnings_of
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
-from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Radiometry
-from pbvs.run import MANIFESTS
-from pbvs.tables import table_text
+from pbvs.run import MANIFESTS, locked
+from pbvs.text import table_text
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 Locations = dict[tuple[str, str], Location]  # by split and name

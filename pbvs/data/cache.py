@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import inside, sha256
 from pbvs.logs import track
-from pbvs.parallel import in_chunks
-from pbvs.tables import read_table, table_of, write_table
+from pbvs.text import read_table, table_of, write_table
 
 CACHE_NAME = ".images.csv"  # beside the manifests
 COLUMNS = ("kind", "path", "stamp", "value")

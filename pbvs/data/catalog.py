@@ -17,11 +17,10 @@ from pbvs.data.formats import OTHER_FORMATS, SUFFIXES, check_proj, too_large
 from pbvs.data.georeference import SIDE_SUFFIXES
 from pbvs.data.headers import Header, read_headers
 from pbvs.data.layout import PathInfo, PathReader, file_key
+from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
-from pbvs.parallel import in_chunks
-from pbvs.tables import table_of
-from pbvs.text import csv_cell
+from pbvs.text import csv_cell, table_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -25,10 +25,10 @@ from pbvs.data.align import Opened, open_pair
 from pbvs.data.cache import FileCache, digests
 from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair, check_unchanged
+from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError, WriteError
 from pbvs.files import atomic_path, digest, read_json, sweep, write_json
 from pbvs.logs import track
-from pbvs.parallel import in_chunks
 from pbvs.recipe import Chips, Radiometry
 
 VERSION = 2  # of what this module and those below it make of a pair; raise it when the pixels change

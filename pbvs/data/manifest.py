@@ -16,7 +16,7 @@ from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.errors import PbvsError, WriteError
 from pbvs.files import is_unfinished
 from pbvs.recipe import RULE_PATTERN
-from pbvs.tables import read_table, table_of, write_table
+from pbvs.text import read_table, table_of, write_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

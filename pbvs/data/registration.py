@@ -22,10 +22,10 @@ from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.layout import PathReader
 from pbvs.data.manifest import Pair, join_further, pairs_digest
+from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import read_record, write_json
 from pbvs.logs import track
-from pbvs.parallel import in_chunks
 from pbvs.recipe import Radiometry
 from pbvs.seeds import evenly_spaced
 

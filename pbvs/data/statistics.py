@@ -23,10 +23,10 @@ from pbvs.data.formats import gdal
 from pbvs.data.images import read_samples
 from pbvs.data.intensity import Group, RuleTable, bands_of, clipped_share, group_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
+from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError
 from pbvs.files import inside
 from pbvs.logs import track
-from pbvs.parallel import in_chunks
 from pbvs.seeds import evenly_spaced
 
 Figures = NDArray[np.float64]  # (64 + 4,): a histogram of brightness, share clipped, share empty, least, largest number

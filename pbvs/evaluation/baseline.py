@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pbvs.data.align import open_source
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
-from pbvs.evaluation.cache import file_state, target_key
-from pbvs.evaluation.reading import TaskToScore
+from pbvs.evaluation.reading import TaskToScore, file_state, target_key
 from pbvs.evaluation.results import TaskScores
 from pbvs.files import digest, inside, read_json, write_json
 from pbvs.metrics.judge import Judge

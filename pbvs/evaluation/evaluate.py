@@ -19,22 +19,19 @@ from pandas import DataFrame
 from pbvs.challenge import Challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.devices import resolve_device
+from pbvs.devices import ahead, resolve_device
 from pbvs.errors import PbvsError
 from pbvs.evaluation import baseline
-from pbvs.evaluation.cache import FeatureCache, target_key
-from pbvs.evaluation.reading import Images, TaskToScore, unexpected_predictions
+from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, target_key, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest
 from pbvs.lineage import score_sources, training_notes
-from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.metrics.judge import Judge, Measured
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
-from pbvs.parallel import ahead
 from pbvs.recipe import Recipe
-from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run
+from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, locked
 
 BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
 CORES_BATCH = 8  # images of one batch where each core has its own: more are no quicker

@@ -20,8 +20,7 @@ from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_
 from pbvs.files import read_toml
 from pbvs.lineage import Stale, doubts_of_scores
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
-from pbvs.tables import read_table
-from pbvs.text import aligned, folded
+from pbvs.text import aligned, folded, read_table
 
 PUBLISHED = Path(__file__).parent / "published"
 PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks

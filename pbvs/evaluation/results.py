@@ -18,8 +18,7 @@ import pandas as pd
 from pbvs.errors import PbvsError
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
-from pbvs.tables import read_table, write_table
-from pbvs.text import aligned, folded
+from pbvs.text import aligned, folded, read_table, write_table
 
 if TYPE_CHECKING:
     from pbvs.metrics.protocol import Protocol

@@ -1,13 +1,13 @@
-"""Make every row of a table: a run each, trained, predicted and scored like any other, and kept when it is done."""
+"""An ablation: rows of a table as runs, each made once like any other run, then compared with the reference row."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -16,14 +16,20 @@ from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
+from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.evaluate import score
+from pbvs.evaluation.results import WIDTH, Scores, number, read_scores
 from pbvs.files import copy_files, digest, read_json, read_toml, remove_folder, replace_folder, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.preflight import with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
-from pbvs.settings import Settings, explain
+from pbvs.settings import Settings, explain, merged
+from pbvs.text import aligned, folded, table_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SPLIT = "val"
 
@@ -106,15 +112,14 @@ def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench:
 
 def made_from(made: Made, bench: Bench) -> str:
     """Return the digest of all that a row's numbers depend on."""
+    protocol = load_protocol(choose_protocol(made.challenge, bench.protocol), lpips_net=bench.lpips_net)
     paths = [manifest_path(bench.manifests, task, split) for task in made.challenge.tasks for split in ("train", SPLIT)]
     return digest(
         {
             "recipe": [made.recipe.digest(), made.row.name],
             "tasks": list(made.row.tasks),
             "manifests": [sha256(path) if path.is_file() else "" for path in paths],
-            "protocol": load_protocol(
-                choose_protocol(made.challenge, bench.protocol), lpips_net=bench.lpips_net
-            ).model_dump(mode="json"),
+            "protocol": protocol.model_dump(mode="json"),
         }
     )
 
@@ -128,31 +133,18 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
     say(f"{made.row.name}: {made.row.about or 'begins'}")
     start = time.perf_counter()
     copied = [] if bench.retrain else share_models(made, rows, bench)
+    how: dict[str, Any] = {key: getattr(bench, key) for key in ("root", "manifests", "weights", "device", "jobs")}
     pipeline.predict(
         made.recipe,
         run=made.run.name,
         tasks=made.row.tasks,
         splits=(SPLIT,),
-        root=bench.root,
-        manifests=bench.manifests,
         submissions=bench.submissions,
-        weights=bench.weights,
-        device=bench.device,
-        jobs=bench.jobs,
         retrain=bench.retrain,
         change_recipe=True,  # the rows say what a run's recipe is
+        **how,
     )
-    score(
-        made.run,
-        SPLIT,
-        root=bench.root,
-        manifests=bench.manifests,
-        protocol=bench.protocol,
-        weights=bench.weights,
-        lpips_net=bench.lpips_net,
-        device=bench.device,
-        jobs=bench.jobs,
-    )
+    score(made.run, SPLIT, protocol=bench.protocol, lpips_net=bench.lpips_net, **how)
     mark_done(made.record, origin, seconds=round(time.perf_counter() - start, 1), copied=copied)
 
 
@@ -171,13 +163,17 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
         others = [run.model(task) for run in runs if run != made.run]
         found = next((folder for folder in others if is_done(folder / DONE, wanted)), None)
         if found:
-            target = made.run.model(task)
-            part = target.with_name(f".{task}.copy.next")
-            remove_folder(part)
-            copy_files(found, part)
-            replace_folder(part, target)
+            copy_model(found, made.run.model(task))
             copied.append(task)
     return copied
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a finished model's folder; the copy appears whole or not at all."""
+    part = target.with_name(f".{target.name}.copy.next")
+    remove_folder(part)
+    copy_files(source, part)
+    replace_folder(part, target)
 
 
 # --- The rows of an ablation as data: what each changes of a base recipe.
@@ -291,10 +287,125 @@ def _changed(row: Row, task: str, changes: Mapping[str, Any], base: Mapping[str,
     return merged({key: value for key, value in base[like].items() if key not in without}, changes)
 
 
-def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `old` with the values of `new`, table by table."""
-    result = dict(old)
-    for key, value in new.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
-    return result
+# --- The table: scores, and the change against the reference row with its interval.
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row's numbers; a column that the row is not about is absent ("/" in print)."""
+
+    name: str
+    about: str
+    run: str
+    scores: Mapping[str, float]
+    changes: Mapping[str, Difference] = field(default_factory=dict)  # against the reference; negative is better
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The whole table, with what its numbers are."""
+
+    title: str
+    recipe: str
+    reference: str
+    rule: str
+    lines: Sequence[Line]
+    tasks: Sequence[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of numbers."""
+        return ("combined", *self.tasks)
+
+
+def tabulate(plan: AblationPlan, recipe: str, rows: Sequence[Made]) -> Ablation:
+    """Return the table of the rows that are done; raises PbvsError when none is."""
+    if not rows:
+        raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
+    reference = next((made for made in rows if made.row.name == plan.reference_row.name), None)
+    lines = [_line(made, reference) for made in rows]
+    return Ablation(
+        plan.title,
+        recipe,
+        reference.row.name if reference else "",
+        _rule(read_scores(rows[0].run)),
+        lines,
+        rows[0].challenge.ordered,
+    )
+
+
+def _rule(results: Scores) -> str:
+    net = results.lpips.get("net", "?")
+    label = f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
+    return f"split {results.split}, {results.protocol.get('name', 'no protocol')}, {label}"
+
+
+def _line(made: Made, reference: Made | None) -> Line:
+    results = read_scores(made.run)
+    scores: dict[str, float | None] = {task: number(results.task(task).get("score")) for task in made.row.tasks}
+    known = {task: scores[task] for task in made.challenge.ordered if scores.get(task) is not None}
+    if len(known) == len(made.challenge.tasks):
+        known = {"combined": number(results.summary.get("combined")), **known}
+    changes: dict[str, Difference] = {}
+    if reference and made.run != reference.run:
+        changes = _changes(reference, made)
+    numbers = {column: value for column, value in known.items() if value is not None}
+    return Line(made.row.name, made.row.about, made.run.name, numbers, changes, made.seconds)
+
+
+def _changes(reference: Made, made: Made) -> dict[str, Difference]:
+    shared = [task for task in made.challenge.ordered if task in made.row.tasks and task in reference.row.tasks]
+    try:
+        found = compare(reference.run, made.run)
+    except PbvsError:  # nothing in common: there is no change to name
+        return {}
+    changes = {row.label: row for row in found.tasks if row.label in shared}
+    return changes | ({"combined": found.combined} if len(changes) == len(made.challenge.tasks) else {})
+
+
+def ablation_text(table: Ablation, width: int = WIDTH) -> str:
+    """Return the table as text of at most `width` columns: scores, then changes against the reference."""
+    head = ["", *table.columns]
+    scores = [[line.name, *(_score(line, column) for column in table.columns)] for line in table.lines]
+    changes = [
+        [line.name, *(_change(line, column) for column in table.columns)] for line in table.lines if line.changes
+    ]
+    lines = [
+        *folded(f"{table.title}, recipe {table.recipe}", width, 2),
+        *folded(f"{table.rule}; lower is better", width, 2),
+        "",
+        *aligned([head, *scores], width),
+    ]
+    if changes:
+        lines += ["", *folded(f"Change against {table.reference} (* the 95 % interval excludes 0):", width, 2)]
+        lines += aligned([head, *changes], width)
+    return "\n".join(lines)
+
+
+def _score(line: Line, column: str) -> str:
+    return f"{line.scores[column]:.4f}" if column in line.scores else "/"
+
+
+def _change(line: Line, column: str) -> str:
+    change = line.changes.get(column)
+    return "/" if change is None else f"{change.difference:+.4f}{' ' if change.verdict == 'open' else '*'}"
+
+
+def ablation_frame(table: Ablation) -> DataFrame:
+    """Return one row for each line and column that has a score; None where there is no change or interval."""
+    rows: list[list[Any]] = []
+    for line in table.lines:
+        for column, value in line.scores.items():
+            change = line.changes.get(column)
+            low, high = change.interval if change and change.interval else (None, None)
+            known = [change.difference, low, high, change.verdict] if change else [None] * 4
+            rows.append([line.name, line.run, column, value, *known, line.seconds])
+    return table_of(("row", "run", "column", "score", "change", "low", "high", "verdict", "seconds"), rows)
+
+
+def ablation_json(table: Ablation) -> dict[str, Any]:
+    """Return the table as JSON values."""
+    about = {line.name: line.about for line in table.lines}
+    metadata = {"title": table.title, "recipe": table.recipe, "reference": table.reference, "rule": table.rule}
+    return metadata | {"about": about, "rows": ablation_frame(table).to_dict("records")}

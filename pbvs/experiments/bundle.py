@@ -31,9 +31,8 @@ from pbvs.files import (
     write_error,
     write_json,
 )
-from pbvs.locks import locked
 from pbvs.recipe import Recipe, read_recipe
-from pbvs.run import DONE, Run
+from pbvs.run import DONE, Run, locked
 from pbvs.submission.findings import as_text
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
 from pbvs.text import printable

@@ -24,13 +24,12 @@ from pbvs.devices import resolve_device
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import sweep, write_json
 from pbvs.lineage import Lineage, calibration_parts
-from pbvs.locks import locked
 from pbvs.logs import say, track
 from pbvs.metrics.base import Features
 from pbvs.metrics.judge import Judge as Measure
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, parse_recipe
-from pbvs.run import MANIFESTS, Run
+from pbvs.run import MANIFESTS, Run, locked
 from pbvs.seeds import generator
 from pbvs.training.log import write_curves
 from pbvs.translators import make_translator

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pbvs.errors import PbvsError
 from pbvs.metrics.base import (
+    LEVELS,
     Array,
     FeatureMetric,
     Features,
@@ -217,7 +218,7 @@ def luma(image: Array) -> NDArray[np.float64]:
     """Return the Y of YCbCr (H, W, 1), 16/255 to 235/255 as ITU-R BT.601 has it, of RGB (H, W, 3)."""
     from skimage.color import rgb2ycbcr
 
-    units = image / {"uint8": 255.0, "uint16": 65535.0}.get(str(image.dtype), 1.0)
+    units = image / LEVELS.get(str(image.dtype), 1.0)
     y: NDArray[np.float64] = rgb2ycbcr(units)[:, :, :1] / 255.0
     return y
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest
-from pbvs.metrics.base import Array, FeatureMetric, Features, Network, Setting, register
+from pbvs.metrics.base import LEVELS, Array, FeatureMetric, Features, Network, Setting, register
 from pbvs.metrics.weights import find, fingerprint, get_source, read_tensors
 from pbvs.seeds import torch_generator
 
@@ -263,9 +263,8 @@ def heads_file(net: str) -> Path:
 def as_tensor(images: Sequence[Array], device: str = "cpu") -> Tensor:
     """Stack (H, W, C) images of one size as (N, C, H, W) float32 in [-1, 1]."""
     stacked = np.stack(images)
-    levels = {"uint8": 255.0, "uint16": 65535.0}.get(str(stacked.dtype), 1.0)
     tensor = torch.from_numpy(stacked.astype(np.float32)).to(device)
-    return tensor.permute(0, 3, 1, 2).div(levels / 2).sub_(1.0)
+    return tensor.permute(0, 3, 1, 2).div(LEVELS.get(str(stacked.dtype), 1.0) / 2).sub_(1.0)
 
 
 def full_precision(device: str) -> contextlib.AbstractContextManager[None]:

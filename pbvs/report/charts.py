@@ -7,14 +7,16 @@ Every text goes through markupsafe, so a name from the data cannot become markup
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from markupsafe import Markup
 
 from pbvs.seeds import evenly_spaced
 
+T = TypeVar("T")
 MAX_TICKS = 400  # images drawn in one row; more would be a smear
 MAX_POINTS = 300  # points of one curve
 
@@ -252,18 +254,22 @@ def location_map(title: str, spots: Sequence[Spot], task: str) -> Plot:
     return Plot(title, svg, note=note)
 
 
-def clusters(spots: Sequence[Spot], cell: float = 2.0) -> list[list[Spot]]:
-    """Return the spots in groups that lie together: cells of `cell` degrees that touch, the largest group first."""
-    cells: dict[tuple[int, int], list[Spot]] = {}
-    for spot in spots:
-        cells.setdefault((math.floor(spot.x / cell), math.floor(spot.y / cell)), []).append(spot)
+def clusters(points: Sequence[T], at: Callable[[T], tuple[float, float]], cell: float = 2.0) -> list[list[T]]:
+    """Return points in groups that lie together: cells of `cell` degrees that touch, the largest group first.
+
+    `at` gives a point's degrees east and north.
+    """
+    cells: dict[tuple[int, int], list[T]] = {}
+    for point in points:
+        x, y = at(point)
+        cells.setdefault((math.floor(x / cell), math.floor(y / cell)), []).append(point)
     groups = []
     while cells:
         waiting, group = [next(iter(cells))], []
         while waiting:
-            x, y = waiting.pop()
-            group += cells.pop((x, y), [])
-            waiting += [(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (x + i, y + j) in cells]
+            column, row = waiting.pop()
+            group += cells.pop((column, row), [])
+            waiting += [(column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (column + i, row + j) in cells]
         groups.append(group)
     return sorted(groups, key=len, reverse=True)
 

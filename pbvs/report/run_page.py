@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pbvs import tables
 from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError
@@ -22,10 +21,11 @@ from pbvs.files import read_json, sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
-from pbvs.report.gallery import Gallery, Item, Panes, Shown, levels_of
+from pbvs.report.images import Gallery, Item, Panes, Shown, levels_of
 from pbvs.report.page import render, task_title
 from pbvs.run import Run
 from pbvs.seeds import evenly_spaced
+from pbvs.text import read_table
 
 TEST_IMAGES = 4
 SHEET_SIDE = 600  # pixels of a training sheet's longer side
@@ -167,7 +167,7 @@ def read_log(path: Path) -> dict[str, list[float | None]]:
 
     Columns without a single number are left out.
     """
-    frame = tables.read_table(path)
+    frame = read_table(path)
     columns = {str(name): [number(value) for value in frame[name]] for name in frame}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
@@ -361,7 +361,9 @@ def location_maps(results: Scores | None, task: str) -> list[charts.Plot]:
         if found and row["score"] is not None:
             latitude, longitude = float(found[1]), float(found[2])
             spots.append(charts.Spot(longitude, latitude, row["location"], task, row["score"]))
-    groups = [group for group in charts.clusters(spots) if len(group) >= FEWEST_ON_MAP][:MAPS]
+    groups = [group for group in charts.clusters(spots, lambda spot: (spot.x, spot.y)) if len(group) >= FEWEST_ON_MAP][
+        :MAPS
+    ]
     return [charts.location_map("Score by location", group, task) for group in groups]
 
 

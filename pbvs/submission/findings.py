@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pbvs.text import folded
+from pbvs.text import folded, printable
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -24,6 +24,21 @@ class Finding:
     file: str  # name inside the archive, or a task, or "" for the archive itself
     message: str
     hint: str
+
+
+def error(rule: str, file: str, message: str, hint: str) -> Finding:
+    """Return a finding that would be rejected; what does not print in the file's name is escaped."""
+    return Finding("error", rule, printable(file), message, hint)
+
+
+def warning(rule: str, file: str, message: str, hint: str) -> Finding:
+    """Return a finding that scores badly or may fail."""
+    return Finding("warning", rule, printable(file), message, hint)
+
+
+def note(rule: str, file: str, message: str, hint: str = "") -> Finding:
+    """Return a finding that is worth knowing."""
+    return Finding("note", rule, printable(file), message, hint)
 
 
 def rejected(findings: Iterable[Finding], strict: bool = False) -> bool:

@@ -22,7 +22,6 @@ from PIL import Image
 from pbvs.challenge.model import Outputs
 from pbvs.data.images import MAX_PIXELS, MAX_SIDE, read_image
 from pbvs.errors import PbvsError
-from pbvs.submission.outputs import from_numbers, is_plain, to_numbers
 
 Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
 
@@ -303,6 +302,38 @@ def fine_detail(band: NDArray[Any]) -> float:
     power = np.abs(np.fft.rfft2((crop - crop.mean()) * window)) ** 2 / (window**2).sum()
     fine = np.maximum(np.abs(np.fft.fftfreq(side))[:, None], np.fft.rfftfreq(side)[None, :]) > FINE
     return float(power[fine].mean())
+
+
+# --- Number types: what 0 and 1 are written as.
+
+
+def value_range(outputs: Outputs) -> tuple[float, float]:
+    """Return the numbers that 0 and 1 are written as."""
+    if outputs.range is not None:
+        return outputs.range
+    return (0.0, 1.0) if outputs.dtype == "float32" else (0.0, float(np.iinfo(outputs.dtype).max))
+
+
+def is_plain(outputs: Outputs) -> bool:
+    """Return whether files hold 8 bits of which all are used, as predictions are stored."""
+    return outputs.dtype == "uint8" and value_range(outputs) == (0.0, 255.0)
+
+
+def to_numbers(stored: NDArray[np.unsignedinteger[Any]], outputs: Outputs) -> NDArray[Any]:
+    """Return a stored prediction (8 or 16 bits, all of them used) in the submission's type and range."""
+    if is_plain(outputs) and stored.dtype == np.uint8:
+        return stored
+    low, high = value_range(outputs)
+    values = stored / float(np.iinfo(stored.dtype).max) * (high - low) + low
+    return values.astype(np.float32) if outputs.dtype == "float32" else np.rint(values).astype(outputs.dtype)
+
+
+def from_numbers(values: NDArray[Any], outputs: Outputs) -> NDArray[np.float32]:
+    """Return a submission's numbers as float32 in [0, 1]; those outside of the range are clipped, NaN becomes 0."""
+    low, high = value_range(outputs)
+    unit = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    clipped: NDArray[np.float32] = np.clip(np.nan_to_num(unit, nan=0.0), 0.0, 1.0)
+    return clipped
 
 
 # --- From a stored prediction to what an archive holds, and back.

@@ -16,8 +16,7 @@ from PIL import Image
 from pbvs.challenge import Challenge
 from pbvs.logs import track
 from pbvs.submission.images import Budget, ImageError, ImageStats, inspect_image
-from pbvs.submission.inputs import Inputs, is_junk
-from pbvs.submission.outputs import FORMATS, OutputNames
+from pbvs.submission.inputs import FORMATS, Inputs, OutputNames, is_junk
 from pbvs.submission.readme import LIMIT
 from pbvs.submission.zips import ARCHIVE_HEADS, ArchiveError, SafeZip
 

@@ -16,16 +16,14 @@ from pbvs.data.layout import natural_key
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, visible_names, write_json
 from pbvs.lineage import refuse_stale
-from pbvs.locks import locked
 from pbvs.logs import track
 from pbvs.recipe import Recipe
-from pbvs.run import MANIFESTS, Run
+from pbvs.run import MANIFESTS, Run, locked
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
-from pbvs.submission.images import recode
-from pbvs.submission.inputs import Inputs, check_inputs, from_manifests
+from pbvs.submission.images import is_plain, recode
+from pbvs.submission.inputs import SUFFIXES, Inputs, OutputNames, check_inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
-from pbvs.submission.outputs import SUFFIXES, OutputNames, is_plain
 from pbvs.submission.readme import Readme, describe, write_readme
 from pbvs.submission.zips import write_zip
 

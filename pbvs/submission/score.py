@@ -21,9 +21,8 @@ from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.submission.findings import as_text
 from pbvs.submission.images import ImageError, as_prediction, decode_stored
-from pbvs.submission.inputs import Inputs, from_manifests, id_of, is_junk
+from pbvs.submission.inputs import Inputs, OutputNames, from_manifests, id_of, is_junk
 from pbvs.submission.inspection import sort_entries
-from pbvs.submission.outputs import OutputNames
 from pbvs.submission.uploads import Origin, origin_of
 from pbvs.submission.zips import SafeZip, room_for
 

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, sweep
 from pbvs.lineage import Stale, stale_archives
-from pbvs.locks import locked
-from pbvs.run import Run, all_runs
+from pbvs.run import Run, all_runs, locked
 from pbvs.submission.zips import regular_file
-from pbvs.tables import read_table, table_of, write_table
-from pbvs.text import csv_cell, from_csv_cell
+from pbvs.text import csv_cell, from_csv_cell, read_table, table_of, write_table
 
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge

@@ -37,7 +37,7 @@ def method() -> Any:
     import torch
 
     from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, build_discriminator, build_generator
-    from pbvs.translators.pix2pixhd.training import GanStep, Weights
+    from pbvs.translators.pix2pixhd.translator import GanStep, Weights
 
     rng = torch.Generator().manual_seed(0)
     generator = build_generator(GeneratorConfig(3, 1, WIDTH), rng)

@@ -24,9 +24,9 @@ def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
     from pbvs.data.align import open_source
     from pbvs.devices import resolve_device
     from pbvs.recipe import Radiometry
+    from pbvs.translators.base import predict_pairs
     from pbvs.translators.grayscale import GrayscaleStage
     from pbvs.translators.grayscale.translator import Grayscale
-    from pbvs.translators.prediction import predict_pairs
     from tests.tasks import TASKS
 
     resolve_device("cpu")  # as the runner does: freed memory is kept
@@ -82,9 +82,9 @@ def network(folder: Path, quick: bool) -> Row:
     from pbvs.data.align import open_source
     from pbvs.networks.pix2pixhd import build_generator
     from pbvs.recipe import Radiometry
+    from pbvs.translators.base import predict_pairs
     from pbvs.translators.pix2pixhd import Pix2PixHDStage
     from pbvs.translators.pix2pixhd.translator import Pix2PixHD
-    from pbvs.translators.prediction import predict_pairs
     from tests.tasks import TASKS
 
     width, count = (32, 4) if quick else (64, 6)

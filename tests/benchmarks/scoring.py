@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PART = "scoring"
 SIDE = 256
-WAYS = {"first time": ">= 1.5", "targets seen before": ">= 3"}
+WAYS = {"first time": ">= 1.3", "targets seen before": ">= 2"}
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -92,7 +92,7 @@ def ours(folder: str, count: int, net: str, cache: str) -> Callable[[], tuple[st
     from pbvs.devices import resolve_device
 
     resolve_device("cpu")
-    from pbvs.evaluation.cache import FeatureCache
+    from pbvs.evaluation.reading import FeatureCache
 
     judge, task = make_judge(net), task_of(Path(folder), count)
 

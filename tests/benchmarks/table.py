@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def version() -> str:
+    """Return what was measured and when: the date, the commit, and torch."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "pbvs"], capture_output=True, text=True, check=False
+    ).stdout
+    code = (commit.strip() or "no commit") + (" and changes" if changed else "")
+    return f"{date.today().isoformat()}, {code}, torch {metadata.version('torch')}"
+
+
 def load() -> float:
     """Return how many processes wanted to run in the last minute, ours among them."""
     return round(os.getloadavg()[0], 1)
@@ -87,7 +99,7 @@ def as_json(rows: Sequence[Row], seconds: float, start: Mapping[str, Any], quick
         "seconds": round(seconds),
         "parts": len({row.part for row in rows}),
         "machine": {**start, "load_at_the_end": load()},
-        "rows": [row.as_json() for row in rows],
+        "rows": [{**row.as_json(), "version": version()} for row in rows],
     }
 
 
@@ -111,14 +123,14 @@ def as_page(kept: Mapping[str, Any], order: Sequence[str]) -> str:
         f"{machine['cores']} cores ({machine['processor']}), {kept['taken']}; processes that wanted to run: "
         f"{machine['load']} at the start, {machine['load_at_the_end']} at the end.{whole}",
         "",
-        "| part | what | figure | spread | cpu | bound | held |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| part | what | figure | spread | cpu | bound | held | measured |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(kept["rows"], key=lambda row: order.index(row["part"])):
         cores = "" if row["cpu"] is None else f"{row['cpu']:.2f}"
         lines.append(
             f"| {row['part']} | {row['what']} | {row['ratio']:.2f} | {row['low']:.2f}..{row['high']:.2f} "
-            f"| {cores} | {row['bound']} | {row.get('held', '')} |"
+            f"| {cores} | {row['bound']} | {row.get('held', '')} | {row.get('version', '')} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -16,7 +16,7 @@ from pbvs.data.images import write_png
 from pbvs.data.inspection import group_reasons, inspect_data
 from pbvs.data.statistics import Brightness, warnings_of
 from pbvs.files import read_json
-from pbvs.report.data_page import clusters, map_of, render_data
+from pbvs.report.pages import clusters, map_of, render_data
 from tests.data.conftest import Tree
 
 

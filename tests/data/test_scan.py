@@ -13,8 +13,8 @@ from pbvs.data.build import build_pairs
 from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import scan
 from pbvs.data.headers import Header, read_header
+from pbvs.devices import in_chunks
 from pbvs.errors import UsageError
-from pbvs.parallel import in_chunks
 from tests.data.conftest import Tree
 from tests.data.full_size import write_full_size
 
@@ -89,7 +89,7 @@ def test_a_damaged_memory_is_only_forgotten(tree: Tree, tmp_path: Path, text: st
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_jobs_and_backends_find_the_same(small_full: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pbvs.parallel.FEW", 1)
+    monkeypatch.setattr("pbvs.devices.FEW", 1)
     assert scan(small_full, None, 2, backend).entries == scan(small_full).entries
 
 

@@ -16,7 +16,7 @@ from pbvs.cli import main
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import compare, comparison_table, largest, seeds_table
 from pbvs.recipe import dump_recipe
-from pbvs.report.comparison import write_comparisons
+from pbvs.report.pages import write_comparisons
 from pbvs.run import Run
 from tests.evaluation.scored_runs import maker
 from tests.report.world import HOSTILE, World

@@ -26,7 +26,7 @@ from pbvs.submission.images import encode
 from pbvs.submission.inputs import Inputs
 from pbvs.submission.inspection import inspect_archive
 from pbvs.submission.zips import SafeZip, write_zip
-from pbvs.translators.prediction import predict_pairs
+from pbvs.translators.base import predict_pairs
 from tests.faults.scenarios import PACKAGE, PREDICT, _gray, pbvs
 
 ROWS = 4000

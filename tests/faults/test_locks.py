@@ -17,9 +17,8 @@ from pbvs.errors import PbvsError
 from pbvs.evaluation import evaluate as scorer
 from pbvs.experiments import bundle, calibrate
 from pbvs.files import read_json, write_json
-from pbvs.locks import locked
 from pbvs.recipe import dump_recipe
-from pbvs.run import Run
+from pbvs.run import Run, locked
 from pbvs.submission import package as archive
 from pbvs.submission import package as plan
 from tests.faults.points import tree

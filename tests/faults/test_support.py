@@ -15,9 +15,9 @@ from pbvs import cli, logs
 from pbvs.cli import main
 from pbvs.data.manifest import manifest_path, write_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.experiments.doctor import examine, is_bad, text
+from pbvs.experiments.machine import examine, is_bad, text
 from pbvs.files import UNFINISHED, make_folder
-from pbvs.locks import locked
+from pbvs.run import locked
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -109,7 +109,7 @@ def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeyp
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     with logs.opened(["work"]) as log:
         log.bind(tmp_path / "absent")
-        log.note("said")
+        logs.LOG.info("said")
         make_folder(tmp_path / "absent")
         log.end(0)
     assert "said" in (tmp_path / "absent/log.txt").read_text()

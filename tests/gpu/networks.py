@@ -45,10 +45,10 @@ def make_step(lab: Lab, method: str, device: str, how: How) -> Any:
     from pbvs.seeds import torch_generator
     from pbvs.training.losses import PerceptualLoss, PerceptualTerm, vgg_distance
     from pbvs.training.step import Execution
-    from pbvs.translators.pix2pixhd.training import GanStep
-    from pbvs.translators.pix2pixhd.training import Weights as GanWeights
-    from pbvs.translators.unet.training import UNetStep
-    from pbvs.translators.unet.training import Weights as UNetWeights
+    from pbvs.translators.pix2pixhd.translator import GanStep
+    from pbvs.translators.pix2pixhd.translator import Weights as GanWeights
+    from pbvs.translators.unet.translator import UNetStep
+    from pbvs.translators.unet.translator import Weights as UNetWeights
 
     execution = Execution(half_precision=how.half)
     terms = [PerceptualTerm("alex")]

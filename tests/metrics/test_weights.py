@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.metrics import slim as slimming
+from pbvs.experiments import machine as slimming
 from pbvs.metrics import weights
 from pbvs.metrics.perceptual import load_trunk
 from tests.metrics.test_trunks import random_weights

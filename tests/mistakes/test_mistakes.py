@@ -20,7 +20,7 @@ from PIL import Image
 
 from pbvs import files
 from pbvs.cli import main
-from pbvs.locks import locked
+from pbvs.run import locked
 
 KEPT = Path(__file__).parents[1] / "kept_run"
 RUN = Path("submissions/kept")

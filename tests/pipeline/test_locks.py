@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pbvs.errors import PbvsError
-from pbvs.locks import locked
+from pbvs.run import locked
 
 HOLD = """
 import pathlib, sys, time
-from pbvs.locks import locked
+from pbvs.run import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

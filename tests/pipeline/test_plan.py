@@ -17,7 +17,7 @@ from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError
 from pbvs.pipeline import Job, predict
-from pbvs.plan import Plan, StagePlan
+from pbvs.preflight import Plan, StagePlan
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
 from tests.pipeline.test_runner import NETWORK

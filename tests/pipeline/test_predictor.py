@@ -10,10 +10,9 @@ from PIL import Image
 
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
-from pbvs.translators.base import ImageArray
+from pbvs.translators.base import ImageArray, predict_pairs
 from pbvs.translators.grayscale import GrayscaleStage
 from pbvs.translators.grayscale.translator import Grayscale
-from pbvs.translators.prediction import predict_pairs
 from tests.tasks import TASKS
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pbvs.evaluation.compare import compare
 from pbvs.report import write_report
-from pbvs.report.comparison import write_comparisons
+from pbvs.report.pages import write_comparisons
 from tests.report.browser import Tab, browser, find_browser
 from tests.report.world import World
 

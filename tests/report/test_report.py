@@ -20,7 +20,7 @@ from pbvs.cli import cli
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_json, write_text
-from pbvs.report import charts, gallery, images, write_report
+from pbvs.report import charts, images, write_report
 from pbvs.report.run_page import read_log
 from pbvs.run import Run
 from tests.report.world import HOSTILE, World
@@ -101,7 +101,7 @@ def test_it_loads_nothing_from_elsewhere_and_runs_its_own_script_only(world: Wor
     assert not {"link", "iframe", "object"} & set(page.tags)
     assert page.tags.count("script") == 2
     script = text.rsplit("<script>", 1)[1].split("</script>")[0]
-    assert script == gallery.script()
+    assert script == images.script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = next(value for name, value in page.attributes if name == "content" and "default-src" in value)
     assert f"script-src 'sha256-{digest}'" in policy
@@ -149,7 +149,7 @@ def test_every_scored_image_is_listed_with_its_files_the_worst_first(world: Worl
     ):
         assert kept.tobytes() == made.tobytes()
     with Image.open(run.folder / first["thumb"]) as sheet:
-        assert sheet.size == (4 * gallery.THUMBNAIL, gallery.THUMBNAIL)
+        assert sheet.size == (4 * images.THUMBNAIL, images.THUMBNAIL)
 
 
 def test_one_file_holds_everything(world: World, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_one_file_holds_everything(world: World, tmp_path: Path) -> None:
 def test_only_the_worst_are_kept_whole_unless_all_are_asked_for(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "PIXELS", 5.0 * world.size**2)
+    monkeypatch.setattr(images, "PIXELS", 5.0 * world.size**2)
     run = world.run(tmp_path / "runs")
     text, page = written(world, run)
     for task in explorer(text)["tasks"]:
@@ -205,7 +205,7 @@ def test_charts_say_their_axes_and_name_the_images(tmp_path: Path) -> None:
 def test_locations_named_by_their_coordinates_are_on_a_map() -> None:
     spots = [charts.Spot(-118.0 + i / 10, 34.0, f"34_{i}", "t", 0.1 * i) for i in range(4)]
     far = charts.Spot(10.0, 50.0, "far", "t", 0.2)
-    groups = charts.clusters([*spots, far])
+    groups = charts.clusters([*spots, far], lambda spot: (spot.x, spot.y))
     assert [len(group) for group in groups] == [4, 1]
     drawn = charts.location_map("x", groups[0], "t")
     places = {name: float(x) for x, name in re.findall(r'cx="([\d.]+)"[^>]*data-location="(\S+)"', drawn.svg)}

@@ -23,9 +23,17 @@ from pbvs.recipe import parse_recipe
 from pbvs.run import Run
 from pbvs.submission.check import check
 from pbvs.submission.findings import rejected
-from pbvs.submission.images import ImageError, as_prediction, decode, decode_stored, encode, inspect_image
-from pbvs.submission.inputs import from_data
-from pbvs.submission.outputs import OutputNames, from_numbers, to_numbers
+from pbvs.submission.images import (
+    ImageError,
+    as_prediction,
+    decode,
+    decode_stored,
+    encode,
+    from_numbers,
+    inspect_image,
+    to_numbers,
+)
+from pbvs.submission.inputs import OutputNames, from_data
 from pbvs.submission.package import inputs_of, package
 from tests.submission.workspace import noise, png_bytes
 

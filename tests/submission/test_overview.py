@@ -9,8 +9,7 @@ import pytest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.runs import differences, overview, remove
 from pbvs.files import sha256, write_json
-from pbvs.locks import locked
-from pbvs.run import Run, all_runs
+from pbvs.run import Run, all_runs, locked
 from pbvs.submission import uploads as log
 from pbvs.submission.package import package
 from tests.submission.workspace import RECIPE, Workspace

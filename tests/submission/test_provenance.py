@@ -10,7 +10,7 @@ import pytest
 from pbvs import pipeline, provenance
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
-from pbvs.experiments import reproduce
+from pbvs.experiments import runs as reproduce
 from pbvs.experiments.bundle import export, install
 from pbvs.files import read_json, write_json
 from pbvs.recipe import parse_recipe

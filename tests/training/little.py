@@ -14,7 +14,7 @@ from pbvs.seeds import generator, torch_generator
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm
 from pbvs.training.step import Schedule
 from pbvs.training.trainer import Settings, Trainer
-from pbvs.translators.pix2pixhd.training import GanStep, Weights
+from pbvs.translators.pix2pixhd.translator import GanStep, Weights
 
 GENERATOR = GeneratorConfig(1, 1, width=4, downsamplings=1, blocks=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pbvs.training.step import Schedule
-from pbvs.translators.unet.training import Cosine
+from pbvs.translators.unet.translator import Cosine
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(1, 2e-4), (30, 2e-4), (31, 1e-4), (40, 1e-4)])

@@ -20,7 +20,7 @@ from pbvs.training.log import read_log
 from pbvs.translators import make_translator
 from pbvs.translators.network import use_bf16
 from pbvs.translators.pix2pixhd.published import export_checkpoint
-from pbvs.translators.pix2pixhd.training import GanStep
+from pbvs.translators.pix2pixhd.translator import GanStep
 from tests.tasks import TASKS
 from tests.translators.scenes import context_of, recipe_of, translator_of
 

@@ -12,7 +12,7 @@ from pbvs.networks.pix2pixhd import GeneratorConfig
 from pbvs.training import losses
 from pbvs.training.checkpoint import module_tensors
 from pbvs.training.step import Batch, Execution
-from pbvs.translators.pix2pixhd.training import GanStep
+from pbvs.translators.pix2pixhd.translator import GanStep
 from tests.training.little import little_method, random_lpips
 
 

@@ -22,8 +22,7 @@ from pbvs.training.step import Batch
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.translators.base import FitContext
 from pbvs.translators.unet import UNetStage
-from pbvs.translators.unet.training import LARGEST_GRADIENT, Cosine, UNetStep, Weights
-from pbvs.translators.unet.translator import UNetTranslator, adapt_unet
+from pbvs.translators.unet.translator import LARGEST_GRADIENT, Cosine, UNetStep, UNetTranslator, Weights, adapt_unet
 from tests.tasks import TASKS
 from tests.training.little import LittleChips, equal, random_lpips, weights_of
 

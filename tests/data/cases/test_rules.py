@@ -15,7 +15,7 @@ from pbvs.data.inspection import inspect_data
 from pbvs.errors import PbvsError
 from pbvs.files import read_toml
 from pbvs.recipe import Radiometry, dump_recipe, load_recipe, parse_recipe
-from pbvs.report.data_page import render_data
+from pbvs.report.pages import render_data
 from tests.data.cases.world import World, grid, likeness, png, scene, tif, u8
 
 RNG = np.random.default_rng(5)

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pbvs.errors import PbvsError
-from pbvs.submission.findings import Finding
+from pbvs.submission.findings import Finding, error, note, warning
 from pbvs.submission.images import ImageStats
 from pbvs.submission.inspection import Inspected, Inspection, Item
-from pbvs.text import printable
 
 COPY = 0.5  # gray levels of mean difference below which a prediction is its input
 # Power of the finest structure, in squared gray levels. Of 189 real images half have 25 and more, 19 of 20 more than
@@ -25,7 +24,7 @@ def readable(archive: Inspection) -> Iterator[Finding]:
     for image in _all(archive):
         if image.fault is not None:
             fault = image.fault
-            yield Finding("error", fault.rule, printable(image.item.name), f"it {fault}", fault.hint)
+            yield error(fault.rule, image.item.name, f"it {fault}", fault.hint)
 
 
 def sizes(archive: Inspection) -> Iterator[Finding]:
@@ -35,8 +34,8 @@ def sizes(archive: Inspection) -> Iterator[Finding]:
             continue
         try:
             wanted = archive.size(image.item)
-        except PbvsError as error:
-            yield Finding("note", "size-unchecked", printable(image.item.name), f"its size is not checked: {error}", "")
+        except PbvsError as problem:
+            yield note("size-unchecked", image.item.name, f"its size is not checked: {problem}")
             continue
         if wanted is not None and (image.stats.width, image.stats.height) != wanted:
             yield _wrong_size(archive, image.item, image.stats, *wanted)
@@ -50,23 +49,23 @@ def _native(archive: Inspection) -> Iterator[Finding]:
         asked = " and ".join(f"{side} x {side}" for side in sides)
         message = f"the inputs' own sizes are taken as meant, where the rules ask for {asked}"
         hint = 'For an upload predict with evaluation_size = "challenge".'
-        yield Finding("note", "native-sizes", "", message, hint)
+        yield note("native-sizes", "", message, hint)
     if not archive.inputs.names:
         message, hint = "sizes were not checked", "Native sizes are those of the inputs; give them with --data."
-        yield Finding("note", "size-unchecked", "", message, hint)
+        yield note("size-unchecked", "", message, hint)
 
 
 def _wrong_size(archive: Inspection, item: Item, stats: ImageStats, width: int, height: int) -> Finding:
     native = archive.evaluation_size == "native"
     is_, should = f"{stats.width} x {stats.height}", f"{width} x {height}"
-    name = printable(item.name)
+    name = item.name
     if (stats.height, stats.width) == (width, height):
-        return Finding("error", "size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
+        return error("size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
     message = f"it is {is_} pixels, not {should} as the rules ask"
-    note = archive.challenge.submission.notes.get("wrong-size", "")
-    message += f"; {note}" if note and not native else ""
+    known = archive.challenge.submission.notes.get("wrong-size", "")
+    message += f"; {known}" if known and not native else ""
     hint = f"Write {item.task} at {should}" + (" (--evaluation-size native if that is meant)." if not native else ".")
-    return Finding("error", "wrong-size", name, message, hint)
+    return error("wrong-size", name, message, hint)
 
 
 def modes(archive: Inspection) -> Iterator[Finding]:
@@ -76,7 +75,7 @@ def modes(archive: Inspection) -> Iterator[Finding]:
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             hint = "Write one mode a task: pbvs package --mode TASK=RGB."
-            yield Finding("warning", "mixed-modes", archive.contents.out.label(task), f"its images are {said}", hint)
+            yield warning("mixed-modes", archive.contents.out.label(task), f"its images are {said}", hint)
         yield from _colour(archive, task, images)
 
 
@@ -85,25 +84,25 @@ def _colour(archive: Inspection, task: str, images: Iterable[Inspected]) -> Iter
         for image in images:
             if image.stats is not None and image.stats.mode == "L":
                 message = "it has one band where the task asks for RGB"
-                yield Finding("error", "grey-for-colour", printable(image.item.name), message, "Save it as RGB.")
+                yield error("grey-for-colour", image.item.name, message, "Save it as RGB.")
         return
     for image in images:
         if image.stats is not None and not image.stats.gray:
             message = "it has colour, while the target has one band"
-            yield Finding("warning", "colour-for-grey", printable(image.item.name), message, "Make its bands equal.")
+            yield warning("colour-for-grey", image.item.name, message, "Make its bands equal.")
 
 
 def one_band(archive: Inspection) -> Iterator[Finding]:
     """Images of one band were scored; whether every scorer takes them nobody knows."""
-    note = archive.challenge.submission.notes.get("one-band", "")
+    known = archive.challenge.submission.notes.get("one-band", "")
     tasks = [
         task
         for task, images in archive.images.items()
         if archive.contents.out.channels(task) == 1 and any(image.stats and image.stats.mode == "L" for image in images)
     ]
-    if tasks and note:
-        message = f"the images of {', '.join(tasks)} have one band; {note}"
-        yield Finding("note", "one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
+    if tasks and known:
+        message = f"the images of {', '.join(tasks)} have one band; {known}"
+        yield note("one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
 
 
 def _all(archive: Inspection) -> Iterator[Inspected]:
@@ -119,7 +118,7 @@ def constant(archive: Inspection) -> Iterator[Finding]:
     for image, stats in _known(archive):
         if stats.low == stats.high:
             what = {0.0: "all black", 255.0: "all white"}.get(stats.low, f"one gray level ({stats.low:g}) everywhere")
-            yield _warning("constant", image.item.name, f"it is {what}", "Predict it again; look at its input.")
+            yield warning("constant", image.item.name, f"it is {what}", "Predict it again; look at its input.")
 
 
 def repeated(archive: Inspection) -> Iterator[Finding]:
@@ -129,9 +128,8 @@ def repeated(archive: Inspection) -> Iterator[Finding]:
         counts = Counter(stats.digest for stats in known)
         if equal := sum(count for count in counts.values() if count > 1):
             message = f"{equal} of its images are equal to another one"
-            yield _warning(
-                "repeated", archive.contents.out.label(task), message, "Check that each input got its own prediction."
-            )
+            hint = "Check that each input got its own prediction."
+            yield warning("repeated", archive.contents.out.label(task), message, hint)
 
 
 def copies(archive: Inspection) -> Iterator[Finding]:
@@ -141,9 +139,8 @@ def copies(archive: Inspection) -> Iterator[Finding]:
         equal = [image for image in compared if image.input_difference is not None and image.input_difference < COPY]
         if compared and len(equal) > MANY * len(compared):
             message = f"{len(equal)} of {len(compared)} images compared are copies of their inputs"
-            yield _warning(
-                "copy-of-input", archive.contents.out.label(task), message, "Pack the predictions, not the inputs."
-            )
+            hint = "Pack the predictions, not the inputs."
+            yield warning("copy-of-input", archive.contents.out.label(task), message, hint)
 
 
 def brightness(archive: Inspection) -> Iterator[Finding]:
@@ -161,12 +158,8 @@ def brightness(archive: Inspection) -> Iterator[Finding]:
                 f"its images are {word} than training targets: median level {level:.0f}, "
                 f"targets {low:.0f} to {high:.0f}"
             )
-            yield _warning(
-                "brightness",
-                archive.contents.out.label(task),
-                message,
-                "Check the scaling to 0..255 and the intensity factor.",
-            )
+            hint = "Check the scaling to 0..255 and the intensity factor."
+            yield warning("brightness", archive.contents.out.label(task), message, hint)
 
 
 def enlarged(archive: Inspection) -> Iterator[Finding]:
@@ -181,7 +174,7 @@ def enlarged(archive: Inspection) -> Iterator[Finding]:
                 "enlarged from a lower resolution, or blurred"
             )
             hint = "Predict at the evaluation size; blur costs LPIPS and FID."
-            yield _warning("enlarged", archive.contents.out.label(task), message, hint)
+            yield warning("enlarged", archive.contents.out.label(task), message, hint)
 
 
 def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:
@@ -189,10 +182,6 @@ def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:
         for image in images:
             if image.stats is not None:
                 yield image, image.stats
-
-
-def _warning(rule: str, name: str, message: str, hint: str) -> Finding:
-    return Finding("warning", rule, printable(name), message, hint)
 
 
 RULES = (readable, sizes, modes, one_band, constant, repeated, copies, brightness, enlarged)

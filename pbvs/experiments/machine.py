@@ -1,27 +1,30 @@
-"""What somebody who helps would ask first, as text one can paste: versions, devices, weights, disk, permissions, data.
+"""What this machine has, as text one can paste: versions, devices, weights, disk, permissions, data; and its caches.
 
 Each finding is `ok`, `note` (works, but worth knowing) or `BAD` (a command will fail over it).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pbvs
 from pbvs.challenge import SPLITS
 from pbvs.data.build import find_challenge
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import inside, is_unfinished, read_json, sha256
-from pbvs.metrics.weights import SOURCES, look
+from pbvs.files import atomic_path, inside, is_unfinished, read_json, sha256, write_error
+from pbvs.metrics.weights import SOURCES, find, get_source, look, read_tensors
 from pbvs.provenance import package_versions
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
 
@@ -197,3 +200,137 @@ def _runs(submissions: Path) -> Iterator[Finding]:
         yield Finding("ok", f"run {run.name}", f"{said}; {'packaged' if run.archive.is_file() else 'not packaged'}")
     if not runs:
         yield Finding("note", "runs", f"none in {submissions} yet")
+
+
+# --- What is kept below the cache folder to save time: where it lies, how large it is, and what clearing it removes.
+
+_DIGEST, _FOLDER = "[0-9a-f]{64}", "[0-9a-f]{2}"
+
+
+class Kind(NamedTuple):
+    """One kind of what is kept; `names` match the paths of its files below the cache folder, with '/'."""
+
+    name: str
+    folder: str  # below the cache folder; "" is the folder itself
+    names: str
+    what: str
+
+
+KINDS = {
+    name: Kind(name, folder, names, what)
+    for name, folder, names, what in (
+        ("chips", "", rf"{_FOLDER}/{_DIGEST}\.(npy|json)|digests\.csv|bad_[^/]+\.jsonl", "aligned training pairs"),
+        ("features", "features", rf"features/{_FOLDER}/{_DIGEST}\.safetensors", "what networks made of scored targets"),
+        ("baselines", "baselines", rf"baselines/{_DIGEST}\.json", "scores of the inputs as they are"),
+        ("targets", "targets", rf"targets/{_FOLDER}/{_DIGEST}\.[\w-]+\.npy", "of earlier versions; nothing reads them"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What there is of one kind."""
+
+    kind: Kind
+    folder: Path
+    files: tuple[Path, ...]
+    size: int  # bytes of the files' contents
+
+
+def kept(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
+    """Return what is kept below `cache` of these kinds; nothing is there of any without the folder."""
+    chosen = [KINDS[name] for name in kinds]
+    found: dict[str, list[Path]] = {kind.name: [] for kind in chosen}
+    for path in _files(cache):
+        relative = path.relative_to(cache).as_posix()
+        if kind := next((kind for kind in chosen if re.fullmatch(kind.names, relative)), None):
+            found[kind.name].append(path)
+    sizes = {name: sum(path.stat().st_size for path in files) for name, files in found.items()}
+    return [Kept(kind, cache / kind.folder, tuple(found[kind.name]), sizes[kind.name]) for kind in chosen]
+
+
+def clear(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
+    """Remove what is kept of these kinds, and the folders that are empty then; return what was there.
+
+    Raises PbvsError naming the first file that cannot be removed.
+    """
+    found = kept(cache, kinds)
+    path = cache
+    try:
+        for path in (path for part in found for path in part.files):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
+    emptied = [*{path.parent for part in found for path in part.files}, *(part.folder for part in found)]
+    for folder in emptied:
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
+    return found
+
+
+def _files(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Yield the files below a folder, links and what they lead to left out."""
+    if not depth or not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink():
+            continue
+        if path.is_dir():
+            yield from _files(path, depth - 1)
+        elif path.is_file():
+            yield path
+
+
+# --- Weights files checked against what is published, and cut down to the part of a network that is used.
+
+# SHA-256 of the tensors (see `fingerprint`) of the slim files that LPIPS' published numbers were reproduced with.
+PINNED = {
+    "alex": "90f435b539958a4bd51ad07f121cdeffbb292a1ff3572e0940c200e7b748fb60",
+    "squeeze": "63bb4405879c789c2a9f0271b13202564b8e2ce8330d479c700623358d0d2142",
+    "vgg": "b9f9b3197cae26ac61f66864149c47c0249f88471bb916a7a64ddbcfb353d971",
+}
+
+
+def verify(net: str, path: Path) -> str:
+    """Return what is sure of a weights file: its published or pinned digest, or only that it fits the network.
+
+    Raises PbvsError when it is damaged, another net's, or not what its name says.
+    """
+    source = get_source(net)
+    if path.suffix != ".safetensors":
+        if not sha256(path).startswith(source.digest):
+            raise PbvsError(
+                f"{path} is not {source.full}: its SHA-256 does not begin with {source.digest}; fetch it again."
+            )
+        return f"as published (SHA-256 begins with {source.digest})"
+    from pbvs.metrics.fid import load_inception
+    from pbvs.metrics.perceptual import load_trunk
+
+    found = (load_inception(path) if net == "inception" else load_trunk(net, path)).digest
+    known = PINNED.get(net)
+    if known is None:
+        return f"fits the network (tensors {found[:16]}; no digest of a slim file is published to compare with)"
+    if found != known:
+        raise PbvsError(f"{path} does not hold the published tensors of {source.title}; fetch or slim it again.")
+    return f"the published tensors ({found[:16]})"
+
+
+def slim(net: str, folder: Path | None = None, target: Path | None = None) -> Path:
+    """Write the part of a network's weights that is used as `.safetensors` into `target`; return the file.
+
+    Raises PbvsError when the full file is nowhere, damaged or another net's.
+    """
+    from safetensors.torch import save_file
+
+    from pbvs.metrics.fid import Inception
+    from pbvs.metrics.perceptual import Trunk, pick
+
+    source = get_source(net)
+    path = find(net, folder)
+    wanted = (Inception().net if net == "inception" else Trunk(net)).state_dict()
+    wanted = {name: value for name, value in wanted.items() if not name.endswith("num_batches_tracked")}
+    used = pick(wanted, read_tensors(path, source.prefix), path)
+    result = (target or path.parent) / source.slim
+    with atomic_path(result) as part:
+        save_file({name: value.contiguous() for name, value in used.items()}, part, {"made_from": path.name})
+    return result
