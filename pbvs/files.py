@@ -18,6 +18,7 @@ import contextlib
 import errno
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -352,6 +353,22 @@ def write_error(path: Path, error: OSError) -> WriteError:
         number = int(match.group(1))
     reason = _ADVICE.get(number or 0, f"{error.strerror or error}; check the folder and its disk")
     return WriteError(f"{path} cannot be written: {reason}.")
+
+
+class ReadTooLargeError(Exception):
+    """A directory that is not read, as it would take too much memory."""
+
+
+class BoundedFile(io.BufferedReader):
+    """A file of which at most `most` bytes are read at a time: zipfile reads a directory of any size in one go."""
+
+    most: int | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as the base class does; raises ReadTooLargeError when more is asked for than `most`."""
+        if self.most is not None and size is not None and size > self.most:
+            raise ReadTooLargeError(f"its directory takes {size} bytes")
+        return super().read(size)
 
 
 # --- One loader for every JSON and TOML file: limits on what a stranger's file may ask for, and one sentence.

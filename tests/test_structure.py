@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "pbvs"
 # From the ground up: a module may import from its own room and from those further up in this list, never from below.
 ROOMS = (
     ("errors",),
-    ("seeds", "files", "logs", "devices", "aliases", "settings", "text"),
+    ("seeds", "files", "logs", "devices", "aliases", "settings", "tensors", "text"),
     ("challenge",),
     ("networks", "metrics"),
     ("recipe",),

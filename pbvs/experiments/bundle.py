@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 import shutil
-import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from pbvs.files import (
     check_name,
     held,
     make_folder,
+    parse_json,
     read_json,
     sha256,
     sweep,
@@ -35,6 +35,7 @@ from pbvs.recipe import Recipe, read_recipe
 from pbvs.run import DONE, Run, locked
 from pbvs.submission.findings import as_text
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
+from pbvs.tensors import check_safetensors
 from pbvs.text import printable
 
 FORMAT = 1
@@ -44,7 +45,6 @@ RECIPE = "recipe.toml"
 MODELS = ("model.safetensors", "model.json", DONE)
 LIMITS = Limits(entries=64, entry_bytes=4 << 30, total_bytes=8 << 30)
 SMALL = 1 << 20  # bytes of a JSON or TOML file
-HEADER = 16 << 20  # bytes of a safetensors header
 CHALLENGE = "challenge.toml"
 _MODEL = rf"models/[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}/({'|'.join(map(re.escape, MODELS))})"
 _ALLOWED = re.compile(rf"{re.escape(LIST)}|{re.escape(RECIPE)}|{re.escape(CHALLENGE)}|{_MODEL}")
@@ -160,19 +160,12 @@ def _listing(archive: SafeZip) -> dict[str, Any]:
             raise PbvsError(f"{entry.filename} in {archive.path} has {entry.file_size} bytes; it is not installed.")
     if LIST not in by_name or RECIPE not in by_name:
         raise PbvsError(f"{archive.path} is no bundle: it has no {LIST if LIST not in by_name else RECIPE}.")
-    listing = _json(archive, by_name[LIST])
+    listing = parse_json(archive.read(by_name[LIST]), f"{LIST} in {archive.path}")
     if not isinstance(listing, dict) or listing.get("format") != FORMAT or not isinstance(listing.get("files"), dict):
         raise PbvsError(f"{archive.path} is no bundle of format {FORMAT}; ask for one made by this version of pbvs.")
     if set(listing["files"]) != by_name.keys() - {LIST}:
         raise PbvsError(f"{archive.path} does not hold the files that its {LIST} names; fetch it again.")
     return listing
-
-
-def _json(archive: SafeZip, entry: zipfile.ZipInfo) -> Any:
-    try:
-        return json.loads(archive.read(entry))
-    except (ValueError, RecursionError) as error:
-        raise PbvsError(f"{entry.filename} in {archive.path} is not JSON ({error}); fetch the bundle again.") from None
 
 
 def _write(archive: SafeZip, entry: zipfile.ZipInfo, target: Path, digests: dict[str, str]) -> None:
@@ -182,30 +175,7 @@ def _write(archive: SafeZip, entry: zipfile.ZipInfo, target: Path, digests: dict
     if sha256(target) != digests[entry.filename]:
         raise PbvsError(f"{entry.filename} in {archive.path} is not what its {LIST} says; fetch the bundle again.")
     if target.suffix == ".safetensors":
-        check_safetensors(target)
-
-
-def check_safetensors(path: Path) -> None:
-    """Look at a safetensors file's header before anything loads it; raise PbvsError when it cannot be one.
-
-    The header's length, the tensors' types and their places must fit the file exactly.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(HEADER, size - 8):
-            raise PbvsError(f"{path.name} is no safetensors file: its header is damaged.")
-        text = file.read(length)
-    try:
-        tensors = {key: value for key, value in json.loads(text).items() if key != "__metadata__"}
-        spans = sorted(tuple(value["data_offsets"]) for value in tensors.values())
-        ends = [0, *(end for _, end in spans)]
-        fits = all(begin == before <= end for (begin, end), before in zip(spans, ends, strict=False))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise PbvsError(f"{path.name} is no safetensors file: its header is damaged.") from None
-    if not fits or ends[-1] != size - 8 - length:
-        raise PbvsError(f"{path.name} is no safetensors file: its tensors do not fill it.")
+        check_safetensors(target, entry.filename)
 
 
 def _finish(folder: Path, listing: dict[str, Any]) -> None:

@@ -12,10 +12,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, sha256, write_error
+from pbvs.tensors import load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,28 +191,8 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Read a weights file's tensors whose names begin with `prefix`; `.safetensors`, or `.pth` without running code.
-
-    Raises PbvsError when the file is damaged or holds anything but tensors.
-    """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors: dict[str, Any] = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value for key, value in tensors.items() if key.startswith(prefix) and torch.is_tensor(value)}
-    except Exception as error:  # each format has its own errors, and all of them mean the same to the user
-        if isinstance(error, FileNotFoundError):
-            raise PbvsError(f"There is no weights file {path}; check the path.") from None
-        raise PbvsError(f"The weights file {path} cannot be read ({_short(error)}); fetch it again.") from None
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    """Return a weights file's tensors whose names begin with `prefix`; raises PbvsError as `load_tensors` does."""
+    return {name: value for name, value in load_tensors(path).items() if name.startswith(prefix)}
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:

@@ -21,6 +21,7 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pbvs.errors import PbvsError
+from pbvs.files import BoundedFile, ReadTooLargeError
 from pbvs.submission.findings import Finding
 from pbvs.text import printable
 
@@ -91,13 +92,13 @@ class SafeZip:
         self.limits = limits
         self.faults: list[Finding] = []
         self.entries: list[ZipInfo] = []
-        self._file: _Bounded | None = None
+        self._file: BoundedFile | None = None
         self._zip: ZipFile | None = None
 
     def __enter__(self) -> SafeZip:
         regular_file(self.path)
         try:
-            self._file = _Bounded(io.FileIO(self.path))
+            self._file = BoundedFile(io.FileIO(self.path))
         except OSError as error:
             raise PbvsError(f"The archive {self.path} cannot be opened: {error.strerror}; check the path.") from None
         try:
@@ -146,7 +147,7 @@ class SafeZip:
     def _fault(self, rule: str, file: str, message: str, hint: str) -> None:
         self.faults.append(Finding("error", rule, printable(file), message, hint))
 
-    def _open(self, file: _Bounded) -> None:
+    def _open(self, file: BoundedFile) -> None:
         disk = _disk_number(file)
         if disk is None:
             self._say_what_it_is(file)
@@ -156,7 +157,7 @@ class SafeZip:
             file.most = self.limits.directory_bytes
             try:
                 self._zip = ZipFile(file)
-            except DirectoryTooLargeError as error:
+            except ReadTooLargeError as error:
                 self._fault("too-many-entries", "", str(error), "Write a plain submission.")
                 return
             file.most = None
@@ -250,22 +251,6 @@ class SafeZip:
             if end > directory:
                 said = "it reaches beyond the archive's files"
                 self._fault("overlap", entry.filename, said, "Write the archive again.")
-
-
-class DirectoryTooLargeError(Exception):
-    """A directory that is not read, as it would take too much memory."""
-
-
-class _Bounded(io.BufferedReader):
-    """A file of which at most `most` bytes are read at a time: zipfile reads a directory of any size in one go."""
-
-    most: int | None = None
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as the base class does; raises DirectoryTooLargeError when more is asked for than `most`."""
-        if self.most is not None and size is not None and size > self.most:
-            raise DirectoryTooLargeError(f"its directory takes {size} bytes")
-        return super().read(size)
 
 
 def _disk_number(file: IO[bytes]) -> int | None:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path
+from pbvs.files import atomic_path, parse_json
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
+from pbvs.tensors import check_safetensors
 
 LARGEST = 4096  # channels, blocks: no configuration has a larger number
 TranslatorConfig = GeneratorConfig | UNetConfig
@@ -176,9 +177,10 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     """
     if not path.is_file():
         raise PbvsError(f"There is no checkpoint {path}; train the model first (`pbvs predict`), or check the path.")
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            metadata = json.loads((file.metadata() or {}).get("pbvs", "null"))
+            metadata = parse_json((file.metadata() or {}).get("pbvs", "null"), f"What {path} says of itself")
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:

@@ -6,7 +6,6 @@ The files hold a plain state dict and nothing of how they were made. Key pattern
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import Tensor
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, sha256, sweep
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, Upsampling, count_parameters
+from pbvs.tensors import load_tensors
 from pbvs.training.checkpoint import (
     Config,
     check_fit,
@@ -55,7 +55,7 @@ def read_published(path: Path) -> Published:
     Raises PbvsError when it is missing, truncated, a pickle with code in it, or of another architecture; the message
     names what did not fit. Nothing is dropped silently.
     """
-    raw = read_pickle(path)
+    raw = load_tensors(path)
     kept = {name: value.float() for name, value in raw.items() if not name.endswith(STALE)}
     dropped = tuple(name for name in raw if name.endswith(STALE))
     notes = []
@@ -66,6 +66,7 @@ def read_published(path: Path) -> Published:
         kept = with_scales(kept)
         notes.append("a discriminator without feature matching: its layers were renamed")
     config = infer(kept, path)
+    read_config(path, kind_of(config), vars(config))
     with torch.device("meta"):
         check_fit(path, make_network(config), kept)
     broken = [name for name, value in kept.items() if not torch.isfinite(value).all()]
@@ -79,29 +80,6 @@ def write_published(path: Path, tensors: Mapping[str, Tensor]) -> None:
     whole = {name: value.detach().cpu().clone() for name, value in tensors.items()}
     with atomic_path(path) as part, part.open("wb") as file:  # given a name, torch writes it into the file
         torch.save(whole, file)
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read a state dict with torch's restricted unpickler, which builds tensors and runs nothing else."""
-    if not path.is_file():
-        raise PbvsError(f"There is no checkpoint {path}; check the path.")
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise PbvsError(
-                f"{path} is refused: it holds more than tensors, and loading it could run code. "
-                "Save only its state dict with the program that made it."
-            ) from None
-        raise PbvsError(
-            f"{path} is truncated or no checkpoint of torch (tensors are read, never code); take another copy."
-        ) from None
-    except Exception as error:  # a damaged file makes torch raise of every kind, AssertionError and TypeError too
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PbvsError(f"{path} is truncated or no checkpoint of torch ({reason}); take another copy.") from None
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise PbvsError(f"{path} is no plain state dict (names and tensors); export the network's own state dict.")
-    return {str(name): value for name, value in loaded.items()}
 
 
 def with_scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +105,7 @@ def infer(tensors: Mapping[str, Tensor], path: Path) -> Config:
             return infer_discriminator(tensors)
         if "model.1.weight" in tensors:
             return infer_generator(tensors)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise PbvsError(
             f"{path} is neither a generator nor a discriminator of pix2pixHD: it looks like one but {error} is missing."
         ) from None
