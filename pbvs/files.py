@@ -2,18 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Any
-
-from pbvs.errors import PbvsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
 import contextlib
 import errno
 import hashlib
@@ -26,11 +14,18 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pbvs import aliases
-from pbvs.errors import ReadError, UsageError, WriteError
+from pbvs.errors import PbvsError, ReadError, UsageError, WriteError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # Without it (Windows) files appear whole too, but `sweep` cannot tell whose writer is dead.
 fcntl = importlib.import_module("fcntl") if os.name == "posix" else None

@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn
 
 import click
 
@@ -197,15 +197,7 @@ def explain(error: Exception) -> tuple[str, int]:
 def _plain_warnings() -> Iterator[None]:
     """Show Python's warnings as one line each, and keep them in the log."""
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        """Stand in for warnings.showwarning."""
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
         say(f"Warning: {' '.join(str(message).split())}")
         logs.LOG.info(f"({category.__name__} at {filename}:{lineno})")
 

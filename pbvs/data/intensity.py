@@ -200,8 +200,10 @@ def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modalit
         return dict.fromkeys(archives, f"window:{low}:{high}")
     if kind == "uint8":
         return dict.fromkeys(archives, "full")
-    training = {name: [entry for entry in entries if _teaches(entry)] for name, entries in archives.items()}
-    training = {name: entries for name, entries in training.items() if entries}
+    training: dict[str, list[Entry]] = {}
+    for name, entries in archives.items():
+        if taught := [entry for entry in entries if entry.info.role != "input" and entry.info.split == "train"]:
+            training[name] = taught
     if not training:
         training = dict(archives)
     each = max(4, SAMPLED // len(training))
@@ -215,10 +217,6 @@ def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modalit
             near = _nearest(_values(root, archives[name], modality, each), clusters, seen)
             result[name] = rules[near]
     return result
-
-
-def _teaches(entry: Entry) -> bool:
-    return entry.info.role != "input" and entry.info.split == "train"
 
 
 def _clusters(seen: Mapping[str, Values]) -> list[list[str]]:

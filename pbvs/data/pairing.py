@@ -94,7 +94,7 @@ class Location:
     def candidates(self, task: Task, rules: Rules) -> list[tuple[Entry, Entry]]:
         """Return every (source, target) that a task could use, in a fixed order."""
         images, mosaics = (
-            [_serving(task, group.get(modality, [])) for modality in (task.source, task.target)]
+            [[each for each in group.get(name, []) if serves(each, task)] for name in (task.source, task.target)]
             for group in (self.images, self.mosaics)
         )
         if task.pairing == "base" and not rules.any_base:
@@ -117,10 +117,6 @@ def serves(entry: Told, task: Task, inputs: bool = False) -> bool:
     """Return whether an image may be in a task's pairs, or official `inputs`, by its modality and its pattern."""
     roles = ("image", "mosaic", "input") if inputs else ("image", "mosaic")
     return entry.info.role in roles and task.serves(*entry.info.served)
-
-
-def _serving(task: Task, entries: Iterable[Entry]) -> list[Entry]:
-    return [entry for entry in entries if serves(entry, task)]
 
 
 def group_locations(

@@ -37,7 +37,6 @@ from pbvs.translators.base import ImageArray, Translator
 from pbvs.translators.grayscale import ToneStage
 from pbvs.translators.grayscale.translator import grayscale
 
-EXTRAS = ("channels", "offset", "gamma")
 CROP = 256  # pixels a side of the middle of each image that is looked at
 LOW, HIGH = 0.6, 1.6  # of the closed form's factor: where the search looks
 GAMMAS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)

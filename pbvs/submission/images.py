@@ -163,7 +163,8 @@ def _check_head(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError("too-large", f"says it is {width} x {height} pixels", "Write it in the evaluation size.")
-    tiles = [side for tag in (TILE_WIDTH, TILE_LENGTH) if isinstance(side := _tag(image, tag), int)]
+    tags = getattr(image, "tag_v2", {})
+    tiles = [side for tag in (TILE_WIDTH, TILE_LENGTH) if isinstance(side := tags.get(tag), int)]
     if any(side > max(LARGEST_TILE, width, height) for side in tiles):  # a decoder makes room for a whole tile
         raise ImageError("too-large", f"says its tiles have {max(tiles)} pixels a side", "Write it in plain strips.")
     if _has_second(image):
@@ -172,10 +173,6 @@ def _check_head(image: Image.Image) -> None:
         raise ImageError(
             "mode", f"has the mode {_mode_words(image.mode)}", "Save it as 8-bit gray (L) or 8-bit RGB without alpha."
         )
-
-
-def _tag(image: Image.Image, number: int) -> object:
-    return getattr(image, "tag_v2", {}).get(number)
 
 
 def _has_second(image: Image.Image) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.tensors import check_safetensors
 
 LARGEST = 4096  # channels, blocks: no configuration has a larger number
+MOST_LAYERS = 2048  # blocks of all levels and scales: more take minutes to make, even without weights
+_COUNTS = re.compile(r"levels|layers|scales|downsamplings|enhancers|(\w+_)?blocks|depth")
 TranslatorConfig = GeneratorConfig | UNetConfig
 Config = TranslatorConfig | DiscriminatorConfig
 
@@ -91,6 +94,9 @@ def read_config(path: Path, kind: str, table: Any) -> Config:
     try:
         if any(isinstance(value, int) and abs(value) > LARGEST for value in table.values()):
             raise ValueError(f"a number is over {LARGEST}")
+        counts = [value for key, value in table.items() if _COUNTS.fullmatch(key) and isinstance(value, int)]
+        if math.prod(max(1, count) for count in counts) > MOST_LAYERS:
+            raise ValueError(f"it has more than {MOST_LAYERS} layers")
         config: Config = KINDS[kind].config(**table)
         with torch.device("meta"):
             make_network(config)

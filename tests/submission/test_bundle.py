@@ -17,6 +17,7 @@ from pbvs.experiments import bundle
 from pbvs.files import read_json, write_json
 from pbvs.run import Run
 from pbvs.submission.zips import write_zip
+from pbvs.tensors import check_safetensors
 from tests.submission.workspace import Workspace
 from tests.tasks import TASKS
 
@@ -141,9 +142,9 @@ def test_what_is_no_bundle_is_refused_and_leaves_nothing(what: str, trained: Run
 def test_safetensors_that_are_none(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    with pytest.raises(PbvsError, match="is no safetensors file"):
-        bundle.check_safetensors(path)
+    with pytest.raises(PbvsError, match="no safetensors file"):
+        check_safetensors(path)
 
 
 def test_good_safetensors_pass(trained: Run) -> None:
-    bundle.check_safetensors(trained.model("sar2eo") / "model.safetensors")
+    check_safetensors(trained.model("sar2eo") / "model.safetensors")
