@@ -127,7 +127,7 @@ def build_pairs(
     from pbvs.data import build
     from pbvs.data.pairing import Rules
 
-    chosen = _recipe(recipe)
+    chosen = recipe if recipe is None or isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     return build.build_pairs(
         _data(data, manifests),
         Path(manifests),
@@ -375,10 +375,6 @@ def _run(run: str | StrPath | RunFolder | None, submissions: StrPath) -> RunFold
         return choose_folder(None, Path(submissions))
     path = Path(run)
     return RunFolder(path.name, path.parent) if len(path.parts) > 1 else RunFolder(str(run), Path(submissions))
-
-
-def _recipe(recipe: str | StrPath | Recipe | None) -> Recipe | None:
-    return recipe if recipe is None or isinstance(recipe, Recipe) else load_recipe(Path(recipe))
 
 
 def _path(path: StrPath | None) -> Path | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class PbvsError(Exception):
     """Something in the data, a file or the machine is wrong; the message says what, where and what to do.
@@ -27,3 +30,30 @@ class UsageError(PbvsError):
     """The command was called wrongly (unknown name, impossible value); exit status 2."""
 
     exit_status = 2
+
+
+# How torch, CUDA's libraries and C++ say it, in errors of several classes.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, the machine's or a GPU's, is used up."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return said or isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Raise PbvsError with `advice` on what to lower where the block runs out of memory; stands before functions too.
+
+    >>> with enough_memory("lower batch_size"):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+    pbvs.errors.PbvsError: There is not enough memory; lower batch_size.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PbvsError(f"There is not enough memory; {advice}.") from error

@@ -160,7 +160,7 @@ class Chips(Settings):
 
     mode: Literal["crop", "whole", "windows"] = "crop"
     """Random crops, whole images resized to the stage's `size`, or a fixed grid of windows."""
-    stride: int = Field(default=0, ge=0)
+    stride: int = Field(default=0, ge=0, le=65536)
     """Pixels between windows; 0 is half a chip."""
     max_side: int = Field(default=1024, ge=32, le=8192)
     """Larger images are reduced to this many pixels a side; 1024 is the challenge's size."""
@@ -181,7 +181,7 @@ class Sampling(Settings):
     """Which pairs of a location: at random, those of the closest dates first, or all."""
     draw: Literal["each-epoch", "once"] = "each-epoch"
     """Draw from all candidates again in each epoch, or take the same pairs in every epoch."""
-    pairs_per_location: int = Field(default=4, ge=0)
+    pairs_per_location: int = Field(default=4, ge=0, le=10**6)
     """Most pairs of one location in an epoch; 0 is no limit."""
 
 

@@ -17,7 +17,7 @@ import click
 
 from pbvs import __version__, aliases, logs
 from pbvs.devices import world_size
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, is_out_of_memory
 from pbvs.logs import say
 from pbvs.text import escaped
 
@@ -168,8 +168,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"Usage error: {error}", error.exit_status
     if isinstance(error, PbvsError):
         return f"Error: {error}", error.exit_status
-    if isinstance(error, MemoryError):
-        return "Error: There is not enough memory; take fewer --jobs, a smaller batch_size or a smaller size.", 1
+    if is_out_of_memory(error):
+        return "Error: There is not enough memory; take fewer --jobs, or a smaller batch_size or size in the recipe.", 1
     if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool") or "DataLoader worker" in str(error):
         return (
             "Error: A worker process ended unexpectedly, most often for want of memory; "

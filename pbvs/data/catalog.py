@@ -202,7 +202,7 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
     path = f"{prefix}/{name}" if prefix else name
     if is_junk(name, catalog.challenge):
         catalog.junk += 1
-    elif not _safe(name):
+    elif not name.isprintable() or "\\" in name:  # as one of invalid bytes, which cannot be read again
         catalog.leave_out(path.encode("utf-8", "backslashreplace").decode(), "its name cannot be written down")
     elif item.is_dir():
         below.append((path, item.path))
@@ -231,11 +231,6 @@ def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> N
     if suffix in SIDE_SUFFIXES or rpc:
         image = path.removesuffix(".aux.xml") if suffix == ".xml" else path[: -8 if rpc else -len(suffix)]
         catalog.beside[image] = f"{catalog.beside.get(image, '')} {suffix} {stamp_of(item.stat())}"
-
-
-def _safe(name: str) -> bool:
-    """Return whether a name can be written as UTF-8 and read again; one of invalid bytes is not printable."""
-    return name.isprintable() and "\\" not in name
 
 
 def catalog_tables(folder: Path, catalog: Catalog) -> dict[Path, DataFrame]:

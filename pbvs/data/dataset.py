@@ -128,7 +128,8 @@ class ChipDataset(Dataset[Sample]):
         random = generator(self.seed, "pairs" if self._windows else "choose", epoch, self.pairs[members[0]].location)
         order = [index for i in random.permutation(len(members)) if self._items_of.get(index := members[i], True)]
         if self.sampling.policy == "nearest-date":
-            nearest = min(order, key=lambda index: _days(self.pairs[index]))
+            pairs = self.pairs
+            nearest = min(order, key=lambda index: days_between(pairs[index].source_date, pairs[index].target_date))
             order = [nearest, *(index for index in order if index != nearest)]
         return order[:limit]
 
@@ -297,7 +298,3 @@ def _corner(down: int, across: int, random: np.random.Generator | None) -> tuple
     if random is None:
         return down // 2, across // 2
     return int(random.integers(down + 1)), int(random.integers(across + 1))
-
-
-def _days(pair: Pair) -> int:
-    return days_between(pair.source_date, pair.target_date)

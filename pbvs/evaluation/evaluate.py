@@ -20,7 +20,7 @@ from pbvs.challenge import Challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, enough_memory
 from pbvs.evaluation import baseline
 from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, target_key, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
@@ -189,6 +189,7 @@ def _notes(task: TaskToScore) -> list[str]:
 # --- The loop over images.
 
 
+@enough_memory("take a smaller --batch and fewer --jobs")
 def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 16) -> TaskScores:
     """Return the numbers of each of the task's pairs, and those of the whole set."""
     found: list[tuple[Images, Measured | None]] = []

@@ -63,6 +63,7 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             problems.append(str(error))
             return otherwise
 
+    files = [path for path in run.folder.rglob("*") if path.is_file() and not path.is_symlink()]
     digest = tried(lambda: str(read_done(run.folder / "package.json").get("sha256", "")), "")
     return Row(
         run=run.name,
@@ -71,7 +72,7 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
         models=len(list(run.folder.glob(f"models/*/{DONE}"))),
         predictions=sum(1 for path in run.folder.glob("predictions/test/[!.]*/*.png")),
         score=tried(lambda: local_score(run), ""),
-        megabytes=_size(run) / 1e6,
+        megabytes=sum(path.stat().st_size for path in files) / 1e6,
         packaged=digest[:8] if run.archive.is_file() else "",
         uploads=uploads,
         stale=tuple(tried(lambda: stale(run, manifests), [])),
@@ -143,10 +144,6 @@ def _tables(run: Run) -> dict[str, Any]:
         return read_toml(run.recipe_file)
     except PbvsError:
         return {}
-
-
-def _size(run: Run) -> int:
-    return sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _time(path: Path) -> str:

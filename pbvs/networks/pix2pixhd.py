@@ -396,16 +396,11 @@ def adapt_generator(tensors: Mapping[str, Tensor], old: GeneratorConfig, new: Ge
     """Return generator weights with stems and head changed from `old` to the channels of `new`."""
     adapted = dict(tensors)
     head = head_key(old)
-    for stem in stem_keys(old):
+    for stem in ["model.1", *(f"model{number}_1.1" for number in range(1, old.enhancers + 1))]:  # see the image itself
         adapted[f"{stem}.weight"] = adapt_inputs(tensors[f"{stem}.weight"], new.source_channels)
     for part in ("weight", "bias"):
         adapted[f"{head}.{part}"] = adapt_outputs(tensors[f"{head}.{part}"], new.target_channels)
     return adapted
-
-
-def stem_keys(config: GeneratorConfig) -> list[str]:
-    """Return the names of the convolutions that see the image itself."""
-    return ["model.1", *(f"model{number}_1.1" for number in range(1, config.enhancers + 1))]
 
 
 def head_key(config: GeneratorConfig) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -188,7 +188,7 @@ def list_of(value: Any) -> list[Any]:
 def headline(results: Scores) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
     expected = [task for task in results.names if results.task(task)]
-    counts = images_by_location(results)
+    counts = {task: Counter(results.table(task)["location"]) for task in results.names}
     return {
         "combined": number(results.summary.get("combined")),
         "interval": interval_of(results.summary.get("interval")),
@@ -205,11 +205,6 @@ def headline(results: Scores) -> dict[str, Any]:
         "locations": len({location for found in counts.values() for location in found}),
         "images": sum(found.total() for found in counts.values()),
     }
-
-
-def images_by_location(results: Scores) -> dict[str, Counter[str]]:
-    """Return for each task how many scored images each location has."""
-    return {task: Counter(results.table(task)["location"]) for task in results.names}
 
 
 def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
@@ -372,7 +367,8 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
     results = evidence.results
     if results and results.split == "val":
         ranked = ranks(results, task)
-        known = find_pairs(evidence.pairs.get(("val", task), ()), [image["name"] for image in ranked.values()])
+        names = [image["name"] for image in ranked.values()]
+        known = {pair.name: pair for pair in evidence.pairs.get(("val", task), ()) if pair.name in names}
         found = [(heading, image) for heading, image in ranked.items() if image["name"] in known]
         if found:
             return [(heading, known[image["name"]], _measured(results, image)) for heading, image in found]
@@ -399,11 +395,6 @@ def predicted(evidence: Evidence, split: str, task: str, with_target: bool = Fal
 
     pairs = evidence.pairs.get((split, task))
     return [pair for pair in pairs or () if is_there(pair)]
-
-
-def find_pairs(pairs: Iterable[Pair], names: Sequence[str]) -> dict[str, Pair]:
-    """Return the pairs of these names that there are."""
-    return {pair.name: pair for pair in pairs if pair.name in names}
 
 
 def name_terms(results: Scores) -> list[str]:

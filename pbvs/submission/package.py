@@ -102,7 +102,8 @@ def write_package(plan: PackagePlan, inputs: Inputs) -> tuple[Path, list[Finding
             findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
             if rejected(findings):
                 raise PackageRefused([finding for finding in findings if finding.level == "error"])
-        write_json(metadata_path(plan), package_metadata(plan, path))
+        name = "package.json" if plan.split == "test" else f"package-{plan.split}.json"
+        write_json(plan.run.folder / name, package_metadata(plan, path))
     return path, findings
 
 
@@ -117,11 +118,6 @@ def _check_unchanged(plan: PackagePlan) -> None:
 def package_path(plan: PackagePlan) -> Path:
     """Return where the archive lies; a rehearsal on another split lies in the run's own folder."""
     return plan.run.archive if plan.split == "test" else plan.run.folder / f"{plan.split}.zip"
-
-
-def metadata_path(plan: PackagePlan) -> Path:
-    """Return where it is written what the archive was made of."""
-    return plan.run.folder / ("package.json" if plan.split == "test" else f"package-{plan.split}.json")
 
 
 def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pbvs.data.images import resize
+from pbvs.errors import enough_memory
 from pbvs.networks.pix2pixhd import reflected
 
 Image = NDArray[np.float32]
@@ -97,6 +98,7 @@ def pixel_budget(gibibytes: float, width: int) -> int:
     return max(1, int(gibibytes * 2**30 / (8 * 4 * width)))
 
 
+@enough_memory("lower the stage's inference_memory (in GiB), as with --set stages.TASK.inference_memory=1")
 def translate(network: nn.Module, images: Sequence[Image], how: Inference, device: str = "cpu") -> list[Image]:
     """Translate (H, W, C_source) images in [0, 1] to (H, W, C_target) of the same sizes, in the same order.
 

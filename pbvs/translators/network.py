@@ -19,7 +19,7 @@ from pbvs.challenge.model import load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
 from pbvs.data.split import split_for_tuning
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, enough_memory
 from pbvs.files import digest
 from pbvs.metrics.perceptual import Lpips
 from pbvs.networks.pix2pixhd import DiscriminatorConfig
@@ -38,6 +38,7 @@ from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
 from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
+LESS = "lower the stage's batch_size (accumulate makes up for it), or its size or widths, and start again"
 MEASURED = 3  # steps that tell how long training will take; the first one is slower
 
 
@@ -100,6 +101,7 @@ class NetworkTranslator(Translator):
         """Write the network to keep; called whenever validation found a better one."""
         checkpoint.write_model(folder / MODEL, network, self.config, self.describe(metadata))
 
+    @enough_memory(LESS)
     def fit(self, context: FitContext) -> None:
         """Train, or go on where training was stopped; afterwards the kept network is loaded.
 
@@ -156,6 +158,7 @@ class NetworkTranslator(Translator):
             sizes = [sum(p.numel() for p in checkpoint.make_network(config).parameters()) for config in self.configs]
         return 4 * (4 * sum(sizes) + average * sizes[0])
 
+    @enough_memory(LESS)
     def measure(self, context: FitContext) -> float:
         """Return the seconds of a step on random images, from the first weights; loading images is not measured."""
         method, stage = self.prepare(replace(context, initial=None), self._perceptual(context)), self.stage

@@ -49,15 +49,15 @@ class NetworkStage(Stage):
     """Gray images have one channel, or become three equal ones (replicated)."""
     size: int = Field(512, ge=16, le=2048)
     """Pixels a side of the chips that training sees."""
-    epochs: int = Field(30, ge=0)
+    epochs: int = Field(30, ge=0, le=10**6)
     """Epochs at the full learning rate."""
-    half_rate_epochs: int = Field(10, ge=0)
+    half_rate_epochs: int = Field(10, ge=0, le=10**6)
     """Epochs at half the learning rate, after the first."""
-    decay_epochs: int = Field(0, ge=0)
+    decay_epochs: int = Field(0, ge=0, le=10**6)
     """Epochs in which the rate falls linearly, after the others."""
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, le=65536)
     """Chips in a batch of one process; the optimiser sees batch_size x accumulate x processes."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=65536)
     """Batches whose gradients are added up for one step."""
     learning_rate: float = Field(2e-4, gt=0)
     """Full learning rate."""
@@ -81,9 +81,9 @@ class NetworkStage(Stage):
     """Compute activations again in the backward pass: less memory, a third more work."""
     deterministic: bool = False
     """Give the same bits on a GPU too; slower."""
-    validate_every: int = Field(1, ge=1)
+    validate_every: int = Field(1, ge=1, le=10**6)
     """Epochs from one validation to the next."""
-    validation_images: int = Field(32, ge=0)
+    validation_images: int = Field(32, ge=0, le=10**6)
     """Most held-out pairs that a validation looks at; 0 validates nothing."""
     choose_by: str = "auto"
     """Protocol that chooses the epoch; auto is the challenge's."""
@@ -91,7 +91,7 @@ class NetworkStage(Stage):
     """Choose the epoch on validation, or on a part of the training locations kept from learning."""
     watch_net: Literal["auto", "none", "alex", "squeeze", "vgg"] = "auto"
     """Network of an LPIPS that no loss sees, which is watched; auto takes one whose weights are here."""
-    patience: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0, le=10**6)
     """Validations without a better score before training stops; 0 never stops early."""
     keep: Literal["best", "last"] = "best"
     """Translate with the best epoch's network or the last one's."""

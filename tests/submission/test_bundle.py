@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[Callable[[Entries], object], str]] = {
     "a missing file": (lambda items: items.pop("models/rgb2ir/model.json"), "does not hold the files"),
     "other weights": (lambda items: items.update({WEIGHTS: b"x" * 50}), "is not what its bundle.json says"),
     "another format": (relisted(lambda listing: listing.update(format=9)), "no bundle of format 1"),
-    "no list in it": (lambda items: items.update({"bundle.json": b"[" * 5000}), "not JSON"),
+    "no list in it": (lambda items: items.update({"bundle.json": b"[" * 5000}), "not valid JSON"),
     "a huge recipe": (lambda items: items.update({"recipe.toml": b"#" * 2_000_000}), "2000000 bytes"),
     "an evil name": (relisted(lambda listing: listing.update(run="../../evil")), "cannot be used"),
 }

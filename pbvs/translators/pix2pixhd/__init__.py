@@ -16,21 +16,21 @@ class Pix2PixHDStage(NetworkStage):
     """The paper's conditional GAN."""
     init_checkpoint: str | None = None
     """Path of a generator that `pbvs checkpoint import` wrote, to start from."""
-    generator_width: int = Field(64, ge=1)
+    generator_width: int = Field(64, ge=1, le=4096)
     """Channels of the generator's first layer."""
     downsamplings: int = Field(4, ge=1, le=6)
     """Halvings of the global generator."""
-    residual_blocks: int = Field(9, ge=0)
+    residual_blocks: int = Field(9, ge=0, le=256)
     """Residual blocks of the global generator."""
     local_enhancers: int = Field(0, ge=0, le=3)
     """Local enhancers around the global generator, each doubling the resolution."""
-    local_blocks: int = Field(3, ge=0)
+    local_blocks: int = Field(3, ge=0, le=256)
     """Residual blocks of each local enhancer."""
-    fix_global_epochs: int = Field(0, ge=0)
+    fix_global_epochs: int = Field(0, ge=0, le=10**6)
     """First epochs in which only the last local enhancer learns."""
     upsampling: Literal["transpose", "resize"] = "transpose"
     """Transposed convolutions as published, or resizing and then a convolution."""
-    discriminator_width: int = Field(64, ge=1)
+    discriminator_width: int = Field(64, ge=1, le=4096)
     """Channels of the discriminators' first layer."""
     discriminators: int = Field(2, ge=1, le=4)
     """Discriminators, each at half the resolution of the one before."""

@@ -20,9 +20,9 @@ class UNetStage(NetworkStage):
     """A light U-Net trained on the score itself."""
     size: int = Field(128, ge=16, le=2048)
     """Pixels a side of the chips that training sees."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1, le=65536)
     """Chips in a batch of one process; the optimiser sees batch_size x accumulate x processes."""
-    half_rate_epochs: int = Field(0, ge=0)
+    half_rate_epochs: int = Field(0, ge=0, le=10**6)
     """Added to the epochs: the rate falls by a cosine over all of them."""
     learning_rate: float = Field(2e-3, gt=0)
     """Highest learning rate."""
@@ -32,7 +32,7 @@ class UNetStage(NetworkStage):
     """Share of the epochs in which the rate rises."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of the optimiser."""
-    rounds: int = Field(1, ge=1)
+    rounds: int = Field(1, ge=1, le=1000)
     """Times that an epoch sees each chip."""
     dihedral: bool = True
     """Flip and turn chips."""
@@ -46,15 +46,15 @@ class UNetStage(NetworkStage):
     """Make inputs darker or brighter by up to this share."""
     zoom: float = Field(1.0, ge=1, le=2)
     """Show both images larger or smaller by up to this factor."""
-    width: int = Field(32, ge=4)
+    width: int = Field(32, ge=4, le=4096)
     """Channels of the finest level."""
     levels: int = Field(4, ge=1, le=7)
     """Levels of the U-Net, each at half the resolution of the one above."""
-    widest: int = Field(4, ge=1)
+    widest: int = Field(4, ge=1, le=64)
     """Channels of the coarsest levels, as a multiple of the width."""
-    blocks: int = Field(1, ge=1)
+    blocks: int = Field(1, ge=1, le=256)
     """Residual blocks of a level, each way."""
-    style: int = Field(64, ge=0)
+    style: int = Field(64, ge=0, le=4096)
     """Numbers that describe the whole image to every block of the decoder; 0 for none."""
     shuffle: Literal[1, 2, 4] = 2
     """Side of the squares of pixels that become channels."""
