@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import io
+import os
 import signal
 import sys
 import traceback
@@ -115,6 +116,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     Exit statuses: 0 done, 1 bad data or machine, 2 bad usage, 3 a fault of this program, 130 Ctrl-C, 143 SIGTERM.
     """
+    _open_streams()
     arguments = _globals_first(aliases.arguments(sys.argv[1:] if arguments is None else arguments))
     try:
         with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
@@ -126,6 +128,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:  # before the command began, or after it ended
         logs.leave(logs.received or signal.SIGINT)
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Let standard streams that are closed lead nowhere, so that no file that is opened later takes their numbers."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _globals_first(arguments: list[str]) -> list[str]:
