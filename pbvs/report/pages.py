@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,15 @@ from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
 from pbvs.evaluation.results import Scores, read_scores
-from pbvs.experiments.ablation import SPLIT, Ablation, Made
-from pbvs.files import write_text
+from pbvs.files import sweep, write_text
 from pbvs.report import charts, images
 from pbvs.report.images import Gallery, Item, Panes, Tile, tile
 from pbvs.report.page import render, task_title
 from pbvs.run import Run
 from pbvs.seeds import evenly_spaced
+
+if TYPE_CHECKING:  # it imports torch, for which a page of the data has no use
+    from pbvs.experiments.ablation import Ablation, Made
 
 SIDE = 176  # pixels of an ablation's thumbnails
 IMAGES = 3  # of a task in an ablation, spread from the reference's best to its worst
@@ -42,8 +44,6 @@ def write_comparisons(
     jobs: int = 1,
 ) -> None:
     """Write the page of runs compared with the first, its images beside it; raises PbvsError when it cannot."""
-    from pbvs.files import sweep, write_text
-
     if not comparisons:
         raise PbvsError("There is nothing to compare; name at least two runs.")
     sweep(path.parent, deep=False)
@@ -161,7 +161,7 @@ def _ablation_task(
     task: str, rows: Sequence[Made], results: dict[str, Scores], root: Path | None, manifests: Path
 ) -> dict[str, Any] | None:
     taking = [made for made in rows if task in made.row.tasks]
-    path = manifest_path(manifests, task, SPLIT)
+    path = manifest_path(manifests, task, "val")
     pairs = {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
     scores = {made.run.name: results[made.run.name].scores(task) for made in taking}
     common = set(pairs).intersection(*(set(found) for found in scores.values())) if taking else set()
