@@ -21,8 +21,8 @@ from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
 from pbvs.evaluation.results import Scores, read_scores
 from pbvs.files import sweep, write_text
 from pbvs.report import charts, images
+from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Tile, tile
-from pbvs.report.page import render, task_title
 from pbvs.run import Run
 from pbvs.seeds import evenly_spaced
 

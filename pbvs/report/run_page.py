@@ -21,8 +21,8 @@ from pbvs.files import read_json, sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
+from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Shown, levels_of
-from pbvs.report.page import render, task_title
 from pbvs.run import Run
 from pbvs.seeds import evenly_spaced
 from pbvs.text import read_table
