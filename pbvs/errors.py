@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 
 class PbvsError(Exception):
@@ -24,6 +25,23 @@ class ReadError(PbvsError):
 
     It says nothing about the file, so it is never remembered, and nothing goes on without the file.
     """
+
+
+def of_data(error: PbvsError) -> str:
+    """Return the sentence of an error that data caused; raise again one of the machine, which says nothing of them."""
+    if isinstance(error, (ReadError, WriteError)):
+        raise error
+    return str(error)
+
+
+class damage_ignored(contextlib.suppress):
+    """Go on behind the block after an error that data caused, but not after one of the machine (`of_data`)."""
+
+    def __init__(self) -> None:
+        super().__init__(PbvsError)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        return super().__exit__(kind, error, trace) and not isinstance(error, (ReadError, WriteError))
 
 
 class UsageError(PbvsError):

@@ -36,6 +36,7 @@ _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{8}\.pbvs-part$")
 _TEMPORARY_IN_RUNS = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$|^\.tmp[A-Za-z0-9]{6}$")
 _NAME_BYTES = 150  # of the final name that a temporary one shows; file systems take 255
 UNFINISHED = ".unfinished"
+_OS_ERROR = re.compile(r"\((?:os error )?(\d{1,3})\)$")  # as libraries in Rust and torch say it
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -193,13 +194,27 @@ def read_text(path: Path) -> str:
         raise read_error(path, error) from error
 
 
-def read_error(path: Path, error: OSError | UnicodeDecodeError) -> PbvsError:
-    """Return the sentence for a text file that could not be read."""
+def read_error(path: Path, error: Exception) -> PbvsError:
+    """Return the sentence for a file that could not be read: a ReadError unless its bytes are at fault."""
     if isinstance(error, FileNotFoundError):
-        return PbvsError(f"There is no file {path}; check the path.")
+        return ReadError(f"There is no file {path}; check the path.")
     if isinstance(error, UnicodeDecodeError):
         return PbvsError(f"{path} is not UTF-8 text; save it as UTF-8.")
-    return PbvsError(f"{path} cannot be read: {error.strerror}; check its permissions.")
+    reason = getattr(error, "strerror", None) or str(error)
+    return ReadError(f"{path} cannot be read: {reason}; check that it is yours to read, and the disk.")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the system into a ReadError, also those that libraries in Rust and C++ tell in words only."""
+    try:
+        yield
+    except Exception as error:
+        told = _OS_ERROR.search(str(error))
+        named = told is not None and os.strerror(int(told[1])) in str(error)
+        if named or (isinstance(error, OSError) and error.errno is not None):
+            raise read_error(path, error) from None
+        raise
 
 
 def sha256(path: Path) -> str:
@@ -210,9 +225,7 @@ def sha256(path: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise ReadError(
-            f"{path} cannot be read: {error.strerror}; check that it is there and yours to read."
-        ) from error
+        raise read_error(path, error) from error
     return digest.hexdigest()
 
 
@@ -251,6 +264,14 @@ def check_name(name: str, what: str = "run name") -> str:
 def open_no_follow(path: Path, flags: int) -> int:
     """Open a file of a shared folder and return its handle; a link in its place is refused with OSError (ELOOP)."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+
+
+def read_at(handle: int, size: int, offset: int) -> bytes:
+    """Return `size` bytes of an open file from `offset` on, fewer only at its end."""
+    found = os.pread(handle, size, offset)
+    while 0 < len(found) < size and (more := os.pread(handle, size - len(found), offset + len(found))):
+        found += more
+    return found
 
 
 def sync_file(path: Path) -> None:
@@ -344,7 +365,7 @@ _ADVICE = {
 def write_error(path: Path, error: OSError) -> WriteError:
     """Return the sentence for a file that could not be written: which, why, and what to do."""
     number = error.errno
-    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):  # as libraries in Rust say it
+    if number is None and (match := _OS_ERROR.search(str(error))):
         number = int(match.group(1))
     reason = _ADVICE.get(number or 0, f"{error.strerror or error}; check the folder and its disk")
     return WriteError(f"{path} cannot be written: {reason}.")
@@ -363,7 +384,8 @@ class BoundedFile(io.BufferedReader):
         """Read as the base class does; raises ReadTooLargeError when more is asked for than `most`."""
         if self.most is not None and size is not None and size > self.most:
             raise ReadTooLargeError(f"its directory takes {size} bytes")
-        return super().read(size)
+        with disk_errors(Path(self.name)):  # which zipfile would take for damage
+            return super().read(size)
 
 
 # --- One loader for every JSON and TOML file: limits on what a stranger's file may ask for, and one sentence.

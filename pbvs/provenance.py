@@ -19,7 +19,7 @@ from typing import Any
 import pbvs
 from pbvs.challenge import SPLITS
 from pbvs.data.manifest import manifest_path, read_manifest
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, damage_ignored
 from pbvs.files import inside, read_json, sha256, write_json
 from pbvs.logs import track
 from pbvs.metrics.weights import look
@@ -69,7 +69,7 @@ def update(
     """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
     metadata = collect(recipe, manifests, weights, device, root=root, previous=path)
     earlier: list[dict[str, Any]] = []
-    with contextlib.suppress(PbvsError):
+    with damage_ignored():
         before = read_provenance(path)
         earlier = before.pop("earlier", [])
         if before != metadata:
@@ -142,7 +142,7 @@ def data_metadata(recipe: Recipe, manifests: Path, root: Path, previous: Path | 
 def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
     seen, size = hashlib.sha256(), 0
     for name in names:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             status = inside(root, name).stat()
             size += status.st_size
             seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
@@ -159,12 +159,8 @@ def _content_digest(root: Path, names: list[str]) -> str:
 def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     def one(name: str) -> tuple[str, str]:
         """Hash one image."""
-        try:
-            return name, sha256(inside(root, name))
-        except PbvsError:
-            if inside(root, name).exists():
-                raise  # a failing disk or a missing permission says nothing of the image
-            return name, "missing"
+        path = inside(root, name)
+        return name, sha256(path) if path.exists() else "missing"
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(names), AT_ONCE):  # a pool keeps all that it was given until it is asked for

@@ -157,8 +157,18 @@ def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
     """Return the runs below `submissions`, by name."""
     if not submissions.is_dir():
         return []
-    found = (path.parent.name for path in sorted(submissions.glob("*/recipe.toml")))
-    return [Run(name, submissions) for name in found if is_name(name)]
+    names = sorted(filter(is_name, os.listdir(submissions)))  # noqa: PTH208 - glob leaves out what it may not read
+    return [run for run in (Run(name, submissions) for name in names) if _may_read(run) and run.exists()]
+
+
+def _may_read(run: Run) -> bool:
+    """Return whether a run in a shared folder is ours to read, and say so where it is not."""
+    try:
+        run.recipe_file.is_file()
+    except PermissionError:
+        logs.say(f"The run {run.name} is not yours to read and is left out.")
+        return False
+    return True
 
 
 def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:

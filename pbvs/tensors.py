@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pbvs.errors import PbvsError
-from pbvs.files import BoundedFile, parse_json, read_error
+from pbvs.files import BoundedFile, disk_errors, parse_json, read_error
 from pbvs.text import printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         check_safetensors(path)
         from safetensors.torch import load_file
 
-        return dict(load_file(path))
+        with disk_errors(path):
+            return dict(load_file(path))
     return _load_pickled(path)
 
 

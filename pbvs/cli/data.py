@@ -116,6 +116,7 @@ def check_data(
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data
+    from pbvs.errors import ReadError
     from pbvs.files import sweep
     from pbvs.report.pages import write_data_page
 
@@ -127,6 +128,8 @@ def check_data(
     for line in _lines(found):
         options.echo(line)
     options.echo(f"The page with maps, histograms and images is {page}")
+    if unread := found.catalog.unread:
+        raise ReadError(f"{unread[0]} could not be read ({len(unread)} in all); check the disk and run again.")
 
 
 def _lines(found: Inspection) -> Iterator[str]:

@@ -155,10 +155,7 @@ def _write(texts: dict[Path, str], path: Path, summary: Summary) -> None:
 
 
 def _holds(file: Path, text: str) -> bool:
-    try:
-        return file.read_bytes() == text.encode()
-    except OSError:
-        return False
+    return file.is_file() and file.read_bytes() == text.encode()
 
 
 def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pairs:

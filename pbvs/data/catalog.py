@@ -70,6 +70,7 @@ class Catalog:
     strict: bool = True  # what cannot be read stops the scan
     entries: list[Entry] = field(default_factory=list)
     unused: list[tuple[str, str]] = field(default_factory=list)  # path, reason
+    unread: list[str] = field(default_factory=list)  # those of `unused` of which another try may say more
     junk: int = 0  # hidden files and what macOS and Windows leave behind
     others: int = 0  # files that are no images
     beside: dict[str, str] = field(default_factory=dict)  # stamps of the files that say more of an image, by its name
@@ -82,6 +83,7 @@ class Catalog:
         """Stop because of a file or folder that cannot be read, or list it where the catalogue is not strict."""
         if self.strict:
             raise error
+        self.unread.append(path)
         self.leave_out(path, str(error).replace(f"{self.root}/", ""))
 
 

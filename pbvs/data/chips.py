@@ -26,7 +26,7 @@ from pbvs.data.cache import FileCache, digests
 from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair, check_unchanged
 from pbvs.devices import in_chunks
-from pbvs.errors import PbvsError, ReadError, WriteError
+from pbvs.errors import PbvsError, of_data
 from pbvs.files import atomic_path, digest, read_json, sweep, write_json
 from pbvs.logs import track
 from pbvs.recipe import Chips, Radiometry
@@ -124,10 +124,8 @@ def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, s
     file = _place(work, radiometry, chips, size, cache)
     try:
         return _known(work.pair, file) or _make(work.pair, root, radiometry, chips, size, file)
-    except (WriteError, ReadError):  # a full disk or a failing one must not look like a bad image
-        raise
-    except PbvsError as error:
-        return Prepared(work.pair, cache, reason=str(error))
+    except PbvsError as error:  # a full disk or a failing one must not look like a bad image
+        return Prepared(work.pair, cache, reason=of_data(error))
 
 
 def look_up(

@@ -11,17 +11,15 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pbvs.errors import PbvsError, ReadError
-
-T = TypeVar("T")
 
 DRIVERS = {
     ".png": "PNG", ".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG",
@@ -33,18 +31,9 @@ MAX_SIDE = 8192  # the largest image of the archives has 3240 pixels a side
 MAX_PIXELS = 40_000_000
 MAX_BANDS = 16  # Sentinel-2 has 13
 MAX_BLOCK = 1 << 29  # bytes of a block, which is decoded as a whole
+IN_MEMORY = 1 << 26  # bytes of a file that is read whole before it is decoded
 LARGE, THIN = 16_000_000, 100  # more pixels than the first need a byte of the file for so many of them
 _ENVIRONMENT = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 128}  # no side files; MiB
-
-
-def read_twice(read: Callable[[], T]) -> T:
-    """Read a file, once more if it seems damaged: a disk that failed for a moment must not be taken for that."""
-    try:
-        return read()
-    except ReadError:
-        raise
-    except PbvsError:
-        return read()
 
 
 @contextlib.contextmanager
@@ -90,7 +79,7 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
     """Open an image with rasterio, by the driver of its suffix alone (a VRT could name any other file).
 
     Side files are not looked for. `large` lifts the limit of size, for who reads a window at a time. Raises OSError
-    with the library's reason, PbvsError when the image is too large.
+    with the library's reason or the system's, PbvsError when the image is too large.
     """
     from rasterio._err import CPLE_BaseError  # what GDAL says outside of opening and reading has no public class
     from rasterio.errors import RasterioError
@@ -98,17 +87,28 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
 
     check_proj()
     driver = DRIVERS.get(path.suffix.lower(), "GTiff")
-    name = f"GTIFF_DIR:{page}:{path}" if page else str(path)
-    try:
-        with gdal(), DatasetReader(name, driver=driver) as file:
-            if not large:
-                check_size(path, file.width, file.height)
-            _check_bands(path, file)
-            yield file
-    except (RasterioError, CPLE_BaseError) as error:
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, "it is gone", str(path)) from None
-        raise OSError(one_line(error)) from None
+    with gdal(), _bytes_of(path) as name:
+        try:
+            with DatasetReader(f"GTIFF_DIR:{page}:{name}" if page else name, driver=driver) as file:
+                if not large:
+                    check_size(path, file.width, file.height)
+                _check_bands(path, file)
+                yield file
+        except (RasterioError, CPLE_BaseError) as error:
+            raise OSError(one_line(error).replace(name, str(path))) from None
+
+
+@contextlib.contextmanager
+def _bytes_of(path: Path) -> Iterator[str]:
+    """Yield a name by which GDAL finds a file's bytes: in memory, as it goes on without what it cannot read."""
+    from rasterio.io import MemoryFile
+
+    size = path.stat().st_size
+    if not 0 < size <= IN_MEMORY:
+        yield str(path)
+        return
+    with MemoryFile(path.read_bytes(), ext=path.suffix) as memory:
+        yield memory.name
 
 
 def _check_bands(path: Path, file: Any) -> None:

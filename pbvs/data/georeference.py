@@ -203,10 +203,10 @@ def read_side_files(path: Path) -> SideFiles:
     base, suffix = name[: name.rfind(".")], name[name.rfind(".") :]
     endings = (".prj", *WORLD_FILES.get(suffix.lower(), ()))
     written = [ending.upper() for ending in endings] if suffix.isupper() else endings  # A.TIF has its A.TFW
-    there = {ending: base + own for ending, own in zip(endings, written, strict=True) if os.path.lexists(base + own)}
+    there = {ending: base + own for ending, own in zip(endings, written, strict=True) if _is_there(base + own)}
     aux = f"{name}.aux.xml"
-    rpc = next(filter(os.path.lexists, (base + ending for ending in RPC_FILES)), "")
-    if not there and not rpc and not os.path.lexists(aux):
+    rpc = next(filter(_is_there, (base + ending for ending in RPC_FILES)), "")
+    if not there and not rpc and not _is_there(aux):
         return SideFiles()
     side = _aux_xml(_text(aux)) or SideFiles()
     if rpc:
@@ -221,6 +221,15 @@ def read_side_files(path: Path) -> SideFiles:
         told.append(".prj")
         side = side._replace(wkt=prj)
     return side._replace(origin=" and ".join(told))
+
+
+def _is_there(path: str) -> bool:
+    """Return whether a name is taken; os.path.lexists calls a failing disk a no."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _text(path: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pbvs.data.formats import MAX_BANDS, check_size, gdal, image_errors, open_image, read_twice, sample_width, silence
+from pbvs.data.formats import MAX_BANDS, check_size, gdal, image_errors, open_image, sample_width, silence
 from pbvs.data.georeference import SideFiles, from_side_files, georeference_of, read_side_files
 from pbvs.errors import PbvsError, ReadError
+from pbvs.files import read_at
 
 LARGEST = 1 << 31  # pixels of a georeferenced TIFF, of which only parts are read where it is over the limits
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -84,7 +85,7 @@ def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | 
 
 def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadError:
     try:
-        return read_twice(lambda: read_header(Path(f"{root}/{path}"), size))
+        return read_header(Path(f"{root}/{path}"), size)
     except ReadError as error:
         return error
     except PbvsError as error:
@@ -100,10 +101,10 @@ def png_header(path: Path, size: int) -> Header:
         path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     )  # for the two reads a file object costs more than they do
     try:
-        head = os.pread(handle, 29, 0)
+        head = read_at(handle, 29, 0)
         if head[:8] != _PNG or head[12:16] != b"IHDR":
             raise OSError("it is no PNG")
-        if os.pread(handle, 12, max(0, size - 12)) != _PNG_END:
+        if read_at(handle, 12, max(0, size - 12)) != _PNG_END:
             _find_png_end(handle, size)
     finally:
         os.close(handle)
@@ -123,7 +124,7 @@ def _find_png_end(handle: int, size: int) -> None:
     """Go from chunk to chunk to the last one, after which tools may write what they like; raise OSError without it."""
     offset = len(_PNG)
     while offset + 12 <= size:
-        length, kind = struct.unpack(">I4s", os.pread(handle, 8, offset))
+        length, kind = struct.unpack(">I4s", read_at(handle, 8, offset))
         if kind == b"IEND":
             return
         offset += 12 + length

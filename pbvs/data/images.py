@@ -14,7 +14,7 @@ from PIL import Image
 from pbvs.data.formats import MAX_PIXELS as MAX_PIXELS
 from pbvs.data.formats import MAX_SIDE as MAX_SIDE
 from pbvs.data.formats import SUFFIXES as SUFFIXES
-from pbvs.data.formats import check_size, image_errors, open_image, read_twice, silence
+from pbvs.data.formats import check_size, image_errors, open_image, silence
 from pbvs.data.geometry import Window
 from pbvs.data.headers import Header, header_of, png_header
 from pbvs.errors import PbvsError
@@ -50,10 +50,6 @@ def read_samples(path: Path, choose: Chooser | None = None, side: int = 0, part:
     With `side` at most so many pixels each way are read, spread evenly over the image. With `part` only the window is
     read that it names for the header, and the limits of size are the window's. Raises as `read_image` does.
     """
-    return read_twice(lambda: _read(path, choose, side, part))
-
-
-def _read(path: Path, choose: Chooser | None, side: int, part: Part | None) -> Samples:
     with image_errors(path):
         if path.suffix.lower() == ".png":
             header = png_header(path, path.stat().st_size)

@@ -101,6 +101,7 @@ def inspect_data(
     found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
     leaks = find_leaks(catalog, cache, jobs, backend)
+    said = [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
     figures = measure_groups(catalog, intensity, cache, jobs, backend)
     cache.write()
     return Inspection(
@@ -109,7 +110,7 @@ def inspect_data(
         missing=_missing(archives, pairs, catalog),
         ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
-        warnings=half_placed(catalog, pairs) + doubts_of(figures, intensity) + warnings_of(inputs) + _leaked(leaks),
+        warnings=half_placed(catalog, pairs) + doubts_of(figures, intensity) + warnings_of(inputs) + said[: len(leaks)],
     )  # fmt: skip
 
 
@@ -126,11 +127,6 @@ def find_leaks(catalog: Catalog, cache: FileCache, jobs: int = 1, backend: str =
     training = {found[entry.path]: entry.path for entry in asked if entry.info.role != "input"}
     inputs = [(entry.path, found[entry.path]) for entry in asked if entry.info.role == "input"]
     return sorted((path, f"byte for byte the training image {training[d]}") for path, d in inputs if d in training)
-
-
-def _leaked(leaks: Sequence[tuple[str, str]]) -> list[str]:
-    said = f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."
-    return [said] if leaks else []
 
 
 def _archives(catalog: Catalog, held_out: set[str]) -> list[Archive]:

@@ -22,7 +22,7 @@ from pbvs.challenge import Modality
 from pbvs.data.catalog import Catalog, Entry
 from pbvs.data.headers import Header
 from pbvs.data.images import read_samples
-from pbvs.errors import PbvsError, ReadError
+from pbvs.errors import damage_ignored
 from pbvs.recipe import Radiometry
 from pbvs.seeds import evenly_spaced
 
@@ -254,14 +254,10 @@ def _values(root: Path, entries: Sequence[Entry], modality: Modality, count: int
     most = max(1, VALUES // max(len(chosen), 1))
     parts = []
     for entry in chosen:
-        try:
+        with damage_ignored():
             samples = read_samples(root / entry.path, lambda header: bands_of(header, modality), SIDE)
-        except ReadError:
-            raise
-        except PbvsError:
-            continue
-        numbers = samples.values[samples.valid].astype(np.float64).ravel()
-        parts.append(numbers[:: max(1, -(-numbers.size // most))])
+            numbers = samples.values[samples.valid].astype(np.float64).ravel()
+            parts.append(numbers[:: max(1, -(-numbers.size // most))])
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -132,12 +132,7 @@ def number_of(stem: str) -> int | None:
 
 def natural_key(text: str) -> str:
     """Return a key that sorts 2 before 10 and any number before a letter, and is the same everywhere."""
-    return re.sub("[0-9]+", _number_key, text)
-
-
-def _number_key(match: re.Match[str]) -> str:
-    digits = match[0].lstrip("0")
-    return f"\0{len(digits):04}{digits}"  # longer numbers are larger
+    return re.sub("[0-9]+", lambda match: f"\0{len(digits := match[0].lstrip('0')):04}{digits}", text)
 
 
 def file_key(path: str) -> tuple[str, int, str]:

@@ -136,8 +136,9 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
             yield row + 2, f"the column {column!r} is empty"
     for column in COLUMNS:
         most = LONGEST_CELL * (16 if column == "further" else 1)
-        for row in frame.index[frame[column].str.len() > most]:
-            yield row + 2, f"the column {column!r} has more than {most} characters"
+        for row, cell in enumerate(frame[column]):
+            if len(cell) > most:
+                yield row + 2, f"the column {column!r} has more than {most} characters"
     for row, name in enumerate(frame["name"]):
         if _BAD_NAME.search(name):
             yield row + 2, f"{name[:80]!r} cannot be a file's name"

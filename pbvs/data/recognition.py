@@ -15,7 +15,7 @@ from pbvs.data.catalog import Catalog, walk
 from pbvs.data.headers import Header, read_header
 from pbvs.data.layout import PathInfo, PathReader, natural_key
 from pbvs.data.pairing import Partners, serves
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, damage_ignored
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_WORDS |= {"dev": "val", "test": "test", "testing": "test"}
@@ -234,10 +234,8 @@ def _headers(root: Path, shapes: Sequence[Shape], modalities: Sequence[str]) -> 
         for path in shape.paths:
             name = next((m for m in modalities if m in re.split(r"[/_.-]", path)), shape.modality or modalities[0])
             if name not in found:
-                try:
+                with damage_ignored():
                     found[name] = read_header(root / path)
-                except PbvsError:
-                    continue
     return found
 
 

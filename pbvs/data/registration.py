@@ -23,7 +23,7 @@ from pbvs.data.align import open_pair
 from pbvs.data.layout import PathReader
 from pbvs.data.manifest import Pair, join_further, pairs_digest
 from pbvs.devices import in_chunks
-from pbvs.errors import PbvsError, ReadError
+from pbvs.errors import PbvsError, of_data
 from pbvs.files import read_record, write_json
 from pbvs.logs import track
 from pbvs.recipe import Radiometry
@@ -243,8 +243,11 @@ def _read_record(path: Path, made_from: str) -> dict[Group, Shift]:
         rows = record["groups"] if record["made_from"] == made_from else []
         names = [field.name for field in fields(Shift)]
         return {(task, archive, location): Shift(**{n: row[n] for n in names}) for task, archive, location, row in rows}
-    except (PbvsError, KeyError, TypeError, ValueError):  # damaged: measured again when it is asked for
-        return {}
+    except PbvsError as error:
+        of_data(error)
+    except (KeyError, TypeError, ValueError):
+        pass  # damaged: measured again when it is asked for
+    return {}
 
 
 def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift], *, challenge: Challenge | None = None) -> list[Pair]:
@@ -252,7 +255,8 @@ def correct(pairs: Iterable[Pair], shifts: dict[Group, Shift], *, challenge: Cha
     reader = PathReader(challenge or load_challenge())
     result = []
     for pair in pairs:
-        shift = _shift_for(pair, shifts, reader) if pair.target else None
+        groups = (_group(pair, reader), _archive(pair, reader)) if pair.target else ()
+        shift = next((shifts[group] for group in groups if group in shifts), None)
         text = f"{shift.down:.2f} {shift.across:.2f}" if shift is not None and shift.trusted else ""
         result.append(replace(pair, shift=text) if text else pair)
     return result
@@ -262,11 +266,6 @@ def group_name(group: Group) -> str:
     """Return a group as people read it."""
     task, archive, location = group
     return " ".join(filter(None, (task, archive, location)))
-
-
-def _shift_for(pair: Pair, shifts: dict[Group, Shift], reader: PathReader) -> Shift | None:
-    own, whole = _group(pair, reader), _archive(pair, reader)
-    return shifts.get(own) or shifts.get(whole)
 
 
 def _group(pair: Pair, reader: PathReader) -> Group:
@@ -301,9 +300,8 @@ def _surfaces(root: Path, radiometry: Radiometry, pairs: Sequence[Pair]) -> list
 def _surface(root: Path, radiometry: Radiometry, pair: Pair) -> Surface | None:
     try:
         opened = open_pair(replace(pair, shift=""), root, radiometry)
-    except ReadError:
-        raise
-    except PbvsError:
+    except PbvsError as error:
+        of_data(error)
         return None
     assert opened.target is not None
     middle = tuple(

@@ -24,7 +24,7 @@ from pbvs.data.images import read_samples
 from pbvs.data.intensity import Group, RuleTable, bands_of, clipped_share, group_of, holds_data, to_unit
 from pbvs.data.manifest import Pair
 from pbvs.devices import in_chunks
-from pbvs.errors import PbvsError, ReadError
+from pbvs.errors import PbvsError, of_data
 from pbvs.files import inside
 from pbvs.logs import track
 from pbvs.seeds import evenly_spaced
@@ -214,9 +214,8 @@ def _histogram(root: Path, modality: Modality, want: Want) -> Figures | None:
     path = inside(root, want.path)
     try:
         values, valid = read_samples(path, lambda header: bands_of(header, modality), SIDE)[:2]
-    except ReadError:
-        raise
-    except PbvsError:
+    except PbvsError as error:
+        of_data(error)
         return None
     if (told := holds_data(values, want.rule)) is not None:
         valid = valid & told

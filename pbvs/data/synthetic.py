@@ -51,7 +51,8 @@ def write_demo(folder: Path, seed: int = 2024, amounts: Amounts | None = None) -
     About 10 MB. The same seed gives the same images. Raises UsageError when `folder` holds something already.
     """
     folder = Path(folder)
-    if folder.exists() and not is_unfinished(folder) and (not folder.is_dir() or _holds_something(folder)):
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() and not is_unfinished(folder) else []
+    if folder.is_file() or any(not name.startswith(UNFINISHED, 1) and name != UNFINISHED for name in names):
         raise UsageError(f"{folder} exists and is not empty; give a new folder for the synthetic data.")
     count = 0
     with unfinished(folder):
@@ -64,10 +65,6 @@ def write_demo(folder: Path, seed: int = 2024, amounts: Amounts | None = None) -
             count += 1
         write_text(folder / "README.txt", README.format(seed=seed))
     return count
-
-
-def _holds_something(folder: Path) -> bool:
-    return any(not path.name.startswith(UNFINISHED, 1) and path.name != UNFINISHED for path in folder.iterdir())
 
 
 def _images(seed: int, amounts: Amounts) -> Iterator[Step]:

@@ -92,12 +92,9 @@ def _key(judge: Judge, task: TaskToScore, kind: str) -> str:
 
 
 def _state(pair: Pair, task: TaskToScore) -> list[Any]:
-    try:
-        target = target_key(pair, task.root, task.radiometry, task.size)
-        paths = (pair.source, *(image.path for image in pair.more))  # whose pixels without data count too
-        return [pair.name, pair.shift, target, *(file_state(inside(task.root, path)) for path in paths)]
-    except PbvsError:
-        return [pair.name, "gone"]
+    target = target_key(pair, task.root, task.radiometry, task.size)
+    paths = (pair.source, *(image.path for image in pair.more))  # whose pixels without data count too
+    return [pair.name, pair.shift, target, *(file_state(inside(task.root, path)) for path in paths)]
 
 
 # --- Nets that a stage was trained on, and one that none was.

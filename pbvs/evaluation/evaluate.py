@@ -20,7 +20,7 @@ from pbvs.challenge import Challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
-from pbvs.errors import PbvsError, enough_memory
+from pbvs.errors import PbvsError, enough_memory, of_data
 from pbvs.evaluation import baseline
 from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, target_key, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
@@ -229,7 +229,7 @@ def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | N
     except PbvsError as error:
         if len(group) > 1:
             return [result for item in group for result in _judge(judge, [item])]
-        group[0].status, group[0].reason = "not-measurable", str(error)
+        group[0].status, group[0].reason = "not-measurable", of_data(error)
         return [(group[0], None)]
     return [(item, next(found) if item.target is not None else None) for item in group]
 

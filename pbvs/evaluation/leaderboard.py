@@ -6,7 +6,6 @@ So the tables stand one below the other and are never sorted into one.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pbvs.challenge import DEFAULT, load_challenge
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, damage_ignored
 from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table
 from pbvs.files import read_toml
 from pbvs.lineage import Stale, doubts_of_scores
@@ -105,7 +104,7 @@ def _our_board(key: tuple[str, ...], group: Sequence[Scores], manifests: Path) -
 
 def _doubts(scores: Scores, manifests: Path) -> list[Stale]:
     """Return why scores are stale; nothing for a run with a damaged record, of which `pbvs runs` tells."""
-    with contextlib.suppress(PbvsError):
+    with damage_ignored():
         return doubts_of_scores(scores.run, scores.folder, manifests)
     return []
 

@@ -19,7 +19,7 @@ from pbvs.challenge import Task
 from pbvs.data.align import open_masked_target
 from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 from pbvs.files import atomic_path, digest, inside, sweep, visible_names
 from pbvs.metrics.base import LEVELS, Array
 from pbvs.recipe import Radiometry
@@ -76,7 +76,8 @@ class TaskToScore:
         except Refused as error:
             return Images(pair, error.status, str(error))
         except PbvsError as error:
-            return Images(pair, "no-target", str(error))
+            gone = not inside(self.root, pair.target).exists()
+            return Images(pair, "no-target", str(error) if gone else of_data(error))
 
     def _target(self, pair: Pair) -> tuple[Array, Mask]:
         image, valid = open_masked_target(pair, self.root, self.radiometry)
@@ -95,7 +96,7 @@ class TaskToScore:
         try:
             stored = read_image(path)
         except PbvsError as error:
-            raise Refused("unreadable", str(error)) from None
+            raise Refused("unreadable", of_data(error)) from None
         if str(stored.dtype) != self.dtype:
             bits = np.dtype(self.dtype).itemsize * 8
             raise Refused("wrong-mode", f"{path} has {stored.dtype} pixels, not {bits} bits; write it as such a PNG.")

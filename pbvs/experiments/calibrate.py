@@ -21,7 +21,7 @@ from pbvs.data.build import find_root
 from pbvs.data.images import to_uint8
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import resolve_device
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, of_data
 from pbvs.files import sweep, write_json
 from pbvs.lineage import Lineage, calibration_parts
 from pbvs.logs import say, track
@@ -235,7 +235,7 @@ def _samples(
         try:
             opened = open_pair(pair, root, recipe.radiometry)
         except PbvsError as error:
-            say(f"{pair.name} was left out: {error}")
+            say(f"{pair.name} was left out: {of_data(error)}")
             continue
         seen = first.task.source_channels if first else load_challenge(recipe.challenge).task(task).first_channels
         source = opened.source[:, :, :seen]

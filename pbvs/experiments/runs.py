@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import read_json, read_toml, sha256, sync_folder, write_json
 from pbvs.lineage import Stale, flat, stale, unlike
 from pbvs.logs import say, track
@@ -123,7 +122,7 @@ def _archives(run: Run, folder: Path) -> list[Path]:
     """Return the zips beside a run that it wrote: the archive of its name, and those of which it has the digest."""
     found = []
     for path in sorted(folder.glob("package*.json")):
-        with contextlib.suppress(PbvsError):
+        with damage_ignored():
             record = read_done(path)
             archive = run.submissions / Path(str(record.get("archive", ""))).name
             if archive.is_file() and sha256(archive) == record.get("sha256"):

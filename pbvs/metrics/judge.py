@@ -11,7 +11,7 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 from pbvs.metrics.base import (
     LEVELS,
     Array,
@@ -191,7 +191,7 @@ def _made(name: str, setting: Setting, needed: bool) -> Metric | str:
     except PbvsError as error:
         if needed:
             raise
-        return str(error)
+        return of_data(error)
 
 
 def shifted(pair: ImagePair, reach: int, bias: bool) -> list[ImagePair]:

@@ -22,7 +22,7 @@ from PIL import Image
 from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.devices import ahead
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 from pbvs.files import digest, sweep, write_bytes
 from pbvs.recipe import Recipe
 from pbvs.run import Run
@@ -66,13 +66,13 @@ def open_images(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Open
         try:
             source, target = _open_data(pair, root, recipe)
         except PbvsError as error:
-            problems.append(str(error))
+            problems.append(of_data(error))
     path = run.prediction(pair.split, pair.task, pair.name)
     if path.is_file():
         try:
             prediction = read_prediction(path)
         except PbvsError as error:
-            problems.append(str(error))
+            problems.append(of_data(error))
     return Opened(source, prediction, target, " ".join(problems))
 
 

@@ -16,7 +16,7 @@ from pbvs.data.inspection import Archive, GroupFigures, Inspection, group_reason
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.statistics import Brightness
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
 from pbvs.evaluation.results import Scores, read_scores
 from pbvs.files import sweep, write_text
@@ -330,8 +330,8 @@ def _tile(inspection: Inspection, entries: Sequence[Entry]) -> Tile:
         raster = read_raster(
             inspection.catalog.root / first.path, modality, inspection.intensity.rule(first), side=8 * THUMBNAIL
         )
-    except PbvsError:
-        return Tile(caption, absent="cannot be read")
+    except PbvsError as error:
+        return Tile(caption, absent=of_data(error) and "cannot be read")
     return tile(caption, raster.pixels, side=THUMBNAIL)
 
 

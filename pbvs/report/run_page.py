@@ -15,7 +15,7 @@ import numpy as np
 
 from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import TEXTS, Scores, number, read_scores, table
 from pbvs.files import read_json, sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
@@ -125,7 +125,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         try:
             return read()
         except PbvsError as error:
-            problems.append(str(error))
+            problems.append(of_data(error))
             return otherwise
 
     def read_table(path: Path) -> Mapping[str, Any]:
@@ -156,10 +156,9 @@ def gather(run: Run, manifests: Path) -> Evidence:
 
 def unless_damaged(read: Callable[[], T], otherwise: T) -> T:
     """Return what `read` does, or a stand-in where a record is damaged, of which the page says so elsewhere."""
-    try:
+    with damage_ignored():
         return read()
-    except PbvsError:
-        return otherwise
+    return otherwise
 
 
 def read_log(path: Path) -> dict[str, list[float | None]]:
@@ -450,7 +449,7 @@ def training_samples(evidence: Evidence, task: str) -> list[images.Tile]:
         try:
             tiles.append(images.tile(caption, images.read_prediction(path), side=SHEET_SIDE))
         except PbvsError as error:
-            tiles.append(images.Tile(caption, absent=str(error)))
+            tiles.append(images.Tile(caption, absent=of_data(error)))
     return tiles
 
 
@@ -504,12 +503,5 @@ def _files(evidence: Evidence) -> list[tuple[str, str]]:
     files = [(what, path) for what, path in files if (run.submissions / path).exists()]
     if run.archive.is_file():
         size = run.archive.stat().st_size / 1e6
-        files.append(("Submission archive", f"{run.archive.name} ({size:.1f} MB, SHA-256 {_digest(run.archive)})"))
+        files.append(("Submission archive", f"{run.archive.name} ({size:.1f} MB, SHA-256 {sha256(run.archive)})"))
     return files
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(path)
-    except (OSError, PbvsError):
-        return "not readable"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 from pbvs.submission.findings import Finding, error, note, warning
 from pbvs.submission.images import ImageStats
 from pbvs.submission.inspection import Inspected, Inspection, Item
@@ -35,7 +35,7 @@ def sizes(archive: Inspection) -> Iterator[Finding]:
         try:
             wanted = archive.size(image.item)
         except PbvsError as problem:
-            yield note("size-unchecked", image.item.name, f"its size is not checked: {problem}")
+            yield note("size-unchecked", image.item.name, f"its size is not checked: {of_data(problem)}")
             continue
         if wanted is not None and (image.stats.width, image.stats.height) != wanted:
             yield _wrong_size(archive, image.item, image.stats, *wanted)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pbvs.challenge.model import Outputs
 from pbvs.data.images import MAX_PIXELS, MAX_SIDE, read_image
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, of_data
 
 Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
 
@@ -204,7 +204,7 @@ def _decode_wide(data: bytes, expected: str, budget: Budget | None) -> Pixels:
         try:
             pixels = read_image(Path(file.name))
         except PbvsError as error:
-            reason = str(error).replace(file.name, "it")
+            reason = of_data(error).replace(file.name, "it")
             raise ImageError("unreadable", f"cannot be decoded ({reason})", "Save it again.") from None
     if budget:
         budget.take(pixels.nbytes)

@@ -19,7 +19,7 @@ from pbvs.data.headers import read_header
 from pbvs.data.images import read_image
 from pbvs.data.layout import PathInfo, PathReader, natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import inside
 from pbvs.seeds import evenly_spaced
 from pbvs.text import printable
@@ -166,10 +166,9 @@ class Inputs:
     def image(self, task: str, stem: str) -> NDArray[np.generic] | None:
         """Return an input's pixels (H, W, C), or None when they cannot be had."""
         path = self.path(task, stem)
-        try:
+        with damage_ignored():
             return None if path is None else read_image(path)
-        except PbvsError:
-            return None
+        return None
 
     def brightness(self, task: str) -> NDArray[np.float64] | None:
         """Return the mean level, 0..255, of a sample of 8-bit training targets, or None when there are none."""
@@ -297,8 +296,7 @@ def _images(root: Path, challenge: Challenge) -> Iterator[tuple[str, PathInfo]]:
 
 
 def _mean(path: Path) -> float | None:
-    try:
+    with damage_ignored():
         image = read_image(path)
-    except PbvsError:
-        return None
-    return float(image.mean()) if image.dtype == np.uint8 else None
+        return float(image.mean()) if image.dtype == np.uint8 else None
+    return None

@@ -6,7 +6,6 @@ not counted. How many are allowed the challenge says.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import read_json, sha256, sweep
 from pbvs.lineage import Stale, stale_archives
 from pbvs.run import Run, all_runs, locked
@@ -197,7 +196,7 @@ def origin_of(archive: Path, submissions: Path) -> Origin | None:
 
 def home_of(archive: Path) -> Origin | None:
     """Return the run that wrote an archive which still lies where it was written; None for anybody's."""
-    with contextlib.suppress(PbvsError):  # damaged metadata of some run say nothing about the archive
+    with damage_ignored():  # damaged metadata of some run say nothing about the archive
         folder = regular_file(archive).absolute().parent
         return origin_of(archive, folder) or origin_of(archive, folder.parent)
     return None
@@ -206,7 +205,7 @@ def home_of(archive: Path) -> Origin | None:
 def doubts_of_archive(archive: Path, manifests: Path) -> dict[str, list[Stale]]:
     """Return by run why an archive beside its run is stale; nothing for anybody's, or beside a damaged run."""
     if home := home_of(archive):
-        with contextlib.suppress(PbvsError):
+        with damage_ignored():
             return {home.run.name: [it for it in stale_archives(home.run, manifests) if it.what == archive.name]}
     return {}
 

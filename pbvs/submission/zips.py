@@ -21,7 +21,7 @@ from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pbvs.errors import PbvsError
-from pbvs.files import BoundedFile, ReadTooLargeError
+from pbvs.files import BoundedFile, ReadTooLargeError, read_error
 from pbvs.submission.findings import Finding
 from pbvs.text import printable
 
@@ -100,7 +100,7 @@ class SafeZip:
         try:
             self._file = BoundedFile(io.FileIO(self.path))
         except OSError as error:
-            raise PbvsError(f"The archive {self.path} cannot be opened: {error.strerror}; check the path.") from None
+            raise read_error(self.path, error) from None
         try:
             self._open(self._file)
         except FAILURES as error:
@@ -150,7 +150,10 @@ class SafeZip:
     def _open(self, file: BoundedFile) -> None:
         disk = _disk_number(file)
         if disk is None:
-            self._say_what_it_is(file)
+            file.seek(0)
+            cut = file.read(5)[:4] == ARCHIVE_HEADS[0]
+            what = "its end is missing, it was cut off" if cut else "it is not a zip file"
+            self._fault("not-a-zip", "", what, "Upload the zip that was written whole, made with a zip tool.")
         elif disk not in (0, 0xFFFF):
             self._fault("multi-disk", "", "it is one part of a split archive", "Write one zip in one piece.")
         else:
@@ -177,12 +180,6 @@ class SafeZip:
         self._check_duplicates()
         self._check_total()
         self._check_overlap(file, archive.start_dir)
-
-    def _say_what_it_is(self, file: IO[bytes]) -> None:
-        file.seek(0)
-        cut = file.read(5)[:4] == ARCHIVE_HEADS[0]
-        what = "its end is missing, it was cut off" if cut else "it is not a zip file"
-        self._fault("not-a-zip", "", what, "Upload the zip that was written whole, made with a zip tool.")
 
     def _check_name(self, entry: ZipInfo) -> None:
         name = entry.orig_filename  # `filename` ends at a NUL, and may come from an extra field

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, parse_json
+from pbvs.files import atomic_path, disk_errors, parse_json
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.tensors import check_safetensors
@@ -185,7 +185,7 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
         raise PbvsError(f"There is no checkpoint {path}; train the model first (`pbvs predict`), or check the path.")
     check_safetensors(path)
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with disk_errors(path), safe_open(path, framework="pt", device=device) as file:
             metadata = parse_json((file.metadata() or {}).get("pbvs", "null"), f"What {path} says of itself")
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}

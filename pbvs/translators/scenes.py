@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import re
 from collections import defaultdict
@@ -20,7 +19,7 @@ from pbvs.data.geometry import Window, control_points
 from pbvs.data.headers import Header
 from pbvs.data.images import SUFFIXES, Samples, Windows, open_windows, read_samples, to_uint8, write_png
 from pbvs.data.intensity import Rule, bands_of, rule_for, sample_type, to_unit
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import UsageError, damage_ignored
 from pbvs.files import atomic_path
 from pbvs.recipe import RULE_PATTERN, Recipe
 from pbvs.seeds import evenly_spaced
@@ -145,7 +144,7 @@ class Model:
         """Find the rules of intensity from files spread evenly over `paths`, so that all are treated alike."""
         by_kind: dict[str, list[Samples]] = defaultdict(list)
         for path in evenly_spaced(paths, SEEN):
-            with contextlib.suppress(PbvsError), open_windows(path, self._bands) as windows:
+            with damage_ignored(), open_windows(path, self._bands) as windows:
                 by_kind[sample_type(windows.header)].append(windows.overview(OVERVIEW))
         for kind, seen in by_kind.items():
             if kind not in self.rules:

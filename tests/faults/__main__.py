@@ -10,13 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.points import Count, run_points
+from tests.faults.points import Bench, Count, run_points
+from tests.faults.reading import ReadBench, start_again_with_the_library
 from tests.faults.scenarios import SCENARIOS
 
 
 def main() -> int:
     """Go through the scenarios until the time is over, or SIGTERM comes; return 1 when anything was lost."""
     chosen = _arguments()
+    if chosen.reading and (reason := start_again_with_the_library()):
+        print(f"skipped: {reason}")
+        return 0
+    bench = ReadBench if chosen.reading else Bench
     end = time.monotonic() + 60 * chosen.minutes
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -32,7 +37,7 @@ def main() -> int:
 
             torch.set_num_threads(1)
         start = time.monotonic()
-        count = run_points(SCENARIOS[name], chosen.limit, chosen.seed, over)
+        count = run_points(SCENARIOS[name], chosen.limit, chosen.seed, over, bench)
         total.add(count)
         done.append({"scenario": name, "seconds": round(time.monotonic() - start), **vars(count)})
         _tell(done[-1])
@@ -48,6 +53,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run_all.sh faults", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long")
+    parser.add_argument("--reading", action="store_true", help="break what is read instead of what is written")
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)")
     parser.add_argument("--limit", type=int, help="at most so many points of each scenario, drawn at random")
     parser.add_argument("--seed", type=int, default=0)

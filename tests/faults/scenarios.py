@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,16 @@ _versions = functools.cache(provenance.package_versions)
 
 def _run(line: str) -> Callable[[], None]:
     return lambda: pbvs(line)
+
+
+def _told(line: str) -> Callable[[], None]:
+    """Keep what a command that writes nothing prints, as its result."""
+
+    def act() -> None:
+        with Path("said.txt").open("w") as said, contextlib.redirect_stdout(said):
+            pbvs(line)
+
+    return act
 
 
 @functools.cache
@@ -239,6 +250,9 @@ SCENARIOS = {
         Scenario("package", _run(PACKAGE), _after(_gray(), PREDICT)),
         Scenario("package again", _run(PACKAGE + " --describe other"), _after(_gray(), PREDICT, PACKAGE)),
         Scenario("submissions log", _log_once, _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("check", _told("check submissions/r.zip --split val"), _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("runs", _told("runs"), _after(_gray(), PREDICT, PACKAGE)),
+        Scenario("leaderboard", _told("leaderboard"), _after(_gray(), PREDICT, SCORE), torch=True),
         Scenario("export", _run("export r"), _after(_gray(), PREDICT)),
         Scenario("install", _run("install submissions/r/r.pbvs.zip --run s"), _after(_gray(), PREDICT, "export r")),
         Scenario("reproduce", _run("reproduce r --data data --jobs 1"), _after(_gray(), PREDICT)),
