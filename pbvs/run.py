@@ -238,20 +238,12 @@ def locked(folder: Path) -> Iterator[None]:
 def _sign(path: Path) -> None:
     """Write who holds the lock into its file; only a help, so that a full disk is no error here."""
     words = f"process {os.getpid()} on {socket.gethostname()} (pbvs {' '.join(sys.argv[1:3])})\n"
-    with contextlib.suppress(OSError):
-        handle = open_no_follow(path, os.O_WRONLY | os.O_TRUNC)
-        try:
-            os.write(handle, words.encode("utf-8", "backslashreplace"))
-        finally:
-            os.close(handle)
+    with contextlib.suppress(OSError), os.fdopen(open_no_follow(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        file.write(words.encode("utf-8", "backslashreplace"))
 
 
 def _holder(path: Path) -> str:
     said = b""
-    with contextlib.suppress(OSError):
-        handle = open_no_follow(path, os.O_RDONLY)
-        try:
-            said = os.read(handle, 500)
-        finally:
-            os.close(handle)
+    with contextlib.suppress(OSError), os.fdopen(open_no_follow(path, os.O_RDONLY), "rb") as file:
+        said = file.read(500)
     return said.decode("utf-8", "replace").strip() or "another process"

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pbvs.errors import PbvsError
 from pbvs.metrics.base import Array, Features, Network, SetMetric, Setting, register
-from pbvs.metrics.perceptual import as_tensor, full_precision, load_trunk, pick
+from pbvs.metrics.perceptual import Frozen, as_tensor, full_precision, load_trunk, pick
 from pbvs.metrics.weights import find, fingerprint, read_tensors
 
 ENOUGH = 2048  # images below which FID at 2048 dimensions is singular and biased upward
@@ -102,7 +102,7 @@ def _checked(features: Vectors) -> NDArray[np.float64]:
     return checked
 
 
-class Inception(nn.Module):
+class Inception(Frozen):
     """Frozen Inception-v3 of FID; `forward` returns the four layers that FID is taken at, averaged over positions.
 
     It differs from torchvision's in three things: average pools leave out the padding, the last block pools with a
@@ -122,13 +122,7 @@ class Inception(nn.Module):
         del net.fc
         self.net = net
         self.digest = ""
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Inception:
-        """Stay frozen whatever the parent module does."""
-        super().train(False)
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         """Return {64, 192, 768, 2048: (N, layer)} for images (N, 3 or 1, H, W) with values 0..255."""

@@ -11,7 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from pbvs.files import digest
 from pbvs.metrics.base import LEVELS, Array, FeatureMetric, Features, Network, Setting, register
 from pbvs.metrics.weights import find, fingerprint, get_source, read_tensors
 from pbvs.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NETS = ("alex", "squeeze", "vgg")  # with published heads
 VERSION = "0.1"
@@ -37,8 +40,21 @@ TRUNKS: dict[str, tuple[str, tuple[int, ...], int]] = {
 }
 
 
-class Trunk(nn.Module):
-    """A frozen network that returns the activations at its taps; `train()` leaves it in evaluation mode.
+class Frozen(nn.Module):
+    """A network that never learns: `train()` leaves it in evaluation mode."""
+
+    def freeze(self) -> None:
+        """Take no gradients, and behave as in evaluation."""
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay frozen whatever the parent module does."""
+        return super().train(False)
+
+
+class Trunk(Frozen):
+    """A frozen network that returns the activations at its taps.
 
     `net` is alex, squeeze, vgg, vgg19, or random (a narrow AlexNet). Made by `load_trunk`; by itself its weights are
     not there (on the meta device).
@@ -54,13 +70,7 @@ class Trunk(nn.Module):
         with torch.device("meta"):
             layers = _torchvision(name) if name else _narrow_alexnet()
         self.features = nn.Sequential(*list(layers.children())[: self.taps[-1] + 1])
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Trunk:
-        """Stay frozen whatever the parent module does."""
-        super().train(False)
-        return self
+        self.freeze()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the taps' activations (N, C_k, H_k, W_k) of (N, 3, H, W) as given; raises PbvsError when too small."""
@@ -142,7 +152,7 @@ def _random_tensors(wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-class Lpips(nn.Module):
+class Lpips(Frozen):
     """LPIPS v0.1 as a module, for losses and scores: 0 for equal images, about 1 for the most different.
 
     `weights` is a trunk's file or a folder to look in. Images are (N, 3, H, W) or (N, 1, H, W) in [-1, 1]; one
@@ -158,13 +168,7 @@ class Lpips(nn.Module):
             raise UsageError(f"There is no LPIPS net {net!r}; the nets are {', '.join(NETS)} and random.")
         self.net = net
         self.package, self.trunk_digest = _package(net, weights)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Lpips:
-        """Stay frozen whatever the parent module does."""
-        super().train(False)
-        return self
+        self.freeze()
 
     @property
     def is_lpips(self) -> bool:
