@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -237,6 +236,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _sign(path: Path) -> None:
     """Write who holds the lock into its file; only a help, so that a full disk is no error here."""
+    import socket
+
     words = f"process {os.getpid()} on {socket.gethostname()} (pbvs {' '.join(sys.argv[1:3])})\n"
     with contextlib.suppress(OSError), os.fdopen(open_no_follow(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
         file.write(words.encode("utf-8", "backslashreplace"))

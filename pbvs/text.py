@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, read_error
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
 
 LENGTH = 120
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for a formula
@@ -169,6 +167,8 @@ def read_table(path: Path, hint: str = "make it again") -> DataFrame:
     """
     import pandas
 
+    from pbvs.files import read_error
+
     try:
         header = pandas.read_csv(path, header=None, nrows=1, dtype=str, na_filter=False, encoding="utf-8").iloc[0]
         frame = pandas.read_csv(path, dtype=str, na_filter=False, encoding="utf-8")
@@ -199,5 +199,7 @@ def table_text(frame: DataFrame) -> str:
 
 def write_table(path: Path, frame: DataFrame) -> None:
     """Write a frame as CSV below a header, without its index, whole or not at all."""
+    from pbvs.files import atomic_path
+
     with atomic_path(path) as part:
         frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
