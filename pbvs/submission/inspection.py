@@ -15,6 +15,7 @@ from PIL import Image
 
 from pbvs.challenge import Challenge
 from pbvs.logs import track
+from pbvs.seeds import evenly_spaced
 from pbvs.submission.images import Budget, ImageError, ImageStats, inspect_image
 from pbvs.submission.inputs import FORMATS, Inputs, OutputNames, is_junk
 from pbvs.submission.readme import LIMIT
@@ -183,16 +184,12 @@ def inspect_archive(archive: SafeZip, name: str, inputs: Inputs, evaluation_size
         if _head(archive, entry).startswith(ARCHIVE_HEADS):
             found.archives.append(entry.filename)
     found.images = {task: [] for task in contents.images}
-    compared = {item.name for items in contents.images.values() for item in _spread(items, COMPARED)}
+    compared = {item.name for items in contents.images.values() for item in evenly_spaced(items, COMPARED)}
     total = sum(map(len, contents.images.values()))
     budget = Budget(max(UNPACKED, RATIO * found.length))
     for item in track(contents.items, "checking images", total, unit="image"):
         found.images[item.task].append(_inspect(archive, item, inputs, item.name in compared, budget))
     return found
-
-
-def _spread(items: Sequence[Item], count: int) -> Sequence[Item]:
-    return items[:: max(1, -(-len(items) // count))]
 
 
 def _read_small(archive: SafeZip, entry: ZipInfo) -> bytes | None:
