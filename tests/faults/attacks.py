@@ -391,7 +391,8 @@ class Forks:
     SERVER = """
 import json, os, resource, sys
 import torch, pandas, rasterio, safetensors.torch, lpips, skimage.metrics
-import pbvs.cli, pbvs.experiments.bundle, pbvs.data.build, pbvs.translators.pix2pixhd.translator, pbvs.metrics.slim
+import pbvs.cli, pbvs.experiments.bundle, pbvs.experiments.machine, pbvs.data.build
+import pbvs.translators.pix2pixhd.translator
 for line in sys.stdin:
     folder, command, out = json.loads(line)
     child = os.fork()
