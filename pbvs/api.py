@@ -304,33 +304,37 @@ def package(
     tasks: Sequence[str] = (),
     sources: Mapping[str, str | StrPath | RunFolder] | None = None,
     modes: Mapping[str, str] | None = None,
-    form: Literal["png", "tiff"] = "png",
+    form: Literal["png", "tiff"] | None = None,
     extra_data: bool | None = None,
     description: str | None = None,
+    allow_stale: bool = False,
 ) -> Path:
     """Zip a run's predictions as the challenge asks, check the zip, and return its path.
 
-    `sources` takes a task from another run, `modes` writes one in one band or three ("L", "RGB"). An archive that
-    would be rejected is not kept: PbvsError says why, and the earlier one stays.
+    `sources` takes a task from another run, `modes` writes one in one band or three ("L", "RGB"), `form` is the
+    challenge's where none is named. Stale predictions are refused unless `allow_stale`. An archive that would be
+    rejected is not kept: PbvsError says why, and the earlier one stays.
 
     >>> pbvs.package("gray", manifests="manifests", data="data", tasks=["rgb2ir"]).name
     'gray.zip'
     """
     from pbvs.submission import package as packaging
 
-    others = {task: _run(other, submissions) for task, other in (sources or {}).items()}
-    return packaging.package(
-        _run(run, submissions),
-        manifests=Path(manifests),
-        root=_path(data),
+    chosen, known = _run(run, submissions), Path(manifests)
+    inputs = packaging.inputs_of(known, _path(data), split, chosen.challenge())
+    plan = packaging.make_plan(
+        chosen,
+        inputs,
         split=split,
         tasks=tasks,
-        others=others,
+        others={task: _run(other, submissions) for task, other in (sources or {}).items()},
         modes=modes,
         form=form,
         extra_data=extra_data,
         description=description,
+        manifests=None if allow_stale else known,
     )
+    return packaging.write_package(plan, inputs)[0]
 
 
 def load_model(

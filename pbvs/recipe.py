@@ -127,7 +127,9 @@ class Radiometry(Settings):
         """Return whether another has the same rules."""
         return isinstance(other, Radiometry) and self.model_dump() == other.model_dump()
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        """Return the same for the same rules."""
+        return hash(self.model_dump_json())
 
     @property
     def challenge(self) -> Challenge:
@@ -204,6 +206,8 @@ class Augmentation(Settings):
 
 class Recipe(Settings):
     """A whole system: a stage for each task, and what they share."""
+
+    KEYS = "`pbvs recipe keys` lists them"
 
     model_config = ConfigDict(defer_build=True)  # until the registry of methods can be imported
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,8 @@ class Settings(BaseModel):
     leaves everything as it was, so that a newer version goes on with an older one's runs. The string below a field is
     its description, which `describe` shows.
     """
+
+    KEYS: ClassVar[str] = "check its spelling"  # where the keys are listed, for one that is no other's neighbour
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -36,7 +38,8 @@ def explain(error: ValidationError, what: str = "recipe", model: type[Settings] 
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
             close = difflib.get_close_matches(path[-1], table.model_fields, n=1) if table else []
-            message = "there is no such key" + (f" (did you mean {close[0]}?)" if close else "; check its spelling")
+            listed = (model or Settings).KEYS
+            message = "there is no such key" + (f" (did you mean {close[0]}?)" if close else f"; {listed}")
         if finding["type"] == "missing":
             message = "this key is missing"
         parts.append(f"{key}: {message}" if key else message)

@@ -326,8 +326,10 @@ class Challenge(Settings):
     """All that a challenge fixes; `load_challenge` reads one from `challenges/<name>.toml` or a file of one's own.
 
     `protocol` is the scoring rule that is used where none is named: one of `protocols`, the challenge's own rules in
-    this file (as pbvs/evaluation/protocol.py reads them), or one that comes with the package.
+    this file (as pbvs/metrics/protocol.py reads them), or one that comes with the package.
     """
+
+    KEYS = "`pbvs challenge show --toml` writes a file with all of them"
 
     name: Name
     title: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -106,18 +107,19 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 def echo_json(value: Any) -> None:
     """Print a value as JSON on standard output; NaN and infinity become null, paths and dates text."""
     import json
-    import math
 
-    def plain(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {str(key): plain(part) for key, part in item.items()}
-        if isinstance(item, list | tuple):
-            return [plain(part) for part in item]
-        if isinstance(item, float) and not math.isfinite(item):
-            return None
-        return item if isinstance(item, str | int | float | None) else str(item)
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+def _plain(item: Any) -> Any:
+    """Return a value as what JSON has, the values in it, too."""
+    if isinstance(item, dict):
+        return {str(key): _plain(part) for key, part in item.items()}
+    if isinstance(item, list | tuple):
+        return [_plain(part) for part in item]
+    if isinstance(item, float) and not math.isfinite(item):
+        return None
+    return item if isinstance(item, str | int | float | None) else str(item)
 
 
 def echo(text: str, err: bool = False) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,10 +223,13 @@ def table_of_rows(judge: Judge, found: Iterable[tuple[Images, Measured | None]])
 
 def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | None]]:
     """Return a group's numbers; an image that cannot be measured gets a status, and the others theirs."""
-    whole = [item for item in group if item.prediction is not None and item.target is not None]
     try:
-        pairs = [judge.pair(item.prediction, item.target, item.valid) for item in whole]  # type: ignore[arg-type]
-        found = iter(judge.measure(pairs, [item.key for item in whole]))
+        whole = [
+            (judge.pair(item.prediction, item.target, item.valid), item.key)
+            for item in group
+            if item.prediction is not None and item.target is not None
+        ]
+        found = iter(judge.measure([pair for pair, _ in whole], [key for _, key in whole]))
     except PbvsError as error:
         if len(group) > 1:
             return [result for item in group for result in _judge(judge, [item])]
@@ -236,19 +240,20 @@ def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | N
 
 def _read(judge: Judge, task: TaskToScore, jobs: int, batch: int) -> Iterator[Images]:
     """Read pairs ahead in threads."""
-
-    def read(numbered: tuple[int, Pair]) -> Images:
-        place, pair = numbered
-        item = task.read(pair)
-        item.place = place
-        if item.target is not None and judge.cache is not None:
-            key = target_key(pair, task.root, task.radiometry, task.size)
-            item.key = digest([key, judge.protocol.border, judge.protocol.channels])
-        return item
-
     with ThreadPoolExecutor(jobs) as pool:
-        stream = ahead(pool, read, enumerate(task.pairs), batch + jobs)
+        stream = ahead(pool, partial(_read_one, judge, task), enumerate(task.pairs), batch + jobs)
         yield from track(stream, f"{task.name}: scoring", total=len(task.pairs), unit="image")
+
+
+def _read_one(judge: Judge, task: TaskToScore, numbered: tuple[int, Pair]) -> Images:
+    """Read a pair, with its place and the key under which its target's features are kept."""
+    place, pair = numbered
+    item = task.read(pair)
+    item.place = place
+    if item.target is not None and judge.cache is not None:
+        key = target_key(pair, task.root, task.radiometry, task.size)
+        item.key = digest([key, judge.protocol.border, judge.protocol.channels])
+    return item
 
 
 def _groups(stream: Iterable[Images], size: int) -> Iterator[list[Images]]:

@@ -74,10 +74,9 @@ def reference_numbers(protocol: Protocol, baselines: Mapping[str, Mapping[str, T
 
 
 def _lpips(judge: Judge) -> dict[str, Any]:
-    metric = judge.feature_metrics.get("lpips")
-    if metric is None:
+    lpips = judge.lpips
+    if lpips is None:
         return {"net": "", "version": VERSION, "is_lpips": True, "label": "", "digest": ""}
-    lpips = metric.network.lpips  # type: ignore[attr-defined]
     said = {"net": lpips.net, "version": VERSION, "is_lpips": lpips.is_lpips}
     return said | {"label": lpips.label, "digest": lpips.trunk_digest}
 

@@ -92,21 +92,24 @@ class Calibration:
     curve: list[Point] = field(default_factory=list)
 
 
-class _Memory(dict[str, Features]):
+class _Memory:
     """Targets' features, while there is room for them."""
 
     MOST = 512 << 20  # bytes
-    used = 0
 
-    def get(self, network: str, key: str) -> Features | None:  # type: ignore[override]
+    def __init__(self) -> None:
+        self.kept: dict[str, Features] = {}
+        self.used = 0
+
+    def get(self, network: str, key: str) -> Features | None:
         """Return what was kept of a target."""
-        return dict.get(self, key)
+        return self.kept.get(key)
 
     def put(self, network: str, key: str, features: Features) -> None:
         """Keep a target's features."""
         self.used += sum(tap.numel() * 4 for tap in features)
         if self.used < self.MOST:
-            self[key] = features
+            self.kept[key] = features
 
 
 class Judge:
@@ -120,8 +123,7 @@ class Judge:
     @property
     def label(self) -> str:
         """What the perceptual number is called."""
-        label: str = self.measure.feature_metrics["lpips"].network.lpips.label  # type: ignore[attr-defined]
-        return label
+        return self.measure.lpips.label if self.measure.lpips else ""
 
     def sample(self, source: ImageArray, target: ImageArray, valid: NDArray[np.bool_]) -> Sample:
         """Return the middle of a pair with its target's features."""

@@ -25,6 +25,7 @@ from pbvs.metrics.base import (
     Setting,
     create,
 )
+from pbvs.metrics.perceptual import Lpips, LpipsNetwork
 from pbvs.metrics.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ class Judge:
         found = [metric.network for metric in self.feature_metrics.values()]
         found += [metric.network for metric in self.set_metrics.values()]
         return list(dict.fromkeys(found))
+
+    @property
+    def lpips(self) -> Lpips | None:
+        """What the metric `lpips` is measured with; None where the rule has no such metric."""
+        network = self.feature_metrics["lpips"].network if "lpips" in self.feature_metrics else None
+        return network.lpips if isinstance(network, LpipsNetwork) else None
 
     @property
     def columns(self) -> tuple[str, ...]:

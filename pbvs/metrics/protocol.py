@@ -81,6 +81,16 @@ class Term(Settings):
             return reference / x if x else None
         return x
 
+    def range(self, low: float, high: float) -> tuple[float, float]:
+        """Return between which values the term lies where its metric lies between `low` and `high`.
+
+        >>> Term(metric="ssim", transform="complement").range(0, 1)
+        (0.0, 1.0)
+        """
+        ends = [None if isinstance(self.baseline, str) else self.value({self.metric: end}) for end in (low, high)]
+        known = [end for end in ends if end is not None]
+        return (min(known), max(known)) if len(known) == len(ends) else (-math.inf, math.inf)
+
     @property
     def turns(self) -> bool:
         """Whether the term falls where its metric rises."""
@@ -162,6 +172,21 @@ class Protocol(Settings):
     def higher_is_better(self) -> bool:
         """Whether a higher score is the better one."""
         return self.rises(self.terms[0])
+
+    def combined_range(self, tasks: int) -> tuple[float, float]:
+        """Return between which values the combined score of so many tasks lies, LPIPS taken to end at 1.
+
+        >>> load_protocol("mavic-t-2026").combined_range(4)
+        (0.0, 5.0)
+        """
+        low = high = 0.0
+        for term in self.terms:
+            least, most = get_metric(self.resolve(term.metric)).bounds
+            bottom, top = term.range(least, min(most, 1.0) if term.metric.startswith("lpips") else most)
+            low, high = low + bottom, high + top
+        count = len(self.terms) if self.reduction == "mean" else 1
+        low, high = min(low / count, self.missing_counts), max(high / count, self.missing_counts)
+        return low + min(0.0, self.missing_adds) * tasks, high + max(0.0, self.missing_adds) * tasks
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from pbvs.errors import PbvsError, of_data
 from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
 from pbvs.evaluation.results import Scores, read_scores
 from pbvs.files import sweep, write_text
+from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Tile, tile
@@ -78,21 +80,21 @@ def _items(
             name = str(change["name"])
             found.setdefault(name, {}).update({comparison.before.run.name: change["before"], **numbers})
             locations[name] = str(change["location"])
-    return [Item(name, locations[name], values, _reader(runs, pairs.get(name), root)) for name, values in found.items()]
+    made = [(run, run.recipe()) for run in runs]
+    return [
+        Item(name, locations[name], values, partial(_read, made, pairs.get(name), root))
+        for name, values in found.items()
+    ]
 
 
-def _reader(runs: Sequence[Run], pair: Pair | None, root: Path | None) -> Callable[[], Panes]:
-    recipes = [run.recipe() for run in runs]
-
-    def read() -> Panes:
-        if pair is None:
-            return Panes((), "the manifests no longer list this image")
-        opened = [images.open_images(run, recipe, pair, root) for run, recipe in zip(runs, recipes, strict=True)]
-        shown = [opened[0].source, *(each.prediction for each in opened), opened[0].target]
-        problem = " ".join(dict.fromkeys(each.problem for each in opened if each.problem))
-        return Panes([*shown, *map(images.error_of_opened, opened)], problem)
-
-    return read
+def _read(made: Sequence[tuple[Run, Recipe]], pair: Pair | None, root: Path | None) -> Panes:
+    """Read an image as every run made it, with its input, its target and the errors."""
+    if pair is None:
+        return Panes((), "the manifests no longer list this image")
+    opened = [images.open_images(run, recipe, pair, root) for run, recipe in made]
+    shown = [opened[0].source, *(each.prediction for each in opened), opened[0].target]
+    problem = " ".join(dict.fromkeys(each.problem for each in opened if each.problem))
+    return Panes([*shown, *map(images.error_of_opened, opened)], problem)
 
 
 def render_comparisons(comparisons: Sequence[Comparison], gallery: Gallery) -> str:

@@ -284,29 +284,27 @@ def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gall
 
 def items(evidence: Evidence, task: str, root: Path | None) -> list[Item]:
     """Return every image of a task that was scored, or where none was, every one that was predicted."""
-    run, recipe, results = evidence.run, evidence.recipe, evidence.results
-
-    def reader(pair: Pair) -> Callable[[], Panes]:
-        def read() -> Panes:
-            opened = images.open_images(run, recipe, pair, root)
-            panes = [opened.source, opened.prediction, opened.target, images.error_of_opened(opened)]
-            return Panes(panes, opened.problem)
-
-        return read
-
+    results = evidence.results
     pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
     rows = results.table(task, scored=False).to_dict("records") if results and results.split == "val" else []
     if not rows:
         made = predicted(evidence, "val", task)
-        return [Item(pair.name, pair.location, {}, reader(pair)) for pair in made]
+        return [Item(pair.name, pair.location, {}, partial(_read, evidence, pair, root)) for pair in made]
     found = []
     for image in rows:
         values = {str(key): number(value) for key, value in image.items() if key not in TEXTS}
         note = "" if image["status"] == "ok" else f"not scored: {image['status']}"
-        pair = pairs.get(image["name"])
-        read = reader(pair) if pair else lambda: Panes((), "the manifests no longer list this image")
+        read = partial(_read, evidence, pairs.get(image["name"]), root)
         found.append(Item(image["name"], image["location"], values, read, note))
     return found
+
+
+def _read(evidence: Evidence, pair: Pair | None, root: Path | None) -> Panes:
+    """Read an image's input, prediction, target and error."""
+    if pair is None:
+        return Panes((), "the manifests no longer list this image")
+    opened = images.open_images(evidence.run, evidence.recipe, pair, root)
+    return Panes([opened.source, opened.prediction, opened.target, images.error_of_opened(opened)], opened.problem)
 
 
 def metrics_of(results: Scores | None) -> list[str]:

@@ -120,17 +120,12 @@ class OutputNames:
 
     def _compiled(self) -> re.Pattern[str]:
         names = "|".join(re.escape(folder) for folder in sorted(self.folders.values(), key=len, reverse=True))
-        count = 0
-
-        def replaced(kind: str) -> str:
-            nonlocal count
-            if kind != "task":
-                return "[^/]+"
-            count += 1
-            return f"(?P<task{count - 1}>{names})"
-
-        parts = _FIELD.split(self.inner)
-        text = "".join(replaced(part) if number % 2 else re.escape(part) for number, part in enumerate(parts))
+        parts = [re.escape(part) for part in _FIELD.split(self.inner)]
+        fields = range(1, len(parts), 2)  # what stands between the fields is literal
+        tasks = [number for number in fields if parts[number] == "task"]
+        for number in fields:
+            parts[number] = f"(?P<task{tasks.index(number)}>{names})" if number in tasks else "[^/]+"
+        text = "".join(parts)
         head = f"(?P<folder>{names})/" if self.by_folder else ""
         return re.compile(f"{head}(?P<key>{text})")
 

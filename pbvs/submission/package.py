@@ -18,7 +18,7 @@ from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, vi
 from pbvs.lineage import refuse_stale
 from pbvs.logs import track
 from pbvs.recipe import Recipe
-from pbvs.run import MANIFESTS, Run, locked
+from pbvs.run import Run, locked
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.images import is_plain, recode
@@ -36,42 +36,6 @@ class PackageRefused(PbvsError):
         super().__init__(
             "The archive would be rejected and was not kept; correct what is listed.\n" + as_text(findings)
         )
-
-
-def package(
-    run: Run,
-    *,
-    manifests: Path = MANIFESTS,
-    root: Path | None = None,
-    split: str = "test",
-    tasks: Sequence[str] = (),
-    others: Mapping[str, Run] | None = None,
-    modes: Mapping[str, str] | None = None,
-    form: Container | None = None,
-    extra_data: bool | None = None,
-    description: str | None = None,
-    allow_stale: bool = False,
-) -> Path:
-    """Write, check and record `submissions/<run>.zip`; return its path.
-
-    Killed at any moment it leaves the archive that was there before, or the new one. Raises PbvsError when
-    predictions are missing or, without `allow_stale`, were made by another model or from another manifest than there
-    is now; PackageRefused with the findings when the archive would be rejected.
-    """
-    inputs = inputs_of(manifests, root, split, run.challenge())
-    plan = make_plan(
-        run,
-        inputs,
-        split=split,
-        tasks=tasks,
-        others=others,
-        modes=modes,
-        form=form,
-        extra_data=extra_data,
-        description=description,
-        manifests=None if allow_stale else manifests,
-    )
-    return write_package(plan, inputs)[0]
 
 
 def inputs_of(manifests: Path, root: Path | None, split: str = "test", challenge: Challenge | None = None) -> Inputs:

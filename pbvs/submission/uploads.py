@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import read_json, sha256, sweep
 from pbvs.lineage import Stale, stale_archives
+from pbvs.metrics.protocol import built_in_protocols, choose_protocol
 from pbvs.run import Run, all_runs, locked
 from pbvs.submission.zips import regular_file
 from pbvs.text import csv_cell, from_csv_cell, read_table, table_of, write_table
@@ -87,7 +88,7 @@ def add(
 ) -> Upload:
     """Log the upload of an archive; the run and its local score are found by the archive's digest.
 
-    Raises PbvsError when there is no archive, UsageError when the board's score is no number of 0 or more, and, unless
+    Raises PbvsError when there is no archive, UsageError when the board's score is no number, and, unless
     told to do so `anyway`, when the archive is a rehearsal's, was logged already and did not fail, or the score is out
     of range.
     """
@@ -166,14 +167,16 @@ def say_left(uploads: Sequence[Upload], challenge: Challenge, today: datetime.da
 
 
 def _score(board: float | None, challenge: Challenge, anyway: bool) -> str:
-    """Return a score as it is written; a combined one is at most 1, and 1 more for each task that is missing."""
+    """Return a score as it is written; what the challenge's rule of scoring, or its board's, cannot give is refused."""
     if board is None:
         return ""
-    if not math.isfinite(board) or (board < 0 and not anyway):
-        raise UsageError(f"The board's score {board} is no number of 0 or more.")
-    most = 1 + len(challenge.tasks)
-    if board > most and not anyway:
-        raise UsageError(f"The board's score {board:g} is not between 0 and {most}; {INSIST}.")
+    if not math.isfinite(board):
+        raise UsageError(f"The board's score {board} is no number.")
+    rules = {challenge.protocol, challenge.name} & {challenge.protocol, *built_in_protocols()}
+    ranges = [choose_protocol(challenge, rule).combined_range(len(challenge.tasks)) for rule in rules]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if not low <= board <= high and not anyway:
+        raise UsageError(f"The board's score {board:g} is not between {low:g} and {high:g}; {INSIST}.")
     return f"{board:g}"
 
 

@@ -110,7 +110,7 @@ def test_a_recipe_is_shown_with_every_default_and_reads_back(name: str, tmp_path
         ("chip.stride=5", "chip: there is no such key (did you mean chips?)"),
         ("chips.max_sid=64", "chips.max_sid: there is no such key (did you mean max_side?)"),
         ('stages.sar2eo.perceptual=[{net = "alex", weigth = 2}]', "perceptual.0.weigth: there is no such key (did you"),
-        ("stages.sar2eo.nonsense=1", "stages.sar2eo.nonsense: there is no such key; check its spelling"),
+        ("stages.sar2eo.nonsense=1", "stages.sar2eo.nonsense: there is no such key; `pbvs recipe keys` lists them"),
     ],
 )
 def test_a_misspelt_key_gets_the_nearest_one(change: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def make(tmp_path: Path) -> Callable[..., Workspace]:
 
 
 def pack(workspace: Workspace, run: Run, **options: Any) -> Path:
-    return package(run, manifests=workspace.manifests, root=workspace.root, **options)
+    return package(run, manifests=workspace.manifests, data=workspace.root, **options)
 
 
 def names(path: Path) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import math
 from pathlib import Path
 
 import pytest
 
+from pbvs.api import package
 from pbvs.challenge import load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
 from pbvs.submission import uploads as log
-from pbvs.submission.package import package
 from tests.submission.workspace import Workspace
 
 MAVIC = load_challenge("mavic-t-2026")
@@ -21,7 +22,7 @@ NOON = datetime.datetime(2026, 2, 3, 12, tzinfo=datetime.timezone.utc)
 
 def test_an_upload_knows_its_run_and_local_score(workspace: Workspace) -> None:
     run = workspace.run()
-    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    path = package(run, manifests=workspace.manifests, data=workspace.root)
     summary = {"combined": 0.3125, "split": "val", "lpips": {"net": "alex", "is_lpips": True}}
     write_json(run.scores / "summary.json", summary)
     log.add(path, workspace.submissions, note="first,\n with a comma", when=NOON)
@@ -80,7 +81,7 @@ def test_impossible_entries_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     with pytest.raises(PbvsError, match="There is no archive"):
         log.add(tmp_path / "none.zip", tmp_path)
-    with pytest.raises(UsageError, match="no number of 0 or more"):
+    with pytest.raises(UsageError, match="is no number"):
         log.add(path, tmp_path, board=float("nan"))
     with pytest.raises(UsageError, match="no upload 7"):
         log.amend(7, tmp_path, {"board": 0.1})
@@ -98,7 +99,7 @@ def test_a_damaged_log_is_named(text: str, tmp_path: Path) -> None:
 
 def test_a_rehearsal_is_no_upload(workspace: Workspace) -> None:
     run = workspace.run()
-    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    path = package(run, manifests=workspace.manifests, data=workspace.root)
     record = run.folder / "package.json"
     write_json(record, {**read_json(record), "split": "val"})
     with pytest.raises(UsageError, match=r"rehearsal; upload what `pbvs package --run hand` writes"):
@@ -127,6 +128,23 @@ def test_a_score_out_of_range_is_insisted_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not between 0 and 5"):
         log.amend(1, tmp_path, {"board": 5.2})
     assert log.amend(1, tmp_path, {"board": 5.2}, anyway=True).board == "5.2"
+
+
+@pytest.mark.parametrize(
+    ("challenge", "low", "high"), [("mavic-t-2026", 0, 5), ("mavic-t-2024", 0, 1), ("rgb2nir", -math.inf, 2)]
+)
+def test_the_range_of_scores_is_that_of_the_challenges_rule(
+    challenge: str, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "challenge_of", lambda *_: load_challenge(challenge))
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"x")
+    log.add(path, tmp_path)
+    for score in (max(low, -30), (max(low, 0) + high) / 2, high):
+        assert log.amend(1, tmp_path, {"board": score}).board == f"{score:g}"
+    for score in (low - 0.01, high + 0.01):
+        with pytest.raises(UsageError, match=r"no number|not between"):
+            log.amend(1, tmp_path, {"board": score})
 
 
 def test_a_note_is_no_formula_for_a_spreadsheet(tmp_path: Path) -> None:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from pbvs.api import package
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.runs import differences, overview, remove
 from pbvs.files import sha256, write_json
 from pbvs.run import Run, all_runs, locked
 from pbvs.submission import uploads as log
-from pbvs.submission.package import package
 from tests.submission.workspace import RECIPE, Workspace
 
 
 def test_a_row_for_each_run(workspace: Workspace) -> None:
-    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
+    path = package(workspace.run(), manifests=workspace.manifests, data=workspace.root)
     workspace.run("other", seed=400)
     log.add(path, workspace.submissions)
     first, second = overview(workspace.submissions)
@@ -34,7 +34,7 @@ def test_recipes_differ_where_they_differ(workspace: Workspace) -> None:
 
 def test_removing_takes_folder_and_archive(workspace: Workspace) -> None:
     run = workspace.run()
-    package(run, manifests=workspace.manifests, root=workspace.root)
+    package(run, manifests=workspace.manifests, data=workspace.root)
     workspace.run("other")
     assert set(remove(run)) == {run.folder, run.archive}
     assert [run.name for run in all_runs(workspace.submissions)] == ["other"]
@@ -43,7 +43,7 @@ def test_removing_takes_folder_and_archive(workspace: Workspace) -> None:
 
 def test_archive_can_be_kept(workspace: Workspace) -> None:
     run = workspace.run()
-    package(run, manifests=workspace.manifests, root=workspace.root)
+    package(run, manifests=workspace.manifests, data=workspace.root)
     remove(run, archive=False)
     assert run.archive.is_file()
 
@@ -76,7 +76,7 @@ def test_half_removed_and_odd_folders_are_no_runs(workspace: Workspace) -> None:
 
 def test_a_removal_that_was_stopped_is_finished(workspace: Workspace) -> None:
     run = workspace.run()
-    package(run, manifests=workspace.manifests, root=workspace.root)
+    package(run, manifests=workspace.manifests, data=workspace.root)
     run.folder.rename(workspace.submissions / ".removed-hand")
     remove(run)
     assert not list(workspace.submissions.iterdir())
@@ -86,7 +86,7 @@ def test_only_its_own_zips_are_removed(workspace: Workspace) -> None:
     """A run may be called as another one's rehearsal or bundle was, or is."""
     first, second = workspace.run("tiny"), workspace.run("tiny-val", seed=300)
     for run in (first, second):
-        package(run, manifests=workspace.manifests, root=workspace.root)
+        package(run, manifests=workspace.manifests, data=workspace.root)
     kept = second.archive.read_bytes()
     assert set(remove(first)) == {first.folder, first.archive}
     assert second.archive.read_bytes() == kept
@@ -95,7 +95,7 @@ def test_only_its_own_zips_are_removed(workspace: Workspace) -> None:
 def test_a_rehearsal_beside_the_run_is_removed_by_its_digest(workspace: Workspace) -> None:
     """As earlier versions wrote it."""
     run = workspace.run("tiny")
-    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    path = package(run, manifests=workspace.manifests, data=workspace.root)
     beside = path.rename(workspace.submissions / "tiny-val.zip")
     write_json(run.folder / "package-val.json", {"archive": "tiny-val.zip", "sha256": sha256(beside), "split": "val"})
     assert beside in remove(run)

@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pbvs.api import package
 from pbvs.challenge import load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json, sha256, write_json
 from pbvs.run import Run
-from pbvs.submission.package import PackageRefused, package, parse_modes
+from pbvs.submission.package import PackageRefused, parse_modes
 from pbvs.submission.readme import parse_readme
 from tests.submission.workspace import COUNT, Workspace, noise, png_bytes
 from tests.tasks import TASKS
 
 
 def pack(workspace: Workspace, run: Run, **options: object) -> Path:
-    return package(run, manifests=workspace.manifests, root=workspace.root, **options)
+    return package(run, manifests=workspace.manifests, data=workspace.root, **options)
 
 
 def names(path: Path) -> list[str]:
@@ -171,7 +172,7 @@ def test_impossible_modes_are_refused(option: str) -> None:
 
 def test_assembles_tasks_of_several_runs(workspace: Workspace) -> None:
     run, other = workspace.run(), workspace.run("night2", seed=500)
-    path = pack(workspace, run, others={"sar2rgb": other})
+    path = pack(workspace, run, sources={"sar2rgb": other})
     with zipfile.ZipFile(path) as archive:
         assert archive.read("sar2rgb/0.png") == other.prediction("test", "sar2rgb", "0").read_bytes()
         assert archive.read("sar2eo/0.png") == run.prediction("test", "sar2eo", "0").read_bytes()
@@ -187,12 +188,13 @@ def test_different_evaluation_sizes_do_not_mix(workspace: Workspace) -> None:
     record = other.prediction_folder("test", "sar2rgb").with_name("sar2rgb.json")
     write_json(record, {**read_json(record), "evaluation_size": "challenge"})
     with pytest.raises(UsageError, match="different evaluation sizes"):
-        pack(workspace, run, others={"sar2rgb": other})
+        pack(workspace, run, sources={"sar2rgb": other})
 
 
 KILLED = """
     import json, os, signal, sys
     from pathlib import Path
+    import pbvs.api
     from pbvs.run import Run
     from pbvs.submission import package as archive
     workspace = Path(sys.argv[1])
@@ -216,7 +218,7 @@ KILLED = """
         if not child:
             state["left"] = moment
             run = Run("hand", workspace / "submissions")
-            archive.package(run, manifests=workspace / "manifests", root=workspace / "data")
+            pbvs.package(run, manifests=workspace / "manifests", data=workspace / "data")
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         state["left"] = 0

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from pbvs.api import package
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json
 from pbvs.submission import zips
-from pbvs.submission.package import package
 from pbvs.submission.score import score_archive
 from pbvs.submission.zips import write_zip
 from tests.submission.workspace import COUNT, Workspace, entries, noise, png_bytes
@@ -30,7 +30,7 @@ def score(path: Path, workspace: Workspace, **options: Any) -> dict[str, Any]:
 
 
 def test_a_perfect_archive_scores_nought(workspace: Workspace, tmp_path: Path) -> None:
-    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
+    path = package(workspace.run(), manifests=workspace.manifests, data=workspace.root)
     summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
     assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
@@ -39,7 +39,7 @@ def test_a_perfect_archive_scores_nought(workspace: Workspace, tmp_path: Path) -
 
 def test_it_is_the_archive_that_counts_not_the_run(workspace: Workspace, tmp_path: Path) -> None:
     run = workspace.run()
-    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    path = package(run, manifests=workspace.manifests, data=workspace.root)
     workspace.run(seed=700)
     assert score(path, workspace, targets=targets(tmp_path / "targets"))["combined"] == pytest.approx(0.0, abs=1e-6)
 
@@ -57,7 +57,7 @@ def test_anybodys_archive_with_tiff_and_rgb(workspace: Workspace, tmp_path: Path
 
 
 def test_other_names_are_told(workspace: Workspace, tmp_path: Path) -> None:
-    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
+    path = package(workspace.run(), manifests=workspace.manifests, data=workspace.root)
     with pytest.raises(PbvsError, match="no prediction that has a target"):
         score(path, workspace, manifests=workspace.manifests, root=workspace.root)
     with pytest.raises(UsageError, match="no folder of targets"):
@@ -77,7 +77,7 @@ def test_as_many_entries_are_scored_as_there_are_inputs(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stranger's archive has a limit; one for inputs that are known may have as many entries as they are."""
-    path = package(workspace.run(), manifests=workspace.manifests, root=workspace.root)
+    path = package(workspace.run(), manifests=workspace.manifests, data=workspace.root)
     monkeypatch.setattr(zips, "LIMITS", zips.Limits(entries=2))
     summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert {task: summary["tasks"][task]["images"] for task in TASKS} == COUNT
@@ -85,7 +85,7 @@ def test_as_many_entries_are_scored_as_there_are_inputs(
 
 def test_nothing_of_a_run_is_written(workspace: Workspace, tmp_path: Path) -> None:
     run = workspace.run()
-    path = package(run, manifests=workspace.manifests, root=workspace.root)
+    path = package(run, manifests=workspace.manifests, data=workspace.root)
     before = sorted(run.folder.rglob("*"))
     score(path, workspace, targets=targets(tmp_path / "targets"))
     assert sorted(run.folder.rglob("*")) == before
