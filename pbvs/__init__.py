@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pbvs.api import Run, build_pairs, calibrate, compare, load_model, package, predict, score
+    from pbvs.api import Run, build_pairs, calibrate, compare, load_model, package, plan, predict, score
     from pbvs.errors import PbvsError, UsageError
     from pbvs.recipe import Recipe, load_recipe
 
@@ -30,6 +30,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "package",
+    "plan",
     "predict",
     "score",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pbvs.evaluation.results import Scores
     from pbvs.experiments.calibrate import Calibration
     from pbvs.metrics.protocol import Protocol
+    from pbvs.preflight import Plan
     from pbvs.translators.scenes import Model
 
 StrPath = str | PathLike[str]
@@ -169,29 +170,66 @@ def predict(
     True
     """
     from pbvs import pipeline
-    from pbvs.data.build import challenge_of
 
-    folder = None if run is None else _run(run, submissions)
-    asked = None if challenge is None else str(challenge)
-    if recipe is not None and not isinstance(recipe, Recipe):
-        recipe = load_recipe(Path(recipe), asked, asked or challenge_of(Path(manifests)))
     made = pipeline.predict(
-        recipe,
-        run=folder.name if folder else None,
+        _named_recipe(recipe, manifests, challenge),
+        **_where(run, data, manifests, submissions, weights),
         tasks=tasks,
         splits=splits,
-        root=_data(data, manifests),
-        manifests=Path(manifests),
-        submissions=folder.submissions if folder else Path(submissions),
-        weights=_path(weights),
         device=device,
         jobs=jobs,
         retrain=retrain,
         lpips_net=lpips_net,
         deterministic=deterministic,
-        challenge=asked,
+        challenge=None if challenge is None else str(challenge),
     )
     return Run(made.name, made.submissions)
+
+
+def plan(
+    recipe: str | StrPath | Recipe | None = None,
+    *,
+    run: str | StrPath | RunFolder | None = None,
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test", "val"),
+    data: StrPath | None = None,
+    manifests: StrPath = MANIFESTS,
+    submissions: StrPath = SUBMISSIONS,
+    weights: StrPath | None = None,
+    device: str = "auto",
+    retrain: bool = False,
+    lpips_net: str | None = None,
+    challenge: str | StrPath | None = None,
+    measure: bool = True,
+) -> Plan:
+    """Return what `predict`, called the same way, would do, and make nothing; printed, it is what `--dry-run` says.
+
+    `plan.stages` has a row per task with its steps and images, `plan.weights` the file of each net that training needs
+    (None: missing), `plan.free` the bytes that disks have left, `plan.problem` what stands in the way, or "". `measure`
+    takes a few steps of each training to tell its time, `plan.seconds` of a step. Raises what `predict` raises before
+    it begins.
+
+    >>> plan = pbvs.plan("demo", tasks=["rgb2ir"], run="new", data="data", manifests="manifests")
+    >>> [(stage.task, stage.trains) for stage in plan.stages], plan.problem
+    ([('rgb2ir', False)], '')
+    >>> print(plan)  # doctest: +ELLIPSIS
+    Plan:    run new, recipe demo, challenge mavic-t-2026, on cpu
+      rgb2ir  grayscale: nothing to train; predict ...
+    Nothing stands in the way.
+    """
+    from pbvs import pipeline
+
+    return pipeline.plan(
+        _named_recipe(recipe, manifests, challenge),
+        **_where(run, data, manifests, submissions, weights),
+        tasks=tasks,
+        splits=splits,
+        device=device,
+        retrain=retrain,
+        lpips_net=lpips_net,
+        challenge=None if challenge is None else str(challenge),
+        measure=measure,
+    )
 
 
 def score(
@@ -379,6 +417,44 @@ def _run(run: str | StrPath | RunFolder | None, submissions: StrPath) -> RunFold
         return choose_folder(None, Path(submissions))
     path = Path(run)
     return RunFolder(path.name, path.parent) if len(path.parts) > 1 else RunFolder(str(run), Path(submissions))
+
+
+def _named_recipe(
+    recipe: str | StrPath | Recipe | None, manifests: StrPath, challenge: str | StrPath | None
+) -> Recipe | None:
+    """Return the recipe for the challenge asked for, or for the manifests' own."""
+    from pbvs.data.build import challenge_of
+
+    if recipe is None or isinstance(recipe, Recipe):
+        return recipe
+    asked = None if challenge is None else str(challenge)
+    return load_recipe(Path(recipe), asked, asked or challenge_of(Path(manifests)))
+
+
+class _Where(TypedDict):
+    run: str | None
+    root: Path
+    manifests: Path
+    submissions: Path
+    weights: Path | None
+
+
+def _where(
+    run: str | StrPath | RunFolder | None,
+    data: StrPath | None,
+    manifests: StrPath,
+    submissions: StrPath,
+    weights: StrPath | None,
+) -> _Where:
+    """Return a run's name and all folders, as the pipeline takes them."""
+    folder = None if run is None else _run(run, submissions)
+    return {
+        "run": folder.name if folder else None,
+        "root": _data(data, manifests),
+        "manifests": Path(manifests),
+        "submissions": folder.submissions if folder else Path(submissions),
+        "weights": _path(weights),
+    }
 
 
 def _path(path: StrPath | None) -> Path | None:

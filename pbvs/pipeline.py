@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pbvs.files import (
 )
 from pbvs.lineage import EARLIER, free_settings, learns
 from pbvs.logs import duration, say
-from pbvs.preflight import Work, tasks_with_parts, with_settings
+from pbvs.preflight import Plan, Work, tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
 from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done, read_done
 from pbvs.translators import make_translator
@@ -56,7 +57,6 @@ def predict(
     lpips_net: str | None = None,
     deterministic: bool = False,
     challenge: str | None = None,
-    dry_run: bool = False,
 ) -> Run:
     """Make a run: every stage's model is loaded or trained, and its predictions are written.
 
@@ -65,47 +65,117 @@ def predict(
     models of `tasks` again; `lpips_net` replaces the trunk of the stages that are trained for `tasks`, `deterministic`
     asks for the same bits on a GPU too, `challenge` replaces the recipe's. A run keeps its recipe: another one is taken
     only with `change_recipe`, but more epochs go on from where training ended. First the plan is said: stages, steps,
-    images, weights, disk. With `dry_run` it is printed with the time that training takes by a few measured steps, all
-    that could fail is checked, and nothing is made.
+    images, weights, disk.
 
     Returns the run. Raises PbvsError when data, manifests or weights are missing, when the run has another recipe, or
     when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
     All of these but unreadable inputs are found before anything is written.
     """
-    instead = {key: value for key, value in (("lpips_net", lpips_net), ("deterministic", deterministic)) if value}
-    given, made = _choose(recipe, run, submissions, challenge, manifests)
-    for task in tasks or ():
-        if task not in given.stages:
-            raise UsageError(f"The recipe {given.name!r} has no stage for {task}; it has {', '.join(given.stages)}.")
-
-    def job() -> Job:
-        """Return the work; asked again under the lock, as another command may have written the run's recipe."""
-        chosen = made.recipe() if recipe is None and made.exists() else given
-        asked = frozenset(tasks or chosen.stages)
-        chosen = with_settings(chosen, instead, tasks_with_parts(chosen, asked))
-        where = find_root(root, manifests)
-        return Job(chosen, made, where, manifests, weights, device, jobs, asked, retrain, instead)
-
-    if dry_run:
-        work = job()
-        work.check_data(splits, change_recipe)
-        print("\n".join(work.plan(splits, measure=devices.world_size() == 1).lines()))
-        work.check_machine()
-        return made
-    if not made.exists():
-        job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
-    with _single_writer(made.folder):
-        work = job()
-        work.restore()
-        work.check(splits, change_recipe)
-        if devices.rank() == 0:
-            for line in work.plan(splits).lines():
-                say(line)
-        work.start()
-        failures = [failure for task in work.wanted() for failure in work.do(task, splits)]
+    request = Request(
+        recipe, run, tasks, root, manifests, submissions, weights, device, jobs, retrain, lpips_net, deterministic,
+        challenge,
+    )  # fmt: skip
+    folder = request.chosen[1]
+    if not folder.exists():
+        request.job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
+    with _single_writer(folder.folder):
+        failures = _work(request.job(), splits, change_recipe)
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
-    return made
+    return folder
+
+
+def _work(job: Job, splits: Sequence[str], change_recipe: bool) -> list[str]:
+    """Do the work of a call under the run's lock; return what could not be predicted."""
+    job.restore()
+    job.check(splits, change_recipe)
+    if devices.rank() == 0:
+        for line in job.plan(splits).lines():
+            say(line)
+    job.start()
+    return [failure for task in job.wanted() for failure in job.do(task, splits)]
+
+
+def plan(
+    recipe: str | Path | Recipe | None = None,
+    *,
+    run: str | None = None,
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test", "val"),
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS,
+    weights: Path | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    retrain: bool = False,
+    change_recipe: bool = False,
+    lpips_net: str | None = None,
+    deterministic: bool = False,
+    challenge: str | None = None,
+    measure: bool = True,
+) -> Plan:
+    """Return what `predict` would do, called the same way; nothing is made.
+
+    With `measure`, how long training takes is found by a few steps of each stage. Raises what `predict` raises before
+    it begins, but for weights that are missing: the plan names them (`problem`).
+    """
+    request = Request(
+        recipe, run, tasks, root, manifests, submissions, weights, device, jobs, retrain, lpips_net, deterministic,
+        challenge,
+    )  # fmt: skip
+    job = request.job()
+    job.check_data(splits, change_recipe)
+    found = job.plan(splits, measure=measure and devices.world_size() == 1)
+    try:
+        job.check_machine()
+    except UsageError:
+        raise
+    except PbvsError as error:
+        return replace(found, problem=str(error))
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call of `predict` asks for, as it was given."""
+
+    recipe: str | Path | Recipe | None
+    run: str | None
+    tasks: Sequence[str] | None
+    root: Path | None
+    manifests: Path
+    submissions: Path
+    weights: Path | None
+    device: str
+    jobs: int
+    retrain: bool
+    lpips_net: str | None
+    deterministic: bool
+    challenge: str | None
+
+    @cached_property
+    def chosen(self) -> tuple[Recipe, Run]:
+        """The recipe and the run; raises UsageError where the recipe has no stage for a task asked for."""
+        recipe, run = _choose(self.recipe, self.run, self.submissions, self.challenge, self.manifests)
+        for task in self.tasks or ():
+            if task not in recipe.stages:
+                has = ", ".join(recipe.stages)
+                raise UsageError(f"The recipe {recipe.name!r} has no stage for {task}; it has {has}.")
+        return recipe, run
+
+    def job(self) -> Job:
+        """Return the work; asked again under the lock, as another command may have written the run's recipe."""
+        instead = {"lpips_net": self.lpips_net, "deterministic": self.deterministic}
+        instead = {key: value for key, value in instead.items() if value}
+        recipe, run = self.chosen
+        recipe = run.recipe() if self.recipe is None and run.exists() else recipe
+        asked = frozenset(self.tasks or recipe.stages)
+        recipe = with_settings(recipe, instead, tasks_with_parts(recipe, asked))
+        root = find_root(self.root, self.manifests)
+        return Job(
+            recipe, run, root, self.manifests, self.weights, self.device, self.jobs, asked, self.retrain, instead
+        )
 
 
 @dataclass

@@ -394,7 +394,10 @@ class StagePlan:
         return f"predict {said}" + (f" ({there:,} are there)" if there else "")
 
 
-@dataclass(frozen=True)
+CLEAR = "Nothing stands in the way."
+
+
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What a call of `predict` will do, and what that takes."""
 
@@ -403,6 +406,11 @@ class Plan:
     weights: Mapping[str, Path | None]  # that training needs -> where they are
     seconds: Mapping[TaskName, float] = field(default_factory=dict)  # of a step, where that was measured
     free: Mapping[Path, int] = field(default_factory=dict)  # folder -> bytes that its disk has left
+    problem: str = ""  # what stands in the way, in a sentence: weights that training needs
+
+    def __repr__(self) -> str:
+        """Return the plan in lines of 80 columns, and what stands in the way."""
+        return "\n".join([*self.lines(80), *folded(self.problem or CLEAR, 80, 2)])
 
     def lines(self, width: int = 0) -> list[str]:
         """Return the plan in lines of at most `width` columns, without it those of the terminal."""

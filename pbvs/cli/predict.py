@@ -12,6 +12,7 @@ from pbvs.cli import options
 from pbvs.errors import PbvsError, UsageError
 
 if TYPE_CHECKING:
+    from pbvs.preflight import Plan
     from pbvs.recipe import Recipe
     from pbvs.translators.scenes import Form, Model
 
@@ -60,21 +61,25 @@ def predict(
         raise UsageError("Say which tasks: --all, or --task NAME (repeatable).")
     from pbvs import pipeline
 
-    made = pipeline.predict(
-        _changed(recipe, run, submissions, changes) if changes else recipe,
-        run=run,
-        tasks=tasks or None,
-        splits=splits or ("test", "val"),
-        root=data,
-        submissions=submissions,
-        dry_run=dry_run,
-        **choices,
-    )
+    recipe_or_name = _changed(recipe, run, submissions, changes) if changes else recipe
+    choices |= {"run": run, "tasks": tasks or None, "splits": splits or ("test", "val")}
+    choices |= {"root": data, "submissions": submissions}
     if dry_run:
-        options.echo("Nothing stands in the way.")
+        _say_plan(pipeline.plan(recipe_or_name, **choices))
         return
+    made = pipeline.predict(recipe_or_name, **choices)
     options.echo(f"Predictions: {made.folder / 'predictions'}")
     options.echo(f"Next: pbvs score --split val --run {made.name}")
+
+
+def _say_plan(plan: Plan) -> None:
+    """Print a plan; raise PbvsError for what stands in the way."""
+    from pbvs.preflight import CLEAR
+
+    options.echo("\n".join(plan.lines()))
+    if plan.problem:
+        raise PbvsError(plan.problem)
+    options.echo(CLEAR)
 
 
 def _changed(recipe: str | None, run: str | None, submissions: Path, changes: tuple[str, ...]) -> Recipe:

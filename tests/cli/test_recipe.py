@@ -122,7 +122,7 @@ def test_a_misspelt_key_gets_the_nearest_one(change: str, sentence: str, capsys:
 
 def test_a_key_of_another_method_is_not_proposed() -> None:
     stage: dict[str, Any] = {"method": "grayscale", "generator_widt": 8}
-    with pytest.raises(PbvsError, match="no such key; check"):
+    with pytest.raises(PbvsError, match="no such key; `pbvs recipe keys` lists them"):
         parse_recipe({"name": "x", "stages": {"rgb2ir": stage}}, "x.toml")
 
 

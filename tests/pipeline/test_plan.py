@@ -16,7 +16,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError
-from pbvs.pipeline import Job, predict
+from pbvs.pipeline import Job, plan, predict
 from pbvs.preflight import Plan, StagePlan
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
@@ -158,7 +158,7 @@ def test_a_dry_run_fits_the_terminal_and_makes_nothing(
 
 
 def test_all_missing_weights_are_named_at_once_and_nothing_is_made(
-    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PBVS_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -166,11 +166,14 @@ def test_all_missing_weights_are_named_at_once_and_nothing_is_made(
         "sar2eo": {**NETWORK, "size": 32, "vgg_weight": 1.0},
         "sar2rgb": {**UNET, "size": 32, "lpips_weight": 1.0, "lpips_net": "alex"},
     }
-    with pytest.raises(PbvsError, match=r"vgg19 \(for sar2eo\), alex \(for sar2rgb\)"):
-        predict(_recipe(stages), run="bare", device="cpu", dry_run=True, **places)
-    said = " ".join(capfd.readouterr().out.split())
-    assert "Weights: vgg19 is missing, alex is missing" in said
+    found = plan(_recipe(stages), run="bare", device="cpu", **places)
+    assert found.weights == {"vgg19": None, "alex": None}
+    assert "vgg19 (for sar2eo), alex (for sar2rgb)" in found.problem
+    said = " ".join(str(found).split())
+    assert "Weights: vgg19 is missing, alex is missing" in said and said.endswith(found.problem)
     assert "not measured while weights are missing" in said
+    with pytest.raises(PbvsError, match=r"vgg19 \(for sar2eo\), alex \(for sar2rgb\)"):
+        predict(_recipe(stages), run="bare", device="cpu", **places)
     assert not (places["submissions"] / "bare").exists()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from pbvs.api import package
 from pbvs.challenge import Challenge, dump_challenge, parse_challenge
 from pbvs.challenge.model import Outputs
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
@@ -34,7 +35,7 @@ from pbvs.submission.images import (
     to_numbers,
 )
 from pbvs.submission.inputs import OutputNames, from_data
-from pbvs.submission.package import inputs_of, package
+from pbvs.submission.package import inputs_of
 from tests.submission.workspace import noise, png_bytes
 
 SIDE = 24

@@ -131,7 +131,8 @@ def test_a_score_out_of_range_is_insisted_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("challenge", "low", "high"), [("mavic-t-2026", 0, 5), ("mavic-t-2024", 0, 1), ("rgb2nir", -math.inf, 2)]
+    ("challenge", "low", "high"),
+    [("mavic-t-2026", 0, 5), ("mavic-t-2024", 0, 5), ("multiearth-sar2eo", 0, 1), ("rgb2nir", -math.inf, 2)],
 )
 def test_the_range_of_scores_is_that_of_the_challenges_rule(
     challenge: str, low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
