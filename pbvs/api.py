@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import DEFAULT
 from pbvs.recipe import Recipe, load_recipe
-from pbvs.run import MANIFESTS, SUBMISSIONS, read_done
+from pbvs.run import MANIFESTS, SUBMISSIONS, read_metadata
 from pbvs.run import Run as RunFolder
 from pbvs.run import choose_run as choose_folder
 
@@ -402,7 +402,7 @@ def load_model(
     folder = _run(run, submissions).existing()
     chosen = folder.recipe()
     translator = load_translator(folder, chosen, task, resolve_device(device))
-    trained = None if rule == "auto" else read_done(folder.model_record(task)).get("rules", {})
+    trained = None if rule == "auto" else read_metadata(folder.model_metadata_file(task)).get("rules", {})
     return Model(translator, chosen, told_rules(rule), trained)
 
 

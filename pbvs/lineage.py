@@ -20,7 +20,7 @@ from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError
 from pbvs.files import digest, sha256
 from pbvs.recipe import Recipe, Stage, TaskName
-from pbvs.run import MANIFESTS, Run, is_done, read_done
+from pbvs.run import MANIFESTS, Run, is_done, read_metadata
 
 # What of a recipe changes no model.
 UNRELATED = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
@@ -79,7 +79,7 @@ class Lineage:
 
         A model that was installed from a bundle keeps the one that it came with: it is used as it is.
         """
-        record = read_done(self.run.model_record(task))
+        record = read_metadata(self.run.model_metadata_file(task))
         if record.get("installed") and task not in self.fresh:
             return str(record["made_from"])
         return model_digest(self.model_parts(task, stage))
@@ -88,17 +88,17 @@ class Lineage:
         """Return all that a task's predictions are made from: the model and its files, the manifest, the size."""
         return {
             "model": self.model(task),
-            "files": {n: read_done(self.run.model_record(n)).get("model") for n in self._needed(task)},
+            "files": {n: read_metadata(self.run.model_metadata_file(n)).get("model") for n in self._needed(task)},
             "manifest": self.manifest(task, split),
             "evaluation_size": self.recipe.evaluation_size,
         }
 
     def has_predicted(self, task: TaskName, split: str, root: Path | None = None) -> bool:
         """Return whether the record of predictions says that they were made from what is there now."""
-        path = self.run.prediction_record(split, task)
+        path = self.run.prediction_metadata_file(split, task)
         if is_done(path, digest(self.prediction_parts(task, split))):
             return True
-        record = read_done(path)
+        record = read_metadata(path)
         if "parts" in record:
             return False
         # As versions up to 0.1 wrote it, with the path of the data root.
@@ -108,15 +108,15 @@ class Lineage:
 
     def has_model(self, task: TaskName) -> bool:
         """Return whether the stage's model is finished and made from what is there now."""
-        return is_done(self.run.model_record(task), self.model(task))
+        return is_done(self.run.model_metadata_file(task), self.model(task))
 
     def earlier(self, task: TaskName) -> list[str]:
         """Return the digests of the finished models that the training of a task's model went on from, in order."""
-        return list(read_done(self.run.model(task) / EARLIER).get("models", []))
+        return list(read_metadata(self.run.model(task) / EARLIER).get("models", []))
 
     def as_trained(self, task: TaskName) -> Stage:
         """Return the recipe's stage with what may change between trainings as it was for the finished model."""
-        stage, record = self.stage(task), read_done(self.run.model_record(task))
+        stage, record = self.stage(task), read_metadata(self.run.model_metadata_file(task))
         known: Parts = (record.get("parts") or {}).get("stage", {})
         if "parts" not in record and self.run.exists():  # as versions up to 0.1 wrote it: in the run's recipe alone
             old = self.run.recipe().stages.get(task)
@@ -129,10 +129,11 @@ class Lineage:
 
         Where a stage asks for more epochs, the model that it once started from may have gone on meanwhile.
         """
-        then, record = self.as_trained(task), read_done(self.run.model_record(task))
+        then, record = self.as_trained(task), read_metadata(self.run.model_metadata_file(task))
         parts, started = self.model_parts(task, then), (record.get("parts") or {}).get("requires", {})
         known = {
-            name: [*self.earlier(name), read_done(self.run.model_record(name)).get("made_from")] for name in started
+            name: [*self.earlier(name), read_metadata(self.run.model_metadata_file(name)).get("made_from")]
+            for name in started
         }
         if self.stage(task).all_epochs > then.all_epochs and all(started[name] in known[name] for name in started):
             parts["requires"] = started or parts["requires"]
@@ -140,7 +141,7 @@ class Lineage:
 
     def older_start(self, task: TaskName) -> list[TaskName]:
         """Return the stages that have gone on since a finished model started from theirs."""
-        record = read_done(self.run.model_record(task))
+        record = read_metadata(self.run.model_metadata_file(task))
         then = (record.get("parts") or {}).get("requires", {})
         older = (
             {name for name, source in then.items() if source != self.model(name)} if learns(self.stage(task)) else ()
@@ -171,7 +172,7 @@ class Lineage:
         if root is not None:
             yield str(root)
         for path, keys in ((self.run.provenance_file, ("data", "root")), (self.manifests / "summary.json", ("root",))):
-            value: Any = read_done(path)
+            value: Any = read_metadata(path)
             for key in keys:
                 value = value.get(key) if isinstance(value, dict) else None
             if isinstance(value, str):
@@ -247,7 +248,7 @@ def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
     lineage = Lineage(run, run.recipe())
     translated = {task: lineage.networks(task) for task in lineage.recipe.order() if task in set(tasks)}
     networks = list(dict.fromkeys(name for names in translated.values() for name in names))
-    found = {name: read_done(run.model_record(name)).get("training") for name in networks}
+    found = {name: read_metadata(run.model_metadata_file(name)).get("training") for name in networks}
     known = {name: table if isinstance(table, dict) else {} for name, table in found.items()}
     chosen = {name: known[name].get("chosen_on", lineage.stage(name).chosen_on) for name in networks}
     notes = [_chosen_note(where, [n for n in networks if chosen[n] == where], split) for where in ("val", "train")]
@@ -257,9 +258,15 @@ def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
             f"{parted}: to a net that training did not see, the epoch that was kept is further from the targets than "
             "an earlier one (`parted`): it may have learnt its loss and not the images."
         )
-    older = [(name, start) for name in networks for start in read_done(run.model_record(name)).get("older_start", [])]
+    older = [
+        (name, start)
+        for name in networks
+        for start in read_metadata(run.model_metadata_file(name)).get("older_start", [])
+    ]
     notes += [f"{name} started from {start} as it was before that went on with more epochs." for name, start in older]
-    grids = {task: read_done(run.prediction_record(split, task)) for task, names in translated.items() if names}
+    grids = {
+        task: read_metadata(run.prediction_metadata_file(split, task)) for task, names in translated.items() if names
+    }
     return [*filter(None, notes), *_grid_notes({t: r["input_grid"] for t, r in grids.items() if "input_grid" in r})]
 
 
@@ -324,7 +331,7 @@ def stale(
 
 def stale_model(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
     """Yield the task's model when the recipe or the manifests say another one."""
-    record = read_done(lineage.run.model_record(task))
+    record = read_metadata(lineage.run.model_metadata_file(task))
     if not record or record.get("installed") or not _has_manifests(lineage, task, ("train", "val")):
         return
     if not lineage.has_model(task):
@@ -336,10 +343,10 @@ def stale_model(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
 
 def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[Stale]:
     """Yield the task's predictions when they were made by another model, from another manifest or at another size."""
-    run, path = lineage.run, lineage.run.prediction_record(split, task)
+    run, path = lineage.run, lineage.run.prediction_metadata_file(split, task)
     if not path.is_file() or not _has_manifests(lineage, task, ("train", "val"), split):
         return
-    record = read_done(path)
+    record = read_metadata(path)
     if not _is_digest(record.get("made_from")) or lineage.has_predicted(task, split):
         return
     renew = f"pbvs predict --run {run.name} --task {task} --split {split}"
@@ -351,7 +358,7 @@ def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[
 def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> Iterator[Stale]:
     """Yield scores of predictions that were made again since; only those in `folder` where one is given."""
     for path in [folder / "summary.json"] if folder else sorted(run.scores.rglob("summary.json")):
-        summary = read_done(path)
+        summary = read_metadata(path)
         split, sources = str(summary.get("split", "val")), summary.get("made_from")
         rule = summary.get("protocol")
         name = str(rule.get("name", "")) if isinstance(rule, dict) else ""
@@ -371,7 +378,7 @@ def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> lis
     Either the predictions that were scored are stale, or they were made again since. Raises PbvsError when the run's
     recipe or a record is damaged.
     """
-    lineage, summary = Lineage(run, run.recipe(), manifests), read_done(folder / "summary.json")
+    lineage, summary = Lineage(run, run.recipe(), manifests), read_metadata(folder / "summary.json")
     split, found = str(summary.get("split", "val")), summary.get("tasks")
     tasks = [task for task in lineage.recipe.order() if isinstance(found, dict) and task in found]
     predictions = [item for task in tasks for item in stale_predictions(lineage, task, split)]
@@ -381,7 +388,7 @@ def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> lis
 def stale_archives(run: Run, manifests: Path | None = None) -> Iterator[Stale]:
     """Yield archives of predictions that were made again since or, with `manifests`, that are stale themselves."""
     for path in sorted(run.folder.glob("package*.json")):
-        record = read_done(path)
+        record = read_metadata(path)
         split, tasks = str(record.get("split", "test")), record.get("tasks")
         archive = run.submissions / str(record.get("archive", ""))
         for task, source in (tasks if isinstance(tasks, dict) else {}).items():
@@ -398,7 +405,7 @@ def stale_archives(run: Run, manifests: Path | None = None) -> Iterator[Stale]:
 
 def stale_calibration(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
     """Yield the calibration whose first model or training pairs are others now."""
-    record = read_done(lineage.run.folder / "calibration" / f"{task}.json")
+    record = read_metadata(lineage.run.folder / "calibration" / f"{task}.json")
     then = record.get("parts")
     if not isinstance(then, dict) or not _has_manifests(lineage, task, ("train",)):
         return
@@ -437,14 +444,14 @@ def report_sources(run: Run) -> dict[str, str]:
 
 def calibration_parts(lineage: Lineage, task: TaskName) -> Parts:
     """Return what a calibration is made from: the first model, if there is one, and the training pairs."""
-    records = {name: read_done(lineage.run.model_record(name)) for name in lineage.stage(task).requires}
+    records = {name: read_metadata(lineage.run.model_metadata_file(name)) for name in lineage.stage(task).requires}
     firsts = {name: record.get("made_from") for name, record in records.items()}
     return {"manifest train": lineage.manifest(task, "train"), **{f"model of {name}": d for name, d in firsts.items()}}
 
 
 def prediction_source(run: Run, split: str, task: str) -> str | None:
     """Return the digest of what a task's predictions were made from, as their record says; None without a record."""
-    value = read_done(run.prediction_record(split, task)).get("made_from")
+    value = read_metadata(run.prediction_metadata_file(split, task)).get("made_from")
     return value if isinstance(value, str) else None
 
 

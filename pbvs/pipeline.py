@@ -33,7 +33,7 @@ from pbvs.lineage import EARLIER, free_settings, learns
 from pbvs.logs import duration, say
 from pbvs.preflight import Plan, Work, tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
-from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done, read_done
+from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done, read_metadata
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Outcome, Translator, predict_pairs
 
@@ -200,9 +200,11 @@ class Job(Work):
 
             sweep(self.run.folder)
             for task in self.to_train():
-                if record := read_done(self.run.model_record(task)):  # of 0.1, it leaves to the run's recipe to say
+                if record := read_metadata(
+                    self.run.model_metadata_file(task)
+                ):  # of 0.1, it leaves to the run's recipe to say
                     record["free"] = free_settings(self.lineage.as_trained(task))
-                    write_json(self.run.model_record(task), record)
+                    write_json(self.run.model_metadata_file(task), record)
             path = self.run.provenance_file
             update(path, self.recipe, self.manifests, self.weights, self.device, root=self.root)
             self.run.write_recipe(self.recipe)
@@ -248,7 +250,7 @@ class Job(Work):
             known |= {"older_start": older} if older else {}
             if (folder / MODEL_FILE).is_file():
                 known["model"] = sha256(folder / MODEL_FILE)
-            mark_done(folder / self.run.model_record(task).name, made_from, **known)
+            mark_done(folder / self.run.model_metadata_file(task).name, made_from, **known)
             if folder != final:
                 replace_folder(folder, final)
             if translator.learns:
@@ -261,12 +263,12 @@ class Job(Work):
 
         What is finished stays in its place meanwhile; what training of another kind left beside it is removed.
         """
-        final, record = self.run.model(task), read_done(self.run.model_record(task))
+        final, record = self.run.model(task), read_metadata(self.run.model_metadata_file(task))
         if not record or not (self._remakes(task) or learns(self.recipe.stages[task])):
             return final
         folder = final.with_name(f".{task}.next")
         before = [] if self._remakes(task) else [*self.lineage.earlier(task), record["made_from"]]
-        begun = read_done(folder / EARLIER).get("models", [])
+        begun = read_metadata(folder / EARLIER).get("models", [])
         barrier()  # every process looks before the first one writes
         if devices.rank() == 0:
             part = final.with_name(f".{task}.begun.next")
@@ -330,7 +332,7 @@ class Job(Work):
         Predictions of another model, recipe or manifest stay until all of the new ones are there, which are written
         beside them till then.
         """
-        final, record = self.run.prediction_folder(split, task), self.run.prediction_record(split, task)
+        final, record = self.run.prediction_folder(split, task), self.run.prediction_metadata_file(split, task)
         done = self.lineage.has_predicted(task, split, self.root) and not self.retrain
         beside = not done and any(name.endswith(".png") for name in visible_names(final))
         barrier()  # every process looks before the first one writes, or they would take different ways
@@ -339,7 +341,7 @@ class Job(Work):
         parts = self.lineage.prediction_parts(task, split)
         folder = final.with_name(f".{task}.next") if beside else final
         record = record.with_name(f".{task}.next.json") if beside else record
-        begun = read_done(record).get("made_from") == digest(parts) and (folder.is_dir() or not beside)
+        begun = read_metadata(record).get("made_from") == digest(parts) and (folder.is_dir() or not beside)
         if devices.rank() == 0 and (self.retrain or not begun):
             if beside:
                 remove_folder(folder)
@@ -354,7 +356,7 @@ class Job(Work):
         final = self.run.prediction_folder(split, task)
         if folder != final:
             replace_folder(folder, final)
-            write_json(self.run.prediction_record(split, task), read_json(record))
+            write_json(self.run.prediction_metadata_file(split, task), read_json(record))
             remove_all([record])
 
     def _stream(self, task: TaskName, split: str, pairs: Sequence[Pair], folder: Path) -> Outcome:

@@ -21,7 +21,7 @@ from pbvs.logs import duration, size_text
 from pbvs.metrics.protocol import choose_protocol
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe, Stage, TaskName
-from pbvs.run import CACHE, STATE, Run, read_done
+from pbvs.run import CACHE, STATE, Run, read_metadata
 from pbvs.seeds import evenly_spaced
 from pbvs.text import folded, terminal_width
 from pbvs.translators import make_translator, translator_class
@@ -142,7 +142,7 @@ class Work:
 
     def made(self, task: TaskName) -> int:
         """Return the epochs of the finished model that training goes on from; 0 where it begins."""
-        record = read_done(self.run.model_record(task))
+        record = read_metadata(self.run.model_metadata_file(task))
         if self._remakes(task) or not record or (then := self.lineage.goes_on(task)) is None:
             return 0
         return int((record.get("training") or {}).get("ends", [then.all_epochs])[-1])
@@ -235,7 +235,7 @@ class Work:
     def _check_models(self) -> None:
         """Refuse to train over a model that was made with other settings or pairs."""
         for task in self.wanted():
-            record = read_done(self.run.model_record(task))
+            record = read_metadata(self.run.model_metadata_file(task))
             if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
                 continue
             if self.lineage.has_model(task) and not record.get("installed"):

@@ -94,11 +94,11 @@ class Run:
         """Folder of a task's weights, training state and log."""
         return self.folder / "models" / task
 
-    def model_record(self, task: str) -> Path:
+    def model_metadata_file(self, task: str) -> Path:
         """The file that says that a task's model is finished, and what it was made from."""
         return self.model(task) / DONE
 
-    def prediction_record(self, split: str, task: str) -> Path:
+    def prediction_metadata_file(self, split: str, task: str) -> Path:
         """The file that says what a task's predictions were made from, and how long that took."""
         return self.folder / "predictions" / split / f"{task}.json"
 
@@ -182,18 +182,18 @@ def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     return last
 
 
-def read_done(path: Path) -> dict[str, Any]:
-    """Return what a record says, nothing when there is none; raise PbvsError when it is damaged."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a metadata file says, nothing when there is none; raise PbvsError when it is damaged."""
     return read_record(path) if path.is_file() else {}
 
 
 def is_done(path: Path, made_from: str) -> bool:
-    """Return whether a record says that what it stands for was made, whole, from what has the digest `made_from`."""
-    return read_done(path).get("made_from") == made_from
+    """Return whether the metadata say that what they are of was made, whole, from what has the digest `made_from`."""
+    return read_metadata(path).get("made_from") == made_from
 
 
 def mark_done(path: Path, made_from: str, **known: Any) -> None:
-    """Write that what the record stands for is whole, what it was made from, and what was measured meanwhile."""
+    """Write the metadata of what is whole now: what it was made from, and what was measured meanwhile."""
     write_json(path, {"made_from": made_from, **known})
 
 

@@ -157,7 +157,7 @@ def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:
     copied: list[str] = []
     for task in made.recipe.order():
         wanted = job.lineage.model(task)
-        if is_done(made.run.model_record(task), wanted):
+        if is_done(made.run.model_metadata_file(task), wanted):
             continue
         runs = [Run(name, bench.submissions) for name in bench.share] + [other.run for other in rows]
         others = [run.model(task) for run in runs if run != made.run]

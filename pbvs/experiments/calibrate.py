@@ -217,7 +217,7 @@ def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator
 
 def _check_first_model(run: Run, recipe: Recipe, task: str) -> None:
     for name in recipe.stages[task].requires:
-        if not run.model_record(name).is_file():
+        if not run.model_metadata_file(name).is_file():
             raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
 
 

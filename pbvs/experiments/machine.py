@@ -195,7 +195,7 @@ def _runs(submissions: Path) -> Iterator[Finding]:
         except PbvsError as error:
             yield Finding("BAD", f"run {run.name}", str(error))
             continue
-        done = [task for task in recipe.stages if run.model_record(task).is_file()]
+        done = [task for task in recipe.stages if run.model_metadata_file(task).is_file()]
         said = f"models of {', '.join(done) or 'nothing'} of {len(recipe.stages)} stages"
         yield Finding("ok", f"run {run.name}", f"{said}; {'packaged' if run.archive.is_file() else 'not packaged'}")
     if not runs:

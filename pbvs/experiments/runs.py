@@ -18,7 +18,7 @@ from pbvs.files import read_json, read_toml, sha256, sync_folder, write_json
 from pbvs.lineage import Stale, flat, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
-from pbvs.run import DONE, MANIFESTS, Run, all_runs, locked, read_done
+from pbvs.run import DONE, MANIFESTS, Run, all_runs, locked, read_metadata
 from pbvs.submission.uploads import local_score, read_log
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             return otherwise
 
     files = [path for path in run.folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    digest = tried(lambda: str(read_done(run.folder / "package.json").get("sha256", "")), "")
+    digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
     return Row(
         run=run.name,
         recipe=str(_tables(run).get("name", "?")),
@@ -123,7 +123,7 @@ def _archives(run: Run, folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.glob("package*.json")):
         with damage_ignored():
-            record = read_done(path)
+            record = read_metadata(path)
             archive = run.submissions / Path(str(record.get("archive", ""))).name
             if archive.is_file() and sha256(archive) == record.get("sha256"):
                 found.append(archive)

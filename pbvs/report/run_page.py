@@ -144,7 +144,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
         results=attempt(bool(run.score_folders()), lambda: read_scores(run), None),
         pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
         logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
-        models={task: read_table(run.model_record(task)) for task in tasks},
+        models={task: read_table(run.model_metadata_file(task)) for task in tasks},
         batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
         provenance=read_table(run.provenance_file),
         problems=problems,
@@ -221,24 +221,24 @@ def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
     if results.summary.get("partial") and not notes:
         rows = {task: results.task(task) for task in results.names}
         said += [
-            f"Partial: {task} is {facts.get('status', 'not scored')} ({facts.get('reason') or 'no reason given'})."
-            for task, facts in rows.items()
-            if facts.get("status") != "scored"
+            f"Partial: {task} is {found.get('status', 'not scored')} ({found.get('reason') or 'no reason given'})."
+            for task, found in rows.items()
+            if found.get("status") != "scored"
         ]
     return said + notes
 
 
 def task_row(results: Scores, task: str) -> dict[str, Any]:
     """Return one line of the table of tasks."""
-    facts = results.task(task)
-    numbers = {key: number(facts.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
+    found = results.task(task)
+    numbers = {key: number(found.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
     return {
         "task": task,
-        "status": str(facts.get("status", "")),
-        "reason": str(facts.get("reason") or ""),
-        "images": facts.get("images", 0),
-        "expected": facts.get("expected", facts.get("images", 0)),
-        "interval": interval_of(facts.get("interval")),
+        "status": str(found.get("status", "")),
+        "reason": str(found.get("reason") or ""),
+        "images": found.get("images", 0),
+        "expected": found.get("expected", found.get("images", 0)),
+        "interval": interval_of(found.get("interval")),
         **numbers,
     }
 
@@ -247,11 +247,11 @@ def score_chart(results: Scores) -> dict[str, Any]:
     """Return the chart of task scores with every image, mean and interval."""
     rows = []
     for task in results.names:
-        facts = results.task(task)
+        found = results.task(task)
         scores = results.table(task)["score"].tolist()
-        if facts:
-            interval = interval_of(facts.get("interval"))
-            rows.append(charts.ScoreRow(task, number(facts.get("score")), interval, scores))
+        if found:
+            interval = interval_of(found.get("interval"))
+            rows.append(charts.ScoreRow(task, number(found.get("score")), interval, scores))
     combined = number(results.summary.get("combined"))
     rows.append(charts.ScoreRow("combined", combined, interval_of(results.summary.get("interval"))))
     drawn, axis = charts.score_rows(rows)
@@ -422,9 +422,9 @@ def locations(results: Scores | None, task: str) -> list[dict[str, Any]]:
     """Return the task's locations, worst first."""
     found = table(results.task(task).get("locations")) if results else {}
     rows = [
-        {"location": str(name), "images": table(facts).get("images", 0)}
-        | {key: number(table(facts).get(key)) for key in ("rmse", "lpips", "score")}
-        for name, facts in found.items()
+        {"location": str(name), "images": table(said).get("images", 0)}
+        | {key: number(table(said).get(key)) for key in ("rmse", "lpips", "score")}
+        for name, said in found.items()
     ]
     return sorted(rows, key=lambda row: (-(row["score"] or 0.0), row["location"]))
 
@@ -477,20 +477,20 @@ def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, 
 
 
 def provenance(evidence: Evidence) -> dict[str, Any]:
-    """Return the facts that say how the run can be made again, and the files it left."""
-    return {"facts": list(evidence.provenance.items()), "batches": _batches(evidence), "files": _files(evidence)}
+    """Return what says how the run can be made again, and the files it left."""
+    return {"entries": list(evidence.provenance.items()), "batches": _batches(evidence), "files": _files(evidence)}
 
 
 def _batches(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
-    for (split, task), facts in evidence.batches.items():
-        if facts:
-            images, seconds = number(facts.get("images")), number(facts.get("seconds"))
+    for (split, task), found in evidence.batches.items():
+        if found:
+            images, seconds = number(found.get("images")), number(found.get("seconds"))
             each = seconds / images if images and seconds is not None else None
             rows.append(
-                {"split": split, "task": task, "images": facts.get("images"), "each": each}
-                | {"device": str(facts.get("device", "")), "size": str(facts.get("evaluation_size", ""))}
-                | {"inputs": grid_text(facts.get("input_grid"))}
+                {"split": split, "task": task, "images": found.get("images"), "each": each}
+                | {"device": str(found.get("device", "")), "size": str(found.get("evaluation_size", ""))}
+                | {"inputs": grid_text(found.get("input_grid"))}
             )
     return rows
 

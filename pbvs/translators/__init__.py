@@ -69,7 +69,7 @@ def load_translator(run: Run, recipe: Recipe, task: str, device: str = "cpu") ->
     if task not in recipe.stages:
         raise UsageError(f"The run {run.name!r} has no task {task!r}; it has {', '.join(recipe.stages)}.")
     stage = recipe.stages[task]
-    if not run.model_record(task).is_file():
+    if not run.model_metadata_file(task).is_file():
         raise PbvsError(f"The run {run.name!r} has no model of {task} yet; run `pbvs predict --run {run.name} --all`.")
     parts = {name: load_translator(run, recipe, name, device) for name in stage.requires}
     where = device if translator_class(stage.method).uses_device else "cpu"

@@ -33,24 +33,24 @@ def test_an_epoch_chosen_on_the_scored_images_is_said(run: Run) -> None:
     assert said.startswith("The epoch of sar2eo, sar2rgb was chosen on the split val, which is scored here")
     assert training_notes(run, "test", ["sar2eo"]) == ["The epoch of sar2eo was chosen on the split val."]
     assert training_notes(run, "val", ["rgb2ir"]) == []  # nothing of it is learnt
-    _say(run.model_record("sar2eo"), training={"epoch": 2, "chosen_on": "train", "parted": False})
+    _say(run.model_metadata_file("sar2eo"), training={"epoch": 2, "chosen_on": "train", "parted": False})
     (said,) = training_notes(run, "val", ["sar2eo"])
     assert "chosen on training locations that were kept from learning" in said
-    _say(run.model_record("sar2eo"), training={"epoch": 2, "chosen_on": None, "parted": False})
+    _say(run.model_metadata_file("sar2eo"), training={"epoch": 2, "chosen_on": None, "parted": False})
     assert training_notes(run, "val", ["sar2eo"]) == []
 
 
 def test_a_net_that_disagreed_is_said(run: Run) -> None:
     assert not [note for note in training_notes(run, "val", ["sar2ir"]) if "parted" in note]
-    _say(run.model_record("sar2rgb"), training={"epoch": 1, "chosen_on": None, "parted": True})
+    _say(run.model_metadata_file("sar2rgb"), training={"epoch": 1, "chosen_on": None, "parted": True})
     (said,) = training_notes(run, "val", ["sar2ir"])  # the cascade translates with it
     assert said.startswith("sar2rgb: to a net that training did not see") and "`parted`" in said
 
 
 def test_what_inputs_were_brought_to_is_said(run: Run) -> None:
-    _say(run.prediction_record("val", "sar2eo"), input_grid=GRID)
-    _say(run.prediction_record("val", "sar2ir"), input_grid=None)
-    _say(run.prediction_record("val", "rgb2ir"), input_grid=None)
+    _say(run.prediction_metadata_file("val", "sar2eo"), input_grid=GRID)
+    _say(run.prediction_metadata_file("val", "sar2ir"), input_grid=None)
+    _say(run.prediction_metadata_file("val", "rgb2ir"), input_grid=None)
     brought, native = training_notes(run, "val", ["sar2eo", "sar2ir", "rgb2ir"])[1:]
     assert brought.endswith("in pixels a side: sar2eo 40 to 56.") and "sar2ir" not in brought
     assert native == "Inputs of sar2ir were translated at their own size (`input_grid`)."
@@ -80,7 +80,7 @@ def test_training_records_it_and_score_and_report_say_it(
             main(line.split())
         assert not stop.value.code
     run = Run("new", tmp_path / "submissions")
-    assert read_json(run.model_record("sar2eo"))["training"]["chosen_on"] == chosen
+    assert read_json(run.model_metadata_file("sar2eo"))["training"]["chosen_on"] == chosen
     (summary,) = run.scores.rglob("summary.json")
     notes = [note for note in read_json(summary)["notes"] if "The epoch of" in note]
     assert len(notes) == bool(words) and all(words in note for note in notes)

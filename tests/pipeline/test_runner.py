@@ -219,7 +219,7 @@ def test_all_stages_go_on_each_from_its_own_end_also_after_a_kill_between_them(
         for name in ("model.safetensors", "earlier.json"):
             path = Path("models") / task / name
             assert (run.folder / path).read_bytes() == (at_once.folder / path).read_bytes(), path
-    record = read_json(run.model_record("sar2rgb"))
+    record = read_json(run.model_metadata_file("sar2rgb"))
     assert (record["training"]["ends"], record["older_start"]) == ([2, 4], ["sar2eo"])
     assert "sar2rgb started from sar2eo as it was before that went on with more epochs." in training_notes(
         run, "val", ["sar2rgb"]

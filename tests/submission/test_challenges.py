@@ -100,7 +100,7 @@ class Workspace:
                 path.write_bytes(png_bytes(noise(100 + 10 * number + index, 1, SIDE)))
             parts = Lineage(run, run.recipe(), self.manifests).prediction_parts(task, "test")
             said = {"made_from": digest(parts), "parts": parts, "images": 3, "seconds": 0.3, "device": "cpu"}
-            write_json(run.prediction_record("test", task), {**said, "evaluation_size": "challenge"})
+            write_json(run.prediction_metadata_file("test", task), {**said, "evaluation_size": "challenge"})
         return run
 
 

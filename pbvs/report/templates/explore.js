@@ -146,7 +146,7 @@
   function draw() {
     const row = state.found[state.at];
     $("title").textContent = row.name;
-    $("facts").textContent = [row.task, row.location, ...row.values.map((v, i) => `${data.columns[i].title} ${show(v, i)}`)]
+    $("details").textContent = [row.task, row.location, ...row.values.map((v, i) => `${data.columns[i].title} ${show(v, i)}`)]
       .filter(Boolean).join(" · ");
     $("place").textContent = `${state.at + 1} of ${state.found.length}`;
     $("small").hidden = Boolean(sources(row)) || !row.thumb;
