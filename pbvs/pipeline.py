@@ -348,6 +348,7 @@ class Job(Work):
             known = {"images": 0, "seconds": 0.0, "device": self.loaded[task].device}
             known |= {"evaluation_size": self.recipe.evaluation_size, "expected": expected, "parts": parts}
             known |= {"input_grid": self.loaded[task].input_grid}
+            known |= {"stage": self.recipe.stages[task].model_dump(mode="json")}  # for the readme of an archive
             mark_done(record, digest(parts), **known)
         barrier()
         return folder, record

@@ -17,7 +17,16 @@ from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleTable, find_rules
 from pbvs.data.layout import natural_key
-from pbvs.data.manifest import Further, Pair, join_further, manifest_path, pair_name, pairs_table, unique_names
+from pbvs.data.manifest import (
+    Further,
+    Pair,
+    check_loss,
+    join_further,
+    manifest_path,
+    pair_name,
+    pairs_table,
+    unique_names,
+)
 from pbvs.data.pairing import (
     Location,
     Match,
@@ -105,10 +114,9 @@ def build_pairs(
 
     `challenge` says which files are what, and how they are paired. `share` of every archive's locations is held out
     for validation, and `crops_per_scene` consecutive ids are one scene: the challenge says how much and how many where
-    they are None. With `correct_shift` the misregistration left
-    in an archive's or location's SAR is estimated, and corrected where many pairs agree. The same data and settings
-    give the same bytes.
-    Raises UsageError when `root` does not exist, PbvsError when nothing in it can be used.
+    they are None. With `correct_shift` the misregistration left in an archive's or location's SAR is estimated, and
+    corrected where many pairs agree. The same data and settings give the same bytes. Raises UsageError when `root` does
+    not exist, PbvsError when nothing in it can be used, or a split with pairs in the manifests has none any more.
     """
     root, manifests = Path(root), Path(manifests)
     chosen = load_challenge(challenge)
@@ -139,6 +147,7 @@ def build_pairs(
     if chosen.name not in built_in_challenges():
         texts[manifests / CHALLENGE_FILE] = dump_challenge(chosen)
     with locked(manifests):
+        check_loss(pairs, manifests, root)
         _write(texts, manifests / "summary.json", summary)
     return summary
 

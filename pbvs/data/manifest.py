@@ -205,6 +205,19 @@ def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
                 raise PbvsError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 
 
+def check_loss(pairs: Mapping[tuple[str, str], Sequence[Pair]], manifests: Path, root: Path) -> None:
+    """Raise PbvsError when a split of a task has no pairs any more that has some in the manifests: half a mount."""
+    for key, rows in pairs.items():
+        before: list[Pair] = []
+        with contextlib.suppress(PbvsError):  # there is none, or it is damaged
+            before = read_manifest(path := manifest_path(manifests, *key))
+        if before and not rows:
+            raise PbvsError(
+                f"{path} names {len(before)} pairs, and {root} has none for it: is all of the data there? The "
+                "manifests stay as they were; remove that one if there shall be none, and start the command again."
+            )
+
+
 # --- Names of pairs that are safe as file names on every system, and unique.
 
 SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")

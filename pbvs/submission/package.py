@@ -322,12 +322,11 @@ def _readme(
 
 
 def _description(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> str:
-    if len(recipes) == 1:
-        return describe(next(iter(recipes.values())))
     said = []
     for name, recipe in recipes.items():
-        tasks = "+".join(part.task for part in parts if part.run.name == name)
-        said.append(f"{tasks} from run {name}, {describe(recipe)}")
+        made = {part.task: part.metadata.get("stage") for part in parts if part.run.name == name}
+        source = f"{'+'.join(made)} from run {name}, " if len(recipes) > 1 else ""
+        said.append(source + describe(recipe, made))
     return "; ".join(said)
 
 

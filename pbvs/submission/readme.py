@@ -7,7 +7,7 @@ after a line's first colon: a float, an int, an int and text for the four lines 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,9 +110,13 @@ def order_faults(text: str, lines: Sequence[ReadmeLine]) -> list[str]:
 # --- A recipe in one line, for the readme's description.
 
 
-def describe(recipe: Recipe) -> str:
-    """Return what the recipe does, in one line: its name and description, then a clause for each stage."""
-    stages = ", ".join(f"{task}: {_stage(stage.model_dump())}" for task, stage in recipe.stages.items())
+def describe(recipe: Recipe, made: Mapping[str, dict[str, Any] | None] | None = None) -> str:
+    """Return what a recipe does, in one line: its name and description, then a clause for each stage.
+
+    `made` has the stages that predictions were made with, as far as their records say, by task.
+    """
+    tables = {task: (made or {}).get(task) or stage.model_dump() for task, stage in recipe.stages.items()}
+    stages = ", ".join(f"{task}: {_stage(table)}" for task, table in tables.items())
     said = f" ({recipe.description})" if recipe.description else ""
     return f"pbvs {__version__}, recipe {recipe.name}{said}; {stages}"
 

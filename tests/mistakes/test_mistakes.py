@@ -337,6 +337,7 @@ MISTAKES = [
     Mistake("a form that is none", f"{PACKAGE} --format gif", 2, "gif"),
     # Everything else.
     Mistake("pairs of a root that is not there", "build-pairs --data nowhere", 2, "nowhere"),
+    Mistake("pairs of half a mount", "build-pairs --data data", 1, "is all of the data there", _remove("data/test")),
     Mistake("pairs of an empty mount", "build-pairs --data empty", 1, "empty", Path("empty").mkdir),
     Mistake(
         "calibrating a network", "calibrate --run kept --task sar2eo --lpips-net random --data data", 2, "calibrated"
@@ -577,6 +578,11 @@ def test_a_zip_of_a_run_whose_recipe_was_edited_since_is_named(place: Path, capf
     for line in (check, f"{check} --json", f"check {RUN}/val.zip --split val", score, f"{PACKAGE} --allow-stale"):
         said = _said(line, capfd)
         assert "The predictions of rgb2ir (" in said and renew in said, line
+    _said(PREDICT, capfd)
+    _edit(f"{RUN}/recipe.toml", "intensity = 1.4", "intensity = 1.5")()
+    _said(f"{PACKAGE} --allow-stale", capfd)
+    with zipfile.ZipFile("submissions/kept.zip") as archive:  # the readme says what made these images
+        assert "rgb2ir: grayscale x 1.4" in archive.read("readme.txt").decode()
     _write(f"{RUN}/recipe.toml", "[[[")()  # of a damaged run nothing is known, and its zip is checked like anybody's
     capfd.readouterr()
     assert _pbvs(f"{check} --challenge mavic-t-2026") == 0
