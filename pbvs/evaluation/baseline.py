@@ -83,7 +83,6 @@ def baseline_image(pair: Pair, task: TaskToScore, kind: str) -> NDArray[np.float
 
 
 def _key(judge: Judge, task: TaskToScore, kind: str) -> str:
-    """Return the digest of all that a baseline's numbers follow from."""
     networks = sorted({network.digest for network in judge.networks})
     images = [_state(pair, task) for pair in task.pairs]
     rule = judge.protocol.model_dump(mode="json", exclude={"name", "description", "source", "missing_counts"})

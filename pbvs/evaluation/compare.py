@@ -225,7 +225,6 @@ def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
 
 
 def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Difference:
-    """Sum up one task, or several with equal weight."""
     values = {
         str(task): {str(place): found.tolist() for place, found in rows.groupby("location")["difference"]}
         for task, rows in changes.groupby("task")

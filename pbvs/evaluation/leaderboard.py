@@ -99,7 +99,8 @@ def _our_board(key: tuple[str, ...], group: Sequence[Scores], manifests: Path) -
     if rule and rule.tasks == "ranks":
         entries, rises = ranked(entries, tasks, rises), False
     title, about = f"Your runs: split {', '.join(key)}", "held-out locations of your own data"
-    return Board(title, "measured here", about, True, in_order(entries, rises), rises, stale)
+    ordered = entries.sort_values(["combined", "name"], ascending=[not rises, True], ignore_index=True)
+    return Board(title, "measured here", about, True, ordered, rises, stale)
 
 
 def _doubts(scores: Scores, manifests: Path) -> list[Stale]:
@@ -141,11 +142,6 @@ def read_entries(path: Path, challenge: str = DEFAULT) -> pd.DataFrame:
         raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
     entries = entries.reindex(columns=[*wanted, "note"], fill_value="")
     return entries.assign(**{name: pd.to_numeric(entries[name], errors="coerce") for name in ("combined", *tasks)})
-
-
-def in_order(entries: pd.DataFrame, rises: bool = False) -> pd.DataFrame:
-    """Return the entries, best first; those without a score and equal ones by name."""
-    return entries.sort_values(["combined", "name"], ascending=[not rises, True], ignore_index=True)
 
 
 def board_text(boards: Sequence[Board], width: int = WIDTH) -> str:

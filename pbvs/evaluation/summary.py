@@ -110,7 +110,8 @@ def task_summary(judge: Judge, scores: TaskScores | None, whole: bool = True) ->
         found["reason"] = f"{names.upper()} needs two images or more, and there is {len(good)}" if names else ""
         return found
     if whole:
-        found["interval"] = _pair(combined_interval({"": _values(protocol, good)}, SEED))
+        bounds = combined_interval({"": _values(protocol, good)}, SEED)
+        found["interval"] = list(bounds) if bounds else None
         found["locations"] = {
             str(location): {
                 "images": len(rows),
@@ -163,11 +164,7 @@ def _combined_interval(
     bounds = combined_interval(values, SEED)
     constant = protocol.combined({name: 0.0 if name in there else None for name in scores})
     share = len(there) / len(scores)
-    return _pair(bounds and (bounds[0] * share + constant, bounds[1] * share + constant))
-
-
-def _pair(bounds: tuple[float, float] | None) -> list[float] | None:
-    return list(bounds) if bounds else None
+    return [bound * share + constant for bound in bounds] if bounds else None
 
 
 def baseline_summary(judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ class Judge:
 
     def sample(self, source: ImageArray, target: ImageArray, valid: NDArray[np.bool_]) -> Sample:
         """Return the middle of a pair with its target's features."""
-        rows, columns = (_middle(length) for length in target.shape[:2])
+        starts = [max(0, (length - CROP) // 2) for length in target.shape[:2]]
+        rows, columns = (slice(start, start + CROP) for start in starts)
         pixels = to_uint8(target[rows, columns])
         self.count += 1
         return Sample(source[rows, columns], pixels, valid[rows, columns], str(self.count))
@@ -259,11 +260,6 @@ def _spread(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
         turns[location] = turns.get(location, 0) + 1
         ranked.append((turns[location], len(ranked), pairs[index]))
     return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
-
-
-def _middle(length: int) -> slice:
-    start = max(0, (length - CROP) // 2)
-    return slice(start, start + min(CROP, length))
 
 
 def fit(

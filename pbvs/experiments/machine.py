@@ -143,7 +143,8 @@ def _folders(*folders: Path) -> Iterator[Finding]:
 
 
 def _data(root: Path | None, manifests: Path) -> Iterator[Finding]:
-    root = root or _known_root(manifests)
+    with contextlib.suppress(PbvsError, KeyError, TypeError):
+        root = root or Path(read_json(manifests / "summary.json")["root"])
     if root is None:
         yield Finding("note", "data root", "not given; use --data ROOT or set PBVS_DATA")
     elif not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
@@ -160,13 +161,6 @@ def _data(root: Path | None, manifests: Path) -> Iterator[Finding]:
         return
     for task in tasks:
         yield _manifests(task, root, manifests)
-
-
-def _known_root(manifests: Path) -> Path | None:
-    try:
-        return Path(read_json(manifests / "summary.json")["root"])
-    except (PbvsError, KeyError, TypeError):
-        return None
 
 
 def _manifests(task: str, root: Path | None, manifests: Path) -> Finding:

@@ -248,7 +248,6 @@ def _form(challenge: Challenge, task: str, form: Container | None) -> Container:
 
 
 def _modes(challenge: Challenge, modes: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
-    """Return the mode of each task, where it is not that of the predictions."""
     asked = {"gray": "L", "rgb": "RGB"}.get(challenge.outputs.channels)
     return dict.fromkeys(tasks, asked) if asked else dict(modes)
 

@@ -131,7 +131,6 @@ def _evaluation_size(origin: Origin | None, found: Unpacked, challenge: Challeng
 def _tasks(
     found: Unpacked, inputs: Inputs, root: Path, recipe: Recipe, protocol: Protocol, size: str
 ) -> Sequence[TaskToScore]:
-    """Return what is to be scored: every task that has pairs here."""
     rule = size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
     challenge = inputs.challenge
     radiometry = recipe.radiometry.of(challenge)

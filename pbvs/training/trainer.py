@@ -125,7 +125,6 @@ class Trainer:
         return self.progress.step >= self.last_step or stopped
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each step to come."""
         settings, first = self.settings, self.progress.step
         self.method.begin_epoch(first // self.plan.steps + 1)
         collected: list[Batch] = []

@@ -292,7 +292,6 @@ class NetworkTranslator(Translator):
         )
 
     def _identity(self, context: FitContext, samples: int) -> dict[str, Any]:
-        """Return what must be as it was for a training to be gone on with."""
         recipe, stage = context.recipe, self.stage.identity(self.stage.FREE)
         return {
             "task": self.task.name,
