@@ -356,20 +356,21 @@ def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[
 
 
 def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> Iterator[Stale]:
-    """Yield scores of predictions that were made again since; only those in `folder` where one is given."""
+    """Yield scores of predictions made again since, or by another protocol than now; only those in `folder`, if any."""
+    from pbvs.metrics.protocol import is_current
+
     for path in [folder / "summary.json"] if folder else sorted(run.scores.rglob("summary.json")):
         summary = read_metadata(path)
         split, sources = str(summary.get("split", "val")), summary.get("made_from")
         rule = summary.get("protocol")
         name = str(rule.get("name", "")) if isinstance(rule, dict) else ""
+        outdated = isinstance(rule, dict) and name not in run.challenge().protocols and not is_current(rule)
         renew = f"pbvs score --run {run.name} --split {split}" + (f" --protocol {name}" if name else "")
         for task, source in (sources if isinstance(sources, dict) else {}).items():
-            if task in tasks and source != prediction_source(run, split, task):
-                yield Stale(
-                    f"The scores of {task} ({split}{name and f', {name}'})",
-                    "the predictions were made again since",
-                    renew,
-                )
+            again = source != prediction_source(run, split, task)
+            if task in tasks and (again or outdated):
+                why = "the predictions were made again since" if again else f"the protocol {name} is another one now"
+                yield Stale(f"The scores of {task} ({split}{name and f', {name}'})", why, renew)
 
 
 def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> list[Stale]:

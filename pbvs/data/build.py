@@ -127,6 +127,7 @@ def build_pairs(
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise _unpaired(catalog, manifests)
+    check_loss(pairs, manifests, root)
     pairs = _with_digests(pairs, cache, jobs, backend)
     shifts: dict[Group, Shift] = {}
     if correct_shift:
@@ -147,7 +148,6 @@ def build_pairs(
     if chosen.name not in built_in_challenges():
         texts[manifests / CHALLENGE_FILE] = dump_challenge(chosen)
     with locked(manifests):
-        check_loss(pairs, manifests, root)
         _write(texts, manifests / "summary.json", summary)
     return summary
 

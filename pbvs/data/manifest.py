@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.errors import PbvsError, WriteError
-from pbvs.files import is_unfinished
+from pbvs.files import inside, is_unfinished
 from pbvs.recipe import RULE_PATTERN
 from pbvs.text import read_table, table_of, write_table
 
@@ -180,16 +180,19 @@ def pairs_digest(pairs: Iterable[Pair]) -> str:
     return total.hexdigest()
 
 
-def check_content(pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int = 1, backend: str = "loky") -> None:
+def check_content(
+    pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int = 1, backend: str = "loky", *, there: bool = False
+) -> None:
     """Raise PbvsError when an image below `root` is not what it was when the manifests were made.
 
     Only images are read whose size or times have changed since they were last. Raises ReadError naming an image that
-    is gone or cannot be read.
+    is gone or cannot be read; `there` asks only those that are there.
     """
     told = [pair for pair in pairs if pair.source_digest]
     cache = FileCache(manifests / CACHE_NAME, root)
     paths = dict.fromkeys(path for pair in told for path in pair.paths)
-    check_unchanged(told, digests(paths, cache, jobs, backend))
+    asked = [path for path in paths if not there or inside(root, path).is_file()]
+    check_unchanged(told, digests(asked, cache, jobs, backend))
     with contextlib.suppress(WriteError):  # a folder of someone else's: only slower the next time
         cache.write()
 

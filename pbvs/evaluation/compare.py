@@ -17,14 +17,13 @@ from pbvs.evaluation.bootstrap import combined_interval
 from pbvs.evaluation.results import WIDTH, Scores, find_scores, read_scores
 from pbvs.files import read_toml
 from pbvs.lineage import unlike
+from pbvs.metrics.protocol import IGNORED
 from pbvs.run import Run
 from pbvs.text import aligned, folded
 
 SAME = 5e-4  # a smaller change is none in three digits
 EQUAL = 1e-6  # a smaller change is none at all: what rounding in a network leaves
 SEED = 2024
-# What two runs must have in common for their numbers to mean the same; a description may differ.
-PROTOCOL_FIELDS_IGNORED = frozenset({"description", "source", "shown"})
 TOO_FEW = "too few locations"
 
 
@@ -153,7 +152,7 @@ def mismatches(old: Scores, new: Scores) -> list[str]:
     """Return what makes the numbers of two runs different things, as clauses."""
     found = [_unlike("the split", old.split, new.split)]
     rules = [scores.rule.model_dump(mode="json") if scores.rule else scores.protocol for scores in (old, new)]
-    for key in sorted({*rules[0], *rules[1]} - PROTOCOL_FIELDS_IGNORED):
+    for key in sorted({*rules[0], *rules[1]} - IGNORED):
         values = [_terms(rule) if key == "terms" else rule.get(key) for rule in rules]
         found.append(_unlike(f"the protocol's {key}", *values))
     keys = ("net", "version", "is_lpips", "digest")

@@ -19,7 +19,7 @@ from pandas import DataFrame
 
 from pbvs.challenge import Challenge
 from pbvs.data.build import find_root
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
 from pbvs.errors import PbvsError, enough_memory, of_data
 from pbvs.evaluation import baseline
@@ -91,6 +91,11 @@ def score(
         summary["made_from"] = score_sources(found, split, tables)
         scored = [name for name in tables if summary["tasks"][name]["images"]]
         summary["notes"] += training_notes(found, split, scored)
+        try:
+            pairs = [pair for task in tasks for pair in task.pairs]
+            check_content(pairs, where, manifests, jobs, there=True)
+        except PbvsError as error:  # the numbers are of the images as they are now
+            summary["notes"].append(str(error))
         folder = found.score_folder(split, place_name(usual, rule))
         return write_scores(found, folder, summary, tables)
 

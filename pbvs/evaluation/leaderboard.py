@@ -6,6 +6,7 @@ So the tables stand one below the other and are never sorted into one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,9 @@ import pandas as pd
 from pbvs.challenge import DEFAULT, load_challenge
 from pbvs.errors import PbvsError, damage_ignored
 from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table
-from pbvs.files import read_toml
+from pbvs.files import digest, read_toml
 from pbvs.lineage import Stale, doubts_of_scores
+from pbvs.metrics.protocol import IGNORED
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.text import aligned, folded, read_table
 
@@ -65,10 +67,18 @@ def our_boards(submissions: Path = SUBMISSIONS, manifests: Path = MANIFESTS) -> 
     for run in all_runs(submissions):
         for folder in run.score_folders():
             scores = read_scores(run, folder)
-            group = groups.setdefault(rule_key(scores), [])
+            group = groups.setdefault((*rule_key(scores), rule_digest(scores)), [])
             if all(other.run != run for other in group):
                 group.append(scores)
-    return [_our_board(key, groups[key], manifests) for key in sorted(groups)]
+    shown = Counter(key[:-1] for key in groups)  # rules of one name that differ are told apart
+    titles = {key: [*key[:-1], f"rule {key[-1]}"] if shown[key[:-1]] > 1 else [*key[:-1]] for key in groups}
+    return [_our_board(titles[key], groups[key], manifests) for key in sorted(groups)]
+
+
+def rule_digest(scores: Scores) -> str:
+    """Return the first digits of the digest of all in a protocol that a number depends on."""
+    tables = scores.rule.model_dump(mode="json") if scores.rule else dict(scores.protocol)
+    return digest({key: value for key, value in tables.items() if key not in IGNORED})[:6]
 
 
 def rule_key(scores: Scores) -> tuple[str, ...]:
@@ -83,7 +93,7 @@ def rule_key(scores: Scores) -> tuple[str, ...]:
     return scores.split, protocol, lpips, f"{len(scores.images)} images", size
 
 
-def _our_board(key: tuple[str, ...], group: Sequence[Scores], manifests: Path) -> Board:
+def _our_board(key: Sequence[str], group: Sequence[Scores], manifests: Path) -> Board:
     challenge = group[0].run.challenge()
     tasks = challenge.ordered
     stale = {found.run.name: doubts for found in group if (doubts := _doubts(found, manifests))}

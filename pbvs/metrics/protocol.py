@@ -23,6 +23,7 @@ BUILT_IN = Path(__file__).parents[1] / "protocols"
 DEFAULT = "l2-lpips"
 PIXEL = ("l1", "rmse", "mse")  # what the key `pixel` chooses from
 BASELINES = ("input", "gray")
+IGNORED = frozenset({"description", "source", "shown"})  # what makes no number another
 
 Transform = Literal["identity", "complement", "arctan", "log", "ratio", "inverse-ratio"]
 FidLayer = Literal[64, 192, 768, 2048]
@@ -291,6 +292,18 @@ def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, *
     except ValidationError as error:
         clause = explain(error, model=Protocol).replace("Value error, ", "").removeprefix("recipe: ")
         raise PbvsError(f"The protocol {where} cannot be used: {clause}.") from None
+
+
+def is_current(tables: Mapping[str, Any]) -> bool:
+    """Return whether a recorded protocol is still that of its name; one that does not come with the package is."""
+    if (name := tables.get("name")) not in built_in_protocols():
+        return True
+    try:
+        then = load_protocol(tables)
+    except PbvsError:
+        return False
+    now = load_protocol(str(name), lpips_net=then.lpips_net)
+    return then.model_dump(exclude=set(IGNORED)) == now.model_dump(exclude=set(IGNORED))
 
 
 def choose_protocol(challenge: Challenge, asked: str | Path | Protocol | None = None) -> Protocol:

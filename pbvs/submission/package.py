@@ -13,6 +13,7 @@ from pbvs.challenge import Challenge, load_challenge
 from pbvs.challenge.model import Container
 from pbvs.data.build import find_root
 from pbvs.data.layout import natural_key
+from pbvs.data.manifest import check_content
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, visible_names, write_json
 from pbvs.lineage import refuse_stale
@@ -226,6 +227,9 @@ def make_plan(
     if manifests is not None:
         for part in parts:
             refuse_stale(part.run, split, [part.task], manifests)
+        if inputs.root is not None:
+            known = [pair for task in chosen for pair in inputs.pairs.get(task, {}).values()]
+            check_content(known, inputs.root, manifests, there=True)
     recipes = {part.run.name: part.run.recipe() for part in parts}
     return PackagePlan(
         run=run,

@@ -6,6 +6,7 @@ import csv
 import errno
 import hashlib
 import io
+import json
 import os
 import shutil
 import zipfile
@@ -24,7 +25,7 @@ from pbvs.run import locked
 
 KEPT = Path(__file__).parents[1] / "kept_run"
 RUN = Path("submissions/kept")
-WITHOUT = (".lock", "log.txt", "provenance.json", "report.html")  # appended to, or said again by every command
+WITHOUT = (".lock", "log.txt", "provenance.json", "report.html", ".images.csv")  # appended to, said again, or a cache
 DATA = "--data data --jobs 1 --device cpu"
 PREDICT = f"predict --all --run kept {DATA}"
 SCORE = f"score --run kept --lpips-net random {DATA}"
@@ -621,3 +622,42 @@ def test_a_report_older_than_what_it_shows_is_named(place: Path, capfd: pytest.C
     assert "The report: the scores (val, l1-random) were made after it; renew with `pbvs report --run kept`" in said
     _said("report --run kept --data data", capfd)
     assert "The report" not in _said("runs", capfd)
+
+
+def test_images_changed_since_are_named_by_score_and_package(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Manifests of version 0.1 do not know their images' bytes, so they and a run are made again here."""
+    assert _pbvs("build-pairs --data data --jobs 1") == 0
+    _said(f"predict --task rgb2ir --run fresh --recipe kept.toml {DATA}", capfd)
+    score, package = SCORE.replace("kept", "fresh"), "package --run fresh --tasks rgb2ir --data data"
+    changed = "has changed since the manifests were made"
+    assert changed not in _said(score, capfd) + _said(package, capfd)
+    rows = {}
+    for split in ("val", "test"):
+        with Path(f"data_manifests/rgb2ir_{split}.csv").open(encoding="utf-8") as file:
+            rows[split] = next(csv.DictReader(file))
+    for image in (Path("data") / rows["val"]["target"], Path("data") / rows["test"]["source"]):
+        image.write_bytes(image.read_bytes() + b"\0")
+    said = " ".join(_said(score, capfd).split())
+    assert f"{rows['val']['target']} {changed}; run `pbvs build-pairs` again" in said
+    capfd.readouterr()
+    assert _pbvs(package) == 1
+    assert f"{rows['test']['source']} {changed}" in capfd.readouterr().err
+    assert _pbvs(f"{package} --allow-stale") == 0
+
+
+def test_scores_by_a_protocol_that_is_another_now_are_named_and_stand_apart(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _said(SCORE, capfd)
+    summary = RUN / "scores/val/l2-lpips-random/summary.json"
+    then = json.loads(summary.read_text(encoding="utf-8"))
+    assert "is another one now" not in _said("runs", capfd) + _said("leaderboard", capfd)
+    then["protocol"]["missing_counts"] = 0.5
+    summary.write_text(json.dumps(then), encoding="utf-8")
+    for line in ("runs", "leaderboard"):
+        said = _said(line, capfd)
+        assert "the protocol l2-lpips is another one now; renew with `pbvs score --run kept --split val" in said, line
+    shutil.copytree(RUN, "submissions/second")
+    _said(SCORE, capfd)
+    board = " ".join(_said("leaderboard", capfd).split())
+    assert board.count("Your runs: split val, l2-lpips") == board.count("rule ") == 2
