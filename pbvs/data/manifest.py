@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.errors import PbvsError, WriteError
+from pbvs.errors import PbvsError, WriteError, damage_ignored
 from pbvs.files import inside, is_unfinished
 from pbvs.recipe import RULE_PATTERN
 from pbvs.text import read_table, table_of, write_table
@@ -211,9 +211,9 @@ def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
 def check_loss(pairs: Mapping[tuple[str, str], Sequence[Pair]], manifests: Path, root: Path) -> None:
     """Raise PbvsError when a split of a task has no pairs any more that has some in the manifests: half a mount."""
     for key, rows in pairs.items():
-        before: list[Pair] = []
-        with contextlib.suppress(PbvsError):  # there is none, or it is damaged
-            before = read_manifest(path := manifest_path(manifests, *key))
+        before, path = list[Pair](), manifest_path(manifests, *key)
+        with damage_ignored():
+            before = read_manifest(path) if path.is_file() else []
         if before and not rows:
             raise PbvsError(
                 f"{path} names {len(before)} pairs, and {root} has none for it: is all of the data there? The "

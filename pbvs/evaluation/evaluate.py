@@ -95,7 +95,7 @@ def score(
             pairs = [pair for task in tasks for pair in task.pairs]
             check_content(pairs, where, manifests, jobs, there=True)
         except PbvsError as error:  # the numbers are of the images as they are now
-            summary["notes"].append(str(error))
+            summary["notes"].append(of_data(error))
         folder = found.score_folder(split, place_name(usual, rule))
         return write_scores(found, folder, summary, tables)
 
