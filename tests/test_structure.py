@@ -38,7 +38,7 @@ ROOMS = (
 )
 # The house may not grow unnoticed. The aim is 16,000 lines and 110 modules; it was missed when challenges, the reading
 # of every kind of file, the report and the checks of what was made from what came in.
-MOST_LINES, MOST_MODULES = 27_000, 150
+MOST_LINES, MOST_MODULES = 27_000, 118
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "tomli-w": "tomli_w"}
 
 

@@ -21,13 +21,8 @@ if TYPE_CHECKING:
 @click.option("--run", "prefix", help="What the runs' names begin with; else rows and recipe.")
 @click.option("--only", multiple=True, metavar="ROW", help="Make only this row now (repeatable).")
 @click.option("--share", multiple=True, metavar="RUN", help="Copy this run's models where they are the same.")
-@options.data
-@options.manifests
-@options.submissions
-@options.protocol
-@options.weights
-@options.lpips_net
-@options.device
+@options.folders
+@options.scoring
 @options.jobs
 @click.option("--retrain", is_flag=True, help="Make rows again that are done.")
 @options.changes
@@ -120,13 +115,8 @@ def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: 
 @options.run
 @click.option("--recipe", type=options.RECIPE, help="Begin the run with this recipe when it is not there yet.")
 @options.task
-@options.data
-@options.manifests
-@options.submissions
-@options.protocol
-@options.weights
-@options.lpips_net
-@options.device
+@options.folders
+@options.scoring
 @click.option("--pairs", type=click.IntRange(2, 500), default=24, show_default=True, help="Training pairs to look at.")
 @click.option(
     "--fit",

@@ -12,9 +12,7 @@ from pbvs.errors import PbvsError
 
 
 @click.command()
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @options.weights
 @click.option("--verify", is_flag=True, help="Also compute the digests of the weights found (seconds).")
 @options.as_json

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -53,6 +54,7 @@ class RecipeName(click.types.StringParamType):
 
 
 RUN, RECIPE = RunName(), RecipeName()
+F = TypeVar("F", bound=Callable[..., Any])
 
 data = click.option("--data", type=FOLDER, envvar="PBVS_DATA", help="Folder with the unpacked archives [PBVS_DATA].")
 manifests = click.option(
@@ -102,6 +104,15 @@ images = click.option(
     help="Which images are kept at full size; there is a thumbnail of each.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def together(*chosen: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that adds several options, in the order in which the help shows them."""
+    return lambda command: functools.reduce(lambda done, option: option(done), reversed(chosen), command)
+
+
+folders = together(data, manifests, submissions)
+scoring = together(protocol, weights, lpips_net, device)
 
 
 def echo_json(value: Any) -> None:

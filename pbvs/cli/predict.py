@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 )
 @options.challenge
 @click.option("--run", type=options.RUN, help="Name of the run; without it the recipe's name.")
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @options.weights
 @options.device
 @options.jobs

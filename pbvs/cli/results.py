@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", type=options.RUN, nargs=-1, required=True, metavar="RUN RUN...")
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @click.option("--split", help="Which split's scores; else the newest that the runs have in common.")
 @click.option("--protocol", help="Which protocol's scores, by its name.")
 @click.option("--seeds", is_flag=True, help="The runs differ in their seed alone: their mean and its spread.")
@@ -131,13 +129,8 @@ def leaderboard(submissions: Path, manifests: Path, as_csv: bool, as_json: bool)
 @click.argument("archive", type=options.FILE, required=False)
 @options.split
 @options.run
-@options.data
-@options.manifests
-@options.submissions
-@options.protocol
-@options.weights
-@options.lpips_net
-@options.device
+@options.folders
+@options.scoring
 @options.jobs
 @click.option("--targets", type=options.FOLDER, help="With ARCHIVE: a folder of <task>/<name>.png or .tiff.")
 @click.option("--challenge", metavar="NAME|FILE", help="With ARCHIVE: the challenge it is for, where no run wrote it.")
@@ -205,9 +198,7 @@ def score(
 
 @click.command()
 @options.run
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @options.one_file
 @options.images
 @options.jobs

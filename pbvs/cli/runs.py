@@ -181,9 +181,7 @@ def failed(folder: Path, number: int, note: str | None) -> None:
 
 @click.command()
 @click.argument("run", type=options.RUN)
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @options.weights
 @options.jobs
 @click.option("--check-only", is_flag=True, help="Compare data, weights and versions, and run nothing.")

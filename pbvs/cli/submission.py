@@ -20,9 +20,7 @@ MEGABYTE = 1e6
 
 @click.command()
 @options.run
-@options.data
-@options.manifests
-@options.submissions
+@options.folders
 @click.option("--tasks", help="Only these tasks, separated by commas; the others count as not attempted.")
 @click.option("--from", "sources", multiple=True, metavar="RUN:TASK", help="Take a task from another run (repeatable).")
 @click.option(
