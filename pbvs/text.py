@@ -6,12 +6,13 @@ A terminal obeys escape sequences, and a spreadsheet runs a cell that begins wit
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pbvs.errors import PbvsError
 
@@ -79,13 +80,18 @@ def terminal_width() -> int:
     return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
+def shown_width(stream: TextIO) -> int:
+    """Return the columns of the terminal that a stream goes to, or of COLUMNS; 0 where nothing need be folded."""
+    return terminal_width() if stream.isatty() or "COLUMNS" in os.environ else 0
+
+
 def folded(line: str, width: int, indent: int | None = None) -> list[str]:
     """Return a line as lines of at most `width` characters, the further ones indented, as far as its last column.
 
     A name that is too long loses its middle; a path that is too long stays whole, to be copied. 0 breaks nothing.
 
-    >>> folded("ok    disk    plenty of room", 22)
-    ['ok    disk    plenty', '              of room']
+    >>> folded("ok    disk  plenty of room", 24)
+    ['ok    disk  plenty of', '            room']
     """
     if not width or len(line) <= width:
         return [line]
@@ -135,15 +141,21 @@ def aligned(rows: Sequence[Sequence[str]], width: int, least: int = 20) -> list[
 
 
 def listed(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return a table of texts: whole where it fits `width`, else each row as a block of `name  value` lines.
+    """Return a table of texts that fits `width`: whole, or with its last column folded where there is room for that.
 
-    >>> listed(["run", "note"], [["night", "the first"]], 12)
+    Else each row is a block of `name  value` lines.
+
+    >>> listed(["run", "note"], [["night", "the first"]], 16)
     ['night', '  note  the', '        first']
     """
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     if sum(widths) + 2 * (len(widths) - 1) <= width or not rows:
         lines = ("  ".join(map(str.ljust, row, widths)) for row in [head, *rows])
         return [line.rstrip() for line in lines]
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    if width - before >= max(20, width // 3):
+        lines = ("  ".join(map(str.ljust, row, [*widths[:-1], 0])) for row in [head, *rows])
+        return [part for line in lines for part in folded(line, width, before)]
     label = min(width // 2, max(map(len, head[1:])))
     blocks: list[str] = []
     for row in rows:

@@ -20,7 +20,7 @@ from pbvs import __version__, aliases, logs
 from pbvs.devices import world_size
 from pbvs.errors import PbvsError, UsageError, is_out_of_memory
 from pbvs.logs import say
-from pbvs.text import escaped
+from pbvs.text import escaped, folded, shown_width
 
 # group -> name -> (module below pbvs.cli, one line of help); the function is the name with underscores
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -169,7 +169,8 @@ def _run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         sentence, status = explain(error)
-        click.echo(escaped(sentence), err=True)
+        lines = (part for line in escaped(sentence).split("\n") for part in folded(line, shown_width(sys.stderr)))
+        click.echo("\n".join(lines), err=True)
         return status
 
 

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.run import MANIFESTS, SUBMISSIONS
-from pbvs.text import folded, listed, terminal_width
+from pbvs.text import folded, listed, shown_width, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.lineage import Stale
@@ -135,8 +135,7 @@ def _plain(item: Any) -> Any:
 
 def echo(text: str, err: bool = False) -> None:
     """Print lines; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
-    shown = (sys.stderr if err else sys.stdout).isatty() or "COLUMNS" in os.environ
-    width = terminal_width() if shown else 0
+    width = shown_width(sys.stderr if err else sys.stdout)
     for line in text.split("\n"):
         command = line.removeprefix("Next: ")
         if 0 < width < len(line) and line.startswith("Next: pbvs "):  # on a line of its own, to be copied

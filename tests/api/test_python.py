@@ -44,7 +44,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 EXAMPLES = [
     test
-    for module in (api, sys.modules["pbvs.recipe"], __import__("pbvs.translators.scenes", fromlist=["x"]))
+    for module in (
+        api,
+        sys.modules["pbvs.recipe"],
+        sys.modules["pbvs.text"],
+        __import__("pbvs.translators.scenes", fromlist=["x"]),
+    )
     for test in doctest.DocTestFinder().find(module)
     if test.examples
 ]
