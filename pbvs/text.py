@@ -145,8 +145,8 @@ def listed(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> li
 
     Else each row is a block of `name  value` lines.
 
-    >>> listed(["run", "note"], [["night", "the first"]], 16)
-    ['night', '  note  the', '        first']
+    >>> listed(["run", "note", "more"], [["night", "the first", "none"]], 16)
+    ['night', '  note  the', '        first', '  more  none']
     """
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     if sum(widths) + 2 * (len(widths) - 1) <= width or not rows:
