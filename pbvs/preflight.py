@@ -187,7 +187,7 @@ class Work:
 
     def _pixels(self, files: Sequence[str]) -> int:
         """Return about how many pixels these images have each, by the headers of a few."""
-        few = [(name, inside(self.root, name).stat().st_size) for name in evenly_spaced(files, 3)]
+        few = [(name, inside(self.root, name).stat().st_size, False) for name in evenly_spaced(files, 3)]
         found = [header for header in read_headers(self.root, few) if isinstance(header, Header)]
         return sum(header.width * header.height for header in found) // max(1, len(found))
 

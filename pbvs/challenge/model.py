@@ -128,9 +128,9 @@ class Task(Settings):
 
     def serves(self, modality: str, own_task: str = "", tasks: tuple[str, ...] = ()) -> bool:
         """Return whether an image of a modality, of a pattern with a `task` or `tasks`, may be in the pairs."""
-        if own_task not in ("", self.name) or (tasks and self.name not in tasks):
+        if (own_task and own_task != self.name) or (tasks and self.name not in tasks):
             return False
-        return modality in (*self.sources, self.target)
+        return modality in (self.source, self.target) or modality in self.further
 
     @property
     def challenge_size(self) -> int | None:

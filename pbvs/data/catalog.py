@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from functools import partial
+from fnmatch import translate
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +60,7 @@ class Found(NamedTuple):
     path: str
     size: int  # in bytes
     stamp: str  # size and times
+    alone: bool = False  # nothing that says more of it lies beside it
 
 
 @dataclass
@@ -142,7 +144,7 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
             catalog.leave_out(file.path, info)
         else:
             beside = catalog.beside.get(file.path, "") + catalog.beside.get(file.path[: file.path.rfind(".")], "")
-            located.append((file._replace(stamp=file.stamp + beside), info))
+            located.append((file._replace(stamp=file.stamp + beside, alone=not beside), info))
     return located
 
 
@@ -150,7 +152,7 @@ def _read(root: Path, files: list[Found], known: FileCache, jobs: int, backend: 
     """Return each file's header, or the reason why it has none; only what the cache does not know is read."""
     found = [_decoded(known.get(HEADER, file.path, file.stamp)) for file in files]
     missing = [index for index, header in enumerate(found) if header is None]
-    work = [(files[index].path, files[index].size) for index in missing]
+    work = [(files[index].path, files[index].size, files[index].alone) for index in missing]
     read = track(in_chunks(partial(read_headers, root), work, jobs, backend), "reading headers", len(work))
     for index, header in zip(missing, read, strict=True):
         found[index] = header
@@ -159,6 +161,7 @@ def _read(root: Path, files: list[Found], known: FileCache, jobs: int, backend: 
     return [header for header in found if header is not None]
 
 
+@lru_cache(maxsize=1 << 16)  # chips have one header
 def _decoded(text: str | None) -> Header | str | ReadError | None:
     """Return a header, or the reason why there is none, as the cache has it; None when it has nothing whole."""
     if text is None:
@@ -220,7 +223,12 @@ def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tu
 
 def is_junk(name: str, challenge: Challenge) -> bool:
     """Return whether a file or folder is what systems leave behind: hidden, or named so by the challenge."""
-    return name.startswith(".") or any(fnmatchcase(name, glob) for glob in challenge.layout.junk)
+    return name.startswith(".") or bool(_any_of(challenge.layout.junk).match(name))
+
+
+@lru_cache
+def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, globs)) or r"(?!)")
 
 
 def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> None:

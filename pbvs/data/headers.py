@@ -62,8 +62,10 @@ class Header(NamedTuple):
         return bool(self.crs and self.transform)
 
 
-def read_header(path: Path, size: int | None = None) -> Header:
+def read_header(path: Path, size: int | None = None, alone: bool = False) -> Header:
     """Read an image's header; `size` is the file's in bytes, when it is known already.
+
+    Nothing is looked for beside an image that is said to be `alone`.
 
     Raises PbvsError when it is empty, truncated, of another format or too large, ReadError when the disk fails.
     """
@@ -71,21 +73,22 @@ def read_header(path: Path, size: int | None = None) -> Header:
         size = path.stat().st_size if size is None else size
         if size == 0:
             raise OSError("the file is empty")
-        return png_header(path, size) if path.suffix.lower() == ".png" else _library_header(path, size)
+        png = path.suffix.lower() == ".png"
+        return png_header(path, size, alone) if png else _library_header(path, size, alone)
 
 
-def read_headers(root: Path, files: Sequence[tuple[str, int]]) -> list[Header | str | ReadError]:
-    """Read the headers of (path, size) below `root`; in place of one that cannot be read stands the reason.
+def read_headers(root: Path, files: Sequence[tuple[str, int, bool]]) -> list[Header | str | ReadError]:
+    """Read the headers of (path, size, alone) below `root`; in place of one that cannot be read stands the reason.
 
     A reason that does not follow from the file's bytes is a ReadError.
     """
     with gdal():
-        return [_header_or_reason(str(root), path, size) for path, size in files]
+        return [_header_or_reason(str(root), *file) for file in files]
 
 
-def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadError:
+def _header_or_reason(root: str, path: str, size: int, alone: bool) -> Header | str | ReadError:
     try:
-        return read_header(Path(f"{root}/{path}"), size)
+        return read_header(Path(f"{root}/{path}"), size, alone)
     except ReadError as error:
         return error
     except PbvsError as error:
@@ -95,7 +98,7 @@ def _header_or_reason(root: str, path: str, size: int) -> Header | str | ReadErr
 # --- PNG by its first bytes, as there may be a hundred thousand of them.
 
 
-def png_header(path: Path, size: int) -> Header:
+def png_header(path: Path, size: int, alone: bool = False) -> Header:
     """Return a PNG's header; raise OSError when it is none or its end is missing."""
     handle = os.open(
         path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -113,7 +116,7 @@ def png_header(path: Path, size: int) -> Header:
         raise OSError("its PNG header is damaged")
     check_size(path, width, height)
     dtype, photometric = "uint16" if depth == 16 else "uint8", "palette" if kind == 3 else ""
-    where = from_side_files(read_side_files(path), width, height)
+    where = from_side_files(SideFiles() if alone else read_side_files(path), width, height)
     return Header(
         width, height, _PNG_BANDS[kind], dtype, where.crs, where.transform, photometric=photometric,
         alpha=_PNG_ALPHA.get(kind, 0), gcps=where.gcps, origin=where.origin,
@@ -134,25 +137,25 @@ def _find_png_end(handle: int, size: int) -> None:
 # --- TIFF, JPEG and JPEG 2000 by the library.
 
 
-def _library_header(path: Path, size: int) -> Header:
+def _library_header(path: Path, size: int, alone: bool) -> Header:
     with open_image(path, large=True) as file:
         if file.driver == "GTiff" and file.width * file.height <= LARGEST:
             _check_blocks(file, size)
         else:
             check_size(path, file.width, file.height)
-        header = header_of(file, path)
+        header = header_of(file, path, alone)
         if not header.georeferenced:
             check_size(path, file.width, file.height)
         return header
 
 
-def header_of(file: Any, path: Path) -> Header:
+def header_of(file: Any, path: Path, alone: bool = False) -> Header:
     """Return the header of an open rasterio dataset; raise OSError naming what it declares and cannot be read."""
     tags, pages, extra = _tiff_tags(path) if file.driver == "GTiff" else ({}, (), 0)
     photometric = _photometric(file, tags)
     alpha = _alpha(file)
     numbers = [number for number in range(1, file.count + 1) if number != alpha]
-    side = _side_files(file, path)
+    side = SideFiles() if alone else _side_files(file, path)
     where = georeference_of(file, side)
     orientation = 1 if where.crs else _orientation(file, tags)
     width, height = (file.width, file.height) if orientation < 5 else (file.height, file.width)

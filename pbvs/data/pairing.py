@@ -7,7 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from pbvs.challenge import SPLITS, Challenge, Task
 from pbvs.data.catalog import Entry
@@ -130,9 +130,13 @@ def group_locations(
     found: dict[tuple[str, str, str], Location] = {}
     duplicates: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
+    counted: dict[tuple[Any, ...], bool] = {}  # by what makes an image serve
     for entry in entries:
         info = entry.info
-        if not any(serves(entry, task) for task in tasks):
+        kind = info.role, *info.served
+        if kind not in counted:
+            counted[kind] = any(serves(entry, task) for task in tasks)
+        if not counted[kind]:
             continue
         key = entry.path.rpartition(".")[0]
         if key in seen:
