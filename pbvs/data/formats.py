@@ -95,7 +95,7 @@ def open_image(path: Path, page: int = 0, *, large: bool = False) -> Iterator[An
                 _check_bands(path, file)
                 yield file
         except (RasterioError, CPLE_BaseError) as error:
-            raise OSError(one_line(error).replace(name, str(path))) from None
+            raise OSError(one_line(error).replace(name, str(path)).replace(Path(name).name, path.name)) from None
 
 
 @contextlib.contextmanager
