@@ -49,7 +49,6 @@ class PathReader:
         self._patterns = [(name, pattern, pattern.compiled(*names)) for name, pattern in files]
         told = {key for _, _, expressions in self._patterns for each in expressions for key in each.groupindex}
         self._bases = [key for key in ("base", *(f"base{number}" for number in range(2, 10))) if key in told]
-        self._known: dict[int, dict[tuple[str, str], str]] = {}  # what texts mean, by pattern
         self._canonical = {
             "task": {name.lower(): name for name in challenge.tasks},
             "modality": {name.lower(): name for name in challenge.modalities},
@@ -76,7 +75,7 @@ class PathReader:
     def _info(self, pattern: FilePattern, groups: dict[str, str], relative: str) -> PathInfo | str:
         if pattern.role == "unused":
             return pattern.reason or "the challenge does not use it"
-        said = partial(self._said, pattern, groups, self._known.setdefault(id(pattern), {}))
+        said = partial(self._said, pattern, groups)
         stem = relative[relative.rfind("/") + 1 :].rpartition(".")[0]
         task, split = said("task"), said("split") or "train"
         modality = said("modality")
@@ -93,14 +92,9 @@ class PathReader:
             modality, archive, location, pattern.role, split, task, base, date, groups.get("id") or "", pattern.tasks
         )
 
-    def _said(self, pattern: FilePattern, groups: dict[str, str], known: dict[tuple[str, str], str], key: str) -> str:
+    def _said(self, pattern: FilePattern, groups: dict[str, str], key: str) -> str:
         """Return the value of a group, under the challenge's own name for it, or the pattern's own value."""
         text = groups.get(key) or ""
-        if (key, text) not in known:
-            known[key, text] = self._meant(pattern, text, key)
-        return known[key, text]
-
-    def _meant(self, pattern: FilePattern, text: str, key: str) -> str:
         if not text:
             return str(getattr(pattern, key))
         low = text.lower()

@@ -169,17 +169,10 @@ Image = NDArray[np.float32]
 FIELD, FOREST, WATER, ROAD, ROOF, SOIL = range(6)
 # Reflectance in red, green, blue and near infrared (vegetation is dark in red and bright in near infrared, water dark
 # in all), and radar backscatter as an amplitude, for each kind of ground.
-REFLECTANCE = np.array(
-    [
-        [0.26, 0.34, 0.20, 0.62],
-        [0.10, 0.19, 0.10, 0.50],
-        [0.06, 0.11, 0.17, 0.03],
-        [0.38, 0.37, 0.36, 0.36],
-        [0.60, 0.52, 0.46, 0.46],
-        [0.48, 0.40, 0.30, 0.44],
-    ],
-    np.float32,
-)
+REFLECTANCE = np.array([
+    [0.26, 0.34, 0.20, 0.62], [0.10, 0.19, 0.10, 0.50], [0.06, 0.11, 0.17, 0.03],
+    [0.38, 0.37, 0.36, 0.36], [0.60, 0.52, 0.46, 0.46], [0.48, 0.40, 0.30, 0.44],
+], np.float32)  # fmt: skip
 BACKSCATTER = np.array([0.26, 0.38, 0.05, 0.10, 0.46, 0.20], np.float32)
 LOOKS = 4  # independent looks that SAR speckle is averaged over
 
