@@ -32,7 +32,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = catalog_module.read_headers
 
     def recorded(root: Path, files: list[tuple[str, int]]) -> list[Header | str]:
-        seen.extend(path for path, _ in files)
+        seen.extend(path for path, *_ in files)
         return real(root, files)
 
     monkeypatch.setattr(catalog_module, "read_headers", recorded)
