@@ -46,11 +46,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         from tqdm import tqdm
 
         yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True, leave=False)
-    else:
-        yield from _track_in_lines(items, what, total)
-
-
-def _track_in_lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+        return
     last = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item

@@ -180,16 +180,12 @@ def _are_modalities(rows: Sequence[Sequence[str]], values: Sequence[str]) -> boo
     """Return whether folders are few and hold files of the same names, as modalities do."""
     names: dict[str, set[str]] = defaultdict(set)
     for row, value in zip(rows, values, strict=True):
-        names[value].add(_id(row[-1], value))
+        stem = row[-1].rpartition(".")[0]
+        names[value].add(re.sub(rf"[_-]?{re.escape(value)}$", "", stem, flags=re.IGNORECASE))
     if not 2 <= len(names) <= MOST_MODALITIES:
         return False
     first, *others = names.values()
     return all(len(first & other) >= 0.5 * min(len(first), len(other)) for other in others)
-
-
-def _id(name: str, folder: str) -> str:
-    """Return a file's name without its suffix and without the name of its folder."""
-    return re.sub(rf"[_-]?{re.escape(folder)}$", "", name.rpartition(".")[0], flags=re.IGNORECASE)
 
 
 def _name(shape: Shape, names: Sequence[str], suffix: str) -> str:

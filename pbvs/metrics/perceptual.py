@@ -67,8 +67,10 @@ class Trunk(Frozen):
         name, self.taps, self.smallest = TRUNKS[net]
         self.net = net
         self.digest = ""
+        import torchvision  # which takes a second
+
         with torch.device("meta"):
-            layers = _torchvision(name) if name else _narrow_alexnet()
+            layers = getattr(torchvision.models, name)(weights=None).features if name else _narrow_alexnet()
         self.features = nn.Sequential(*list(layers.children())[: self.taps[-1] + 1])
         self.freeze()
 
@@ -91,13 +93,6 @@ def check_size(x: Tensor, net: str) -> None:
             f"An image of {x.shape[-1]} x {x.shape[-2]} pixels is too small for the trunk {net}; "
             f"it needs {smallest} a side."
         )
-
-
-def _torchvision(name: str) -> nn.Module:
-    import torchvision  # which takes a second
-
-    features: nn.Module = getattr(torchvision.models, name)(weights=None).features
-    return features
 
 
 def _narrow_alexnet() -> nn.Sequential:

@@ -40,7 +40,6 @@ class OutputName(NamedTuple):
     suffix: str  # as written, with the dot
 
 
-@dataclass(frozen=True)
 class OutputNames:
     """Where the predictions of a challenge lie in an archive.
 
@@ -50,19 +49,12 @@ class OutputNames:
     ('rgb2ir/7.png', '7')
     """
 
-    challenge: Challenge
-    folders: dict[str, str] = field(init=False)  # task -> folder
-    by_folder: bool = field(init=False)  # whether each task has a folder of its own at the root
-    inner: str = field(init=False)  # the path below that folder
-    _expression: re.Pattern[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        path = self.challenge.outputs.path
-        set_ = object.__setattr__
-        set_(self, "folders", {name: task.folder or name for name, task in self.challenge.tasks.items()})
-        set_(self, "by_folder", path.startswith("{task}/"))
-        set_(self, "inner", path.removeprefix("{task}/"))
-        set_(self, "_expression", self._compiled())
+    def __init__(self, challenge: Challenge):
+        self.challenge, path = challenge, challenge.outputs.path
+        self.folders = {name: task.folder or name for name, task in challenge.tasks.items()}
+        self.by_folder = path.startswith("{task}/")  # whether each task has a folder of its own at the root
+        self.inner = path.removeprefix("{task}/")  # the path below that folder
+        self._expression = self._compiled()
 
     @property
     def depth(self) -> int:

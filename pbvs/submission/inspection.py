@@ -179,9 +179,9 @@ def inspect_archive(archive: SafeZip, name: str, inputs: Inputs, evaluation_size
     contents = sort_entries(archive.entries, inputs)
     found = Inspection(name, archive.path.stat().st_size, contents, inputs, evaluation_size)
     if contents.readmes:
-        found.readme = _read_small(archive, contents.readmes[0])
+        found.readme = _beginning(archive, contents.readmes[0], LIMIT)
     for entry in [*contents.strays, *contents.other_files]:
-        if _head(archive, entry).startswith(ARCHIVE_HEADS):
+        if (_beginning(archive, entry) or b"").startswith(ARCHIVE_HEADS):
             found.archives.append(entry.filename)
     found.images = {task: [] for task in contents.images}
     compared = {item.name for items in contents.images.values() for item in evenly_spaced(items, COMPARED)}
@@ -192,20 +192,14 @@ def inspect_archive(archive: SafeZip, name: str, inputs: Inputs, evaluation_size
     return found
 
 
-def _read_small(archive: SafeZip, entry: ZipInfo) -> bytes | None:
-    if entry.file_size > LIMIT:
-        return None
+def _beginning(archive: SafeZip, entry: ZipInfo, size: int = 0) -> bytes | None:
+    """Return a file of at most `size` bytes, or without a size its first block; None when it cannot be had."""
     try:
-        return archive.read(entry)
+        if not size:
+            return next(iter(archive.stream(entry)), b"")
+        return archive.read(entry) if entry.file_size <= size else None
     except ArchiveError:
         return None
-
-
-def _head(archive: SafeZip, entry: ZipInfo) -> bytes:
-    try:
-        return next(iter(archive.stream(entry)), b"")
-    except ArchiveError:
-        return b""
 
 
 def _inspect(archive: SafeZip, item: Item, inputs: Inputs, compare: bool, budget: Budget) -> Inspected:
