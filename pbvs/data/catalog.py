@@ -30,7 +30,7 @@ CATALOG_COLUMNS = (
     "path", "modality", "source", "location", "role", "split", "task", "base", "date",
     "width", "height", "bands", "dtype", "crs", "transform", "nodata",
 )  # fmt: skip
-HEADER = "header 2 " + " ".join(Header._fields)  # raise the number when one of them means something else
+HEADER = "header 3 " + " ".join(Header._fields)  # raise the number when one of them means something else
 
 
 class Entry(NamedTuple):
