@@ -18,9 +18,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pbvs.errors import PbvsError
 from tests.faults.injector import is_ignored
+from tests.faults.normal import without_clock
 from tests.faults.points import Bench, is_temporary, tree
 
 ONCE = {"eio": errno.EIO, "eacces": errno.EACCES, "enoent": errno.ENOENT, "estale": errno.ESTALE}
@@ -75,6 +77,12 @@ class ReadBench(Bench):
         lines = calls.read_text(errors="surrogateescape").splitlines()
         self.facts.write_text(json.dumps([[line for line in lines if _is_input(line)], {}]))
 
+    def _same(self, name: str, found: bytes) -> bool:
+        """Return whether a table says what it should; that an input was gone for a while is kept as `earlier`."""
+        if name.endswith("provenance.json"):
+            return bool(without_clock(_now(found)) == without_clock(_now(self.tables[name])))
+        return super()._same(name, found)
+
     def points(self) -> Iterator[tuple[int, str]]:
         """Yield every (call, mode) that makes a difference."""
         seen: Counter[str] = Counter()
@@ -94,7 +102,7 @@ class ReadBench(Bench):
             return f"after {where}: {what}"
         if "Traceback" in told or status not in ((0,) if mode == "short" else (0, 1, 2)):
             return f"{where} ended with {status}: {told}"
-        if status and not SENTENCE.search(told):
+        if status and not SENTENCE.search(told) and LEFT_OUT not in told:
             return f"{where} ended without a sentence: {told}"
         if not status and (what := self._differs()) and LEFT_OUT not in told:
             return f"{where} went unsaid, and the result differs: {what} {told}"
@@ -115,6 +123,10 @@ class ReadBench(Bench):
             raise PbvsError(str(error)) from error
         finally:
             _library().reads_watch(b"", -1)
+
+
+def _now(provenance: bytes) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(provenance).items() if key != "earlier"}
 
 
 def _library() -> ctypes.CDLL:
