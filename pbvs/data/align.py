@@ -18,7 +18,7 @@ from pbvs.data.geometry import Window, control_points, overlap_window, source_wi
 from pbvs.data.headers import Header, read_header
 from pbvs.data.images import Part, read_samples, resize
 from pbvs.data.intensity import Image, Rule, bands_of, holds_data, sample_type, to_unit
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, check_bytes
 from pbvs.errors import PbvsError
 from pbvs.files import inside
 from pbvs.recipe import Radiometry
@@ -162,25 +162,32 @@ def open_pair(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> O
     radiometry = radiometry or Radiometry()
     source = _source(pair, root, radiometry)
     if not pair.target:
+        check_bytes(pair, root)
         return Opened(source.pixels, None, source.valid)
     target = _target(pair, root, radiometry)
+    check_bytes(pair, root)
     return Opened(source.pixels, target.pixels, source.valid & target.valid)
 
 
 def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the source alone, (H, W, C) in [0, 1]: on the target's grid when the pair has one, else on its own."""
-    return _source(pair, root, radiometry or Radiometry()).pixels
+    source = _source(pair, root, radiometry or Radiometry())
+    check_bytes(pair, root)
+    return source.pixels
 
 
 def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the target alone, (H, W, C) in [0, 1], cropped as `open_pair` does; raise PbvsError when there is none."""
-    return _target(pair, root, radiometry or Radiometry()).pixels
+    target = _target(pair, root, radiometry or Radiometry())
+    check_bytes(pair, root)
+    return target.pixels
 
 
 def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
     """Read what `open_target` does, and which of its pixels (H, W) hold data, as its file and its mask's say."""
     radiometry = radiometry or Radiometry()
     target = _target(pair, root, radiometry)
+    check_bytes(pair, root)
     challenge = radiometry.challenge
     mask = challenge.modalities[challenge.task(pair.task).target].mask
     if mask is None:

@@ -142,6 +142,7 @@ def build_pairs(
     summary.details["groups"] = {" ".join(group): figures.as_json() for group, figures in groups.items()}
     summary.details["brightness"] = {"inputs": as_json(inputs.items()), "modalities": as_json(modalities.items())}
     summary.details["misregistration"] = {group_name(group): shift.as_json() for group, shift in shifts.items()}
+    cache.check_at_rest()
     cache.write()
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
     texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}

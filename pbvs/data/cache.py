@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError
-from pbvs.files import inside, sha256
+from pbvs.files import disk_errors, inside, sha256
 from pbvs.logs import track
 from pbvs.text import read_table, table_of, write_table
 
@@ -80,6 +80,14 @@ class FileCache:
         if self._rows.get(key) != (stamp, value):
             self._rows[key] = (stamp, value)
             self._changed = True
+
+    def check_at_rest(self) -> None:
+        """Raise ReadError naming a file that changed after it was first asked for: what was learnt of it is of two."""
+        for relative, stamp in self._stamps.items():
+            file = inside(self.root, relative)
+            with disk_errors(file):
+                if not stamp.startswith(stamp_of(file.stat())):
+                    raise ReadError(f"The image {file} changed while it was read; run again once the data are at rest.")
 
     def write(self, forget: bool = False) -> None:
         """Write the table when it has changed; with `forget`, without the files that nobody asked for."""

@@ -103,6 +103,7 @@ def inspect_data(
     leaks = find_leaks(catalog, cache, jobs, backend)
     said = [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
     figures = measure_groups(catalog, intensity, cache, jobs, backend)
+    cache.check_at_rest()
     cache.write()
     return Inspection(
         catalog, intensity, pairs, archives, _groups(catalog, intensity, figures), inputs, modalities,

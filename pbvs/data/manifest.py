@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.errors import PbvsError, WriteError, damage_ignored
-from pbvs.files import inside, is_unfinished
+from pbvs.data.cache import CACHE_NAME, FileCache, digests, stamp_of
+from pbvs.errors import PbvsError, ReadError, WriteError, damage_ignored
+from pbvs.files import disk_errors, inside, is_unfinished
+from pbvs.files import sha256 as digest_of_file
 from pbvs.recipe import RULE_PATTERN
 from pbvs.text import read_table, table_of, write_table
 
@@ -195,6 +197,23 @@ def check_content(
     check_unchanged(told, digests(asked, cache, jobs, backend))
     with contextlib.suppress(WriteError):  # a folder of someone else's: only slower the next time
         cache.write()
+
+
+def check_bytes(pair: Pair, root: Path) -> None:
+    """Raise ReadError when an image that was just read is not the one that the manifest was made from.
+
+    A file is read for its digest once, and again when its size or times have changed.
+    """
+    for path, known in pair.files:
+        file = inside(root, path)
+        with disk_errors(file):
+            if known and _digest(file, stamp_of(file.stat())) != known:
+                raise ReadError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
+
+
+@lru_cache(1 << 14)
+def _digest(file: Path, stamp: str) -> str:
+    return digest_of_file(file)
 
 
 def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ not counted. How many are allowed the challenge says.
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.files import read_json, sha256, sweep
+from pbvs.files import read_json, sha256, sweep, visible_names
 from pbvs.lineage import Stale, stale_archives
 from pbvs.metrics.protocol import built_in_protocols, choose_protocol
 from pbvs.run import Run, all_runs, locked
@@ -187,8 +188,8 @@ def origin_of(archive: Path, submissions: Path) -> Origin | None:
     """Return the run below `submissions` that wrote an archive, found by its length and digest; None without one."""
     length, digest = regular_file(archive).stat().st_size, ""
     for run in all_runs(submissions):
-        for path in run.folder.glob("package*.json"):
-            metadata = read_json(path)
+        for name in fnmatch.filter(visible_names(run.folder), "package*.json"):
+            metadata = read_json(run.folder / name)
             if not isinstance(metadata, dict) or metadata.get("bytes", length) != length:
                 continue
             digest = digest or sha256(archive)

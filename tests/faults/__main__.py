@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.faults.changing import CHAIN, ChangeBench
 from tests.faults.points import Bench, Count, run_points
 from tests.faults.reading import ReadBench, start_again_with_the_library
 from tests.faults.scenarios import SCENARIOS
@@ -18,10 +19,11 @@ from tests.faults.scenarios import SCENARIOS
 def main() -> int:
     """Go through the scenarios until the time is over, or SIGTERM comes; return 1 when anything was lost."""
     chosen = _arguments()
-    if chosen.reading and (reason := start_again_with_the_library()):
+    reads = chosen.reading or chosen.changing
+    if reads and (reason := start_again_with_the_library()):
         print(f"skipped: {reason}")
         return 0
-    bench = ReadBench if chosen.reading else Bench
+    bench = ChangeBench if chosen.changing else ReadBench if chosen.reading else Bench
     end = time.monotonic() + 60 * chosen.minutes
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
@@ -31,7 +33,9 @@ def main() -> int:
 
     total = Count()
     done: list[dict[str, Any]] = []
-    for name in sorted(chosen.only or SCENARIOS, key=lambda name: SCENARIOS[name].torch):  # so that few forks have it
+    for name in sorted(
+        chosen.only or (CHAIN if chosen.changing else SCENARIOS), key=lambda name: SCENARIOS[name].torch
+    ):  # so that few forks have it
         if SCENARIOS[name].torch:
             import torch
 
@@ -54,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run_all.sh faults", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="stop after so long")
     parser.add_argument("--reading", action="store_true", help="break what is read instead of what is written")
+    parser.add_argument("--changing", action="store_true", help="change the data before and during the command instead")
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="only this scenario (repeatable)")
     parser.add_argument("--limit", type=int, help="at most so many points of each scenario, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
