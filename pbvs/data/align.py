@@ -176,15 +176,11 @@ def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) ->
     return source.pixels
 
 
-def open_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
-    """Read the target alone, (H, W, C) in [0, 1], cropped as `open_pair` does; raise PbvsError when there is none."""
-    target = _target(pair, root, radiometry or Radiometry())
-    check_bytes(pair, root)
-    return target.pixels
-
-
 def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
-    """Read what `open_target` does, and which of its pixels (H, W) hold data, as its file and its mask's say."""
+    """Read the target alone, (H, W, C) in [0, 1], cropped as `open_pair` does, and which pixels (H, W) hold data.
+
+    What holds data its file and its mask's say. Raises PbvsError when there is no target.
+    """
     radiometry = radiometry or Radiometry()
     target = _target(pair, root, radiometry)
     check_bytes(pair, root)

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,7 +254,8 @@ def _aux_xml(text: str) -> SideFiles | None:
         return None
     try:
         tree = ElementTree.fromstring(text)
-        points = tuple(_numbers_of(tree))
+        keys = ("Pixel", "Line", "X", "Y")
+        points = tuple(float(point.get(key, "nan")) for point in tree.iterfind("GCPList/GCP") for key in keys)
         esri = _esri(tree if tree.tag == "GeodataXform" else tree.find(".//GeodataXform"))
         geo = [float(value) for value in (tree.findtext("GeoTransform") or "").split(",") if value.strip()]
         nodata = tree.findtext("PAMRasterBand/NoDataValue")
@@ -278,8 +279,3 @@ def _esri(xform: ElementTree.Element | None) -> SideFiles:
         return SideFiles(wkt, points=tuple(map(float, np.column_stack([source * (1, -1), target]).ravel())))
     plain = any(value.endswith("IdentityXform") for value in xform.attrib.values())
     return SideFiles(wkt, unread="" if plain else "an ArcGIS transform in .aux.xml that is not read")
-
-
-def _numbers_of(tree: ElementTree.Element) -> Iterator[float]:
-    for point in tree.iterfind("GCPList/GCP"):
-        yield from (float(point.get(key, "nan")) for key in ("Pixel", "Line", "X", "Y"))

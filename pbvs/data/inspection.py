@@ -143,7 +143,8 @@ def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Cha
     archive = Archive(
         name, {modality: counted.get(modality, 0) for modality in challenge.modalities}, len(members) - len(images)
     )
-    archive.sizes = _range([max(entry.header.width, entry.header.height) for entry in members])
+    sides = sorted({max(entry.header.width, entry.header.height) for entry in members})
+    archive.sizes = " to ".join(map(str, dict.fromkeys((sides[0], sides[-1]))))
     archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
     archive.systems = _few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
     stacks: dict[str, list[Entry]] = defaultdict(list)
@@ -225,11 +226,6 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
         f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()
     ]
     return lines
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -204,11 +204,9 @@ def check_bytes(pair: Pair, root: Path) -> None:
 
     A file is read for its digest once, and again when its size or times have changed.
     """
-    for path, known in pair.files:
-        file = inside(root, path)
-        with disk_errors(file):
-            if known and _digest(file, stamp_of(file.stat())) != known:
-                raise ReadError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
+    files = {path: inside(root, path) for path, known in pair.files if known}
+    with disk_errors(root):
+        check_unchanged([pair], {path: _digest(file, stamp_of(file.stat())) for path, file in files.items()})
 
 
 @lru_cache(1 << 14)
@@ -217,14 +215,14 @@ def _digest(file: Path, stamp: str) -> str:
 
 
 def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
-    """Raise PbvsError naming the first image whose bytes are not those that the manifest was made from.
+    """Raise ReadError naming the first image whose bytes are not those that the manifest was made from.
 
     `found` are the images' SHA-256 by path; what is not among them, or not in the manifest, is not asked.
     """
     for pair in pairs:
         for path, known in pair.files:
             if known and found.get(path, known) != known:
-                raise PbvsError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
+                raise ReadError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 
 
 def check_loss(pairs: Mapping[tuple[str, str], Sequence[Pair]], manifests: Path, root: Path) -> None:

@@ -291,7 +291,8 @@ def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
     chosen: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in inspection.catalog.entries:
         info = entry.info
-        chosen[info.source, info.location or _stem_group(entry)].append(entry)
+        folder = f"{info.split}/{info.task}" if info.role == "input" else info.split
+        chosen[info.source, info.location or f"{folder}/{entry.stem}"].append(entry)
     by_source: dict[str, list[tuple[str, list[Entry]]]] = defaultdict(list)
     for (source, name), members in chosen.items():
         by_source[source].append((name, members))
@@ -302,11 +303,6 @@ def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
         for name, members in evenly_spaced(sorted(groups, key=lambda group: natural_key(group[0])), each)
         if (tiles := _tiles(inspection, members))
     ]
-
-
-def _stem_group(entry: Entry) -> str:
-    info = entry.info
-    return f"{info.split}/{info.task}/{entry.stem}" if info.role == "input" else f"{info.split}/{entry.stem}"
 
 
 def _tiles(inspection: Inspection, members: Sequence[Entry]) -> list[Tile]:

@@ -219,7 +219,8 @@ def make_plan(
     names = {challenge.task(name).name for name in tasks or challenge.tasks}
     chosen = [task for task in challenge.tasks if task in names]
     check_inputs(inputs, split, chosen)
-    modes = _modes(challenge, modes or {}, chosen)
+    asked = {"gray": "L", "rgb": "RGB"}.get(challenge.outputs.channels)
+    modes = dict.fromkeys(chosen, asked) if asked else modes or {}
     parts = tuple(
         _part(others.get(task, run), split, task, inputs, modes.get(task), _form(challenge, task, form))
         for task in chosen
@@ -249,11 +250,6 @@ def _form(challenge: Challenge, task: str, form: Container | None) -> Container:
         taken = ", ".join((outputs.container, *outputs.accepts))
         raise UsageError(f"The challenge {challenge.name} takes no {form} files; --format may be {taken}.")
     return challenge.tasks[task].container or form or outputs.container
-
-
-def _modes(challenge: Challenge, modes: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
-    asked = {"gray": "L", "rgb": "RGB"}.get(challenge.outputs.channels)
-    return dict.fromkeys(tasks, asked) if asked else dict(modes)
 
 
 def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, form: Container) -> Part:

@@ -170,7 +170,8 @@ class Trainer:
                     **{f"val_{k}": v for k, v in validation.items()},
                 }
             )
-            self._draw(log)
+            names = (*self.method.losses, *VALIDATION, "learning_rate")
+            write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
             say(self._line(epoch, means[self.method.losses[0]], validation.get("score")))
         self.sums.zero_()
         self.save()
@@ -248,10 +249,6 @@ class Trainer:
         values = dict(zip(self.method.losses, losses.tolist(), strict=True))
         shown = " ".join(f"{name[:4]} {value:.3g}" for name, value in values.items() if value)
         return f"epoch {epoch}/{self.schedule.epochs} rate {self.schedule.at(epoch):.2g} {shown}"
-
-    def _draw(self, log: Log) -> None:
-        names = (*self.method.losses, *VALIDATION, "learning_rate")
-        write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
 
     def save(self) -> None:
         """Write the whole state, unless a loss is no number."""

@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from pbvs.challenge import load_challenge
-from pbvs.data.align import Raster, move, open_pair, open_source, open_target, read_raster, resample
+from pbvs.data.align import Raster, move, open_masked_target, open_pair, open_source, read_raster, resample
 from pbvs.data.build import build_pairs
 from pbvs.data.geometry import Footprints, clip, overlap, overlap_window
 from pbvs.data.headers import Header, read_header
@@ -57,7 +57,7 @@ def test_source_and_target_alone_are_those_of_the_pair(tree: Tree) -> None:
     opened = open_pair(pair, tree.root)
     assert np.array_equal(opened.source, open_source(pair, tree.root))
     assert opened.target is not None
-    assert np.array_equal(opened.target, open_target(pair, tree.root))
+    assert np.array_equal(opened.target, open_masked_target(pair, tree.root)[0])
     assert opened.source.shape[:2] == opened.target.shape[:2] == opened.valid.shape
 
 
