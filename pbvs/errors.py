@@ -21,7 +21,7 @@ class WriteError(PbvsError):
 
 
 class ReadError(PbvsError):
-    """A file could not be read for a reason that does not follow from its bytes (permissions, a failing disk).
+    """A file could not be read for a reason that does not follow from its bytes (permissions, a failing disk, memory).
 
     It says nothing about the file, so it is never remembered, and nothing goes on without the file.
     """
@@ -62,16 +62,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Raise PbvsError with `advice` on what to lower where the block runs out of memory; stands before functions too.
+    """Raise ReadError with `advice` on what to lower where the block runs out of memory; stands before functions too.
 
     >>> with enough_memory("lower batch_size"):
     ...     raise MemoryError
     Traceback (most recent call last):
-    pbvs.errors.PbvsError: There is not enough memory; lower batch_size.
+    pbvs.errors.ReadError: There is not enough memory; lower batch_size.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise PbvsError(f"There is not enough memory; {advice}.") from error
+        raise ReadError(f"There is not enough memory; {advice}.") from error

@@ -417,10 +417,11 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise PbvsError(f"{where} is not valid JSON ({_plain(error)}); correct it or make it again.") from None
 
 
-def read_record(path: Path, again: str = "", **types: type | tuple[type, ...]) -> dict[str, Any]:
+def read_record(path: Path, again: str = "", shape: Any = None, **types: type | tuple[type, ...]) -> dict[str, Any]:
     """Read a JSON file that must hold a table; `types` are the keys that must be there with their types.
 
-    Raises PbvsError saying which key is wrong, and `again`: the command that makes the file again.
+    `shape` says what keys hold that may be there (see `misfit`). Raises PbvsError saying which key is wrong, and
+    `again`: the command that makes the file again.
 
     >>> read_record(Path("done.json"), made_from=str)  # doctest: +SKIP
     {'made_from': '5f2c…', 'seconds': 1.7}
@@ -429,10 +430,36 @@ def read_record(path: Path, again: str = "", **types: type | tuple[type, ...]) -
     value = read_json(path)
     if not isinstance(value, dict):
         raise PbvsError(f"{path} holds no table; {hint}.")
-    for key, kind in types.items():
-        if not isinstance(value.get(key), kind) or (isinstance(value[key], bool) and kind is not bool):
-            raise PbvsError(f"{path} has no valid {key!r}; {hint}.")
+    wrong = [key for key, kind in types.items() if misfit(value.get(key), kind)]
+    if wrong or (found := misfit(value, shape or {})):
+        raise PbvsError(f"{path} has no valid {(wrong or [found.strip('.')])[0]!r}; {hint}.")
     return value
+
+
+def misfit(value: Any, shape: Any, path: str = ".") -> str:
+    """Return the path of the first part of a JSON value that is not as `shape` says; '' where all is.
+
+    A shape is a type, a tuple of shapes of which one must fit, a table of shapes by key ("*": any other key; keys that
+    it does not name hold anything), or a list: of one shape for all items, or of one for each.
+
+    >>> misfit({"tasks": {"a": {"images": "x"}}}, {"tasks": {"*": {"images": int}}})
+    '.tasks.a.images'
+    """
+    if isinstance(shape, tuple):
+        return "" if any(not misfit(value, each) for each in shape) else path
+    if not isinstance(shape, dict | list):
+        return "" if isinstance(value, shape) and not (isinstance(value, bool) and shape in (int, float)) else path
+    if type(value) is not type(shape) or (isinstance(shape, list) and len(shape) not in (1, len(value))):
+        return path
+    parts = _parts(value, shape)
+    return next((found for key, item, part in parts if (found := misfit(item, part, f"{path.rstrip('.')}.{key}"))), "")
+
+
+def _parts(value: Any, shape: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(shape, dict):
+        yield from ((key, item, shape.get(key, shape.get("*", object))) for key, item in value.items())
+    else:
+        yield from ((str(number), item, shape[number % len(shape)]) for number, item in enumerate(value))
 
 
 def read_toml(path: Path, limit: int = TOML_BYTES) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
     copy_files,
     digest,
-    read_json,
     remove_all,
     remove_folder,
     replace_folder,
@@ -303,7 +302,7 @@ class Job(Work):
     def _predictions(self, task: TaskName, split: str) -> list[str]:
         pairs = self._pairs(task, split)
         folder, record = self._begin(task, split, len(pairs))
-        known = read_json(record)
+        known = read_metadata(record)
         if devices.rank():
             known |= {"images": 0, "seconds": 0.0}
         # Shared out before looking, as the others write meanwhile.
@@ -357,7 +356,7 @@ class Job(Work):
         final = self.run.prediction_folder(split, task)
         if folder != final:
             replace_folder(folder, final)
-            write_json(self.run.prediction_metadata_file(split, task), read_json(record))
+            write_json(self.run.prediction_metadata_file(split, task), read_metadata(record))
             remove_all([record])
 
     def _stream(self, task: TaskName, split: str, pairs: Sequence[Pair], folder: Path) -> Outcome:
@@ -428,7 +427,7 @@ def merge_parts(record: Path, world: int, metadata: dict[str, Any], written: int
     A run killed in the middle leaves more images `written` than were timed; theirs is taken to be the same time.
     """
     parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
-    counts = [read_json(part) for part in parts]
+    counts = [read_metadata(part) for part in parts]
     for key in ("images", "failed"):
         metadata[key] = sum(count[key] for count in counts)
     metadata["seconds"] = max(count["seconds"] for count in counts)

@@ -15,7 +15,7 @@ from pbvs.data.headers import Header, read_headers
 from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
-from pbvs.files import inside, read_json, visible_names
+from pbvs.files import inside, visible_names
 from pbvs.lineage import Lineage, changes, free_settings, learns
 from pbvs.logs import duration, size_text
 from pbvs.metrics.protocol import choose_protocol
@@ -58,7 +58,7 @@ class Work:
     def _check_manifests(self) -> None:
         """Raise PbvsError when the pairs were made for another challenge than the recipe's."""
         path = self.manifests / "summary.json"
-        made_for = read_json(path).get("challenge") if path.is_file() else None
+        made_for = read_metadata(path).get("challenge")
         if isinstance(made_for, dict) and made_for.get("digest") != self.challenge.data_digest():
             raise PbvsError(
                 f"The manifests in {self.manifests} were made for the challenge {made_for.get('name')}, or an earlier "

@@ -20,10 +20,11 @@ import pbvs
 from pbvs.challenge import SPLITS
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored
-from pbvs.files import inside, read_json, sha256, write_json
+from pbvs.files import inside, sha256, write_json
 from pbvs.logs import track
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe
+from pbvs.run import read_metadata
 
 FORMAT = 1
 KEPT = 20  # earlier circumstances that are kept
@@ -81,8 +82,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Read a run's provenance; raise PbvsError when there is none or it is of another format."""
     if not path.is_file():
         raise PbvsError(f"There is no {path}; the run was not finished, make it with `pbvs predict`.")
-    value = read_json(path)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    value = read_metadata(path)
+    if value.get("format") != FORMAT:
         raise PbvsError(f"{path} is not of format {FORMAT}; make it again with `pbvs predict`.")
     return value
 

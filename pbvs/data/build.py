@@ -44,10 +44,10 @@ from pbvs.data.registration import Group, Shift, correct, group_name, recorded_s
 from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, doubts_of, measure, measure_groups, warnings_of
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import is_unfinished, json_text, read_json, unfinished, write_json, write_text
+from pbvs.files import is_unfinished, json_text, unfinished, write_json, write_text
 from pbvs.logs import track
 from pbvs.recipe import Radiometry
-from pbvs.run import MANIFESTS, locked
+from pbvs.run import MANIFESTS, locked, read_metadata
 from pbvs.text import table_text
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
@@ -83,7 +83,7 @@ def find_root(option: Path | None, manifests: Path = MANIFESTS) -> Path:
     root = option or (Path(os.environ["PBVS_DATA"]) if os.environ.get("PBVS_DATA") else None)
     where = "given by --data or PBVS_DATA"
     if root is None and (manifests / "summary.json").is_file():
-        root = Path(str(read_json(manifests / "summary.json").get("root", "")))
+        root = Path(str(read_metadata(manifests / "summary.json").get("root", "")))
         where = f"named in {manifests / 'summary.json'}"
     if root is None or not str(root):
         raise UsageError("No data folder is given; use --data ROOT or set PBVS_DATA (`pbvs demo-data DIR` makes one).")
@@ -99,7 +99,7 @@ def find_challenge(option: str | Path | None, manifests: Path = MANIFESTS) -> Ch
 
 def challenge_of(manifests: Path) -> str:
     """Return the name, or the path of the file, of the challenge that manifests were made for, else the default's."""
-    summary = read_json(manifests / "summary.json") if (manifests / "summary.json").is_file() else {}
+    summary = read_metadata(manifests / "summary.json")
     name = str((summary.get("challenge") or {}).get("name", DEFAULT))
     own = manifests / CHALLENGE_FILE
     return name if name in built_in_challenges() or not own.is_file() else str(own)

@@ -27,12 +27,13 @@ from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair, check_unchanged
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data
-from pbvs.files import atomic_path, digest, read_json, sweep, write_json
+from pbvs.files import atomic_path, digest, read_record, sweep, write_json
 from pbvs.logs import track
 from pbvs.recipe import Chips, Radiometry
 
 VERSION = 2  # of what this module and those below it make of a pair; raise it when the pixels change
 
+VERDICT = {"reason": str, "windows": [[int, int]], "bad": [[int, int, str]]}
 CAPACITY = 64 << 30  # bytes that the cache holds before chips that are not used are removed
 KEPT_FOR = 7 * 86400.0  # seconds after their last use in which chips are not removed: another training may read them
 
@@ -162,7 +163,10 @@ def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
 def _known(pair: Pair, file: Path) -> Prepared | None:
     """Return what the cache has of a pair; None when it has nothing whole."""
     kept = file.with_suffix(".json")
-    verdict = read_json(kept) if kept.is_file() else {}
+    try:
+        verdict = read_record(kept, shape=VERDICT) if kept.is_file() else {}
+    except PbvsError:  # damaged: made again
+        return None
     if verdict.get("reason"):
         return _prepared(pair, file, (0, 0), verdict)
     try:

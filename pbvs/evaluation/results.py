@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pbvs.errors import PbvsError
-from pbvs.files import read_json, write_json
-from pbvs.run import Run
+from pbvs.files import read_record, write_json
+from pbvs.run import RECORD, Run, read_metadata
 from pbvs.text import aligned, folded, read_table, write_table
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def find_scores(run: Run, split: str | None = None, protocol: str | None = None)
     folders = run.score_folders()
     for folder in folders:
         if folder == run.scores:  # of an earlier version
-            said = table(read_json(folder / SUMMARY)) if split or protocol else {}
+            said = read_metadata(folder / SUMMARY) if split or protocol else {}
             place = (said.get("split", split), table(said.get("protocol")).get("name", protocol))
         else:
             place = (folder.parent.name, folder.name)
@@ -186,9 +186,7 @@ def find_scores(run: Run, split: str | None = None, protocol: str | None = None)
 def read_scores(run: Run, folder: Path | None = None) -> Scores:
     """Read a run's scores, the newest unless a folder is given; raise PbvsError when there are none or damaged."""
     folder = folder or find_scores(run)
-    summary = read_json(folder / SUMMARY)
-    if not isinstance(summary, dict):
-        raise PbvsError(f"{folder / SUMMARY} holds no summary; make it again with `pbvs score --run {run.name}`.")
+    summary = read_record(folder / SUMMARY, f"make it again with `pbvs score --run {run.name}`", RECORD)
     tables = {task: read_images(folder / f"{task}.csv", run, task) for task in table(summary.get("tasks"))}
     return _scores(run, folder, summary, tables)
 

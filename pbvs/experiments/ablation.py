@@ -19,12 +19,12 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.results import WIDTH, Scores, number, read_scores
-from pbvs.files import copy_files, digest, read_json, read_toml, remove_folder, replace_folder, sha256
+from pbvs.files import copy_files, digest, read_toml, remove_folder, replace_folder, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.preflight import with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
-from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done
+from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done, read_metadata
 from pbvs.settings import Settings, explain, merged
 from pbvs.text import aligned, folded, table_of
 
@@ -71,7 +71,7 @@ class Made:
     @property
     def seconds(self) -> float | None:
         """How long training, predicting and scoring took, as far as it was done for this row."""
-        return read_json(self.record).get("seconds") if self.record.is_file() else None
+        return read_metadata(self.record).get("seconds")
 
 
 def ablate(

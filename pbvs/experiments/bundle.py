@@ -32,7 +32,7 @@ from pbvs.files import (
     write_json,
 )
 from pbvs.recipe import Recipe, read_recipe
-from pbvs.run import DONE, Run, locked
+from pbvs.run import DONE, Run, locked, read_metadata
 from pbvs.submission.findings import as_text
 from pbvs.submission.zips import Limits, SafeZip, fixed_info
 from pbvs.tensors import check_safetensors
@@ -97,7 +97,7 @@ def _public_provenance(run: Run) -> dict[str, Any]:
     """Return the provenance without what says where things lay on the machine."""
     if not run.provenance_file.is_file():
         return {}
-    metadata = {key: value for key, value in read_json(run.provenance_file).items() if key != "earlier"}
+    metadata = {key: value for key, value in read_metadata(run.provenance_file).items() if key != "earlier"}
     metadata["data"] = {
         key: value for key, value in (metadata.get("data") or {}).items() if key not in ("root", "seen")
     }
@@ -185,7 +185,7 @@ def _finish(folder: Path, listing: dict[str, Any]) -> None:
         raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
         record = folder / "models" / task / DONE
-        metadata = read_json(record) if record.is_file() else None
+        metadata = read_metadata(record)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("made_from"), str):
             raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")
         write_json(record, {**metadata, "installed": True})

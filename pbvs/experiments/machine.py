@@ -23,7 +23,7 @@ from pbvs.challenge import SPLITS
 from pbvs.data.build import find_challenge
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, inside, is_unfinished, read_json, sha256, write_error
+from pbvs.files import atomic_path, inside, is_unfinished, sha256, write_error
 from pbvs.metrics.weights import SOURCES, find, get_source, look, read_tensors
 from pbvs.provenance import package_versions
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
@@ -144,7 +144,7 @@ def _folders(*folders: Path) -> Iterator[Finding]:
 
 def _data(root: Path | None, manifests: Path) -> Iterator[Finding]:
     with contextlib.suppress(PbvsError, KeyError, TypeError):
-        root = root or Path(read_json(manifests / "summary.json")["root"])
+        root = root or Path(read_metadata(manifests / "summary.json")["root"])
     if root is None:
         yield Finding("note", "data root", "not given; use --data ROOT or set PBVS_DATA")
     elif not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):

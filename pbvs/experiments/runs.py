@@ -14,7 +14,7 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.files import read_json, read_toml, sha256, sync_folder, write_json
+from pbvs.files import read_toml, sha256, sync_folder, write_json
 from pbvs.lineage import Stale, flat, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
@@ -222,7 +222,7 @@ def reproduce(
     gone on with. Raises PbvsError when the run's data cannot be found or it was installed from a bundle.
     """
     provenance = read_provenance(run.provenance_file)
-    if any(read_json(record).get("installed") for record in run.folder.glob(f"models/*/{DONE}")):
+    if any(read_metadata(record).get("installed") for record in run.folder.glob(f"models/*/{DONE}")):
         raise PbvsError(f"The run {run.name!r} was installed from a bundle; reproduce it where it was trained.")
     done = predictions_there(run)
     if not done:
@@ -256,7 +256,7 @@ def _begin(run: Run, second: Run) -> None:
         raise PbvsError(
             f"There is a run {second.name!r} that is no reproduction; remove it: pbvs runs rm {second.name}."
         )
-    if mark.is_file() and read_json(mark).get("finished"):
+    if mark.is_file() and read_metadata(mark).get("finished"):
         remove(second)
     write_json(mark, {"run": run.name, "finished": False})
 

@@ -17,13 +17,13 @@ from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import TEXTS, Scores, number, read_scores, table
-from pbvs.files import read_json, sha256
+from pbvs.files import sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Shown, levels_of
-from pbvs.run import Run
+from pbvs.run import Run, read_metadata
 from pbvs.seeds import evenly_spaced
 from pbvs.text import read_table
 
@@ -129,7 +129,7 @@ def gather(run: Run, manifests: Path) -> Evidence:
             return otherwise
 
     def read_table(path: Path) -> Mapping[str, Any]:
-        return attempt(path.is_file(), lambda: table(read_json(path)), {})
+        return attempt(path.is_file(), lambda: read_metadata(path), {})
 
     def read_pairs(split: str, task: str) -> list[Pair] | None:
         path = manifest_path(manifests, task, split)

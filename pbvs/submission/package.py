@@ -15,11 +15,11 @@ from pbvs.data.build import find_root
 from pbvs.data.layout import natural_key
 from pbvs.data.manifest import check_content
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, open_no_follow, read_json, sha256, sweep, visible_names, write_json
+from pbvs.files import atomic_path, open_no_follow, sha256, sweep, visible_names, write_json
 from pbvs.lineage import refuse_stale
 from pbvs.logs import track
 from pbvs.recipe import Recipe
-from pbvs.run import Run, locked
+from pbvs.run import Run, locked, read_metadata
 from pbvs.submission.check import check
 from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.images import is_plain, recode
@@ -87,10 +87,7 @@ def package_path(plan: PackagePlan) -> Path:
 
 def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:
     """Return what the archive was made of: its digest, each task's source, and the sources' provenance."""
-    provenance = {
-        part.run.name: read_json(part.run.provenance_file) if part.run.provenance_file.is_file() else None
-        for part in plan.parts
-    }
+    provenance = {part.run.name: read_metadata(part.run.provenance_file) or None for part in plan.parts}
     return {
         "archive": path.relative_to(plan.run.submissions).as_posix(),
         "sha256": sha256(path),
@@ -276,8 +273,7 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
 
 def prediction_metadata(run: Run, split: str, task: str) -> dict[str, Any]:
     """Return what `pbvs predict` wrote down about a task's predictions."""
-    said = read_json(run.prediction_folder(split, task).with_name(f"{task}.json"))
-    return said if isinstance(said, dict) else {}
+    return read_metadata(run.prediction_metadata_file(split, task))
 
 
 def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.files import read_json, sha256, sweep, visible_names
+from pbvs.files import sha256, sweep, visible_names
 from pbvs.lineage import Stale, stale_archives
 from pbvs.metrics.protocol import built_in_protocols, choose_protocol
-from pbvs.run import Run, all_runs, locked
+from pbvs.run import Run, all_runs, locked, read_metadata
 from pbvs.submission.zips import regular_file
 from pbvs.text import csv_cell, from_csv_cell, read_table, table_of, write_table
 
@@ -189,8 +189,10 @@ def origin_of(archive: Path, submissions: Path) -> Origin | None:
     length, digest = regular_file(archive).stat().st_size, ""
     for run in all_runs(submissions):
         for name in fnmatch.filter(visible_names(run.folder), "package*.json"):
-            metadata = read_json(run.folder / name)
-            if not isinstance(metadata, dict) or metadata.get("bytes", length) != length:
+            metadata = {}
+            with damage_ignored():  # a damaged run is no concern of this archive's
+                metadata = read_metadata(run.folder / name)
+            if not metadata or metadata.get("bytes", length) != length:
                 continue
             digest = digest or sha256(archive)
             if metadata.get("sha256") == digest:
@@ -218,10 +220,12 @@ def challenge_of(submissions: Path, origin: Origin | None = None) -> Challenge:
     """Return the challenge of an archive's run, else of the run begun last, else the default."""
     from pbvs.challenge import load_challenge
 
-    runs = [origin.run] if origin else all_runs(submissions)
-    if not runs:
-        return load_challenge()
-    return max(runs, key=lambda run: run.recipe_file.stat().st_mtime_ns).challenge()
+    if origin:
+        return origin.run.challenge()
+    for run in sorted(all_runs(submissions), key=lambda run: run.recipe_file.stat().st_mtime_ns, reverse=True):
+        with damage_ignored():  # a damaged run says nothing
+            return run.challenge()
+    return load_challenge()
 
 
 def local_score(run: Run) -> str:
@@ -229,7 +233,7 @@ def local_score(run: Run) -> str:
     folders = run.score_folders()
     if not folders:
         return ""
-    said = read_json(folders[0] / "summary.json")
+    said = read_metadata(folders[0] / "summary.json")
     combined = said.get("combined")
     if not isinstance(combined, (int, float)):
         return ""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pbvs.errors import PbvsError
-from pbvs.files import read_json, write_json
+from pbvs.files import read_record, write_json
 from pbvs.translators.base import FitContext, ImageArray, Translator
 from pbvs.translators.grayscale import CascadeStage, GrayscaleStage, ToneStage
 
@@ -89,7 +89,7 @@ class Grayscale(Translator):
 
     def load(self, folder: Path) -> None:
         """Check that the folder holds the same numbers; raise PbvsError when it holds others."""
-        saved = {"channel_weights": [], "offset": 0.0, "gamma": 1.0, **read_json(folder / "model.json")}
+        saved = {"channel_weights": [], "offset": 0.0, "gamma": 1.0, **read_record(folder / "model.json")}
         for name, value in self.tone.items():
             wanted = list(value) if isinstance(value, tuple) else value
             if saved.get(name) != wanted:
