@@ -410,7 +410,7 @@ def read_json(path: Path, limit: int = RECORD_BYTES) -> Any:
 def parse_json(text: str | bytes, where: str) -> Any:
     """Return the value of JSON text, with the limits of `read_json`; `where` names it in the sentence."""
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_int=_whole, parse_float=_finite)
+        value = json.loads(text, parse_int=_whole)
         _check_value(value)
         return value
     except (ValueError, RecursionError) as error:
@@ -451,15 +451,12 @@ def misfit(value: Any, shape: Any, path: str = ".") -> str:
         return "" if isinstance(value, shape) and not (isinstance(value, bool) and shape in (int, float)) else path
     if type(value) is not type(shape) or (isinstance(shape, list) and len(shape) not in (1, len(value))):
         return path
-    parts = _parts(value, shape)
-    return next((found for key, item, part in parts if (found := misfit(item, part, f"{path.rstrip('.')}.{key}"))), "")
-
-
-def _parts(value: Any, shape: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(shape, dict):
-        yield from ((key, item, shape.get(key, shape.get("*", object))) for key, item in value.items())
-    else:
-        yield from ((str(number), item, shape[number % len(shape)]) for number, item in enumerate(value))
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        part = shape.get(key, shape.get("*", object)) if isinstance(shape, dict) else shape[key % len(shape)]
+        if found := misfit(item, part, f"{path.rstrip('.')}.{key}"):
+            return found
+    return ""
 
 
 def read_toml(path: Path, limit: int = TOML_BYTES) -> dict[str, Any]:
@@ -539,17 +536,6 @@ def _whole(text: str) -> int:
     if len(text) > DIGITS + 1:
         raise ValueError(f"a number has more than {DIGITS} digits")
     return int(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return value
-
-
-def _refuse(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 def _plain(error: Exception) -> str:

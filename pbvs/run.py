@@ -182,61 +182,30 @@ def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     return last
 
 
-NUMBER = (int, float)
-SCORE = (*NUMBER, type(None))
-INTERVAL = ([NUMBER, NUMBER], type(None))
+NUMBER, TEXT = (int, float), (str, type(None))
+SCORE, INTERVAL = (*NUMBER, type(None)), ([(int, float), (int, float)], type(None))
 TASK = {
     "images": int, "expected": int, "score": SCORE, "interval": INTERVAL, "status": str, "reason": str, "run": str,
-    "recipe": str, "made_from": (str, type(None)), "mode": str, "format": str,
+    "recipe": str, "made_from": TEXT, "mode": str, "format": str,
 }  # fmt: skip
-# What the records of a run and of manifests hold, each key the same in all of them; see `files.misfit`.
-RECORD = {
-    "archive": str,
-    "baselines": {"*": {"combined": SCORE, "tasks": {"*": {"*": object}}}},
-    "bytes": int,
-    "challenge": (str, dict, type(None)),
-    "combined": SCORE,
-    "data": ({"root": str, "files": int, "bytes": int, "seen": str, "digest": str}, type(None)),
-    "earlier": [dict],
-    "evaluation_size": str,
-    "failed": int,
-    "free": dict,
-    "input_grid": ({"least": NUMBER, "most": NUMBER, "whole": bool}, type(None)),
-    "installed": bool,
-    "interval": INTERVAL,
-    "lpips": {"net": (str, type(None)), "version": (str, type(None)), "is_lpips": bool, "label": str},
-    "made_from": (str, {"*": (str, type(None))}),
-    "manifests": {"*": str},
-    "model": (str, type(None)),
-    "models": [str],
-    "notes": [str],
-    "older_start": [str],
-    "packages": {"*": str},
-    "parts": {
-        "stage": dict,
-        "shared": dict,
-        "requires": {"*": str},
-        "manifests": {"*": str},
-        "files": {"*": (str, type(None))},
-    },
-    "protocol": {"name": str, "description": str, "terms": list},
-    "readme": dict,
-    "root": str,
-    "seconds": SCORE,
-    "sensitivity": [{"reading": str, "combined": SCORE, "tasks": dict}],
-    "sha256": str,
-    "split": str,
-    "tasks": {"*": TASK},
-    "training": ({"chosen_on": (str, type(None)), "parted": bool}, type(None)),
-}
+# What the metadata of runs and manifests hold, each key the same in all of them; see `files.misfit`.
+SHAPE = {
+    "archive": str, "baselines": {"*": {"combined": SCORE, "tasks": {"*": dict}}}, "bytes": int, "combined": SCORE,
+    "challenge": (str, dict, type(None)), "data": ({"root": str, "bytes": int, "digest": str}, type(None)),
+    "earlier": [dict], "evaluation_size": str, "failed": int, "free": dict, "installed": bool, "interval": INTERVAL,
+    "input_grid": ({"least": NUMBER, "most": NUMBER, "whole": bool}, type(None)), "made_from": (str, {"*": TEXT}),
+    "lpips": {"net": TEXT, "version": TEXT, "is_lpips": bool, "label": str}, "manifests": {"*": str}, "model": TEXT,
+    "models": [str], "notes": [str], "older_start": [str], "packages": {"*": str}, "readme": dict, "root": str,
+    "parts": {"stage": dict, "shared": dict, "requires": {"*": str}, "manifests": {"*": str}, "files": {"*": TEXT}},
+    "protocol": {"name": str, "description": str, "terms": list}, "seconds": SCORE, "sha256": str, "split": str,
+    "sensitivity": [{"reading": str, "combined": SCORE, "tasks": dict}], "tasks": {"*": TASK},
+    "training": ({"chosen_on": TEXT, "parted": bool}, type(None)),
+}  # fmt: skip
 
 
 def read_metadata(path: Path, again: str = "") -> dict[str, Any]:
-    """Return what a metadata file says, nothing when there is none.
-
-    Raises PbvsError saying what of it is damaged, and `again`: what makes it again.
-    """
-    return read_record(path, again, RECORD) if path.is_file() else {}
+    """Return what a metadata file says, nothing when there is none; raise PbvsError (`read_record`) when damaged."""
+    return read_record(path, again, SHAPE) if path.is_file() else {}
 
 
 def is_done(path: Path, made_from: str) -> bool:

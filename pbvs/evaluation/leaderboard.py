@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from pbvs.challenge import DEFAULT, load_challenge
-from pbvs.errors import PbvsError, damage_ignored
+from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import BASELINE_NAMES, WIDTH, Scores, number, read_scores, table
 from pbvs.files import digest, read_toml
 from pbvs.lineage import Stale, doubts_of_scores
+from pbvs.logs import say
 from pbvs.metrics.protocol import IGNORED
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.text import aligned, folded, read_table
@@ -56,7 +57,7 @@ class Board:
 def leaderboard(submissions: Path = SUBMISSIONS, manifests: Path = MANIFESTS) -> list[Board]:
     """Return our runs, a board for each rule that they were scored by, then the published tables.
 
-    Raises PbvsError when a run's scores are damaged.
+    A run whose recipe or scores are damaged is left out with a warning.
     """
     return [*our_boards(submissions, manifests), *published_boards()]
 
@@ -66,8 +67,12 @@ def our_boards(submissions: Path = SUBMISSIONS, manifests: Path = MANIFESTS) -> 
     groups: dict[tuple[str, ...], list[Scores]] = {}
     for run in all_runs(submissions):
         for folder in run.score_folders():
-            scores = read_scores(run, folder)
-            group = groups.setdefault((*rule_key(scores), rule_digest(scores)), [])
+            try:
+                scores = read_scores(run, folder)
+                group = groups.setdefault((*rule_key(scores), rule_digest(scores)), [])
+            except PbvsError as error:
+                say(f"Warning: the run {run.name} is left out. {of_data(error)}")
+                continue
             if all(other.run != run for other in group):
                 group.append(scores)
     shown = Counter(key[:-1] for key in groups)  # rules of one name that differ are told apart

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pbvs.errors import PbvsError
 from pbvs.files import read_record, write_json
-from pbvs.run import RECORD, Run, read_metadata
+from pbvs.run import SHAPE, Run, read_metadata
 from pbvs.text import aligned, folded, read_table, write_table
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def find_scores(run: Run, split: str | None = None, protocol: str | None = None)
 def read_scores(run: Run, folder: Path | None = None) -> Scores:
     """Read a run's scores, the newest unless a folder is given; raise PbvsError when there are none or damaged."""
     folder = folder or find_scores(run)
-    summary = read_record(folder / SUMMARY, f"make it again with `pbvs score --run {run.name}`", RECORD)
+    summary = read_record(folder / SUMMARY, f"make it again with `pbvs score --run {run.name}`", SHAPE)
     tables = {task: read_images(folder / f"{task}.csv", run, task) for task in table(summary.get("tasks"))}
     return _scores(run, folder, summary, tables)
 

@@ -26,7 +26,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import atomic_path, inside, is_unfinished, sha256, write_error
 from pbvs.metrics.weights import SOURCES, find, get_source, look, read_tensors
 from pbvs.provenance import package_versions
-from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs
+from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs, read_metadata
 
 GIB = 2**30
 LITTLE_DISK = 5 * GIB  # a challenge run with its models and zip takes about 3

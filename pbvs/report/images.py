@@ -265,7 +265,8 @@ class Gallery:
         if not ordered:
             return []
         first = ordered[0].read().images
-        area = max([1.0, *(_area(image) for image in first)])
+        sizes = [min(image.shape[0] * image.shape[1], LARGEST**2) for image in first if image is not None]
+        area = float(max([1, *sizes]))
         count = len(ordered) if self.all_images else max(4, int((INLINE_PIXELS if self.inline else PIXELS) / area))
         self.limited += max(0, len(ordered) - count)
 
@@ -370,10 +371,6 @@ def levels_of(shown: Iterable[Shown]) -> tuple[NDArray[np.float64], int] | None:
     channels = max({each.shape[1] for each in found}, key=lambda c: sum(each.shape[1] == c for each in found))
     alike = [each for each in found if each.shape[1] == channels]
     return np.sum(alike, axis=0), len(alike)
-
-
-def _area(image: ImageArray | None) -> float:
-    return 0.0 if image is None else float(min(image.shape[0] * image.shape[1], LARGEST**2))
 
 
 def _levels(*pair: ImageArray | None) -> NDArray[np.float64] | None:

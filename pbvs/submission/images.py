@@ -251,6 +251,8 @@ def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
     levels: Pixels = pixels if plain else from_numbers(pixels, outputs) * 255.0
     bands = levels if levels.ndim == 3 else levels[:, :, None]
     mean, low, high = _levels(levels) if plain else (bands.mean(axis=(0, 1)), levels.min(), levels.max())
+    corner = bands[:CROP, :CROP]
+    enlarged = any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))  # by repeating pixels
     return ImageStats(
         width=pixels.shape[1],
         height=pixels.shape[0],
@@ -260,7 +262,7 @@ def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
         low=float(low),
         high=float(high),
         gray=all(np.array_equal(bands[:, :, 0], bands[:, :, band]) for band in range(1, bands.shape[2])),
-        detail=0.0 if low == high or _in_blocks(bands) else fine_detail(bands[:, :, 0]),
+        detail=0.0 if low == high or enlarged else fine_detail(bands[:, :, 0]),
     )
 
 
@@ -269,12 +271,6 @@ def _levels(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], int, int]:
     counts = np.reshape(Image.fromarray(pixels).histogram(), (-1, 256))
     levels = np.flatnonzero(counts.any(axis=0))
     return counts @ np.arange(256) / counts.sum(axis=1), int(levels[0]), int(levels[-1])
-
-
-def _in_blocks(bands: NDArray[Any]) -> bool:
-    """Return whether the image consists of blocks of 2 x 2 or 3 x 3 equal pixels: enlarged by repeating pixels."""
-    corner = bands[:CROP, :CROP]
-    return any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))
 
 
 def _repeats(bands: NDArray[Any], factor: int) -> bool:
