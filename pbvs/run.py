@@ -182,8 +182,8 @@ def choose_run(name: str | None, submissions: Path = SUBMISSIONS) -> Run:
     return last
 
 
-NUMBER, TEXT = (int, float), (str, type(None))
-SCORE, INTERVAL = (*NUMBER, type(None)), ([(int, float), (int, float)], type(None))
+NUMBER, TEXT, SCORE = (int, float), (str, type(None)), (int, float, type(None))
+INTERVAL = ([NUMBER, NUMBER], type(None))
 TASK = {
     "images": int, "expected": int, "score": SCORE, "interval": INTERVAL, "status": str, "reason": str, "run": str,
     "recipe": str, "made_from": TEXT, "mode": str, "format": str,

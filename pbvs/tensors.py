@@ -1,8 +1,4 @@
-"""Tensors from files of anybody, `.pth` or `.safetensors`: no code runs, no file takes more memory than its own bytes.
-
-What a file says is held against its size before anything is allocated for it: a tensor of stride 0, a deflated entry
-or a list of a gigabyte costs the sender nothing and the reader everything.
-"""
+"""Tensors from files of anybody, `.pth` or `.safetensors`: no code runs, no file takes more memory than its own bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +52,7 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
     try:
         with BoundedFile(io.FileIO(path)) as file:
             _check_pickled(path, file)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except PbvsError:
         raise
     except OSError as error:
@@ -66,10 +62,9 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
         raise PbvsError(
             f"{path} is truncated or no checkpoint of torch ({reason}; tensors are read, never code); {AGAIN}."
         ) from None
-    if not isinstance(loaded, dict) or not loaded or not all(map(torch.is_tensor, loaded.values())):
+    named = isinstance(loaded, dict) and bool(loaded) and all(isinstance(name, str) for name in loaded)
+    if not named or not all(map(torch.is_tensor, loaded.values())):
         raise PbvsError(f"{path} is no plain state dict (names and tensors); export the network's own state dict.")
-    if not all(isinstance(name, str) for name in loaded):
-        raise PbvsError(f"{path} has a tensor without a name; export the network's own state dict.")
     total = sum(value.numel() * value.element_size() for value in loaded.values())
     if total > (size := path.stat().st_size):
         raise PbvsError(f"The tensors of {path} would take {total:,} bytes, and it has {size:,}; {AGAIN}.")

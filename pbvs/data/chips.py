@@ -165,8 +165,8 @@ def _known(pair: Pair, file: Path) -> Prepared | None:
     kept = file.with_suffix(".json")
     try:
         verdict = read_record(kept, shape=VERDICT) if kept.is_file() else {}
-    except PbvsError:  # damaged: made again
-        return None
+    except PbvsError as error:  # damaged: made again
+        return of_data(error) and None
     if verdict.get("reason"):
         return _prepared(pair, file, (0, 0), verdict)
     try:

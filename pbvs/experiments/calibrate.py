@@ -174,7 +174,10 @@ def calibrate(
         return begin if begin is not None and not run.exists() else run.recipe()
 
     for task in _chosen(current(), tasks):  # what cannot be is told before the networks are loaded
-        _check_first_model(run, current(), task)
+        for name in current().stages[task].requires:
+            if not run.model_metadata_file(name).is_file():
+                again = f"`pbvs predict --run {run.name} --task {name}`"
+                raise PbvsError(f"{task} needs the model of {name} first: {again}.")
         Lineage(run, current(), manifests).manifest(task, "train")
     data_root, torch_device = find_root(root, manifests), resolve_device(device)
     rule = load_protocol(choose_protocol(run.challenge(), protocol), lpips_net=lpips_net)
@@ -214,12 +217,6 @@ def _first_model(run: Run, recipe: Recipe, task: str, device: str) -> Translator
     translator = make_translator(load_challenge(recipe.challenge).task(name), recipe.stages[name], None, device)
     translator.load(run.model(name))
     return translator
-
-
-def _check_first_model(run: Run, recipe: Recipe, task: str) -> None:
-    for name in recipe.stages[task].requires:
-        if not run.model_metadata_file(name).is_file():
-            raise PbvsError(f"{task} needs the model of {name} first: `pbvs predict --run {run.name} --task {name}`.")
 
 
 def _samples(
