@@ -1,4 +1,4 @@
-"""Tensors from files of anybody, `.pth` or `.safetensors`: no code runs, no file takes more memory than its own bytes."""
+"""Tensors from files of anybody, `.pth` or `.safetensors`: no code runs, none takes more memory than its own bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from pbvs.errors import PbvsError
 from pbvs.files import BoundedFile, disk_errors, parse_json, read_error

@@ -166,7 +166,8 @@ def _known(pair: Pair, file: Path) -> Prepared | None:
     try:
         verdict = read_record(kept, shape=VERDICT) if kept.is_file() else {}
     except PbvsError as error:  # damaged: made again
-        return of_data(error) and None
+        of_data(error)
+        return None
     if verdict.get("reason"):
         return _prepared(pair, file, (0, 0), verdict)
     try:
