@@ -158,9 +158,8 @@ class RunLog(logging.Handler):
         for folder, done in self.folders.items() if os.getpid() == self.process else ():
             text = "".join(f"{line}\n" for line in self.lines[done:])
             with contextlib.suppress(OSError):
-                handle = os.open(
-                    folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
-                )
+                own = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # a link in its place is not followed
+                handle = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | own, 0o666)
                 with os.fdopen(handle, "wb", buffering=0) as file:
                     file.write(text.encode("utf-8", "backslashreplace"))
                 self.folders[folder] = len(self.lines)

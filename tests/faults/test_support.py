@@ -9,7 +9,9 @@ import warnings
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+import torch
 
 from pbvs import cli, logs
 from pbvs.cli import main
@@ -18,6 +20,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.machine import examine, is_bad, text
 from pbvs.files import UNFINISHED, make_folder
 from pbvs.run import locked
+from pbvs.translators import inference
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -104,6 +107,47 @@ def test_the_log_keeps_command_warnings_error_and_status(tmp_path: Path, monkeyp
     assert log.count("Warning: brittle") == 2
     assert log.count("pbvs.errors.PbvsError: It is so.") == 2 and "Traceback" in log
     assert len(re.findall(r"ended with status 1 after", log)) == 2
+
+
+def test_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("mine")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "thesis")
+    with logs.opened(["work"]) as log:
+        log.bind(tmp_path)
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried 1 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_memory_that_is_used_up_says_what_to_lower(error: Exception) -> None:
+    sentence, status = cli.explain(error)
+    assert status == 1 and "not enough memory" in sentence and "batch_size" in sentence
+    with pytest.raises(PbvsError, match="not enough memory; lower the stage's inference_memory"):
+        inference.translate(_Failing(error), [np.zeros((4, 4, 1), np.float32)], inference.Inference(1, 64))
+
+
+class _Failing(torch.nn.Module):
+    """A network that fails when it is called."""
+
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+def test_another_error_of_torch_is_not_taken_for_want_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        network = _Failing(RuntimeError("shapes differ"))
+        inference.translate(network, [np.zeros((4, 4, 1), np.float32)], inference.Inference(1, 64))
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
