@@ -39,6 +39,8 @@ from pbvs.translators.settings import NetworkStage
 
 MODEL = "model.safetensors"
 LESS = "lower the stage's batch_size (accumulate makes up for it), or its size or widths, and start again"
+# What the trainer takes from a stage as it is.
+SHARED = ("batch_size", "accumulate", "ema_decay", "validate_every", "patience", "save_minutes", "keep")
 MEASURED = 3  # steps that tell how long training will take; the first one is slower
 
 
@@ -271,13 +273,7 @@ class NetworkTranslator(Translator):
         stage = self.stage
         return Settings(
             schedule=self.schedule,
-            batch_size=stage.batch_size,
-            accumulate=stage.accumulate,
-            ema_decay=stage.ema_decay,
-            validate_every=stage.validate_every,
-            patience=stage.patience,
-            save_minutes=stage.save_minutes,
-            keep=stage.keep,
+            **{name: getattr(stage, name) for name in SHARED},
             feed=Feed(
                 self.device,
                 min(context.jobs, 8) if self.device.startswith("cuda") else 0,
