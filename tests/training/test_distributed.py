@@ -38,6 +38,7 @@ def test_two_processes_validate_as_one_with_the_doubled_batch(tmp_path: Path, ac
         command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr[-2000:]
+    assert "Warning" not in result.stderr, "joining the processes warns at every start"
     one, two = (json.loads((tmp_path / name / "validation.json").read_text()) for name in ("one", "two"))
     assert len(one) == len(two) == 3
     for alone, together in zip(one, two, strict=True):
