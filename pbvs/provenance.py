@@ -18,6 +18,7 @@ from typing import Any
 
 import pbvs
 from pbvs.challenge import SPLITS
+from pbvs.data.cache import stamp_of
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored
 from pbvs.files import inside, sha256, write_json
@@ -146,7 +147,7 @@ def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError):
             status = inside(root, name).stat()
             size += status.st_size
-            seen.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            seen.update(f"{name}\0{stamp_of(status)}\n".encode())
     return {"root": str(root), "files": len(names), "bytes": size, "seen": seen.hexdigest()}
 
 

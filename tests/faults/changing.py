@@ -6,6 +6,7 @@ that the commands from `build-pairs` on must end as in a folder that never held 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -18,14 +19,11 @@ import rasterio
 from tests.faults.normal import alike, without_clock
 from tests.faults.points import REMEMBERED, TARGETS, Tree, differences, tree
 from tests.faults.reading import SENTENCE, ReadBench, _library, _now
-from tests.faults.scenarios import PACKAGE, PREDICT, SCORE, pbvs
+from tests.faults.scenarios import PREDICT, pbvs
 
 CHAIN = {  # a command, and what leads to its result from the data on
     "build-pairs": ("build-pairs --data data",),
     "predict": ("build-pairs --data data", PREDICT),
-    "package": ("build-pairs --data data", PREDICT, PACKAGE),
-    "score": ("build-pairs --data data", PREDICT, SCORE),
-    "train": ("build-pairs --data data", PREDICT + " --retrain"),
 }
 KINDS = ("same size and time", "other", "cut", "gone")
 MOMENTS = 3  # of each image and kind during the command, besides the one before it
@@ -88,7 +86,7 @@ class ChangeBench(ReadBench):
             source = b"" if size is not None else os.fsencode(new)
             _library().reads_change(
                 os.fsencode(self.work), os.fsencode(change.when[0]), ord("o"), change.when[1],
-                source, os.fsencode(path), -1 if size is None else size,
+                source, os.fsencode(path), ctypes.c_long(-1 if size is None else size),
             )  # fmt: skip
         try:
             self.scenario.act()
@@ -96,6 +94,12 @@ class ChangeBench(ReadBench):
             _library().reads_watch(b"", -1)
             if change.when and not _library().reads_done():  # the command ended before it came to that
                 _apply(path, new, size)
+
+    def _reset(self) -> None:
+        """Make the work folder what it was at the start, also where an image has the old size and time."""
+        for image in {change.image for change in getattr(self, "changes", ())}:
+            (self.work / image).unlink(missing_ok=True)
+        super()._reset()
 
     def _from_scratch(self, change: Change) -> tuple[int, Tree, dict[str, bytes]]:
         """Return status, tree and tables of the commands in a folder that never held the old image."""

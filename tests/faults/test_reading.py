@@ -12,7 +12,7 @@ import pytest
 from tests.faults.scenarios import SCENARIOS
 
 REPOSITORY = Path(__file__).parents[2]
-LIGHT = ("submissions log", "export", "install", "package", "build-pairs again", "predict", "report")
+LIGHT = ("submissions log", "export", "install", "package", "build-pairs again", "predict")
 CARELESS = """
 from pathlib import Path
 from tests.faults.points import Scenario, run_points
@@ -47,14 +47,20 @@ def _points(names: list[str], *options: str) -> str:
 
 
 def test_no_fault_of_reading_goes_unsaid() -> None:
-    said = _points(list(LIGHT), "--limit", "4")
-    assert re.search(rf"points tried: {4 * len(LIGHT)} .*lost: 0", said)
+    said = _points(list(LIGHT), "--limit", "5")
+    assert re.search(rf"points tried: {5 * len(LIGHT)} .*lost: 0", said)
 
 
 @pytest.mark.slow
 def test_no_fault_of_reading_in_training_and_scoring_goes_unsaid() -> None:
     heavy = [name for name, scenario in SCENARIOS.items() if scenario.torch and name != "ablate"]
     assert "lost: 0" in _points(heavy, "--limit", "20", "--minutes", "10")
+
+
+@pytest.mark.slow
+def test_data_that_change_before_and_during_a_command_are_seen() -> None:
+    said = _said("-m", "tests.faults", "--changing", "--only", "build-pairs", "--only", "predict", "--limit", "20")
+    assert re.search(r"points tried: 40 .*lost: 0", said)
 
 
 def test_a_reader_that_takes_an_error_for_a_fact_is_found() -> None:
