@@ -102,9 +102,20 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.halve))):
             finer = functional.interpolate(self.narrow[level](h), scale_factor=2.0)
             h = self.decoder[level](self.join[level](torch.cat((finer, kept[level]), dim=1)), style)
-        out = functional.pixel_shuffle(self.head(functional.silu(self.last_norm(h))), self.config.shuffle)
+        out = self.head(functional.silu(self.last_norm(h)))
+        out = functional.pixel_shuffle(out if self.training else levelled(out, self.config), self.config.shuffle)
         out = out if out.dtype == torch.float64 else out.float()
         return out + x.mean(dim=1, keepdim=True) if self.config.residual == "grey" else out
+
+
+def levelled(out: Tensor, config: UNetConfig) -> Tensor:
+    """Return the head's output with equal means at the `shuffle`^2 positions of each channel's squares of pixels.
+
+    In images they are equal but for chance; what a network leaves between them is a grid that shows on even ground.
+    """
+    squares = out.unflatten(1, (config.target_channels, -1))
+    means = squares.mean(dim=(3, 4), keepdim=True)
+    return (squares + (means.mean(dim=2, keepdim=True) - means)).flatten(1, 2)
 
 
 class Stack(nn.Module):

@@ -101,6 +101,23 @@ def test_the_style_carries_what_is_far_away() -> None:
         assert bool(far > 0) is differs
 
 
+def test_translating_leaves_no_grid_between_the_pixels_of_a_square() -> None:
+    network = woken(unet(UNetConfig(1, 3, width=8, levels=2, widest=2, style=4)))
+    with torch.no_grad():
+        network.head.bias += torch.linspace(-0.5, 0.5, 12)
+        x = images(2, 1, 32, 48)
+        grid, level = network.train()(x), network.eval()(x)
+
+    def corners(image: Tensor) -> Tensor:
+        return torch.stack([image[:, :, i::2, j::2].mean(dim=(2, 3)) for i in (0, 1) for j in (0, 1)])
+
+    assert corners(grid).std(dim=0).min() > 0.1
+    torch.testing.assert_close(corners(level), grid.mean(dim=(2, 3)).expand(4, -1, -1), rtol=0, atol=1e-6)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):  # nothing but these means has changed
+        change = (level - grid)[:, :, i::2, j::2]
+        torch.testing.assert_close(change, change.mean(dim=(2, 3), keepdim=True).expand_as(change), rtol=0, atol=1e-5)
+
+
 def test_half_precision_gives_single_precision_out() -> None:
     network = woken(unet())
     x = images(1, 1, 16, 16)
