@@ -59,14 +59,18 @@ class Tile:
 
 
 def open_images(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Opened:
-    """Open a pair's input, target (where known) and prediction (where made); never raises for an image."""
+    """Open a pair's input, target (where known) and prediction (where made).
+
+    An image that is gone or damaged becomes a sentence; one that the disk does not give now raises ReadError.
+    """
     problems: list[str] = []
     source = target = prediction = None
     if root is not None:
         try:
             source, target = _open_data(pair, root, recipe)
-        except PbvsError as error:
-            problems.append(of_data(error))
+        except PbvsError as error:  # a page does without an image that was taken away, not without a failing disk's
+            gone = not all((root / path).is_file() for path in pair.paths)
+            problems.append(str(error) if gone else of_data(error))
     path = run.prediction(pair.split, pair.task, pair.name)
     if path.is_file():
         try:
