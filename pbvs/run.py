@@ -195,11 +195,11 @@ SHAPE = {
     "earlier": [dict], "evaluation_size": str, "failed": int, "free": dict, "installed": bool, "interval": INTERVAL,
     "input_grid": ({"least": NUMBER, "most": NUMBER, "whole": bool}, type(None)), "made_from": (str, {"*": TEXT}),
     "lpips": {"net": TEXT, "version": TEXT, "is_lpips": bool, "label": str}, "manifests": {"*": str}, "model": TEXT,
-    "models": [str], "notes": [str], "older_start": [str], "packages": {"*": str}, "readme": dict, "root": str,
+    "models": [str], "notes": ([str], type(None)), "older_start": [str], "packages": {"*": str}, "readme": dict,
+    "root": str,
     "parts": {"stage": dict, "shared": dict, "requires": {"*": str}, "manifests": {"*": str}, "files": {"*": TEXT}},
     "protocol": {"name": str, "description": str, "terms": list}, "seconds": SCORE, "sha256": str, "split": str,
-    "sensitivity": [{"reading": str, "combined": SCORE, "tasks": dict}], "tasks": {"*": TASK},
-    "training": ({"chosen_on": TEXT, "parted": bool}, type(None)),
+    "tasks": {"*": TASK}, "training": ({"chosen_on": TEXT, "parted": bool}, type(None)),
 }  # fmt: skip
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+os.environ.pop(
+    "COLUMNS", None
+)  # a test runner may set it; what is printed is broken into lines where a test asks for it
 
 
 @pytest.fixture(autouse=True)

@@ -113,9 +113,9 @@ def levelled(out: Tensor, config: UNetConfig) -> Tensor:
 
     In images they are equal but for chance; what a network leaves between them is a grid that shows on even ground.
     """
-    squares = out.unflatten(1, (config.target_channels, -1))
+    squares = out.reshape(len(out), config.target_channels, -1, *out.shape[2:])
     means = squares.mean(dim=(3, 4), keepdim=True)
-    return (squares + (means.mean(dim=2, keepdim=True) - means)).flatten(1, 2)
+    return (squares + (means.mean(dim=2, keepdim=True) - means)).reshape(out.shape)
 
 
 class Stack(nn.Module):

@@ -86,7 +86,7 @@ def test_a_table_fits_the_terminal_and_loses_nothing(
 ) -> None:
     monkeypatch.chdir(world)
     monkeypatch.setenv("COLUMNS", str(columns))
-    log = world / "submissions" / "uploads.csv"
+    log = world / "submissions" / "log.csv"
     log.unlink(missing_ok=True)
     call(words)
     printed = capsys.readouterr()

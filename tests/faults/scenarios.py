@@ -83,6 +83,9 @@ def _told(line: str) -> Callable[[], None]:
     return act
 
 
+READ_ONLY = ("check", "runs", "leaderboard")  # scenarios that write nothing but what the command said
+
+
 @functools.cache
 def _drawn() -> list[demo.Step]:
     """Return the demo's images, drawn once and a fourth as wide: what is under test is how they are written."""
