@@ -6,6 +6,7 @@ A terminal obeys escape sequences, and a spreadsheet runs a cell that begins wit
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LENGTH = 120
 FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for a formula
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
 
 def escaped(text: str) -> str:
@@ -163,6 +165,22 @@ def listed(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> li
         for name, cell in zip(head[1:], row[1:], strict=True):
             blocks += folded(f"  {shortened(name, label):<{label}}  {cell}".rstrip(), width, label + 4)
     return blocks
+
+
+def bars(values: Sequence[float], encoding: str = "utf-8") -> str:
+    """Return a histogram on one line: a bar for each value (0 and above), the largest full, the lowest for 0 alone.
+
+    `encoding` is that of the stream it is printed to; where it lacks the eight blocks, ASCII stands for them.
+
+    >>> bars([0, 1, 4, 8]), bars([0, 1, 4, 8], "ascii")
+    ('▁▂▅█', '_.=#')
+    """
+    try:
+        marks = BARS.encode(encoding).decode(encoding)
+    except (UnicodeError, LookupError):
+        marks = ASCII_BARS
+    top = max(values, default=0) or 1
+    return "".join(marks[math.ceil(7 * (value / top))] for value in values)
 
 
 # --- CSV tables as pandas frames of text: read with a sentence for what is wrong, written whole or not at all.

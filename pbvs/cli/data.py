@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
-from pbvs.text import aligned, terminal_width
+from pbvs.text import aligned, bars, listed, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.data.inspection import Inspection
@@ -113,7 +114,7 @@ def check_data(
     root: Path | None, data: Path | None, manifests: Path, challenge: str | None, output: Path | None, no_shift: bool,
     **choices: Any,
 ) -> None:  # fmt: skip
-    """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: a table and a page."""
+    """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: tables and a page."""
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data
     from pbvs.errors import ReadError
@@ -143,13 +144,7 @@ def _lines(found: Inspection) -> Iterator[str]:
     yield "\n".join(aligned(rows, terminal_width()))
     pairs = [[task, *map(str, counts.values())] for task, counts in found.counts().items()]
     yield "\n".join(aligned([["pairs", *SPLITS], *pairs], terminal_width()))
-    for kind in found.groups:
-        seen = kind.figures
-        yield (
-            f"Type: {kind.archive}: {challenge.title_of(kind.modality)} {kind.kind}, {seen.low:g} to {seen.high:g}, "
-            f"rule {kind.rule}, clipped {seen.clipped:.1%}, empty {seen.empty:.1%}; {kind.systems}; "
-            f"georeference: {kind.placed}"
-        )
+    yield from _types(found)
     yield from (f"Missing: {line}" for line in found.missing)
     yield from (f"Ground: {line}" for line in found.ground)
     for name, shift in found.shifts.items():
@@ -162,3 +157,20 @@ def _lines(found: Inspection) -> Iterator[str]:
     for group in group_reasons(found.wrong):
         yield f"  {group['count']} x {group['kind']}"
         yield from (f"      {path}" + (f": {why}" if why != group["kind"] else "") for path, why in group["rows"][:3])
+
+
+def _types(found: Inspection) -> Iterator[str]:
+    """Yield what the images of each archive, modality and type are, by a few of them, then how they are read."""
+    numbers = [["type", "images", "from", "to", "clipped", "empty", "brightness"]]
+    texts = []
+    for kind in found.groups:
+        seen = kind.figures
+        name = f"{kind.archive} {found.catalog.challenge.title_of(kind.modality)} {kind.kind}"
+        low, high = (f"{seen.low:g}", f"{seen.high:g}") if seen.low <= seen.high else ("-", "-")
+        shares = (f"{seen.clipped:.1%}", f"{seen.empty:.1%}") if seen.images else ("-", "-")
+        shown = bars(seen.counts.reshape(16, -1).sum(axis=1).tolist(), sys.stdout.encoding)
+        numbers.append([name, str(kind.images), low, high, *shares, shown])
+        texts.append([name, kind.rule, kind.systems, kind.placed])
+    if texts:
+        yield "\n".join(aligned(numbers, terminal_width(), least=30))
+        yield "\n".join(listed(["type", "rule", "CRS", "georeference"], texts, terminal_width()))

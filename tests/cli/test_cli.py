@@ -222,7 +222,7 @@ def test_the_table_of_archives_fits_the_terminal(
     with pytest.raises(SystemExit):
         main(["check-data", "data", "--jobs", "1", "--no-shift"])
     lines = capsys.readouterr().out.splitlines()
-    table = lines[: next(n for n, line in enumerate(lines) if line.startswith("Type:"))]
+    table = lines[: next(n for n, line in enumerate(lines) if line.startswith("type "))]
     assert max(map(len, table)) <= columns
     assert [line.split() for line in table if line.startswith("pairs")] == [["pairs", "train", "val", "test"]]
     names = [path.name for path in (tmp_path / "data").iterdir() if path.name.startswith("Train")]

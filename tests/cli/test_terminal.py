@@ -31,7 +31,10 @@ TABLES: list[tuple[str, tuple[str, ...]]] = [
     (f"package --run {LONG}", ("size", "images from", *TASKS, "No rule is broken")),
     (f"check submissions/{LONG}.zip --data data", ("No rule is broken",)),
     (f"submissions log submissions/{LONG}.zip", ("when (UTC)", "sha256", "local", "board", "status", "Left: 9")),
-    ("check-data data --jobs 1 --no-shift", ("locations", "SAR", "RGB", "mosaics", "pairs", "Not used")),
+    (
+        "check-data data --jobs 1 --no-shift",
+        (*"locations SAR RGB mosaics pairs type clipped empty brightness rule CRS".split(), "georeference", "Not used"),
+    ),
     ("build-pairs data --jobs 1", ("train", "val", "test", *TASKS)),
     (f"predict --all --run {LONG} --dry-run", ("Plan:", "Weights:", "Disk:", *TASKS)),
     ("challenge list", ("mavic-t-2026", *TASKS)),

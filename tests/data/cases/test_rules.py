@@ -301,8 +301,44 @@ def test_check_data_shows_type_range_rule_and_place_by_archive_and_modality(worl
     assert group.figures.counts.sum() == pytest.approx(4)
     page = render_data(found)
     assert "none (CRS without a transform) 1" in page
-    result = CliRunner().invoke(cli, ["check-data", str(world.root), "--manifests", str(world.manifests), "--no-shift"])
+    lines = checked(world, 200).splitlines()
+    name = "Train_Data_X_SAR_IR_RGB SAR uint16"
+    assert [line.split()[3:6:2] for line in lines if line.startswith(name)] == [["4", "18000"], [group.rule, "tags"]]
+    assert any(line.endswith("EPSG:32614  tags 3, none (CRS without a transform) 1") for line in lines)
+
+
+def checked(world: World, columns: int, encoding: str = "utf-8") -> str:
+    """What check-data prints on a terminal of so many columns."""
+    words = ["check-data", str(world.root), "--manifests", str(world.manifests), "--no-shift", "--jobs", "1"]
+    result = CliRunner(charset=encoding, env={"COLUMNS": str(columns)}).invoke(cli, words)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.output.split())  # lines are broken where the terminal ends
-    assert "SAR uint16, " in said
-    assert "18000, rule window:" in said
+    return result.output
+
+
+def test_a_row_of_check_data_has_the_numbers_that_numpy_finds(world: World) -> None:
+    images = []
+    for number in range(3):
+        decibels = np.random.default_rng(number).normal(-14, 3, (64, 64)).astype(np.float32)
+        decibels[::16, ::16] = 60 + number  # hot pixels, beyond the window
+        decibels[: 8 * (number + 1)] = np.nan
+        sar_location(world, f"loc{number}", decibels)
+        images.append(decibels[np.isfinite(decibels)].astype(np.float64))
+    name = "Train_Data_X_SAR_IR_RGB SAR float32"
+    numbers, texts = ([line[len(name) :].split() for line in checked(world, 200).splitlines() if line.startswith(name)])
+    low, high = map(float, texts[0].removeprefix("window:").split(":"))
+    clipped = np.mean([((seen < low) | (seen > high)).mean() for seen in images])
+    empty = np.mean([1 - seen.size / 4096 for seen in images])
+    assert clipped > 0.002 and empty == 0.25
+    # 64 steps of brightness, each image counting the same, four steps to a character, full at the largest
+    steps = [np.histogram(((seen - low) / (high - low)).clip(0, 1), 64, (0, 1))[0] / seen.size for seen in images]
+    shares = np.sum(steps, axis=0).reshape(16, 4).sum(axis=1)
+    heights = np.ceil(7 * shares / shares.max()).astype(int)
+    low, high = min(seen.min() for seen in images), max(seen.max() for seen in images)
+    wanted = ["3", f"{low:g}", f"{high:g}", f"{clipped:.1%}", f"{empty:.1%}"]
+    assert numbers == [*wanted, "".join("▁▂▃▄▅▆▇█"[height] for height in heights)]
+    plain = checked(world, 200, "ascii").splitlines()
+    assert f"{'  '.join(wanted[-2:])}" in "  ".join(next(line for line in plain if line.startswith(name)).split())
+    assert any(line.endswith("".join("_.-:=+*#"[height] for height in heights)) for line in plain)
+    narrow = checked(world, 60).splitlines()
+    assert all(len(line) <= 60 or "/" in line for line in narrow)
+    assert set(numbers) <= set(" ".join(narrow).split()) and texts[0] in " ".join(narrow).split()
