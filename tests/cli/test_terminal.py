@@ -33,7 +33,7 @@ TABLES: list[tuple[str, tuple[str, ...]]] = [
     (f"submissions log submissions/{LONG}.zip", ("when (UTC)", "sha256", "local", "board", "status", "Left: 9")),
     (
         "check-data data --jobs 1 --no-shift",
-        (*"locations SAR RGB mosaics pairs type clipped empty brightness rule CRS".split(), "georeference", "Not used"),
+        ("locations", "SAR", "RGB", "mosaics", "pairs", "clipped", "empty", "brightness", "rule", "CRS", "Not used"),
     ),
     ("build-pairs data --jobs 1", ("train", "val", "test", *TASKS)),
     (f"predict --all --run {LONG} --dry-run", ("Plan:", "Weights:", "Disk:", *TASKS)),

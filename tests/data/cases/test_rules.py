@@ -324,7 +324,7 @@ def test_a_row_of_check_data_has_the_numbers_that_numpy_finds(world: World) -> N
         sar_location(world, f"loc{number}", decibels)
         images.append(decibels[np.isfinite(decibels)].astype(np.float64))
     name = "Train_Data_X_SAR_IR_RGB SAR float32"
-    numbers, texts = ([line[len(name) :].split() for line in checked(world, 200).splitlines() if line.startswith(name)])
+    numbers, texts = [line[len(name) :].split() for line in checked(world, 200).splitlines() if line.startswith(name)]
     low, high = map(float, texts[0].removeprefix("window:").split(":"))
     clipped = np.mean([((seen < low) | (seen > high)).mean() for seen in images])
     empty = np.mean([1 - seen.size / 4096 for seen in images])
