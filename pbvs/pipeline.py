@@ -160,7 +160,10 @@ class Request:
         for task in self.tasks or ():
             if task not in recipe.stages:
                 has = ", ".join(recipe.stages)
-                raise UsageError(f"The recipe {recipe.name!r} has no stage for {task}; it has {has}.")
+                raise UsageError(
+                    f"The recipe {recipe.name!r} has no stage for {task}; name one that it has with --task ({has}), "
+                    f"or write [stages.{task}] into it."
+                )
         return recipe, run
 
     def job(self) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -283,6 +284,8 @@ class Recipe(Settings):
     def replace(self, key: str, value: Any) -> Recipe:
         """Return the recipe with one setting changed; the key is what the TOML file says, with dots.
 
+        `stages.*.KEY` is that key of every stage.
+
         Raises PbvsError naming the key when there is none, or when the value cannot be.
 
         >>> load_recipe("demo").replace("stages.sar2eo.epochs", 5).stages["sar2eo"].epochs
@@ -290,6 +293,11 @@ class Recipe(Settings):
         """
         tables = self.model_dump(mode="json")
         *path, last = key.split(".")
+        if path[:2] == ["stages", EVERY]:  # by now each task has a stage of its own
+            changed = self
+            for task in self.stages:
+                changed = changed.replace(".".join(["stages", task, *path[2:], last]), value)
+            return changed
         table = tables
         for part in path:
             table = table.setdefault(part, {})
@@ -348,8 +356,10 @@ def load_recipe(name_or_path: str | Path, challenge: str | None = None, otherwis
     if path.suffix != ".toml" and str(name_or_path) in built_in_recipes():
         path = BUILT_IN / f"{name_or_path}.toml"
     if not path.is_file():
+        near = difflib.get_close_matches(str(name_or_path), built_in_recipes(), n=1)
+        hint = f"did you mean {near[0]}? Else " if near else ""
         raise UsageError(
-            f"There is no recipe {str(name_or_path)!r}; give the path of a .toml file "
+            f"There is no recipe {str(name_or_path)!r}; {hint}give the path of a .toml file "
             f"or one of {', '.join(built_in_recipes())}."
         )
     return read_recipe(path, challenge, otherwise)

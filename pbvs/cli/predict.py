@@ -56,7 +56,7 @@ def predict(
     the command goes on where it stopped. Several GPUs: torchrun --nproc-per-node N -m -- pbvs predict --all
     """
     if every == bool(tasks):
-        raise UsageError("Say which tasks: --all, or --task NAME (repeatable).")
+        raise UsageError("Say which tasks: `pbvs predict --all`, or --task NAME (repeatable).")
     from pbvs import pipeline
 
     recipe_or_name = _changed(recipe, run, submissions, changes) if changes else recipe

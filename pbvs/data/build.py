@@ -88,7 +88,8 @@ def find_root(option: Path | None, manifests: Path = MANIFESTS) -> Path:
     if root is None or not str(root):
         raise UsageError("No data folder is given; use --data ROOT or set PBVS_DATA (`pbvs demo-data DIR` makes one).")
     if not root.is_dir():
-        raise UsageError(f"The data folder {root}, {where}, does not exist.")
+        hint = "name another with --data, or make one with `pbvs demo-data DIR`"
+        raise UsageError(f"The data folder {root}, {where}, does not exist; {hint}.")
     return root
 
 

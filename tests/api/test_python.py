@@ -173,6 +173,9 @@ def test_arrays_and_files_of_the_same_image_are_the_same(world: Path, tmp_path: 
         (lambda: pbvs.compare("gray", "absent"), "absent"),
         (lambda: pbvs.load_recipe("demo").replace("stages.sar2eo.epoch", 5), "stages.sar2eo.*epoch"),
         (lambda: pbvs.load_recipe("demo").replace("seed.x", 5), "seed"),
+        (lambda: pbvs.load_recipe("gray").replace("stages.*.intensty", 2), "intensty.*did you mean intensity"),
+        (lambda: pbvs.load_recipe("grya"), "did you mean gray"),
+        (lambda: pbvs.build_pairs("absent"), "pbvs demo-data"),
     ],
 )
 def test_mistakes_are_sentences(work: object, words: str, world: Path) -> None:
@@ -187,6 +190,13 @@ def test_a_recipe_is_changed_and_saved(tmp_path: Path) -> None:
     again = pbvs.load_recipe(recipe.save(tmp_path / "mine.toml"))
     assert again == recipe
     assert again.stages["sar2eo"].model_dump()["epochs"] == 5
+
+
+def test_a_key_of_every_stage_is_changed_in_every_stage() -> None:
+    changed = pbvs.load_recipe("gray").replace("stages.*.intensity", 2)
+    assert {task: stage.model_dump()["intensity"] for task, stage in changed.stages.items()} == dict.fromkeys(
+        ("sar2eo", "sar2rgb", "sar2ir", "rgb2ir"), 2.0
+    )
 
 
 def test_scores_are_frames_and_a_notebook_shows_them(world: Path) -> None:
