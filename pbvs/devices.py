@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pbvs.errors import UsageError
@@ -104,7 +107,7 @@ def in_chunks(
     if jobs == 1 or len(items) < few:
         results: Any = map(work, chunks)
     else:
-        results = run_all(work, chunks, jobs, backend)
+        results = run_all(work, chunks, min(jobs, -(-len(items) // chunk)), backend)
     for result in results:
         yield from result
 
@@ -115,9 +118,28 @@ def run_all(work: Callable[[T], R], items: Iterator[T] | Sequence[T], jobs: int,
 
     if backend == "dask":
         _connect_dask()
+    elif backend == "loky":
+        work = partial(_tied, work, os.getpid())
     with parallel_config(backend=backend):
         results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="4*n_jobs")
         yield from results(delayed(work)(item) for item in items)
+
+
+def _tied(work: Callable[[T], R], parent: int, item: T) -> R:
+    """Work in a process that ends soon after its parent was killed, where loky's waits for minutes."""
+    _end_with(parent)
+    return work(item)
+
+
+@lru_cache
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getpid() != parent:  # with one job the parent itself works
+        threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def _connect_dask() -> None:

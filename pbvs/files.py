@@ -37,6 +37,7 @@ _TEMPORARY_IN_RUNS = re.compile(r"^\..+\.[0-9a-f]{8,}\.part$|^\.tmp[A-Za-z0-9]{6
 _NAME_BYTES = 150  # of the final name that a temporary one shows; file systems take 255
 UNFINISHED = ".unfinished"
 _OS_ERROR = re.compile(r"\((?:os error )?(\d{1,3})\)$")  # as libraries in Rust and torch say it
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -256,7 +257,7 @@ def check_name(name: str, what: str = "run name") -> str:
     if not is_name(name):
         raise UsageError(
             f"The {what} {name!r} cannot be used; take letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit."
+            "starting with a letter or digit, at most 100."
         )
     return name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pbvs import logs
 from pbvs.errors import PbvsError
 from pbvs.files import (
+    NO_LOCKS,
     check_name,
     is_name,
     make_folder,
@@ -221,7 +221,6 @@ def mark_done(path: Path, made_from: str, **known: Any) -> None:
 # --- One command at a time on a run: the second is told who holds it.
 
 NAME = ".lock"
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}  # some network file systems
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LENGTH = 120
-FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for a formula
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
+# What a spreadsheet takes for a formula, full-width signs too, or would drop before one.
+_FORMULA = re.compile(r"[\t\r]|\s*[-=+@\uff0d\uff1d\uff0b\uff20]")
 
 
 def escaped(text: str) -> str:
@@ -50,22 +51,26 @@ def csv_cell(text: str) -> str:
     >>> csv_cell("=HYPERLINK(A1)"), csv_cell("-111.87"), csv_cell("town")
     ("'=HYPERLINK(A1)", '-111.87', 'town')
     """
-    safe = escaped(text)
-    if safe.lstrip("\t\n ").startswith(FORMULA):
+    return quoted(escaped(text))
+
+
+def quoted(text: str) -> str:
+    """Return a cell of which a spreadsheet makes no formula, by an apostrophe before it; numbers stay."""
+    if _FORMULA.match(text):
         with contextlib.suppress(ValueError):
-            float(safe)
-            return safe
-        return f"'{safe}"
-    return safe
+            float(text)
+            return text
+        return f"'{text}"
+    return text
 
 
 def from_csv_cell(cell: str) -> str:
-    """Return what `csv_cell` was given, escapes apart.
+    """Return what `quoted` was given, or `csv_cell`, escapes apart.
 
     >>> from_csv_cell("'=A1"), from_csv_cell("'s")
     ('=A1', "'s")
     """
-    return cell[1:] if cell.startswith("'") and cell[1:].lstrip("\t\n ").startswith(FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 def shortened(name: str, width: int) -> str:
@@ -219,6 +224,13 @@ def table_of(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> DataFrame
 
     frame: DataFrame = pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
     return frame
+
+
+def for_people(frame: DataFrame) -> DataFrame:
+    """Return a frame whose texts are `csv_cell`s, for tables that people open; manifests are data and stay exact."""
+    rows = frame.itertuples(index=False, name=None)
+    cells = ([csv_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    return table_of(map(str, frame.columns), cells)
 
 
 def table_text(frame: DataFrame) -> str:

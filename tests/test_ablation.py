@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -212,6 +213,12 @@ def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: A
     twice = AblationPlan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
     rows = make(world, twice, tmp_path / "other")
     assert json.loads(rows[1].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
+    for path in rows[1].run.score_folders()[0].glob("*.csv"):
+        scores = pd.read_csv(path)
+        scores.assign(rmse=scores["rmse"] + 3e-8).to_csv(path, index=False)
+    table = tables.tabulate(twice, "gray", rows)
+    assert {change.verdict for change in table.lines[1].changes.values()} == {"identical"}
+    assert "0.0000*" not in tables.ablation_text(table) and "+0.0000" in tables.ablation_text(table)
 
 
 def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: AblationPlan, tmp_path: Path) -> None:
@@ -233,7 +240,7 @@ def test_a_copied_model_appears_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_command_writes_table_and_page(world: World, tmp_path: Path) -> None:
     rows, recipe, folder = tmp_path / "rows.toml", tmp_path / "gray.toml", tmp_path / "runs"
-    rows.write_text(ROWS)
+    rows.write_text(ROWS.replace('"as it is"', '"=as it is"'))
     recipe.write_text(
         'name = "gray"\nevaluation_size = "native"\n'
         + "".join(f'[stages.{task}]\nmethod = "grayscale"\n' for task in ("sar2eo", "rgb2ir"))
@@ -242,10 +249,11 @@ def test_the_command_writes_table_and_page(world: World, tmp_path: Path) -> None
     common += ["--manifests", str(world.manifests), "--data", str(world.root), "--lpips-net", "random", "--jobs", "1"]
     told = CliRunner().invoke(cli, [*common, "--dry-run"], catch_exceptions=False).stdout
     assert "brighter: rgb2ir grayscale" in told
-    told = CliRunner().invoke(cli, [*common, "--only", "as it is"], catch_exceptions=False).stdout
+    told = CliRunner().invoke(cli, [*common, "--only", "=as it is"], catch_exceptions=False).stdout
     assert "as it is" in told
     assert (folder / "ablation-rows-gray.html").is_file()
-    assert json.loads((folder / "ablation-rows-gray.json").read_text())["rows"][0]["row"] == "as it is"
+    assert json.loads((folder / "ablation-rows-gray.json").read_text())["rows"][0]["row"] == "=as it is"
+    assert "\n'=as it is," in (folder / "ablation-rows-gray.csv").read_text()
     with pytest.raises(UsageError, match="no row 'other'"):
         CliRunner().invoke(cli, [*common, "--only", "other"], catch_exceptions=False)
 

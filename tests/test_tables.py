@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pbvs.data.manifest import COLUMNS, Pair, manifest_table, pairs_digest, read_manifest, write_manifest
 from pbvs.errors import PbvsError
 from pbvs.seeds import evenly_spaced
-from pbvs.text import read_table, table_of, table_text, write_table
+from pbvs.text import csv_cell, for_people, from_csv_cell, quoted, read_table, table_of, table_text, write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12)
 
@@ -116,7 +116,7 @@ def test_a_manifest_of_an_earlier_version_does_without_the_newer_columns(tmp_pat
 def _mistakes() -> Iterator[tuple[dict[str, str], str]]:
     for column in ("name", "task", "split", "source"):
         yield {column: ""}, f"the column '{column}' is empty"
-    for name in (".hidden", "a/b", "a\\b", "a\nb", "x" * 201):
+    for name in (".hidden", "a/b", "a\\b", "a\nb", "x" * 252, "é" * 126):
         yield {"name": name}, "cannot be a file's name"
     for rule in ("half", "full:x", "window:1", "power-db:1e999:0", "auto", "full\n", "full:" + "9" * 40):
         yield {"target_rule": rule}, "there is no intensity rule"
@@ -131,6 +131,28 @@ def test_a_row_that_cannot_be_a_pair_is_named(tmp_path: Path, change: dict[str, 
     write_manifest(tmp_path / "m.csv", pairs)
     with pytest.raises(PbvsError, match=f"line 3: .*{words}.*make it again with `pbvs build-pairs`"):
         read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "é" * 125, "=HYPERLINK(A1)", "+1", "\t=1", "-4.39_-55.20_7"])
+def test_a_manifest_keeps_every_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.png").touch()
+    pair = Pair(name, "rgb2ir", "test", "", f"=in/{name}.png")
+    write_manifest(tmp_path / "m.csv", [pair])
+    assert read_manifest(tmp_path / "m.csv") == [pair]
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+1;2", "-4.39_-55.20", "@SUM(A1)", "\tx", "\r=1", " =1", "\uff1d1", "'=1", "\n\t-2x"]
+)
+def test_a_formula_is_quoted_and_comes_back(cell: str) -> None:
+    assert (quoted(cell) != cell) == (cell != "'=1")
+    assert cell == "'=1" or from_csv_cell(quoted(cell)) == cell
+    assert not csv_cell(cell).lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
+
+
+def test_tables_for_people_quote_texts_and_leave_numbers() -> None:
+    frame = table_of(["name", "value", "note"], [("=1+1", -0.5, None), ("-0.25", 2, "\x1b[2J")])
+    assert table_text(for_people(frame)) == "name,value,note\n'=1+1,-0.5,\n-0.25,2,\\x1b[2J\n"
 
 
 @pytest.mark.parametrize("rule", ["full", "full:4095", "window:1e-3:2.5E+1", "percentile:1.:99", "power-db:-25:-1e0"])

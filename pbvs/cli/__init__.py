@@ -188,7 +188,7 @@ def explain(error: Exception) -> tuple[str, int]:
             "take fewer --jobs and start the command again: it goes on where it stopped.",
             1,
         )
-    if world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in GROUP_LOST):
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in GROUP_LOST) and world_size() > 1:
         return (
             "Error: Another process of the group ended, and training cannot go on without it; look at what that one "
             "said. What was finished is kept; the same command goes on from there.",

@@ -93,14 +93,14 @@ def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: 
     from pbvs.files import sweep, write_json, write_text
     from pbvs.report import write_report
     from pbvs.report.pages import render_ablation
-    from pbvs.text import write_table
+    from pbvs.text import for_people, write_table
 
     root = find_root(data, manifests)
     for row in made:
         write_report(row.run, root=root, manifests=manifests)
     table = tables.tabulate(plan, recipe, made)
     sweep(stem.parent, deep=False)
-    write_table(stem.with_name(f"{stem.name}.csv"), tables.ablation_frame(table))
+    write_table(stem.with_name(f"{stem.name}.csv"), for_people(tables.ablation_frame(table)))
     write_json(stem.with_name(f"{stem.name}.json"), tables.ablation_json(table))
     page = stem.with_name(f"{stem.name}.html")
     write_text(page, render_ablation(table, made, root, manifests))

@@ -21,6 +21,7 @@ from pbvs.data.manifest import (
     Further,
     Pair,
     check_loss,
+    is_pair_name,
     join_further,
     manifest_path,
     pair_name,
@@ -410,7 +411,8 @@ class Builder:
 
     def _add_input(self, entry: Entry, task: Task, split: str) -> bool:
         """Add an input whose target is not known, and return whether all its sources are there."""
-        stacked = Refusal(entry, entry.too_large) if entry.too_large else self._stack(entry, task)
+        reason = entry.too_large or ("" if is_pair_name(input_name(entry)) else "no prediction can have that name")
+        stacked = Refusal(entry, reason) if reason else self._stack(entry, task)
         if isinstance(stacked, Refusal):
             self.catalog.leave_out(entry.path, stacked.reason)
             return False

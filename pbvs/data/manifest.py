@@ -85,7 +85,8 @@ def join_further(images: Iterable[Further]) -> str:
 COLUMNS = tuple(field.name for field in fields(Pair))
 SINCE_FORMAT_2 = ("shift", "ground", "limit", "source_digest", "target_digest", "further")  # others do without
 LONGEST_CELL = 4096  # characters: no path of any system is longer
-_BAD_NAME = re.compile(r"^\.|[/\\\0\n\r]|^.{201}")
+LONGEST_NAME = 251  # bytes of a pair's name: what file systems take, less ".png"
+_BAD_NAME = re.compile(r"^\.|[/\\\0\n\r]")
 
 
 def manifest_path(folder: Path, task: str, split: str) -> Path:
@@ -94,7 +95,10 @@ def manifest_path(folder: Path, task: str, split: str) -> Path:
 
 
 def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs as CSV, one row per pair, in the order given."""
+    """Write pairs as CSV, one row per pair, in the order given.
+
+    Unlike in tables for people no cell is quoted, since paths and names must be exact for whoever reads them.
+    """
     write_table(path, pairs_table(pairs))
 
 
@@ -142,7 +146,7 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
             if len(cell) > most:
                 yield row + 2, f"the column {column!r} has more than {most} characters"
     for row, name in enumerate(frame["name"]):
-        if _BAD_NAME.search(name):
+        if not is_pair_name(name):
             yield row + 2, f"{name[:80]!r} cannot be a file's name"
     for column in ("source_rule", "target_rule"):
         for rule in frame[column].unique():
@@ -153,6 +157,15 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
             yield row + 2, "the column 'further' is no JSON list of [path, rule, alignment, digest]"
     for row in frame.index[frame["name"].duplicated()]:
         yield row + 2, f"there are two rows of the same name {frame['name'][row][:80]!r}"
+
+
+def is_pair_name(name: str) -> bool:
+    """Return whether a pair may be called so, as `<name>.png` can be a file on every command's way.
+
+    >>> is_pair_name("a" * 251), is_pair_name("é" * 126), is_pair_name("a/b")
+    (True, False, False)
+    """
+    return not _BAD_NAME.search(name) and len(name.encode("utf-8", "surrogateescape")) <= LONGEST_NAME
 
 
 def _is_further(text: str) -> bool:

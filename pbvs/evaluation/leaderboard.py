@@ -22,7 +22,7 @@ from pbvs.lineage import Stale, doubts_of_scores
 from pbvs.logs import say
 from pbvs.metrics.protocol import IGNORED
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
-from pbvs.text import aligned, folded, read_table
+from pbvs.text import aligned, folded, for_people, read_table, table_text
 
 PUBLISHED = Path(__file__).parent / "published"
 PLAIN = ("name", "combined", "note")  # columns of a board beside its tasks
@@ -197,8 +197,7 @@ def board_frame(boards: Sequence[Board]) -> pd.DataFrame:
 
 def board_csv(boards: Sequence[Board]) -> str:
     """Return the boards as CSV with a header; a score that is not there is empty."""
-    text: str = board_frame(boards).to_csv(index=False, lineterminator="\n")
-    return text
+    return table_text(for_people(board_frame(boards)))
 
 
 def board_json(boards: Sequence[Board]) -> list[dict[str, Any]]:

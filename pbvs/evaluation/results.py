@@ -7,7 +7,7 @@ earlier versions lie in `scores/` itself and are still read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from pbvs.errors import PbvsError
 from pbvs.files import read_record, write_json
 from pbvs.run import SHAPE, Run, read_metadata
-from pbvs.text import aligned, folded, read_table, write_table
+from pbvs.text import aligned, folded, from_csv_cell, quoted, read_table, write_table
 
 if TYPE_CHECKING:
     from pbvs.metrics.protocol import Protocol
@@ -194,7 +194,7 @@ def read_scores(run: Run, folder: Path | None = None) -> Scores:
 def write_scores(run: Run, folder: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Scores:
     """Write a table for each task, then the summary; return them as scores."""
     for task, images in tables.items():
-        write_table(folder / f"{task}.csv", images.drop(columns="task"))
+        write_table(folder / f"{task}.csv", images.drop(columns="task").assign(**_texts(images, quoted)))
     write_json(folder / SUMMARY, summary)
     return _scores(run, folder, summary, tables)
 
@@ -235,8 +235,13 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
     images["status"] = images["status"].fillna("").replace("", "ok")
     for column in images.columns.difference(TEXTS):
         images[column] = pd.to_numeric(images[column], errors="coerce").replace([math.inf, -math.inf], math.nan)
-    texts = {column: images[column].astype(object).fillna("") for column in TEXTS}
-    return images.assign(**texts)
+    return images.assign(**_texts(images, from_csv_cell))
+
+
+def _texts(images: pd.DataFrame, cell: Callable[[str], str]) -> dict[str, pd.Series[Any]]:
+    """Return the columns of text, of which people's tables have `quoted` cells."""
+    there = [column for column in TEXTS[1:] if column in images]
+    return {column: images[column].astype(object).fillna("").map(cell) for column in there}
 
 
 # --- The scores as a table for a terminal, with the protocol and the LPIPS net named first.

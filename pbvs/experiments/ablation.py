@@ -389,7 +389,7 @@ def _score(line: Line, column: str) -> str:
 
 def _change(line: Line, column: str) -> str:
     change = line.changes.get(column)
-    return "/" if change is None else f"{change.difference:+.4f}{' ' if change.verdict == 'open' else '*'}"
+    return "/" if change is None else f"{change.difference:+.4f}{'*' if change.verdict in ('better', 'worse') else ' '}"
 
 
 def ablation_frame(table: Ablation) -> DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.files import read_toml, sha256, sync_folder, write_json
+from pbvs.files import digest, is_name, read_toml, sha256, sync_folder, write_json
 from pbvs.lineage import Stale, flat, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
@@ -210,7 +210,8 @@ def _root(provenance: Mapping[str, Any]) -> Path:
 
 def again(run: Run) -> Run:
     """Return the run that a reproduction is written to."""
-    return Run(f"{run.name}-again", run.submissions)
+    name = run.name if is_name(f"{run.name}-again") else f"{run.name[:80]}-{digest(run.name)[:8]}"
+    return Run(f"{name}-again", run.submissions)
 
 
 def reproduce(

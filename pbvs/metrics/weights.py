@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import atomic_path, sha256, write_error
+from pbvs.files import NO_LOCKS, atomic_path, sha256, write_error
 from pbvs.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -89,15 +89,19 @@ def get_source(net: str) -> Source:
 
 def hub_folder() -> Path:
     """Return the folder where torch.hub keeps downloaded weights (the rule of torch.hub's documentation)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
-    return home / "hub" / "checkpoints"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    return _expanded(home) / "hub" / "checkpoints"
+
+
+def _expanded(folder: Path | str) -> Path:
+    return Path(os.path.expanduser(folder))  # noqa: PTH111 - pathlib's fails where there is no home
 
 
 def folders(folder: Path | None) -> list[Path]:
     """Return the folders that are searched, in order: the one given, $PBVS_WEIGHTS, torch hub's cache."""
     named = [folder, os.environ.get(VARIABLE) or None]
-    wanted = [*(Path(item).expanduser() for item in named if item is not None), hub_folder()]
+    wanted = [*(_expanded(item) for item in named if item is not None), hub_folder()]
     return list(dict.fromkeys(wanted))
 
 
@@ -137,6 +141,8 @@ def fetch(net: str, folder: Path | None = None) -> Path:
     """
     source = get_source(net)
     target = folders(folder)[0] / source.full
+    if target.parts[0] == "~":
+        raise UsageError(f"There is no home folder; name one for the weights with --weights or {VARIABLE}.")
     with _alone(target):
         there = look(net, folder)
         if there is None:
@@ -181,12 +187,12 @@ def _alone(target: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(lock))
+            stack.enter_context(FileLock(lock, fallback_to_soft=False))
             stack.callback(lock.unlink, missing_ok=True)
-        except NotImplementedError:  # no such locks on this file system: the atomic rename still keeps the file whole
-            pass
         except OSError as error:
-            raise write_error(target, error) from None
+            if error.errno not in NO_LOCKS:
+                raise write_error(target, error) from None
+            lock.unlink(missing_ok=True)  # no locks on this file system: the atomic rename still keeps the file whole
         yield
 
 

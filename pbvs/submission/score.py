@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +19,7 @@ from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
-from pbvs.files import sweep, write_bytes, write_json
+from pbvs.files import abandoned, held, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
@@ -25,6 +29,8 @@ from pbvs.submission.inputs import Inputs, OutputNames, from_manifests, id_of, i
 from pbvs.submission.inspection import sort_entries
 from pbvs.submission.uploads import Origin, origin_of
 from pbvs.submission.zips import SafeZip, room_for
+
+NEW = 60.0  # seconds
 
 
 def score_archive(
@@ -58,7 +64,8 @@ def score_archive(
     else:
         root = find_root(root, manifests)
         inputs = from_manifests(manifests, root, split, rules)
-    with tempfile.TemporaryDirectory(prefix="pbvs-score-") as name:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"pbvs-score-{os.getpid()}-") as name, held(Path(name)):
         found = _unpack(path, Path(name), inputs)
         _check_names(path, found, inputs, split)
         size = _evaluation_size(origin, found, rules)
@@ -69,6 +76,15 @@ def score_archive(
     sweep(path.parent, deep=False)
     write_json(summary_path(path), summary)
     return summary
+
+
+def _sweep() -> None:
+    """Remove the folders that killed processes of this user left: no living one holds their lock."""
+    for left in Path(tempfile.gettempdir()).glob("pbvs-score-*-*"):
+        with contextlib.suppress(OSError):
+            status = left.lstat()  # one that was made just now may not have its lock yet
+            if abandoned(left) and status.st_uid == os.geteuid() and time.time() - status.st_mtime > NEW:
+                shutil.rmtree(left)
 
 
 def summary_path(archive: Path) -> Path:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, disk_errors, parse_json
+from pbvs.files import atomic_path, disk_errors, misfit, parse_json
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.tensors import check_safetensors
@@ -162,6 +162,37 @@ class Progress:
     per_step: int = 0  # samples of a step, all processes together; 0: written by a version that did not say
 
 
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_STATE = {
+    "ends": [int],
+    "progress": {
+        "step": int, "seconds": _NUMBER, "best_score": _MAYBE, "best_step": int, "stale": int, "lowest": _MAYBE,
+        "lowest_unseen": _MAYBE, "parted": bool, "per_step": int, "*": ()
+    },
+}  # fmt: skip
+_MOST = 1e15  # larger numbers no training has
+
+
+def check_state(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], wanted: Mapping[str, Tensor]
+) -> Progress:
+    """Return how far a state is; raise PbvsError where it is damaged or lacks one of the `wanted` tensors."""
+    wrong = misfit(dict(metadata), _STATE).removeprefix(".")
+    known = dict(metadata.get("progress") or {}) if not wrong else {}
+    counts = [] if not known else [known.get("step", -1), *metadata.get("ends", ())]
+    if not counts or min(counts) < 0 or any(abs(value or 0) > _MOST for value in [*counts, *known.values()]):
+        raise _damaged(path, f"it says no valid {wrong or 'progress'}")
+    parts = {name.partition("/")[0] for name in wanted}
+    for name in (*wanted, *(name for name in tensors if name.partition("/")[0] in parts)):
+        if name not in tensors or name not in wanted or tensors[name].shape != wanted[name].shape:
+            raise _damaged(path, f"{name} is missing, of another shape or of no network")
+    return Progress(**known)
+
+
+def _damaged(path: Path, reason: str) -> PbvsError:
+    return PbvsError(f"The training state {path} is damaged ({reason}); remove it and run again to start over.")
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write named tensors with `metadata` (JSON values) in the file's header, whole or not at all."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -225,17 +256,35 @@ def restore_modules(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tens
         module.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
 
 
-def restore_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned; parameters that never stepped stay without moments."""
+def restore_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], path: Path = Path()) -> None:
+    """Put back what `optimizer_tensors` returned; parameters that never stepped stay without moments.
+
+    Raises PbvsError naming `path`, the state, where a moment is of no parameter or of another shape, or one is missing.
+    """
     for name, optimizer in optimizers.items():
-        parameters = _parameters(optimizer)
+        parameters = {str(number): parameter for number, parameter in enumerate(_parameters(optimizer))}
         optimizer.state.clear()
         start = f"optimizer/{name}/"
         for key, value in tensors.items():
             if key.startswith(start):
                 number, _, field_name = key[len(start) :].partition("/")
-                parameter = parameters[int(number)]
+                parameter = parameters.get(number)
+                if parameter is None or not _fits(field_name, value, parameter):
+                    raise _damaged(path, f"{key} fits no parameter")
                 optimizer.state[parameter][field_name] = value.to(parameter.device, copy=True)
+        if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)) and any(
+            not state.keys() >= _SHAPES.keys() for state in optimizer.state.values()
+        ):
+            raise _damaged(path, f"{start} lacks a moment")
+
+
+_SHAPES = {"step": False, "exp_avg": True, "exp_avg_sq": True}  # of Adam's moments: the parameter's, or none
+
+
+def _fits(name: str, value: Tensor, parameter: Tensor) -> bool:
+    whole = _SHAPES.get(name, value.shape != ())
+    shape, dtype = (parameter.shape, parameter.dtype) if whole else ((), torch.float32)
+    return value.shape == shape and value.dtype == dtype
 
 
 def progress_values(progress: Progress) -> dict[str, Any]:

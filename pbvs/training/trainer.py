@@ -202,7 +202,7 @@ class Trainer:
             return
         self.progress.lowest_unseen = unseen if lowest is None else min(unseen, lowest)
         best = self.progress.best_score
-        if best is None or score is None or lowest is None:
+        if best is None or score is None or not lowest:
             return
         improves = score > best if self.settings.higher_is_better else score < best
         self.progress.parted = unseen > PARTED * lowest if improves else self.progress.parted
@@ -257,20 +257,24 @@ class Trainer:
         self.progress.per_step = self.plan.per_step
         if not distributed.is_main():
             return
-        tensors = {
-            **checkpoint.module_tensors(self.method.modules),
-            **checkpoint.optimizer_tensors(self.method.optimizers),
-            "sums": self.sums,
-        }
-        if self.average.decay:
-            tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")
+        tensors = self._tensors() | checkpoint.optimizer_tensors(self.method.optimizers)
         metadata: dict[str, Any] = {"progress": checkpoint.progress_values(self.progress)}
         metadata |= {"identity": dict(self.settings.identity), "choice": self.settings.choice}
         metadata |= {"ends": [*self.schedule.ends, self.schedule.epochs]}
         checkpoint.write_tensors(self.folder / STATE, tensors, metadata)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return what every state holds beside the optimisers' moments."""
+        tensors = {**checkpoint.module_tensors(self.method.modules), "sums": self.sums}
+        if self.average.decay:
+            tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")
+        return tensors
+
     def restore(self) -> None:
-        """Go back to the state in the folder, if there is one; a state of another model or data is put aside."""
+        """Go back to the state in the folder, if there is one; a state of another model or data is put aside.
+
+        Raises PbvsError for a damaged state, one of other processes, and one that is further than is asked for.
+        """
         path = self.folder / STATE
         if distributed.is_main():
             sweep(self.folder)
@@ -281,7 +285,7 @@ class Trainer:
         if not self._is_ours(metadata.get("identity")):
             self._put_aside(path)
             return
-        progress = checkpoint.Progress(**metadata["progress"])
+        progress = checkpoint.check_state(path, tensors, metadata, self._tensors())
         if progress.per_step not in (0, self.plan.per_step):
             raise PbvsError(
                 f"{self.what} took {progress.per_step} samples a step until step {progress.step}, and would now take "
@@ -290,7 +294,7 @@ class Trainer:
         self.progress, self._saved_step = progress, progress.step
         self._continue(metadata.get("ends") or [self.settings.trained or self.schedule.epochs])
         checkpoint.restore_modules(self.method.modules, tensors)
-        checkpoint.restore_optimizers(self.method.optimizers, tensors)
+        checkpoint.restore_optimizers(self.method.optimizers, tensors, path)
         if self.average.decay:
             checkpoint.restore_modules({"network": self.average.network}, tensors, "average")
         self.sums.copy_(tensors["sums"])

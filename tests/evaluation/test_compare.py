@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from pbvs.cli import main
 from pbvs.errors import PbvsError
 from pbvs.evaluation.compare import compare, comparison_table, largest, seeds_table
+from pbvs.evaluation.results import read_scores, write_scores
 from pbvs.recipe import dump_recipe
 from pbvs.report.pages import write_comparisons
 from pbvs.run import Run
@@ -56,6 +58,26 @@ def test_a_run_equals_itself(scored: Make) -> None:
     assert found.combined.difference == 0
     assert found.combined.verdict == "identical"
     assert found.combined.interval == (0.0, 0.0)
+
+
+def test_what_rounding_leaves_is_no_difference(scored: Make) -> None:
+    """Features that are fresh and those kept with 16 bits give scores that differ by some 3e-8."""
+    old = {name: value for name, value in images(20, 0.1).items() if value}
+    new = {name: value + 3e-8 for name, value in old.items()}
+    found = compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new}))
+    assert [row.verdict for row in (*found.tasks, found.combined)] == ["identical"] * 2
+    assert found.combined.difference == 0
+    assert (found.combined.better, found.combined.worse) == (0, 0)
+
+
+def test_names_like_formulas_are_quoted_in_tables_and_come_back(scored: Make) -> None:
+    run = scored("run", {"sar2eo": {"=1+1-a": 0.5, "-4.39_-55.20_7": 0.25, "town-1": 0.5}})
+    first = read_scores(run)
+    write_scores(run, run.scores, first.summary, {"sar2eo": first.table("sar2eo").drop(columns="score")})
+    with (run.scores / "sar2eo.csv").open(newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["'=1+1-a", "'-4.39_-55.20_7", "town-1"]
+    assert read_scores(run).scores("sar2eo") == first.scores("sar2eo")
+    assert compare(run, run).combined.images == 3
 
 
 def test_the_combined_difference_weighs_tasks_equally(scored: Make) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -92,6 +94,21 @@ def test_a_good_file_is_fetched_once(tmp_path: Path, monkeypatch) -> None:
     assert path.read_bytes() == b"weights"
     assert weights.fetch("alex", tmp_path) == path
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOSYS])
+def test_where_nothing_can_be_locked_it_is_fetched_all_the_same(number: int, tmp_path: Path, monkeypatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    expect(monkeypatch, b"weights")
+    answer(monkeypatch, b"weights")
+    path = weights.fetch("alex", tmp_path / "w")
+    assert path.read_bytes() == b"weights"
+    assert list((tmp_path / "w").iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path: Path) -> None:

@@ -118,6 +118,12 @@ def test_a_run_made_again_is_equal(run: Run, workspace: Workspace) -> None:
     assert reproduce.reproduce(run, manifests=workspace.manifests, root=workspace.root) == []
 
 
+def test_long_names_of_runs_give_names_of_reproductions_that_differ(tmp_path: Path) -> None:
+    names = ["n" * 94, "n" * 95, *("n" * 99 + end for end in "ab")]
+    made = [reproduce.again(Run(name, tmp_path)).name for name in names]
+    assert made[0] == "n" * 94 + "-again" and len(set(made)) == 4 and all(name.endswith("-again") for name in made)
+
+
 def test_what_differs_is_listed(run: Run, workspace: Workspace) -> None:
     path = run.prediction("test", "rgb2ir", "1")
     changed = noise(5, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from pbvs.api import package
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import read_json
+from pbvs.files import held, read_json
 from pbvs.submission import zips
 from pbvs.submission.score import score_archive
 from pbvs.submission.zips import write_zip
@@ -54,6 +56,27 @@ def test_anybodys_archive_with_tiff_and_rgb(workspace: Workspace, tmp_path: Path
     summary = score(path, workspace, targets=targets(tmp_path / "targets"))
     assert summary["combined"] == pytest.approx(0.0, abs=1e-6)
     assert summary["evaluation_size"] == "native"
+
+
+def test_what_a_killed_scoring_left_is_removed_and_nothing_else(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    names = ("pbvs-score-1-left", "pbvs-score-1-held", "pbvs-score-1-new", "pbvs-score-theirs", "other-1-x")
+    for name in names:
+        (scratch / name / "sar2eo").mkdir(parents=True)
+    (scratch / "pbvs-score-1-link").symlink_to(scratch / "other-1-x")
+    (scratch / "pbvs-score-1-file").touch()
+    for path in scratch.iterdir():
+        if path.name != "pbvs-score-1-new":
+            os.utime(path, (10**9, 10**9), follow_symlinks=False)
+    path = package(workspace.run(), manifests=workspace.manifests, data=workspace.root)
+    with held(scratch / "pbvs-score-1-held"):
+        score(path, workspace, targets=targets(tmp_path / "targets"))
+    kept = {*names, "pbvs-score-1-link", "pbvs-score-1-file"} - {"pbvs-score-1-left"}
+    assert {path.name for path in scratch.iterdir()} == kept
+    assert (scratch / "other-1-x/sar2eo").is_dir()
 
 
 def test_other_names_are_told(workspace: Workspace, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from safetensors.torch import save_file
 
 from pbvs.errors import PbvsError
 from pbvs.training import checkpoint
-from pbvs.training.step import adam
+from pbvs.training.step import Schedule, adam
+from tests.training.little import little_trainer
 
 
 def test_tensors_and_floats_come_back_exactly(tmp_path: Path) -> None:
@@ -77,3 +80,41 @@ def test_what_is_no_state_is_said(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(PbvsError, match="says nothing of how it was made"):
         checkpoint.read_tensors(path)
+
+
+Change = Callable[[dict[str, torch.Tensor], dict[str, Any]], object]
+SAYS: list[tuple[str, Any]] = [
+    ("progress", None), ("progress", []), ("progress", {}), ("progress", {"step": "3"}), ("progress", {"step": -3}),
+    ("progress", {"step": 3, "other": 1}), ("progress", {"step": 3, "seconds": 10**30}), ("ends", "2"), ("ends", [0.5]),
+    ("progress", {"step": 3, "best_score": "x"}), ("progress", {"step": 3.0}), ("progress", {"step": True}),
+]  # fmt: skip
+FIRST = "optimizer/generator/0"
+TENSORS: list[Change] = [
+    lambda tensors, _: tensors.pop("sums"),
+    lambda tensors, _: tensors.update(sums=torch.zeros(1)),
+    lambda tensors, _: tensors.pop(next(name for name in tensors if name.startswith("module/"))),
+    lambda tensors, _: tensors.pop(next(name for name in tensors if name.startswith("average/"))),
+    lambda tensors, _: tensors.update({"module/generator/other": torch.zeros(1)}),
+    lambda tensors, _: tensors.pop(f"{FIRST}/exp_avg"),
+    lambda tensors, _: [tensors.pop(name) for name in list(tensors) if name.endswith("/exp_avg_sq")],
+    lambda tensors, _: tensors.update({f"{FIRST}/exp_avg": torch.zeros(())}),
+    lambda tensors, _: tensors.update({f"{FIRST}/step": torch.tensor(3)}),
+    lambda tensors, _: tensors.update({"optimizer/generator/9999/step": torch.tensor(3.0)}),
+    lambda tensors, _: tensors.update({f"optimizer/generator/{'9' * 5000}/step": torch.tensor(3.0)}),
+    lambda tensors, _: tensors.update({"optimizer/generator/x": torch.tensor(3.0)}),
+]
+
+
+def _says(key: str, value: Any) -> Change:
+    return lambda _, metadata: metadata.update({key: value})
+
+
+@pytest.mark.parametrize("change", [*TENSORS, *(_says(*each) for each in SAYS)])
+def test_a_damaged_state_is_a_sentence(tmp_path: Path, change: Change) -> None:
+    little_trainer(tmp_path, schedule=Schedule(1e-3, 1)).run()
+    path = tmp_path / "state.safetensors"
+    tensors, metadata = checkpoint.read_tensors(path)
+    change(tensors, metadata)
+    checkpoint.write_tensors(path, tensors, metadata)
+    with pytest.raises(PbvsError, match=r"training state .*state\.safetensors is damaged \(.*\); remove it"):
+        little_trainer(tmp_path, schedule=Schedule(1e-3, 2)).run()
