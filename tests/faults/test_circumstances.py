@@ -122,7 +122,7 @@ def test_a_name_that_a_file_may_have_is_taken_by_every_command(place: Path) -> N
     assert stem in names and not any("\\" in name for name in names)
     unused = read_table(Path("data_manifests/unused.csv"))
     (reason,) = unused.loc[unused["path"].str.contains("\\", regex=False), "reason"]
-    assert reason == "no prediction can have that name"
+    assert reason == "its name cannot be written down"
     (test / f"a\\b{image.suffix}").unlink()
     for line in (PREDICT, SCORE, PACKAGE, "report --run r --data data"):
         pbvs(line)
