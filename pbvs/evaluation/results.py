@@ -194,7 +194,7 @@ def read_scores(run: Run, folder: Path | None = None) -> Scores:
 def write_scores(run: Run, folder: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Scores:
     """Write a table for each task, then the summary; return them as scores."""
     for task, images in tables.items():
-        write_table(folder / f"{task}.csv", images.drop(columns="task").assign(**_texts(images, quoted)))
+        write_table(folder / f"{task}.csv", images.assign(**_texts(images, quoted)).drop(columns="task"))
     write_json(folder / SUMMARY, summary)
     return _scores(run, folder, summary, tables)
 
@@ -240,8 +240,8 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
 
 def _texts(images: pd.DataFrame, cell: Callable[[str], str]) -> dict[str, pd.Series[Any]]:
     """Return the columns of text, of which people's tables have `quoted` cells."""
-    there = [column for column in TEXTS[1:] if column in images]
-    return {column: images[column].astype(object).fillna("").map(cell) for column in there}
+    there = [column for column in TEXTS if column in images]
+    return {column: images[column].astype(object).fillna("").map(cell).astype(object) for column in there}
 
 
 # --- The scores as a table for a terminal, with the protocol and the LPIPS net named first.
