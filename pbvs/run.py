@@ -19,6 +19,7 @@ from pbvs.files import (
     make_folder,
     open_no_follow,
     read_record,
+    visible_names,
     write_error,
     write_json,
     write_text,
@@ -87,7 +88,10 @@ class Run:
 
     def score_folders(self) -> list[Path]:
         """Return the folders that hold scores, the newest first; earlier versions had them in `scores` itself."""
-        found = [*self.scores.glob("*/*/summary.json"), *self.scores.glob("summary.json")]
+        # Not by `glob`, which leaves out what it may not read.
+        splits = [self.scores / split for split in visible_names(self.scores)]
+        folders = [self.scores, *(split / protocol for split in splits for protocol in visible_names(split))]
+        found = [path for folder in folders if (path := folder / "summary.json").is_file()]
         return [path.parent for path in sorted(found, key=lambda path: (-path.stat().st_mtime_ns, str(path)))]
 
     def model(self, task: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -45,6 +48,25 @@ def test_published_combined_scores_are_means_of_their_tasks(board: leaderboard.B
     assert len(whole)
     for _, entry in whole.iterrows():
         assert sum(entry[board.tasks]) / 4 == pytest.approx(entry["combined"], abs=0.0051)
+
+
+def test_scores_that_cannot_be_listed_are_not_taken_for_none(
+    scored: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scored("a", {"sar2eo": IMAGES})
+    listed = os.scandir
+
+    def refused(path: str | Path) -> Any:
+        if Path(path) == run.scores:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError):
+        run.score_folders()
+    result = CliRunner().invoke(cli, ["leaderboard", "--submissions", str(tmp_path / "runs")])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, PermissionError)
 
 
 def test_our_runs_stand_by_themselves_best_first(scored: Make, tmp_path: Path) -> None:
