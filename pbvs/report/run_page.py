@@ -16,7 +16,7 @@ import numpy as np
 from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored, of_data
-from pbvs.evaluation.results import TEXTS, Scores, number, read_scores, table
+from pbvs.evaluation.results import BASELINE_NAMES, TEXTS, Scores, number, read_scores, table
 from pbvs.files import sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
@@ -188,7 +188,11 @@ def headline(results: Scores) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
     expected = [task for task in results.names if results.task(task)]
     counts = {task: Counter(results.table(task)["location"]) for task in results.names}
+    baselines = table(results.summary.get("baselines"))
     return {
+        "baselines": {
+            BASELINE_NAMES.get(name, name): number(table(b).get("combined")) for name, b in baselines.items()
+        },
         "combined": number(results.summary.get("combined")),
         "interval": interval_of(results.summary.get("interval")),
         "split": results.split,
@@ -230,7 +234,7 @@ def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
 
 def task_row(results: Scores, task: str) -> dict[str, Any]:
     """Return one line of the table of tasks."""
-    found = results.task(task)
+    found, baselines = results.task(task), table(results.summary.get("baselines")).values()
     numbers = {key: number(found.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
     return {
         "task": task,
@@ -239,6 +243,7 @@ def task_row(results: Scores, task: str) -> dict[str, Any]:
         "images": found.get("images", 0),
         "expected": found.get("expected", found.get("images", 0)),
         "interval": interval_of(found.get("interval")),
+        "baselines": [number(table(table(b.get("tasks")).get(task)).get("score")) for b in baselines],
         **numbers,
     }
 

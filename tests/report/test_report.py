@@ -87,6 +87,21 @@ def test_a_whole_run_shows_every_part(world: World, tmp_path: Path) -> None:
     assert len(text) < 6_000_000
 
 
+def test_what_the_inputs_score_stands_beside_every_score(world: World, tmp_path: Path) -> None:
+    run = world.run(tmp_path / "runs")
+    tasks = json.loads((run.scores / "summary.json").read_text())["tasks"]
+    own = {task: {"score": 0.4321 + 0.1 * number} for number, task in enumerate(tasks)}
+    change_summary(
+        run, baselines={"input": {"combined": 0.8765, "tasks": own}, "gray": {"combined": None, "tasks": {}}}
+    )
+    text, _ = written(world, run)
+    table = text.split("<caption>Scores by task</caption>")[1].split("</table>")[0]
+    head, *rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr")[1:]]
+    at = head.index("input as it is")
+    assert head[at : at + 2] == ["input as it is", "its gray"]
+    assert [row[at] for row in rows] == [*(f"{own[task]['score']:.3f}" for task in tasks), "0.876"]
+
+
 def explorer(text: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     return data
