@@ -202,11 +202,9 @@ class Job(Work):
 
             sweep(self.run.folder)
             for task in self.to_train():
-                if record := read_metadata(
-                    self.run.model_metadata_file(task)
-                ):  # of 0.1, it leaves to the run's recipe to say
-                    record["free"] = free_settings(self.lineage.as_trained(task))
-                    write_json(self.run.model_metadata_file(task), record)
+                path = self.run.model_metadata_file(task)
+                if record := read_metadata(path):  # one of 0.1 leaves these settings to the run's recipe
+                    write_json(path, {**record, "free": free_settings(self.lineage.as_trained(task))})
             path = self.run.provenance_file
             update(path, self.recipe, self.manifests, self.weights, self.device, root=self.root)
             self.run.write_recipe(self.recipe)
