@@ -164,7 +164,7 @@ class Work:
         if not isinstance(stage, NetworkStage):
             return [], 0, None
         from pbvs.data.dataset import samples_in_epoch
-        from pbvs.training.loader import BatchPlan  # torch, which grayscale never waits for
+        from pbvs.training.step import BatchPlan  # torch, which grayscale never waits for
 
         recipe = self.recipe
         known = look_up(train, recipe.radiometry, recipe.chips, stage.size, CACHE)

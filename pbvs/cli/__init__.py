@@ -47,8 +47,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Models and experiments": {
         "recipe": ("recipe", "Show recipes and explain their keys."),
-        "calibrate": ("experiments", "Fit the grayscale factors on training pairs."),
-        "ablate": ("experiments", "Measure what each part of a recipe is worth."),
+        "calibrate": ("predict", "Fit the grayscale factors on training pairs."),
+        "ablate": ("predict", "Measure what each part of a recipe is worth."),
         "reproduce": ("runs", "Make a run again and compare it."),
         "export": ("runs", "Put a run's models into one file."),
         "install": ("runs", "Install such a file as a run."),

@@ -67,8 +67,8 @@ def package(
     """
     from pbvs.run import choose_run
     from pbvs.submission import package as archive
-    from pbvs.submission.findings import as_text, verdict
     from pbvs.submission.uploads import doubts_of_archive
+    from pbvs.submission.zips import as_text, verdict
 
     chosen = choose_run(run, submissions)
     inputs = archive.inputs_of(manifests, data, split, chosen.challenge())
@@ -155,7 +155,7 @@ def check(
     """
     from pbvs.challenge import load_challenge
     from pbvs.submission import check as checking
-    from pbvs.submission import findings as found
+    from pbvs.submission import zips as found
     from pbvs.submission.inputs import from_data
     from pbvs.submission.package import inputs_of
     from pbvs.submission.uploads import doubts_of_archive, home_of

@@ -12,11 +12,10 @@ from typing import Any
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, Task, built_in_challenges, dump_challenge, load_challenge
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, scan
+from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, natural_key, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleTable, find_rules
-from pbvs.data.layout import natural_key
 from pbvs.data.manifest import (
     Further,
     Pair,

@@ -14,12 +14,11 @@ import numpy as np
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
 from pbvs.data.build import Builder, Pairs, half_placed
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.data.catalog import Catalog, Entry, scan
+from pbvs.data.catalog import Catalog, Entry, natural_key, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
 from pbvs.data.intensity import Group, RuleTable, find_rules, group_of
-from pbvs.data.layout import natural_key
 from pbvs.data.pairing import Rules
 from pbvs.data.registration import Shift, group_name, recorded_shifts
 from pbvs.data.split import describe_ground

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from pbvs.challenge import SPLITS, Challenge, Task
-from pbvs.data.catalog import Entry
+from pbvs.data.catalog import Entry, PathInfo, natural_key
 from pbvs.data.formats import too_large
 from pbvs.data.geometry import Footprints, overlap_window, source_window
-from pbvs.data.layout import PathInfo, natural_key
 from pbvs.data.split import meet
 from pbvs.recipe import Policy
 from pbvs.seeds import generator

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from pbvs.challenge import Challenge
 from pbvs.challenge.model import FilePattern
-from pbvs.data.catalog import Catalog, walk
+from pbvs.data.catalog import Catalog, PathInfo, PathReader, natural_key, walk
 from pbvs.data.headers import Header, read_header
-from pbvs.data.layout import PathInfo, PathReader, natural_key
 from pbvs.data.pairing import Partners, serves
 from pbvs.errors import PbvsError, UsageError, damage_ignored
 

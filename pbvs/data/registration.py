@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
-from pbvs.data.layout import PathReader
+from pbvs.data.catalog import PathReader
 from pbvs.data.manifest import Pair, join_further, pairs_digest
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pbvs.data.catalog import natural_key, number_of
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
-from pbvs.data.layout import natural_key, number_of
 from pbvs.data.manifest import Pair
 from pbvs.seeds import derive
 

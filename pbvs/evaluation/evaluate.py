@@ -7,31 +7,36 @@ batch of its own: two cores that share every convolution wait for each other at 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from pandas import DataFrame
 
 from pbvs.challenge import Challenge
+from pbvs.data.align import open_source
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
 from pbvs.errors import PbvsError, enough_memory, of_data
-from pbvs.evaluation import baseline
-from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, target_key, unexpected_predictions
+from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, file_state, target_key, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
 from pbvs.evaluation.summary import summarise
-from pbvs.files import digest
+from pbvs.files import digest, inside, read_json, write_json
 from pbvs.lineage import score_sources, training_notes
 from pbvs.logs import track
 from pbvs.metrics.judge import Judge, Measured
-from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
-from pbvs.recipe import Recipe
+from pbvs.metrics.perceptual import NETS
+from pbvs.metrics.protocol import BASELINES, Protocol, choose_protocol, load_protocol
+from pbvs.metrics.weights import look
+from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, locked
 
 BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
@@ -125,7 +130,7 @@ def measure_tasks(
         store = FeatureCache(cache / "features") if cache else None
         if store:
             stack.callback(store.close)
-        unseen = baseline.unseen_net(recipe, rule, weights)
+        unseen = unseen_net(recipe, rule, weights)
         judge = Judge(
             rule, weights, resolve_device(device), extra=[f"lpips-{unseen}"] if unseen else (), fid=fid, cache=store
         )
@@ -133,10 +138,10 @@ def measure_tasks(
         check_scored(measured, split)
         compared = {}
         if baselines or any(isinstance(term.baseline, str) for term in rule.terms):
-            compared = baseline.score_baselines(
+            compared = score_baselines(
                 judge, tasks, cache, lambda task: score_task(judge, task, jobs=jobs, batch=batch)
             )
-        trained = baseline.trained_nets(recipe)
+        trained = trained_nets(recipe)
         summary = summarise(name, split, judge, measured, compared, trained, tuple(challenge.tasks))
         summary["notes"] += [note for task in tasks for note in _notes(task)]
         return summary, {task: scores.table for task, scores in measured.items()}
@@ -287,3 +292,109 @@ def cores_of_their_own(count: int) -> Iterator[None]:
     finally:
         if count > 1:
             torch.set_num_threads(before)
+
+
+# --- What doing nothing scores: the input as it is and its gray, by the same protocol on the same images.
+
+BASELINE_FORMAT = 1
+CHEAPEST_FIRST = ("squeeze", "alex", "vgg")
+
+
+def score_baselines(
+    judge: Judge, tasks: Sequence[TaskToScore], cache: Path | None, score: Callable[[TaskToScore], TaskScores]
+) -> dict[str, dict[str, TaskScores]]:
+    """Return the scores of each task's inputs by kind ("input", "gray") and task; "gray" only where it is another."""
+    found: dict[str, dict[str, TaskScores]] = {kind: {} for kind in BASELINES}
+    for task in tasks:
+        for kind in BASELINES:
+            gray = paper_factor(task.name) != 1.0 or task.task.target_channels > 1 < task.task.first_channels
+            same = kind != "input" and not gray  # the paper's gray is then the input as it is
+            found[kind][task.name] = found["input"][task.name] if same else _one(judge, task, kind, cache, score)
+    return found
+
+
+def paper_factor(task: str) -> float:
+    """Return the factor by which the paper brightens the gray of a task's input, 1 where it does not."""
+    stage: Any = load_recipe("paper").stages.get(task)
+    return float(stage.intensity) if stage is not None and stage.method == "grayscale" else 1.0
+
+
+def _one(
+    judge: Judge, task: TaskToScore, kind: str, cache: Path | None, score: Callable[[TaskToScore], TaskScores]
+) -> TaskScores:
+    path = cache / "baselines" / f"{_key(judge, task, kind)}.json" if cache else None
+    if path and path.is_file():
+        try:
+            kept = read_json(path)
+            return TaskScores(pd.DataFrame(kept["images"]), kept["sets"])
+        except (PbvsError, KeyError, TypeError, ValueError):
+            pass  # damaged: made again
+    made = score(replace(task, predict=lambda pair: baseline_image(pair, task, kind)))
+    if path:
+        images = made.table.astype(object).where(made.table.notna(), None)
+        write_json(path, {"images": images.to_dict("list"), "sets": made.sets})
+    return made
+
+
+def baseline_image(pair: Pair, task: TaskToScore, kind: str) -> NDArray[np.float32]:
+    """Return a pair's input on the target's grid, (H, W, C) in [0, 1] with the target's channels.
+
+    Of several sources it is the first. Where the target has one band, or `kind` is "gray", the bands' mean; "gray" also
+    has the paper's factor.
+    """
+    source = open_source(pair, task.root, task.radiometry)[:, :, : task.task.first_channels]
+    channels = task.task.target_channels
+    if kind == "gray" or source.shape[2] != channels:
+        factor = paper_factor(task.name) if kind == "gray" else 1.0
+        gray = (source.mean(axis=2, keepdims=True, dtype=np.float32) * np.float32(factor)).clip(0, 1)
+        source = np.repeat(gray, channels, axis=2)
+    return source
+
+
+def _key(judge: Judge, task: TaskToScore, kind: str) -> str:
+    networks = sorted({network.digest for network in judge.networks})
+    images = [_state(pair, task) for pair in task.pairs]
+    rule = judge.protocol.model_dump(mode="json", exclude={"name", "description", "source", "missing_counts"})
+    how = [BASELINE_FORMAT, kind, paper_factor(task.name), sorted(judge.metrics), networks, rule, task.dtype]
+    return digest([*how, images])
+
+
+def _state(pair: Pair, task: TaskToScore) -> list[Any]:
+    target = target_key(pair, task.root, task.radiometry, task.size)
+    paths = (pair.source, *(image.path for image in pair.more))  # whose pixels without data count too
+    return [pair.name, pair.shift, target, *(file_state(inside(task.root, path)) for path in paths)]
+
+
+# --- Nets that a stage was trained on, and one that none was.
+
+
+def trained_nets(recipe: Recipe) -> dict[str, set[str]]:
+    """Return the LPIPS nets that each task's stage was trained on; a cascade has those of its first model."""
+    own = {task: _nets(stage.model_dump()) for task, stage in recipe.stages.items()}
+    return {
+        task: set().union(own[task], *(own.get(first, set()) for first in stage.requires))
+        for task, stage in recipe.stages.items()
+    }
+
+
+def _nets(stage: dict[str, Any]) -> set[str]:
+    if not stage.get("lpips_weight"):
+        return set()
+    if stage.get("perceptual"):  # which stand for lpips_net
+        return {str(term["net"]) for term in stage["perceptual"]} & set(NETS)
+    found: set[str] = set()
+    for key, value in stage.items():
+        if key.startswith("lpips_net"):
+            found |= {value} if isinstance(value, str) else set(value)
+    return found & set(NETS)
+
+
+def unseen_net(recipe: Recipe, protocol: Protocol, weights: Path | None) -> str | None:
+    """Return a net to watch beside the protocol's, which a stage was trained on: one that none was, and that is here.
+
+    None where the protocol's own net was not trained on, or no other net's weights are on this machine.
+    """
+    trained = set().union(*trained_nets(recipe).values()) if recipe.stages else set()
+    if protocol.lpips_net not in trained:
+        return None
+    return next((net for net in CHEAPEST_FIRST if net not in trained and look(net, weights)), None)

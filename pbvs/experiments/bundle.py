@@ -33,8 +33,7 @@ from pbvs.files import (
 )
 from pbvs.recipe import Recipe, read_recipe
 from pbvs.run import DONE, Run, locked, read_metadata
-from pbvs.submission.findings import as_text
-from pbvs.submission.zips import Limits, SafeZip, fixed_info
+from pbvs.submission.zips import Limits, SafeZip, as_text, fixed_info
 from pbvs.tensors import check_safetensors
 from pbvs.text import printable
 

@@ -31,7 +31,7 @@ from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import MANIFESTS, Run, locked
 from pbvs.seeds import generator
-from pbvs.training.log import write_curves
+from pbvs.training.validation import write_curves
 from pbvs.translators import make_translator
 from pbvs.translators.base import ImageArray, Translator
 from pbvs.translators.grayscale import ToneStage

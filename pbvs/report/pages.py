@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbvs.data.align import read_raster
-from pbvs.data.catalog import Entry
+from pbvs.data.catalog import Entry, natural_key
 from pbvs.data.inspection import Archive, GroupFigures, Inspection, group_reasons
-from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError, of_data

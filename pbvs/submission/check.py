@@ -1,6 +1,6 @@
 """An archive against the rules of its challenge: a team's own after it was written, or anybody's zip.
 
-A rule is a function from an inspected archive to findings; the rules of the images themselves are in `image_rules`.
+A rule is a function from an inspected archive to findings; the rules of the images themselves are in `inspection`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from pbvs.challenge import Challenge, load_challenge
-from pbvs.submission import image_rules
-from pbvs.submission.findings import Finding, error, note, warning
 from pbvs.submission.inputs import FORMATS, Inputs
-from pbvs.submission.inspection import EvaluationSize, Inspection, Item, inspect_archive
+from pbvs.submission.inspection import IMAGE_RULES, EvaluationSize, Inspection, Item, inspect_archive
 from pbvs.submission.readme import LIMIT, ReadmeError, count_word, order_faults, parse_readme
-from pbvs.submission.zips import SafeZip, is_archive, room_for
+from pbvs.submission.zips import Finding, SafeZip, error, is_archive, note, room_for, warning
 from pbvs.text import printable
 
 MEGABYTE = 1_000_000
@@ -327,7 +325,7 @@ RULES: tuple[Callable[[Inspection], Iterable[Finding]], ...] = (
     *(suffix, enclosing_folder, junk, strays, nested, missing_task, size, files, readme_place),
     *(parses, other_lines),
     *(against_inputs, same_stem, suffixes, count),
-    *image_rules.RULES,
+    *IMAGE_RULES,
 )
 
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.challenge.model import Container
 from pbvs.data.align import pair_size
-from pbvs.data.catalog import Catalog, walk
+from pbvs.data.catalog import Catalog, PathInfo, PathReader, natural_key, walk
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image
-from pbvs.data.layout import PathInfo, PathReader, natural_key
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import inside

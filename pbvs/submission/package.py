@@ -12,7 +12,7 @@ from typing import Any
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.challenge.model import Container
 from pbvs.data.build import find_root
-from pbvs.data.layout import natural_key
+from pbvs.data.catalog import natural_key
 from pbvs.data.manifest import check_content
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import atomic_path, open_no_follow, sha256, sweep, visible_names, write_json
@@ -21,12 +21,11 @@ from pbvs.logs import track
 from pbvs.recipe import Recipe
 from pbvs.run import Run, locked, read_metadata
 from pbvs.submission.check import check
-from pbvs.submission.findings import Finding, as_text, rejected
 from pbvs.submission.images import is_plain, recode
 from pbvs.submission.inputs import SUFFIXES, Inputs, OutputNames, check_inputs, from_manifests
 from pbvs.submission.inspection import EvaluationSize
 from pbvs.submission.readme import Readme, describe, write_readme
-from pbvs.submission.zips import write_zip
+from pbvs.submission.zips import Finding, as_text, rejected, write_zip
 
 
 class PackageRefused(PbvsError):

@@ -14,8 +14,8 @@ from typing import Any
 
 from pbvs.challenge import Challenge, Split, load_challenge
 from pbvs.data.build import find_root
+from pbvs.data.catalog import natural_key
 from pbvs.data.images import SUFFIXES
-from pbvs.data.layout import natural_key
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
@@ -23,12 +23,11 @@ from pbvs.files import abandoned, held, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
-from pbvs.submission.findings import as_text
 from pbvs.submission.images import ImageError, as_prediction, decode_stored
 from pbvs.submission.inputs import Inputs, OutputNames, from_manifests, id_of, is_junk
 from pbvs.submission.inspection import sort_entries
 from pbvs.submission.uploads import Origin, origin_of
-from pbvs.submission.zips import SafeZip, room_for
+from pbvs.submission.zips import SafeZip, as_text, room_for
 
 NEW = 60.0  # seconds
 

@@ -19,9 +19,8 @@ from pbvs.files import sweep
 from pbvs.logs import meter, say
 from pbvs.run import STATE
 from pbvs.training import checkpoint, distributed
-from pbvs.training.loader import BatchPlan, Chips, Feed, batches, make_plan
-from pbvs.training.log import VALIDATION, Log, epoch_line, write_curves
-from pbvs.training.step import Batch, Schedule, TrainingStep
+from pbvs.training.step import Batch, BatchPlan, Chips, Feed, Schedule, TrainingStep, batches, make_plan
+from pbvs.training.validation import VALIDATION, Log, epoch_line, write_curves
 
 DIVERGED = 20.0  # times the lowest epoch's loss
 PARTED = 1.05  # times the lowest distance by a network that no loss has seen

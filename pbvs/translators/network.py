@@ -28,9 +28,8 @@ from pbvs.seeds import evenly_spaced
 from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
-from pbvs.training.loader import Chips, Feed
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm
-from pbvs.training.step import Batch, Execution, Schedule, TrainingStep
+from pbvs.training.step import Batch, Chips, Execution, Feed, Schedule, TrainingStep
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.training.validation import Validator, make_judge
 from pbvs.translators.base import FitContext, ImageArray, Translator

@@ -69,7 +69,7 @@ def checking(folder: Path, rounds: int) -> Row:
 
 
 def chips(folder: Path, rounds: int) -> Row:
-    from pbvs.training.loader import batches, make_plan
+    from pbvs.training.step import batches, make_plan
 
     data = loading.chips(folder, 8)
     plan = make_plan(data, 1, 1)

@@ -50,7 +50,7 @@ def run(quick: bool) -> list[Row]:
     from pbvs.devices import resolve_device
 
     resolve_device("cpu")
-    from pbvs.training.loader import batches, make_plan
+    from pbvs.training.step import batches, make_plan
 
     with tempfile.TemporaryDirectory() as name:
         data = chips(Path(name), 8)
@@ -79,6 +79,6 @@ def run(quick: bool) -> list[Row]:
 
 def feed() -> Any:
     """Return how training on a CPU is fed."""
-    from pbvs.training.loader import Feed
+    from pbvs.training.step import Feed
 
     return Feed("cpu", 0, (3, 1))

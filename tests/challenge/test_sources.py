@@ -21,7 +21,7 @@ from pbvs.data.align import open_pair, open_source
 from pbvs.data.build import build_pairs
 from pbvs.data.manifest import Further, Pair, check_content, join_further, pairs_digest, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.baseline import baseline_image
+from pbvs.evaluation.evaluate import baseline_image
 from pbvs.evaluation.reading import TaskToScore
 from pbvs.preflight import check_inputs
 from pbvs.recipe import Radiometry, read_recipe

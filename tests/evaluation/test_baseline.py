@@ -10,7 +10,7 @@ import pytest
 
 from pbvs.data.images import read_image, write_png
 from pbvs.evaluation import evaluate
-from pbvs.evaluation.baseline import paper_factor, trained_nets, unseen_net
+from pbvs.evaluation.evaluate import paper_factor, trained_nets, unseen_net
 from pbvs.evaluation.leaderboard import board_text, our_boards
 from pbvs.evaluation.results import score_table
 from pbvs.evaluation.summary import _learnt_nets

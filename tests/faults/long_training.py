@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from pbvs.training.loader import Feed
-from pbvs.training.step import Schedule
+from pbvs.training.step import Feed, Schedule
 from tests.training.little import LittleChips, little_method, little_trainer
 
 STEPS = 200  # of an epoch

@@ -108,7 +108,7 @@ def test_the_map_of_the_code_is_true() -> None:
 def test_the_archives_of_your_own_data_are_read_as_drawn() -> None:
     """The layout that README draws has every task's test inputs below test/<task>, as the code expects them."""
     from pbvs.challenge import load_challenge
-    from pbvs.data.layout import PathReader
+    from pbvs.data.catalog import PathReader
 
     for task in TASKS:
         found = PathReader(load_challenge()).read(f"test/{task}/7.tiff")

@@ -58,8 +58,7 @@ def train(folder: Path, workers: int, point: str = "", how: str = "") -> None:
     import torch
 
     import pbvs.files
-    from pbvs.training.loader import Feed
-    from pbvs.training.step import Schedule
+    from pbvs.training.step import Feed, Schedule
     from pbvs.training.trainer import Average, Trainer
     from tests.training.little import LittleChips, little_method, little_trainer
 

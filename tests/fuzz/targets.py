@@ -316,7 +316,7 @@ def _csv_seeds() -> list[bytes]:
 
 def _read_training_log(path: Path) -> None:
     from pbvs.report.run_page import read_log as of_report
-    from pbvs.training.log import read_log
+    from pbvs.training.validation import read_log
 
     read_log(path)
     of_report(path)

@@ -19,8 +19,8 @@ from pbvs.lineage import stale, training_notes
 from pbvs.pipeline import predict
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
-from pbvs.training.log import read_log
 from pbvs.training.trainer import Trainer
+from pbvs.training.validation import read_log
 from pbvs.translators.pix2pixhd import Pix2PixHDStage
 
 NETWORK = {

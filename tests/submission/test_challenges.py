@@ -23,7 +23,6 @@ from pbvs.lineage import Lineage
 from pbvs.recipe import parse_recipe
 from pbvs.run import Run
 from pbvs.submission.check import check
-from pbvs.submission.findings import rejected
 from pbvs.submission.images import (
     ImageError,
     as_prediction,
@@ -36,6 +35,7 @@ from pbvs.submission.images import (
 )
 from pbvs.submission.inputs import OutputNames, from_data
 from pbvs.submission.package import inputs_of
+from pbvs.submission.zips import rejected
 from tests.submission.workspace import noise, png_bytes
 
 SIDE = 24

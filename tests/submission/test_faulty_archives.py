@@ -18,8 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from pbvs.challenge import load_challenge
 from pbvs.submission.check import check
-from pbvs.submission.findings import Finding, rejected
 from pbvs.submission.inputs import Inputs
+from pbvs.submission.zips import Finding, rejected
 from tests.submission.workspace import README, SIDE, noise, png_bytes
 from tests.tasks import TASKS
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from pbvs.errors import PbvsError
 from pbvs.submission.check import check
-from pbvs.submission.findings import Finding, as_text
-from pbvs.submission.zips import ArchiveError, Limits, SafeZip
+from pbvs.submission.zips import ArchiveError, Finding, Limits, SafeZip, as_text
 from tests.submission.workspace import README, noise, png_bytes
 
 

@@ -14,7 +14,7 @@ from pbvs.data.images import read_image
 from pbvs.data.manifest import write_manifest
 from pbvs.recipe import dump_recipe
 from pbvs.training import checkpoint, distributed
-from pbvs.training.log import read_log
+from pbvs.training.validation import read_log
 from tests.conftest import REPOSITORY
 from tests.training.process import main as train
 from tests.translators.scenes import recipe_of, write_pairs

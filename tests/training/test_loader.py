@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError
-from pbvs.training.loader import BatchPlan, Feed, batches, make_plan, replicated
+from pbvs.training.step import BatchPlan, Feed, batches, make_plan, replicated
 from tests.training.little import LittleChips
 
 

@@ -10,7 +10,7 @@ import pytest
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError
 from pbvs.logs import duration
-from pbvs.training.log import PANEL, STRIP_SIDE, Log, epoch_line, read_log, write_curves, write_strip
+from pbvs.training.validation import PANEL, STRIP_SIDE, Log, epoch_line, read_log, write_curves, write_strip
 
 LOSSES = ("generator", "l2")
 

@@ -13,8 +13,8 @@ import pytest
 
 from pbvs.errors import PbvsError
 from pbvs.training import checkpoint
-from pbvs.training.log import read_log
 from pbvs.training.step import Batch, Schedule
+from pbvs.training.validation import read_log
 from pbvs.translators.unet.translator import Cosine
 from tests.training.little import LittleChips, equal, little_method, little_trainer, random_lpips, weights_of
 from tests.training.process import main as train

@@ -16,7 +16,7 @@ from pbvs.networks.pix2pixhd import GeneratorConfig, build_generator
 from pbvs.recipe import parse_recipe
 from pbvs.seeds import generator, torch_generator
 from pbvs.training.checkpoint import read_model, read_tensors, write_weights
-from pbvs.training.log import read_log
+from pbvs.training.validation import read_log
 from pbvs.translators import make_translator
 from pbvs.translators.network import use_bf16
 from pbvs.translators.pix2pixhd.published import export_checkpoint

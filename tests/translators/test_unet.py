@@ -17,8 +17,7 @@ from pbvs.errors import PbvsError
 from pbvs.metrics.perceptual import Lpips
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.seeds import torch_generator
-from pbvs.training.loader import Rounds
-from pbvs.training.step import Batch
+from pbvs.training.step import Batch, Rounds
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.translators.base import FitContext
 from pbvs.translators.unet import UNetStage

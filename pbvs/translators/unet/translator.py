@@ -17,9 +17,8 @@ from pbvs.networks.unet import UNet, UNetConfig, build_unet
 from pbvs.recipe import Augmentation
 from pbvs.seeds import torch_generator
 from pbvs.training import checkpoint, losses
-from pbvs.training.loader import Chips, Rounds
 from pbvs.training.losses import PerceptualLoss
-from pbvs.training.step import Batch, Execution, Schedule, TrainingStep
+from pbvs.training.step import Batch, Chips, Execution, Rounds, Schedule, TrainingStep
 from pbvs.translators.base import FitContext
 from pbvs.translators.network import MODEL, NetworkTranslator
 from pbvs.translators.unet import UNetStage

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbvs.challenge import load_challenge
-from pbvs.data.layout import PathInfo, PathReader, date_of, natural_key, number_of
+from pbvs.data.catalog import PathInfo, PathReader, date_of, natural_key, number_of
 
 READER = PathReader(load_challenge("mavic-t-2026"))
 
