@@ -25,7 +25,7 @@ from pbvs.data.align import open_source
 from pbvs.data.build import find_root
 from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
-from pbvs.errors import PbvsError, enough_memory, of_data
+from pbvs.errors import PbvsError, damage_ignored, enough_memory, of_data
 from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, file_state, target_key, unexpected_predictions
 from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
 from pbvs.evaluation.summary import summarise
@@ -256,12 +256,18 @@ def _read(judge: Judge, task: TaskToScore, jobs: int, batch: int) -> Iterator[Im
 
 
 def _read_one(judge: Judge, task: TaskToScore, numbered: tuple[int, Pair]) -> Images:
-    """Read a pair, with its place and the key under which its target's features are kept."""
+    """Read a pair, with its place and the key under which its target's features are kept.
+
+    The key is made first: a target that changes meanwhile is then kept under a key that nobody asks for again.
+    """
     place, pair = numbered
+    key = ""
+    if judge.cache is not None:
+        with damage_ignored():  # a target that is gone: told by who reads it
+            key = target_key(pair, task.root, task.radiometry, task.size)
     item = task.read(pair)
     item.place = place
-    if item.target is not None and judge.cache is not None:
-        key = target_key(pair, task.root, task.radiometry, task.size)
+    if item.target is not None and key:
         item.key = digest([key, judge.protocol.border, judge.protocol.channels])
     return item
 

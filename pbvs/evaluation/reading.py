@@ -20,7 +20,7 @@ from pbvs.data.align import open_masked_target
 from pbvs.data.images import read_image, resize, to_uint8
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, of_data
-from pbvs.files import atomic_path, digest, inside, sweep, visible_names
+from pbvs.files import atomic_path, digest, inside, read_error, sweep, visible_names
 from pbvs.metrics.base import LEVELS, Array
 from pbvs.recipe import Radiometry
 
@@ -66,7 +66,11 @@ class TaskToScore:
         return self.predictions / f"{pair.name}.png"
 
     def read(self, pair: Pair) -> Images:
-        """Read both images of a pair; what a file got wrong is in the status and reason, never raised."""
+        """Read both images of a pair; what a file got wrong is in the status and reason.
+
+        Raises ReadError where the disk fails, and for a baseline where the target is gone: it is kept for as long as
+        the files are what they were.
+        """
         path = self.prediction(pair)
         try:
             if self.predict is None and not path.is_file():
@@ -76,7 +80,7 @@ class TaskToScore:
         except Refused as error:
             return Images(pair, error.status, str(error))
         except PbvsError as error:
-            gone = not inside(self.root, pair.target).exists()
+            gone = self.predict is None and not inside(self.root, pair.target).exists()
             return Images(pair, "no-target", str(error) if gone else of_data(error))
 
     def _target(self, pair: Pair) -> tuple[Array, Mask]:
@@ -255,9 +259,11 @@ def target_key(pair: Pair, root: Path, radiometry: Radiometry, size: int | None)
 
 
 def file_state(path: Path) -> list[Any]:
-    """Return a file's path, size and times; raises PbvsError when it is gone."""
+    """Return a file's path, size and times; raises PbvsError when it is gone, ReadError when the disk fails."""
     try:
         state = path.stat()
-    except OSError:
+    except FileNotFoundError:
         raise PbvsError(f"There is no image {path}; run `pbvs build-pairs` again if the data have moved.") from None
+    except OSError as error:
+        raise read_error(path, error) from None
     return [os.fspath(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns]

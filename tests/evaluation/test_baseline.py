@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pbvs.data.images import read_image, write_png
+from pbvs.errors import PbvsError
 from pbvs.evaluation import evaluate
 from pbvs.evaluation.evaluate import paper_factor, trained_nets, unseen_net
 from pbvs.evaluation.leaderboard import board_text, our_boards
@@ -47,6 +48,27 @@ def test_the_input_as_it_is_and_its_gray_are_scored(place: Place) -> None:
     assert "input as it is" in text and "its gray" in text and max(map(len, text.splitlines())) <= 80
     board = board_text(our_boards(place.run.submissions))
     assert "(input as it is)" in board and "(its gray)" in board
+
+
+def test_a_target_that_is_gone_for_a_while_is_no_number(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It vanishes once its baseline is begun, and is back for the next command."""
+    cache = tmp_path / "cache"
+    target, plain = place.target("sar2eo", 1), evaluate.score_task
+
+    def vanishing(judge, task, **how):
+        if task.predict is not None and task.name == "sar2eo":
+            target.rename(target.with_suffix(".gone"))
+        return plain(judge, task, **how)
+
+    with monkeypatch.context() as patch, pytest.raises(PbvsError, match=f"There is no image .*{target.name}"):
+        patch.setattr(evaluate, "score_task", vanishing)
+        place.score(baselines=True, cache=cache)
+    target.with_suffix(".gone").rename(target)
+    found, wanted = (place.score(baselines=True, cache=where)["baselines"] for where in (cache, None))
+    for kind, said in wanted.items():
+        assert found[kind]["combined"] == pytest.approx(said["combined"], abs=1e-6)
 
 
 def test_a_score_below_doing_nothing_is_said(place: Place) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from pbvs.data.images import read_image, write_png
-from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
+from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
+from pbvs.evaluation.reading import Images, TaskToScore
 from pbvs.evaluation.results import Scores, score_table
 from tests.evaluation.hand_made import SIDE, Place, noise
 from tests.metrics.test_frechet import random_inception
@@ -82,6 +83,24 @@ def test_a_changed_target_is_not_taken_from_the_cache(place: Place, tmp_path: Pa
     place.score(cache=cache)
     write_png(place.target("sar2eo", 0), noise(99, 1))
     assert place.score(cache=cache)["tasks"]["sar2eo"]["rmse"] > 0.05
+
+
+def test_a_target_changed_while_it_is_scored_is_not_kept_as_the_new_one(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, plain = place.spoil().target("sar2eo", 1), TaskToScore.read
+
+    def read(task: TaskToScore, pair: Pair) -> Images:
+        images = plain(task, pair)
+        if (task.name, pair.name) == ("sar2eo", "p1"):
+            write_png(target, noise(4711, 1))
+        return images
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaskToScore, "read", read)
+        place.score(cache=tmp_path / "cache")
+    found, wanted = (flat(place.score(cache=where)) for where in (tmp_path / "cache", None))
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_damaged_cache_is_made_again(place: Place, tmp_path: Path) -> None:
