@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -88,6 +89,7 @@ R = TypeVar("R")
 
 BACKENDS = ("loky", "threading", "dask")
 CHUNK = 256
+ROOM = 1 << 27  # bytes of images that wait for their turn
 FEW = 2048  # pieces below which starting processes costs more than it saves
 
 
@@ -154,12 +156,44 @@ def _connect_dask() -> None:
         distributed.Client(processes=True)
 
 
-def ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat."""
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int,
+    weigh: Callable[[R], int] = lambda _: 0,
+) -> Iterator[R]:  # fmt: skip
+    """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat.
+
+    Once they and the one in use have `ROOM` bytes by `weigh`, only the next is made, when it is asked for. With `weigh`
+    the generator must be closed before the pool.
+    """
     waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    room, held, used, asked = threading.Condition(), 0, 0, -1
+
+    def make(number: int, item: T) -> R:
+        nonlocal held
+        with room:
+            room.wait_for(lambda: held < ROOM or number <= asked)
+        result = work(item)
+        with room:
+            held += weigh(result)
+        return result
+
+    def take() -> R:
+        nonlocal held, used, asked
+        with room:
+            held, asked = held - used, asked + 1
+            room.notify_all()
+        result = waiting.popleft().result()
+        used = weigh(result)
+        return result
+
+    try:
+        for number, item in enumerate(items):
+            waiting.append(pool.submit(make, number, item))
+            if len(waiting) >= count:
+                yield take()
+        while waiting:
+            yield take()
+    finally:
+        with room:
+            asked = sys.maxsize
+            room.notify_all()

@@ -482,10 +482,14 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def dump_toml(tables: Mapping[str, Any]) -> str:
-    """Return TOML text for nested tables of strings, numbers, booleans and lists (None is left out)."""
+    """Return TOML text for nested tables of strings, numbers, booleans and lists (None is left out).
+
+    What does not print is escaped, as a text may come from a stranger and go to a terminal.
+    """
     import tomli_w
 
-    return tomli_w.dumps(_without_none(tables))
+    text = tomli_w.dumps(_without_none(tables))
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\U{ord(c):08X}" for c in text)
 
 
 def _without_none(value: Any) -> Any:

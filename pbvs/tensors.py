@@ -23,6 +23,7 @@ LEGACY_PICKLES = 5  # before the bytes of the tensors: magic number, version, sy
 PLAIN = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|torch(\.cuda)? \w+Storage"
 )
+MOST_IN_A_TUPLE = 64  # values; a tensor's storage, offset, sizes and strides are some twenty
 AGAIN = "take another copy, or make it again"
 
 
@@ -95,13 +96,28 @@ def _check_pickled(path: Path, file: BoundedFile) -> None:
 
 
 def _check_listing(path: Path, file: IO[bytes]) -> None:
+    """Raise PbvsError for a pickle of more than plain tensors, or of tuples in tuples, endless as keys of a table."""
+    weights: list[int] = []  # of what lies on the pickle's stack: how many values are looked at when it is a key
+    marks, memo = list[int](), dict[object, int]()
     for operation, argument, _ in pickletools.genops(file):
-        if "GLOBAL" in operation.name and not PLAIN.fullmatch(str(argument)):
+        name, before, what = operation.name, operation.stack_before, ""
+        if "GLOBAL" in name and not PLAIN.fullmatch(str(argument)):
             what = printable(argument.replace(" ", ".")) if argument else "another protocol of pickle"
+        marked = pickletools.markobject in before
+        cut = marks.pop() - before.index(pickletools.markobject) if marked else len(weights) - len(before)
+        weight = 1 + sum(weights[cut:]) if "TUPLE" in name else memo[argument] if "GET" in name else 1
+        if what or weight > MOST_IN_A_TUPLE:
             raise PbvsError(
-                f"{path} is refused: it holds more than plain tensors ({what}), and tensors are read, never code. "
-                "Save only its state dict, of dense tensors, with the program that made it."
+                f"{path} is refused: it holds more than plain tensors ({what or 'tuples in tuples'}), and tensors are "
+                "read, never code. Save only its state dict, of dense tensors, with the program that made it."
             )
+        del weights[cut:]
+        if name == "MARK":
+            marks.append(cut)
+        elif "PUT" in name:
+            memo[argument] = weights[-1]
+        else:
+            weights += [weight] * len(operation.stack_after)
 
 
 def check_safetensors(path: Path, name: str = "") -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
 import torch
 
-from pbvs.devices import resolve_device
+from pbvs.devices import ROOM, ahead, resolve_device
 from pbvs.errors import UsageError
 from pbvs.training import distributed
 
@@ -92,3 +95,26 @@ def test_without_gpus_the_group_is_gloos(machine: Any) -> None:
     asked = machine(0, 2)
     distributed.join("cpu")
     assert asked == [("group", ("gloo", distributed.TIMEOUT))]
+
+
+def test_light_results_are_made_ahead_and_heavy_ones_when_they_are_asked_for() -> None:
+    for weight, most in ((0, 4), (ROOM, 0)):
+        made: list[int] = []
+        with (
+            ThreadPoolExecutor(1) as pool,
+            closing(ahead(pool, lambda n, made=made: made.append(n) or n, range(9), 4, lambda _, w=weight: w)) as stream,
+        ):
+            for number, result in enumerate(stream):
+                time.sleep(0.02)
+                assert result == number and len(made) <= number + 1 + most
+        assert made == list(range(9))
+
+
+def test_a_stream_of_heavy_results_that_is_left_ends_its_threads() -> None:
+    with (
+        pytest.raises(ValueError, match="enough"),
+        ThreadPoolExecutor(3) as pool,
+        closing(ahead(pool, lambda n: n, range(9), 4, lambda _: ROOM)) as stream,
+    ):
+        next(stream)
+        raise ValueError("enough")

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.run import MANIFESTS, SUBMISSIONS
-from pbvs.text import folded, listed, shown_width, terminal_width
+from pbvs.text import escaped, folded, listed, shown_width, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.lineage import Stale
@@ -116,10 +116,10 @@ scoring = together(protocol, weights, lpips_net, device)
 
 
 def echo_json(value: Any) -> None:
-    """Print a value as JSON on standard output; NaN and infinity become null, paths and dates text."""
+    """Print a value as ASCII JSON on standard output; NaN and infinity become null, paths and dates text."""
     import json
 
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_plain(value), indent=2))
 
 
 def _plain(item: Any) -> Any:
@@ -134,9 +134,9 @@ def _plain(item: Any) -> Any:
 
 
 def echo(text: str, err: bool = False) -> None:
-    """Print lines; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
+    """Print lines, escaped; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
     width = shown_width(sys.stderr if err else sys.stdout)
-    for line in text.split("\n"):
+    for line in escaped(text).split("\n"):
         command = line.removeprefix("Next: ")
         if 0 < width < len(line) and line.startswith("Next: pbvs "):  # on a line of its own, to be copied
             click.echo(f"Next:\n  {command}", err=err)
@@ -145,8 +145,9 @@ def echo(text: str, err: bool = False) -> None:
 
 
 def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None) -> None:
-    """Print a table of texts that fits the terminal."""
-    click.echo("\n".join(listed(head, rows, columns or terminal_width())))
+    """Print a table of texts, escaped, that fits the terminal."""
+    shown = [[escaped(cell) for cell in row] for row in (head, *rows)]
+    click.echo("\n".join(listed(shown[0], shown[1:], columns or terminal_width())))
 
 
 def echo_stale(found: Mapping[str, Sequence[Stale]]) -> None:

@@ -39,20 +39,11 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
     options.echo_table(
         ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads"),
         [
-            (
-                row.run,
-                row.recipe,
-                row.begun,
-                str(row.models),
-                str(row.predictions),
-                row.score or "-",
-                f"{row.megabytes:.1f}",
-                row.packaged or "-",
-                ", ".join(map(str, row.uploads)) or "-",
-            )
+            (row.run, row.recipe, row.begun, str(row.models), str(row.predictions), row.score or "-",
+             f"{row.megabytes:.1f}", row.packaged or "-", ", ".join(map(str, row.uploads)) or "-")
             for row in rows
         ],
-    )
+    )  # fmt: skip
     for row in rows:
         if row.problem:
             options.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
@@ -123,16 +114,11 @@ def _say_log(folder: Path) -> None:
         options.echo_table(
             ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note"),
             [
-                (
-                    str(upload.number),
-                    upload.when,
-                    *map(printable, (upload.archive, upload.sha256[:12])),
-                    *map(printable, (upload.run or "-", upload.local or "-", upload.board or "-")),
-                    *map(printable, (upload.status, upload.note)),
-                )
-                for upload in uploads
+                (str(up.number), up.when, *map(printable, (up.archive, up.sha256[:12], up.run or "-", up.local or "-",
+                                                           up.board or "-", up.status, up.note)))
+                for up in uploads
             ],
-        )
+        )  # fmt: skip
     options.echo(log.say_left(uploads, log.challenge_of(folder)))
 
 
@@ -188,16 +174,9 @@ def failed(folder: Path, number: int, note: str | None) -> None:
 @click.option("--keep", is_flag=True, help="Keep the second run even when it is equal.")
 @click.pass_context
 def reproduce(
-    context: click.Context,
-    run: str,
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
-    weights: Path | None,
-    jobs: int,
-    check_only: bool,
-    keep: bool,
-) -> None:
+    context: click.Context, run: str, data: Path | None, manifests: Path, submissions: Path, weights: Path | None,
+    jobs: int, check_only: bool, keep: bool,
+) -> None:  # fmt: skip
     """Compare data, weights and versions with RUN's provenance, make it again and compare the predictions.
 
     Exit status 1 when something that can change the result differs (--check-only), or predictions do.

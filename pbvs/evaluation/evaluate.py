@@ -250,8 +250,11 @@ def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | N
 
 def _read(judge: Judge, task: TaskToScore, jobs: int, batch: int) -> Iterator[Images]:
     """Read pairs ahead in threads."""
-    with ThreadPoolExecutor(jobs) as pool:
-        stream = ahead(pool, partial(_read_one, judge, task), enumerate(task.pairs), batch + jobs)
+    work = partial(_read_one, judge, task)
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        contextlib.closing(ahead(pool, work, enumerate(task.pairs), batch + jobs, lambda item: item.size)) as stream,
+    ):
         yield from track(stream, f"{task.name}: scoring", total=len(task.pairs), unit="image")
 
 

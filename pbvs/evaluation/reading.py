@@ -128,6 +128,11 @@ class Images:
     place: int = 0  # in the order of the task's pairs
     key: str = ""  # of the target, in the cache
 
+    @property
+    def size(self) -> int:
+        """The bytes of its pixels."""
+        return sum(part.nbytes for part in (self.prediction, self.target, self.valid) if part is not None)
+
     def without_pixels(self) -> Images:
         """Return what is left to say of the pair once it is measured."""
         return Images(self.pair, self.status, self.reason, place=self.place)

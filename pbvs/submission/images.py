@@ -350,12 +350,12 @@ def decode_stored(data: bytes) -> Pixels:
     return decode(data, "PNG", Outputs(dtype="uint16") if deep else PLAIN)
 
 
-def as_prediction(data: bytes, expected: str, outputs: Outputs) -> bytes:
+def as_prediction(data: bytes, expected: str, outputs: Outputs, budget: Budget | None = None) -> bytes:
     """Return an archive's image as a run stores predictions: a PNG of 8 bits, or 16 where the challenge has more.
 
     A plain PNG comes back as it is. Raises ImageError.
     """
-    pixels = decode(data, expected, outputs)
+    pixels = decode(data, expected, outputs, budget)
     if is_plain(outputs):
         return data if expected == "PNG" else encode(pixels, "png")
     dtype = np.dtype("uint8" if outputs.dtype == "uint8" else "uint16")

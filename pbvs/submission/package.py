@@ -73,7 +73,7 @@ def write_package(plan: PackagePlan, inputs: Inputs) -> tuple[Path, list[Finding
 
 def _check_unchanged(plan: PackagePlan) -> None:
     for part in plan.parts:
-        if prediction_metadata(part.run, plan.split, part.task) != part.metadata:
+        if read_metadata(part.run.prediction_metadata_file(plan.split, part.task)) != part.metadata:
             raise PbvsError(
                 f"The predictions of {part.task} in the run {part.run.name!r} were made again meanwhile; start again."
             )
@@ -194,18 +194,10 @@ class PackagePlan:
 
 
 def make_plan(
-    run: Run,
-    inputs: Inputs,
-    *,
-    split: str = "test",
-    tasks: Sequence[str] = (),
-    others: Mapping[str, Run] | None = None,
-    modes: Mapping[str, str] | None = None,
-    form: Container | None = None,
-    extra_data: bool | None = None,
-    description: str | None = None,
-    manifests: Path | None = None,
-) -> PackagePlan:
+    run: Run, inputs: Inputs, *, split: str = "test", tasks: Sequence[str] = (),
+    others: Mapping[str, Run] | None = None, modes: Mapping[str, str] | None = None, form: Container | None = None,
+    extra_data: bool | None = None, description: str | None = None, manifests: Path | None = None,
+) -> PackagePlan:  # fmt: skip
     """Gather the predictions of a run; `others` gives tasks that come from another run.
 
     Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished, or where
@@ -267,12 +259,8 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
     _compare(keys, names, folder, again)
     out = OutputNames(inputs.challenge)
     found = {name: keys.get(name[:-4]) or out.key(task, name[:-4]) for name in names}
-    return Part(task, run, prediction_metadata(run, split, task), folder, found, inputs.challenge, mode, form)
-
-
-def prediction_metadata(run: Run, split: str, task: str) -> dict[str, Any]:
-    """Return what `pbvs predict` wrote down about a task's predictions."""
-    return read_metadata(run.prediction_metadata_file(split, task))
+    metadata = read_metadata(run.prediction_metadata_file(split, task))
+    return Part(task, run, metadata, folder, found, inputs.challenge, mode, form)
 
 
 def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:

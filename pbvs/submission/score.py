@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,9 +24,9 @@ from pbvs.files import abandoned, held, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
-from pbvs.submission.images import ImageError, as_prediction, decode_stored
+from pbvs.submission.images import Budget, ImageError, as_prediction
 from pbvs.submission.inputs import Inputs, OutputNames, from_manifests, id_of, is_junk
-from pbvs.submission.inspection import sort_entries
+from pbvs.submission.inspection import RATIO, UNPACKED, sort_entries
 from pbvs.submission.uploads import Origin, origin_of
 from pbvs.submission.zips import SafeZip, as_text, room_for
 
@@ -33,18 +34,10 @@ NEW = 60.0  # seconds
 
 
 def score_archive(
-    path: Path,
-    split: Split = "val",
-    *,
-    root: Path | None = None,
-    manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS,
-    targets: Path | None = None,
-    protocol: str | Path | Protocol | None = None,
-    lpips_net: str | None = None,
-    challenge: str | Path | Challenge | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+    path: Path, split: Split = "val", *, root: Path | None = None, manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS, targets: Path | None = None, protocol: str | Path | Protocol | None = None,
+    lpips_net: str | None = None, challenge: str | Path | Challenge | None = None, **options: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Unpack an archive safely, score its images, and write the summary beside it as `<name>-scores.json`.
 
     `targets` is a folder of `<task>/<name>.png` or `.tiff` to compare with; without it the targets are those of the
@@ -106,11 +99,12 @@ def _unpack(path: Path, folder: Path, inputs: Inputs) -> Unpacked:
     with SafeZip(path, room_for(sum(map(len, inputs.names.values())))) as archive:
         if not archive.safe:
             raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
+        budget = Budget(max(UNPACKED, RATIO * path.stat().st_size))
         for item in sort_entries(archive.entries, inputs).items:
             data = archive.read(item.entry)
             try:
-                data = as_prediction(data, item.expected, inputs.challenge.outputs)
-                height, width = decode_stored(data).shape[:2]
+                data = as_prediction(data, item.expected, inputs.challenge.outputs, budget)
+                width, height = struct.unpack(">II", data[16:24])  # of the PNG
             except ImageError:
                 pass  # the scorer names what cannot be read
             else:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Task
 from pbvs.data.images import resize, to_uint8, to_uint16, write_png, write_png16
 from pbvs.data.manifest import Pair
-from pbvs.devices import ahead
+from pbvs.devices import ROOM, ahead
 from pbvs.errors import PbvsError
 from pbvs.logs import track
 from pbvs.recipe import Recipe, Stage
@@ -134,18 +135,21 @@ def predict_pairs(
     """
     outcome = Outcome()
     start = time.perf_counter()
-    with ThreadPoolExecutor(jobs) as readers, ThreadPoolExecutor(jobs) as writers:
+    with (
+        ThreadPoolExecutor(jobs) as readers,
+        ThreadPoolExecutor(jobs) as writers,
+        closing(ahead(readers, lambda pair: _try_read(read, pair), pairs, 2 * batch, _bytes)) as stream,
+    ):
         pending: deque[Future[None]] = deque()
-        stream = ahead(readers, lambda pair: _try_read(read, pair), pairs, 2 * batch)
-        for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch):
+        for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch, _bytes):
             outcome.failures += [result for _, result in group if isinstance(result, str)]
             good = [(pair, result) for pair, result in group if not isinstance(result, str)]
             for (pair, image), made in zip(good, translator.render([image for _, image in good]), strict=True):
                 times = 1 if pair.target else scale  # an input with a target is on its target's grid already
                 shape = (size, size) if size else (times * image.shape[0], times * image.shape[1])
                 pending.append(writers.submit(_write, target(pair), made, shape, dtype))
-            while len(pending) > 2 * batch:
-                pending.popleft().result()
+                while len(pending) > min(2 * batch, ROOM // max(1, made.nbytes)):
+                    pending.popleft().result()
             outcome.images += len(good)
         for future in pending:
             future.result()
@@ -160,19 +164,22 @@ def _try_read(read: Callable[[Pair], ImageArray], pair: Pair) -> tuple[Pair, Ima
         return pair, str(error)
 
 
+def _bytes(read: tuple[Pair, ImageArray | str]) -> int:
+    return getattr(read[1], "nbytes", 0)
+
+
 def _write(path: Path, image: ImageArray, shape: tuple[int, ...], dtype: str) -> None:
-    resized = resize(image, *shape)
-    if dtype == "uint8":
-        write_png(path, to_uint8(resized))
-    else:
-        write_png16(path, to_uint16(resized))
+    """Write an image at a size; band by band, so that of a large one little is in memory."""
+    quantise: Callable[[ImageArray], NDArray[Any]] = to_uint8 if dtype == "uint8" else to_uint16
+    bands = [quantise(resize(image[:, :, band : band + 1], *shape)) for band in range(image.shape[2])]
+    (write_png if dtype == "uint8" else write_png16)(path, np.concatenate(bands, axis=2))
 
 
-def _batches(items: Iterator[A], size: int) -> Iterator[list[A]]:
+def _batches(items: Iterator[A], size: int, weigh: Callable[[A], int]) -> Iterator[list[A]]:
     group: list[A] = []
     for item in items:
         group.append(item)
-        if len(group) == size:
+        if len(group) == size or sum(map(weigh, group)) >= ROOM:
             yield group
             group = []
     if group:

@@ -20,11 +20,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
 
-from tests.submission.workspace import README, noise, png_bytes, write_data
+from pbvs.recipe import Recipe, load_recipe
+from pbvs.run import Run, mark_done
+from tests.submission.workspace import README, noise, png_bytes, write_data, write_manifests
 
 MOST_MEMORY = 1 << 30  # bytes
 MOST_SECONDS = 10.0  # of the processor, Python's start and imports among them
@@ -52,10 +55,11 @@ class Outcome(NamedTuple):
 # --- Archives.
 
 
-def flat_png(side: int, colour: bool = False) -> bytes:
-    """A black PNG, made without holding its pixels."""
-    row, squeeze = b"\0" * (1 + side * (3 if colour else 1)), zlib.compressobj(9)
-    data = b"".join(squeeze.compress(row) for _ in range(side)) + squeeze.flush()
+def flat_png(side: int, colour: bool = False, noisy: int = 0) -> bytes:
+    """A black PNG, but for its first `noisy` rows, made without holding its pixels."""
+    row, squeeze, random = b"\0" * (1 + side * (3 if colour else 1)), zlib.compressobj(9), Random(0)
+    rows = (b"\0" + random.randbytes(len(row) - 1) if number < noisy else row for number in range(side))
+    data = b"".join(map(squeeze.compress, rows)) + squeeze.flush()
     head = struct.pack(">IIBBBBB", side, side, 8, 2 if colour else 0, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -81,6 +85,15 @@ def archive(path: Path, images: dict[str, bytes]) -> None:
 
 def twenty_large(path: Path) -> None:
     archive(path, dict.fromkeys((f"sar2rgb/{index}.png" for index in range(20)), flat_png(6300, colour=True)))
+
+
+def twenty_to_score(path: Path) -> None:
+    """The same, and a target for each."""
+    twenty_large(path)
+    for index in range(20):
+        target = path.with_name("targets") / f"sar2rgb/{index}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(png_bytes(noise(index, 3)))
 
 
 def thousands_of_flat(path: Path) -> None:
@@ -112,8 +125,8 @@ def folders_in_themselves(path: Path) -> None:
     root = path.with_name("data")
     write_data(root)
     for name in "abc":
-        (root / name).symlink_to(root)
-        (root / "test" / name).symlink_to(root / "test")
+        (root / name).symlink_to(".")
+        (root / "test" / name).symlink_to(root)
     archive(path, {f"sar2eo/{index}.png": png_bytes(noise(index, 1)) for index in range(11)})
 
 
@@ -159,6 +172,19 @@ def packed(path: Path, pickled: bytes, data: bytes = b"", method: int = zipfile.
             again = copy.copy(target.filelist[2])
             again.filename = f"archive/data/{number}"
             target.filelist.append(again)
+
+
+def pickled(code: bytes) -> Callable[[Path], None]:
+    """A checkpoint whose pickle is a table with one key, which `code` makes."""
+    return lambda path: packed(path, b"\x80\x02}" + code + b"K\x01s.")
+
+
+def claimed(path: Path) -> None:
+    """torch's old format, with a storage of 8 GB that is not there."""
+    torch.save({STEM: torch.zeros(7)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    assert data.count(b"K\x07") == 2
+    path.write_bytes(data.replace(b"K\x07", b"\x8a\x05\x00\x00\x00\x00\x02", 1))
 
 
 def saved(value: Any, **options: Any) -> Callable[[Path], None]:
@@ -235,17 +261,67 @@ def data_with(name: str, image: Callable[[Path], object]) -> Callable[[Path], No
     return make
 
 
-def sparse_tiff(path: Path) -> None:
-    """Sixteen bands of complex numbers, ten gigabytes, in 1.6 kB."""
+def sparse_tiff(path: Path, dtype: str = "complex128", side: int = 6300, bands: int = 16, padding: int = 0) -> None:
+    """Sixteen bands of complex numbers, ten gigabytes, in 1.6 kB; `padding` makes the file so much larger."""
     import rasterio
 
     rasterio.open(
-        path, "w", driver="GTiff", height=6300, width=6300, count=16, dtype="complex128", SPARSE_OK="TRUE",
+        path, "w", driver="GTiff", height=side, width=side, count=bands, dtype=dtype, SPARSE_OK="TRUE",
         compress="deflate", tiled=True, blockxsize=512, blockysize=512,
     ).close()  # fmt: skip
+    with path.open("ab") as file:
+        file.write(bytes(padding))
+
+
+NETWORK = 'method = "unet"\nwidth = 4\nlevels = 1\nstyle = 0\nlpips_net = "random"'
+
+
+def inputs(task: str, suffix: str, image: Callable[[Path], object], count: int = 1) -> Callable[[Path], None]:
+    """A data folder whose test inputs of a task are hostile, its manifests, and a recipe with a network for SAR."""
+
+    def make(path: Path) -> None:
+        write_data(path)
+        folder = path / "test" / task
+        for old in folder.iterdir():
+            old.unlink()
+        image(folder / f"0{suffix}")
+        for number in range(1, count):
+            (folder / f"{number}{suffix}").hardlink_to(folder / f"0{suffix}")
+        write_manifests(path, path.with_name("data_manifests"))
+        method = 'method = "grayscale"' if task == "rgb2ir" else NETWORK
+        recipe_text = f'name = "r"\nevaluation_size = "native"\n[stages.{task}]\n{method}\n'
+        path.with_name("r.toml").write_text(recipe_text, encoding="utf-8")
+        if task == "sar2eo":
+            write_model(Run("r", path.with_name("submissions")), load_recipe(path.with_name("r.toml")))
+
+    return make
+
+
+def write_model(run: Run, recipe: Recipe) -> None:
+    """A network that was never trained, as one that was installed."""
+    from pbvs.challenge import load_challenge
+    from pbvs.training.checkpoint import make_network
+    from pbvs.translators import make_translator
+
+    translator: Any = make_translator(load_challenge().task("sar2eo"), recipe.stages["sar2eo"])
+    grid = {"least": 64, "most": 256, "whole": False}
+    translator.network, translator.metadata = make_network(translator.config), {"grid": grid}
+    run.write_recipe(recipe)
+    translator.save(run.model("sar2eo"))
+    mark_done(run.model_metadata_file("sar2eo"), "0" * 64, installed=True)
+
+
+def png(side: int, colour: bool = False, noisy: int = 0) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(flat_png(side, colour, noisy))
+
+
+def tiff(dtype: str, **options: int) -> Callable[[Path], object]:
+    return lambda path: sparse_tiff(path, dtype, **options)
 
 
 CHECK = "check {path}"
+PREDICT = "predict --recipe r.toml --run r --data {path} --split test --jobs 1 --device cpu --task "
+MADE = "Predictions: submissions"
 INSPECT = "checkpoint inspect {path}"
 SHOW = "recipe show {path}"
 DOTTED = ".".join("a" * 100_000) + " = 1\n"
@@ -259,6 +335,9 @@ ATTACKS: dict[str, Attack] = {
     "zip: a pipe that is scored": Attack(os.mkfifo, "score {path} --targets . --lpips-net random", "not a regular"),
     "zip: a pipe that is logged": Attack(os.mkfifo, "submissions log {path}", "is not a regular file"),
     "zip: a pipe that is installed": Attack(os.mkfifo, "install {path}", "is not a regular file"),
+    "zip: twenty images of 40 megapixels that are scored": Attack(
+        twenty_to_score, "score {path} --targets targets --lpips-net random", "Not one image"
+    ),
     "zip: an endless device": Attack(endless, CHECK, "is not a regular file"),
     "zip: a folder": Attack(Path.mkdir, CHECK, "is a directory", 2),
     "data: folders that hold themselves": Attack(
@@ -275,6 +354,37 @@ ATTACKS: dict[str, Attack] = {
     ),
     "data: a pipe in an image's place": Attack(
         data_with("test/sar2eo/99.png", os.mkfifo), "build-pairs --data {path} --jobs 1", "5 not used", 0
+    ),
+    "data: a PNG of 40 megapixels is looked through": Attack(
+        data_with("test/rgb2ir/99.png", png(6300, colour=True, noisy=30)), "check-data {path} --jobs 1", "rgb2ir", 0
+    ),
+    "data: a complex TIFF of 40 megapixels in 400 kB": Attack(
+        data_with("test/sar2eo/99.tiff", tiff("complex64", bands=1, padding=400_000)),
+        "build-pairs --data {path} --jobs 1",
+        "Note: sar2eo",
+        0,
+    ),
+    "input: a PNG of 40 megapixels": Attack(inputs("rgb2ir", ".png", png(6300, True, 30)), PREDICT + "rgb2ir", MADE, 0),
+    "input: a PNG of 40 megapixels for a network": Attack(
+        inputs("sar2eo", ".png", png(6300, noisy=70)), PREDICT + "sar2eo", MADE, 0
+    ),
+    "input: a PNG of 40 megapixels in 120 kB": Attack(
+        inputs("rgb2ir", ".png", png(6300, colour=True)), PREDICT + "rgb2ir", "more than its"
+    ),
+    "input: twenty PNGs of 16 megapixels in 47 kB each": Attack(
+        inputs("rgb2ir", ".png", png(4000, colour=True), 20), PREDICT + "rgb2ir", MADE, 0
+    ),
+    "input: a TIFF of 16 complex bands in 1.6 kB": Attack(
+        inputs("rgb2ir", ".tiff", tiff("complex128")), PREDICT + "rgb2ir", "more than its"
+    ),
+    "input: a TIFF of 16 complex bands of 16 megapixels": Attack(
+        inputs("rgb2ir", ".tiff", tiff("complex64", side=4000)), PREDICT + "rgb2ir", MADE, 0
+    ),
+    "input: a complex TIFF of 40 megapixels for a network": Attack(
+        inputs("sar2eo", ".tiff", tiff("complex128", bands=1, padding=400_000)),
+        PREDICT + "sar2eo",
+        MADE,
+        0,
     ),
     ".pth: 1.2 GB by a stride of 0": Attack(wide(), INSPECT, "would take 1,225,000,000 bytes"),
     ".pth: the same in torch's old format": Attack(
@@ -303,6 +413,13 @@ ATTACKS: dict[str, Attack] = {
     ".pth: a list of 60 MB": Attack(
         lambda path: packed(path, b"\x80\x02" + b"\x8f" * (60 << 20) + b"."), INSPECT, "lists its tensors in 62,914"
     ),
+    ".pth: a key of tuples in tuples, 2^40 of them": Attack(
+        pickled(b")q\x00" + b"h\x00h\x00\x86q\x00" * 40), INSPECT, "tuples in tuples"
+    ),
+    ".pth: a key of a million tuples in one another": Attack(
+        pickled(b")" + b"\x85" * 1_000_000), INSPECT, "tuples in tuples"
+    ),
+    ".pth: in torch's old format, a storage larger than its file": Attack(claimed, INSPECT, "no checkpoint of torch"),
     ".pth: sparse": Attack(saved({STEM: sparse()}), INSPECT, "_rebuild_sparse_tensor"),
     ".pth: quantised": Attack(
         saved(lambda: {STEM: torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.qint8)}),
@@ -353,7 +470,7 @@ ATTACKS: dict[str, Attack] = {
         bundle('name = "r"\n[stages.sar2eo]\nmethod = "unet"\nblocks = 1000000\n'), "install {path}", "equal to 256"
     ),
 }
-SUFFIXES = {"zip": ".zip", "bundle": ".pbvs.zip", "recipe": ".toml", "data": ""}
+SUFFIXES = {"zip": ".zip", "bundle": ".pbvs.zip", "recipe": ".toml", "data": "", "input": ""}
 
 
 def prepare(what: str, folder: Path) -> list[str]:
