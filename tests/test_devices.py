@@ -100,9 +100,14 @@ def test_without_gpus_the_group_is_gloos(machine: Any) -> None:
 def test_light_results_are_made_ahead_and_heavy_ones_when_they_are_asked_for() -> None:
     for weight, most in ((0, 4), (ROOM, 0)):
         made: list[int] = []
+
+        def make(number: int, made: list[int] = made) -> int:
+            made.append(number)
+            return number
+
         with (
             ThreadPoolExecutor(1) as pool,
-            closing(ahead(pool, lambda n, made=made: made.append(n) or n, range(9), 4, lambda _, w=weight: w)) as stream,
+            closing(ahead(pool, make, range(9), 4, lambda _, weight=weight: weight)) as stream,
         ):
             for number, result in enumerate(stream):
                 time.sleep(0.02)
