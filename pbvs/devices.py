@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -159,7 +159,7 @@ def _connect_dask() -> None:
 def ahead(
     pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int,
     weigh: Callable[[R], int] = lambda _: 0,
-) -> Iterator[R]:  # fmt: skip
+) -> Generator[R, None, None]:  # fmt: skip
     """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat.
 
     Once they and the one in use have `ROOM` bytes by `weigh`, only the next is made, when it is asked for. With `weigh`
