@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,6 @@ from pydantic import (
     Field,
     GetPydanticSchema,
     PrivateAttr,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -24,9 +22,8 @@ from pbvs import aliases
 from pbvs.challenge.model import DEFAULT, Challenge, load_challenge
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, dump_toml, parse_toml, read_toml, write_text
-from pbvs.settings import Settings, explain
+from pbvs.settings import Library, Settings
 
-BUILT_IN = Path(__file__).parent / "recipes"
 EVERY = "*"  # a stage of this name is for every task that has none of its own
 TaskName = str  # of the recipe's challenge
 
@@ -337,9 +334,7 @@ def order_of(stages: dict[TaskName, Stage]) -> list[TaskName]:
     return done
 
 
-def built_in_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+RECIPES = Library("recipe", Recipe, "recipes")
 
 
 def load_recipe(name_or_path: str | Path, challenge: str | None = None, otherwise: str = DEFAULT) -> Recipe:
@@ -352,17 +347,7 @@ def load_recipe(name_or_path: str | Path, challenge: str | None = None, otherwis
     >>> load_recipe("paper").stages["rgb2ir"].method
     'grayscale'
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml" and str(name_or_path) in built_in_recipes():
-        path = BUILT_IN / f"{name_or_path}.toml"
-    if not path.is_file():
-        near = difflib.get_close_matches(str(name_or_path), built_in_recipes(), n=1)
-        hint = f"did you mean {near[0]}? Else " if near else ""
-        raise UsageError(
-            f"There is no recipe {str(name_or_path)!r}; {hint}give the path of a .toml file "
-            f"or one of {', '.join(built_in_recipes())}."
-        )
-    return read_recipe(path, challenge, otherwise)
+    return read_recipe(RECIPES.file(name_or_path), challenge, otherwise)
 
 
 def read_recipe(path: Path, challenge: str | None = None, otherwise: str = DEFAULT) -> Recipe:
@@ -377,10 +362,7 @@ def read_recipe(path: Path, challenge: str | None = None, otherwise: str = DEFAU
 
 def parse_recipe(tables: dict[str, Any], where: str) -> Recipe:
     """Check the tables of a recipe; raise PbvsError with every mistake and the key it is at."""
-    try:
-        return Recipe.model_validate(aliases.recipe(tables))
-    except ValidationError as error:
-        raise PbvsError(f"The recipe {where} cannot be used: {explain(error, '', Recipe)}.") from None
+    return RECIPES.parse(aliases.recipe(tables), where)
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""What every file of settings has in common: unknown keys are rejected, mistakes named, and keys described."""
+"""What files of settings share: found by name or path, unknown keys rejected, mistakes named, keys described."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import difflib
 import json
 import types
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+
+from pbvs.errors import PbvsError, UsageError
+from pbvs.files import read_toml
 
 
 class Settings(BaseModel):
@@ -25,21 +30,74 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def explain(error: ValidationError, what: str = "recipe", model: type[Settings] | None = None) -> str:
+T = TypeVar("T", bound=Settings)
+
+
+class Library(Generic[T]):
+    """One kind of settings as TOML files: those that come with the package by their names, any other by its path.
+
+    A file may say `base = "NAME"` and then only what differs from that one, table by table.
+    """
+
+    def __init__(self, kind: str, model: type[T], folder: str, first: str = "") -> None:
+        self.kind, self.model, self.first = kind, model, first
+        self.folder = Path(__file__).parent / folder
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of those that come with the package, the default first."""
+        return sorted((path.stem for path in self.folder.glob("*.toml")), key=lambda name: (name != self.first, name))
+
+    def load(self, name_or_path: str | Path) -> T:
+        """Read and check a file; raise UsageError when there is none, PbvsError naming the key that cannot be."""
+        path = self.file(name_or_path)
+        return self.parse(self.complete(read_toml(path), path), path)
+
+    def file(self, name_or_path: str | Path) -> Path:
+        """Return the file of that name or path; raise UsageError, with the nearest name, when there is none."""
+        name = str(name_or_path)
+        path = self.folder / f"{name}.toml" if name in self.names else Path(name)
+        if path.is_file():
+            return path
+        near = difflib.get_close_matches(name, self.names, n=1)
+        hint = f"did you mean {near[0]}? Else " if near else ""
+        raise UsageError(
+            f"There is no {self.kind} {name!r}; {hint}give the path of a .toml file or one of {', '.join(self.names)}."
+        )
+
+    def complete(self, tables: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+        """Return the tables with what they leave to their `base`; raise PbvsError where that does not exist."""
+        own = dict(tables)
+        base = own.pop("base", None)
+        if base is None:
+            return own
+        if base not in self.names:
+            there = f"base: there is no {self.kind} {base!r}; there are {', '.join(self.names)}"
+            raise PbvsError(f"The {self.kind} {where} cannot be used: {there}.")
+        path = self.file(base)
+        return merged(self.complete(read_toml(path), path), own)
+
+    def parse(self, tables: Any, where: str | Path) -> T:
+        """Check tables; raise PbvsError with every mistake and the key it is at."""
+        try:
+            return self.model.model_validate(tables)
+        except ValidationError as error:
+            raise PbvsError(f"The {self.kind} {where} cannot be used: {explain(error, self.model)}.") from None
+
+
+def explain(error: ValidationError, model: type[Settings]) -> str:
     """Return pydantic's findings as one clause: `stages.sar2eo.epochs: Input should be ...; ...`.
 
-    What is said of the whole is said of `what`, or stands alone where that is empty. With the `model` that was read, a
-    key that does not exist gets the nearest one that does.
+    What is said of the whole stands alone. A key that does not exist in the `model` gets the nearest one that does.
     """
     parts = []
     for finding in error.errors():
         path, table = _followed(model, finding["loc"])
-        key = ".".join(path) or what
+        key = ".".join(path)
         message = finding["msg"].removeprefix("Value error, ")
         if finding["type"] == "extra_forbidden":
             close = difflib.get_close_matches(path[-1], table.model_fields, n=1) if table else []
-            listed = (model or Settings).KEYS
-            message = "there is no such key" + (f" (did you mean {close[0]}?)" if close else f"; {listed}")
+            message = "there is no such key" + (f" (did you mean {close[0]}?)" if close else f"; {model.KEYS}")
         if finding["type"] == "missing":
             message = "this key is missing"
         parts.append(f"{key}: {message}" if key else message)

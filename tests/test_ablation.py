@@ -14,13 +14,12 @@ from pbvs.cli import cli
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments import ablation as tables
 from pbvs.experiments.ablation import (
+    ABLATIONS,
     AblationPlan,
     Made,
     Row,
     ablate,
-    built_in_plans,
     copy_model,
-    load_plan,
     row_recipe,
 )
 from pbvs.pipeline import predict
@@ -63,7 +62,7 @@ def world(tmp_path: Path) -> World:
 def plan(tmp_path: Path) -> AblationPlan:
     path = tmp_path / "rows.toml"
     path.write_text(ROWS)
-    return load_plan(path)
+    return ABLATIONS.load(path)
 
 
 def make(world: World, plan: AblationPlan, folder: Path, recipe: Recipe | None = None, **how: Any) -> list[Made]:
@@ -78,7 +77,7 @@ def stage(recipe: Recipe, task: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("base", ["paper", "demo"])
 def test_the_papers_rows(base: str) -> None:
-    plan = load_plan("paper")
+    plan = ABLATIONS.load("paper")
     rows = {row.name: row_recipe(row, load_recipe(base)) for row in plan.rows}
     assert list(rows) == ["Pix2PixHD-c", "Grayscale", "Pretrained", "All combined"]
     alone = rows["Pix2PixHD-c"]
@@ -129,20 +128,20 @@ def test_rows_that_cannot_be_are_sentences(tmp_path: Path, text: str, words: str
     path = tmp_path / "rows.toml"
     path.write_text(text)
     with pytest.raises(PbvsError, match=words):
-        row_recipe(load_plan(path).rows[0], load_recipe("demo"))
+        row_recipe(ABLATIONS.load(path).rows[0], load_recipe("demo"))
 
 
 def test_the_parts_of_the_best_recipe_are_rows_that_can_be() -> None:
     base = load_recipe("best")
-    rows = {row.name: row_recipe(row, base) for row in load_plan("best").rows}
+    rows = {row.name: row_recipe(row, base) for row in ABLATIONS.load("best").rows}
     assert set(rows["As it is"].stages) == {"sar2eo", "sar2rgb", "sar2ir", "rgb2ir"}
     changed = [name for name, recipe in rows.items() if any(recipe.stages[t] != base.stages[t] for t in recipe.stages)]
     assert changed == list(rows)[1:]
 
 
 def test_unknown_rows_name_the_known() -> None:
-    with pytest.raises(UsageError, match=", ".join(built_in_plans())):
-        load_plan("other")
+    with pytest.raises(UsageError, match=", ".join(ABLATIONS.names)):
+        ABLATIONS.load("other")
 
 
 def test_tables_merge_deeply() -> None:
@@ -269,4 +268,4 @@ def test_a_row_about_a_task_that_there_is_not_is_a_sentence(tmp_path: Path, row:
     path = tmp_path / "rows.toml"
     path.write_text(f'title = "t"\n[[rows]]\nname = "a"\n{row}')
     with pytest.raises(PbvsError, match=words):
-        row_recipe(load_plan(path).rows[0], load_recipe("demo"))
+        row_recipe(ABLATIONS.load(path).rows[0], load_recipe("demo"))

@@ -6,14 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pbvs.challenge.model import CHALLENGES as CHALLENGES
     from pbvs.challenge.model import DEFAULT as DEFAULT
     from pbvs.challenge.model import Challenge as Challenge
     from pbvs.challenge.model import Modality as Modality
     from pbvs.challenge.model import Task as Task
-    from pbvs.challenge.model import built_in_challenges as built_in_challenges
     from pbvs.challenge.model import dump_challenge as dump_challenge
     from pbvs.challenge.model import load_challenge as load_challenge
-    from pbvs.challenge.model import parse_challenge as parse_challenge
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")  # of every challenge

@@ -12,7 +12,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
@@ -20,9 +19,9 @@ from pydantic import (
 )
 
 from pbvs.challenge import Split
-from pbvs.errors import PbvsError, UsageError
-from pbvs.files import digest, dump_toml, read_toml
-from pbvs.settings import Settings, explain, merged
+from pbvs.errors import UsageError
+from pbvs.files import digest, dump_toml
+from pbvs.settings import Library, Settings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Kind = Literal["radar", "optical", "thermal", "other"]
@@ -407,13 +406,8 @@ class Challenge(Settings):
 
 # --- Challenges by name or by file: those that come with the package, and a team's own.
 
-BUILT_IN = Path(__file__).parents[1] / "challenges"
 DEFAULT = "mavic-t-2026"
-
-
-def built_in_challenges() -> list[str]:
-    """Return the names of the challenges that come with the package, the default first."""
-    return sorted((path.stem for path in BUILT_IN.glob("*.toml")), key=lambda name: (name != DEFAULT, name))
+CHALLENGES = Library("challenge", Challenge, "challenges", DEFAULT)
 
 
 def load_challenge(name_or_path: str | Path | Challenge = DEFAULT) -> Challenge:
@@ -428,40 +422,12 @@ def load_challenge(name_or_path: str | Path | Challenge = DEFAULT) -> Challenge:
     if isinstance(name_or_path, Challenge):
         return name_or_path
     name = str(name_or_path)
-    if name in built_in_challenges():
-        return _built_in(name)
-    return parse_challenge(_tables(Path(name)), name)
+    return _built_in(name) if name in CHALLENGES.names else CHALLENGES.load(name)
 
 
-@lru_cache(maxsize=16)
-def _built_in(name: str) -> Challenge:
-    path = BUILT_IN / f"{name}.toml"
-    return parse_challenge(_tables(path), str(path))
-
-
-def _tables(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        names = ", ".join(built_in_challenges())
-        raise UsageError(
-            f"There is no challenge {str(path)!r}; name a .toml file or one of {names} (`pbvs challenge list`)."
-        )
-    tables = read_toml(path)
-    base = tables.pop("base", None)
-    if base is None:
-        return tables
-    if base not in built_in_challenges():
-        raise PbvsError(f"The challenge {path} cannot be used: base: there is no challenge {base!r}.")
-    return merged(_tables(BUILT_IN / f"{base}.toml"), tables)
-
-
-def parse_challenge(tables: dict[str, Any], where: str) -> Challenge:
-    """Check the tables of a challenge; raise PbvsError with every mistake and the key it is at."""
-    try:
-        return Challenge.model_validate(tables)
-    except ValidationError as error:
-        raise PbvsError(f"The challenge {where} cannot be used: {explain(error, '', Challenge)}.") from None
+_built_in = lru_cache(maxsize=16)(CHALLENGES.load)
 
 
 def dump_challenge(challenge: Challenge) -> str:
-    """Return the challenge as TOML, from which `parse_challenge` makes the same again."""
+    """Return the challenge as TOML, from which `load_challenge` makes the same again."""
     return dump_toml(challenge.model_dump(mode="json", exclude_defaults=True))

@@ -206,11 +206,11 @@ def ablate(
     Started again, it goes on with the rows that are not done. The table is printed and written as CSV, JSON and a page
     with images. "/" stands where a row has nothing to say of a task.
     """
+    from pbvs.experiments.ablation import ABLATIONS, row_recipe
     from pbvs.experiments.ablation import ablate as make_rows
-    from pbvs.experiments.ablation import load_plan, row_recipe
     from pbvs.recipe import load_recipe, with_changes
 
-    plan, base = load_plan(rows), with_changes(load_recipe(recipe), changes)
+    plan, base = ABLATIONS.load(rows), with_changes(load_recipe(recipe), changes)
     _check_names(only, [row.name for row in plan.rows])
     _check_runs(share, submissions)
     if dry_run:

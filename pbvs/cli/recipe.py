@@ -53,9 +53,9 @@ def recipe() -> None:
 @recipe.command("list")
 def list_recipes() -> None:
     """List the recipes that come with pbvs."""
-    from pbvs.recipe import built_in_recipes, load_recipe
+    from pbvs.recipe import RECIPES, load_recipe
 
-    for name in built_in_recipes():
+    for name in RECIPES.names:
         for line in folded(f"{name:<12}{load_recipe(name).description}", terminal_width(), 12):
             click.echo(line)
 
@@ -174,9 +174,9 @@ def challenge() -> None:
 @challenge.command("list")
 def list_challenges() -> None:
     """List the challenges that come with pbvs, the default first."""
-    from pbvs.challenge import built_in_challenges, load_challenge
+    from pbvs.challenge import CHALLENGES, load_challenge
 
-    for name in built_in_challenges():
+    for name in CHALLENGES.names:
         found = load_challenge(name)
         options.echo(f"{name}: {found.title or found.description} ({', '.join(found.tasks)})")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pbvs.challenge import DEFAULT, SPLITS, Challenge, Task, built_in_challenges, dump_challenge, load_challenge
+from pbvs.challenge import CHALLENGES, DEFAULT, SPLITS, Challenge, Task, dump_challenge, load_challenge
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, natural_key, scan
 from pbvs.data.geometry import Footprints
@@ -103,7 +103,7 @@ def challenge_of(manifests: Path) -> str:
     summary = read_metadata(manifests / "summary.json")
     name = str((summary.get("challenge") or {}).get("name", DEFAULT))
     own = manifests / CHALLENGE_FILE
-    return name if name in built_in_challenges() or not own.is_file() else str(own)
+    return name if name in CHALLENGES.names or not own.is_file() else str(own)
 
 
 def build_pairs(
@@ -147,7 +147,7 @@ def build_pairs(
     cache.write()
     tables = {manifest_path(manifests, *key): pairs_table(rows) for key, rows in pairs.items()}
     texts = {path: table_text(table) for path, table in {**tables, **catalog_tables(manifests, catalog)}.items()}
-    if chosen.name not in built_in_challenges():
+    if chosen.name not in CHALLENGES.names:
         texts[manifests / CHALLENGE_FILE] = dump_challenge(chosen)
     with locked(manifests):
         _write(texts, manifests / "summary.json", summary)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pbvs import devices, pipeline
 from pbvs.challenge import Challenge, load_challenge
@@ -19,13 +19,13 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.results import WIDTH, Scores, number, read_scores
-from pbvs.files import copy_files, digest, read_toml, remove_folder, replace_folder, sha256
+from pbvs.files import copy_files, digest, remove_folder, replace_folder, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol, load_protocol
 from pbvs.preflight import with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done, read_metadata
-from pbvs.settings import Settings, explain, merged
+from pbvs.settings import Library, Settings, merged
 from pbvs.text import aligned, folded, table_of
 
 if TYPE_CHECKING:
@@ -178,8 +178,6 @@ def copy_model(source: Path, target: Path) -> None:
 
 # --- The rows of an ablation as data: what each changes of a base recipe.
 
-BUILT_IN = Path(__file__).parent / "ablations"
-
 
 class Row(Settings):
     """One line of the table: a name, the tasks that it is about, and what it changes.
@@ -225,25 +223,7 @@ class AblationPlan(Settings):
         return next((row for row in self.rows if row.name == self.reference), self.rows[0])
 
 
-def built_in_plans() -> list[str]:
-    """Return the names of the tables that come with the package."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
-
-
-def load_plan(name_or_path: str | Path) -> AblationPlan:
-    """Read a table's rows by a built-in name or a path; raise UsageError or PbvsError saying what is wrong."""
-    path = Path(name_or_path)
-    if str(name_or_path) in built_in_plans():
-        path = BUILT_IN / f"{name_or_path}.toml"
-    if not path.is_file():
-        raise UsageError(
-            f"There are no rows {str(name_or_path)!r}; give the path of a .toml file or one of "
-            f"{', '.join(built_in_plans())}."
-        )
-    try:
-        return AblationPlan.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise PbvsError(f"The rows of {path} cannot be used: {explain(error, model=AblationPlan)}.") from None
+ABLATIONS = Library("ablation", AblationPlan, "experiments/ablations")
 
 
 def row_recipe(row: Row, base: Recipe) -> Recipe:

@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from pbvs.challenge import Challenge
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError
 from pbvs.files import read_toml
 from pbvs.metrics.base import SetMetric, get_metric, registry
-from pbvs.settings import Settings, explain
+from pbvs.settings import Library, Settings
 
-BUILT_IN = Path(__file__).parents[1] / "protocols"
 DEFAULT = "l2-lpips"
 PIXEL = ("l1", "rmse", "mse")  # what the key `pixel` chooses from
 BASELINES = ("input", "gray")
@@ -269,9 +268,7 @@ def _term(term: Any, pixel: str | None, width: float | None) -> Any:
     return {**term, **changes}
 
 
-def built_in_protocols() -> list[str]:
-    """Return the names of the protocols that come with the package, the default first."""
-    return sorted((path.stem for path in BUILT_IN.glob("*.toml")), key=lambda name: (name != DEFAULT, name))
+PROTOCOLS = Library("protocol", Protocol, "protocols", DEFAULT)
 
 
 def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, **changes: Any) -> Protocol:
@@ -283,20 +280,18 @@ def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, *
     if isinstance(source, Protocol):
         tables, where = source.model_dump(), source.name
     elif isinstance(source, Mapping):
-        tables, where = _based(dict(source), "the challenge's scoring"), str(source.get("name", "of the challenge"))
+        tables, where = dict(source), str(source.get("name", "of the challenge"))
     else:
-        tables, where = _read(str(source))
+        file = PROTOCOLS.file(source)
+        tables, where = read_toml(file), str(file)
+    tables = PROTOCOLS.complete({"description": "", "source": "", **tables}, where)
     tables = with_terms_or_as_it_is(tables) | {key: value for key, value in changes.items() if value is not None}
-    try:
-        return Protocol.model_validate(tables)
-    except ValidationError as error:
-        clause = explain(error, model=Protocol).replace("Value error, ", "").removeprefix("recipe: ")
-        raise PbvsError(f"The protocol {where} cannot be used: {clause}.") from None
+    return PROTOCOLS.parse(tables, where)
 
 
 def is_current(tables: Mapping[str, Any]) -> bool:
     """Return whether a recorded protocol is still that of its name; one that does not come with the package is."""
-    if (name := tables.get("name")) not in built_in_protocols():
+    if (name := tables.get("name")) not in PROTOCOLS.names:
         return True
     try:
         then = load_protocol(tables)
@@ -322,25 +317,6 @@ def with_terms_or_as_it_is(tables: dict[str, Any]) -> dict[str, Any]:
         return with_terms(tables)
     except ValueError:
         return tables
-
-
-def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
-    if name_or_path in built_in_protocols():
-        path = BUILT_IN / f"{name_or_path}.toml"
-        return read_toml(path), str(path)
-    if not Path(name_or_path).is_file():
-        names = ", ".join(built_in_protocols())
-        raise UsageError(f"There is no protocol {name_or_path!r}; name a .toml file or one of {names}.")
-    return _based(read_toml(Path(name_or_path)), name_or_path), name_or_path
-
-
-def _based(tables: dict[str, Any], where: str) -> dict[str, Any]:
-    base = tables.pop("base", None)
-    if base is None:
-        return tables
-    if base not in built_in_protocols():
-        raise PbvsError(f"{where}: the base {base!r} is none of {', '.join(built_in_protocols())}.")
-    return {**_read(base)[0], "description": "", "source": "", **tables}
 
 
 # --- What the combined score would be under the readings of the rule that are not settled.

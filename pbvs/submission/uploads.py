@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.files import sha256, sweep, visible_names
 from pbvs.lineage import Stale, stale_archives
-from pbvs.metrics.protocol import built_in_protocols, choose_protocol
+from pbvs.metrics.protocol import PROTOCOLS, choose_protocol
 from pbvs.run import Run, all_runs, locked, read_metadata
 from pbvs.submission.zips import regular_file
 from pbvs.text import csv_cell, from_csv_cell, read_table, table_of, write_table
@@ -173,7 +173,7 @@ def _score(board: float | None, challenge: Challenge, anyway: bool) -> str:
         return ""
     if not math.isfinite(board):
         raise UsageError(f"The board's score {board} is no number.")
-    rules = {challenge.protocol, challenge.name} & {challenge.protocol, *built_in_protocols()}
+    rules = {challenge.protocol, challenge.name} & {challenge.protocol, *PROTOCOLS.names}
     ranges = [choose_protocol(challenge, rule).combined_range(len(challenge.tasks)) for rule in rules]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     if not low <= board <= high and not anyway:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pbvs.challenge import built_in_challenges, load_challenge
+from pbvs.challenge import CHALLENGES, load_challenge
 from pbvs.cli import main
 from pbvs.data.recognition import propose, try_layout
 from pbvs.errors import PbvsError, UsageError
@@ -26,7 +26,7 @@ def call(*arguments: str) -> int:
 def test_list_and_show_name_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("challenge", "list") == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in listed if not line.startswith(" ")] == built_in_challenges()
+    assert [line.split(":")[0] for line in listed if not line.startswith(" ")] == CHALLENGES.names
     assert call("challenge", "show", "mavic-t-2026") == 0
     shown = capsys.readouterr().out
     assert "sar2eo" in shown

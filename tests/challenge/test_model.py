@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pbvs.challenge import Challenge, Modality, Task, built_in_challenges, dump_challenge, load_challenge
+from pbvs.challenge import CHALLENGES, Challenge, Modality, Task, dump_challenge, load_challenge
 from pbvs.challenge.model import GROUPS, FilePattern, HoldOut, Layout, Outputs, Submission
 from pbvs.errors import PbvsError, UsageError
 from pbvs.metrics.protocol import choose_protocol
@@ -27,7 +27,7 @@ regex = '(?P<split>train|val)/(?P<modality>{modalities})/(?P<id>[^/]+)[.]png'
 """
 
 
-@pytest.mark.parametrize("name", built_in_challenges())
+@pytest.mark.parametrize("name", CHALLENGES.names)
 def test_what_ships_is_read_and_written_back(name: str, tmp_path: Path) -> None:
     challenge = load_challenge(name)
     assert challenge.name == name
@@ -153,7 +153,7 @@ KEYS = {
 
 def test_no_task_is_named_in_code() -> None:
     """Only a challenge's file and recipes name tasks; docstrings may, in examples."""
-    names = [name for challenge in built_in_challenges() for name in load_challenge(challenge).tasks]
+    names = [name for challenge in CHALLENGES.names for name in load_challenge(challenge).tasks]
     word = re.compile("|".join(rf"\b{name}\b" for name in names))
     for path in sorted((Path(__file__).parents[2] / "pbvs").rglob("*.py")):
         tree = ast.parse(path.read_text())

@@ -106,9 +106,9 @@ def _read_manifest(path: Path) -> None:
 
 
 def _recipe_seeds() -> list[bytes]:
-    from pbvs.recipe import BUILT_IN
+    from pbvs.recipe import RECIPES
 
-    return [path.read_bytes() for path in sorted(BUILT_IN.glob("*.toml"))]
+    return [path.read_bytes() for path in sorted(RECIPES.folder.glob("*.toml"))]
 
 
 def _read_recipe(path: Path) -> None:
@@ -122,9 +122,9 @@ def _read_recipe(path: Path) -> None:
 
 
 def _protocol_seeds() -> list[bytes]:
-    from pbvs.metrics.protocol import BUILT_IN
+    from pbvs.metrics.protocol import PROTOCOLS
 
-    return [path.read_bytes() for path in sorted(BUILT_IN.glob("*.toml"))]
+    return [path.read_bytes() for path in sorted(PROTOCOLS.folder.glob("*.toml"))]
 
 
 def _read_protocol(path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.metrics.protocol import built_in_protocols, load_protocol, sensitivity
+from pbvs.metrics.protocol import PROTOCOLS, load_protocol, sensitivity
 from tests.tasks import TASKS
 
 PARTS = {"l1": 0.1, "mse": 0.04, "rmse": 0.2, "lpips": 0.5, "fid": 50.0}
 
 
 def test_the_three_protocols_are_there_and_the_default_is_first() -> None:
-    assert built_in_protocols() == ["l2-lpips", "mavic-t-2024", "mavic-t-2026"]
+    assert PROTOCOLS.names == ["l2-lpips", "mavic-t-2024", "mavic-t-2026"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from pbvs.api import package
-from pbvs.challenge import Challenge, dump_challenge, parse_challenge
+from pbvs.challenge import Challenge, dump_challenge
 from pbvs.challenge.model import Outputs
 from pbvs.data.manifest import Pair, manifest_path, write_manifest
 from pbvs.errors import PbvsError, UsageError
@@ -106,7 +106,7 @@ class Workspace:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Workspace]:
-    return lambda **changes: Workspace(tmp_path, parse_challenge(tables(**changes), "test"))
+    return lambda **changes: Workspace(tmp_path, Challenge.model_validate(tables(**changes)))
 
 
 def pack(workspace: Workspace, run: Run, **options: Any) -> Path:
@@ -215,7 +215,7 @@ def test_names_that_meet_are_refused(make: Callable[..., Workspace]) -> None:
     "path", ["{task}/{id}", "{id}", "{task}/{location}/{id}", "{id}_{task}", "out/{location}.{id}"]
 )
 def test_names_are_read_as_they_are_written(path: str) -> None:
-    out = OutputNames(parse_challenge(tables(outputs={"path": path}), "test"))
+    out = OutputNames(Challenge.model_validate(tables(outputs={"path": path})))
     for task in ("day", "night"):
         key = out.key(task, "7", "s_7", "s")
         found = out.read(out.path(task, key, ".png"), {task: {key: ""}})
