@@ -7,7 +7,6 @@ on working, and digests that say what a model was made from keep their values (`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 # Keys of a recipe by their path; `*` stands for one part, such as the task of a stage.
@@ -18,10 +17,6 @@ RECIPE_VALUES: dict[str, dict[str, str]] = {
 }
 # Keys of the JSON files of runs and manifests, at any depth.
 STORED_KEYS: dict[str, str] = {"pictures": "images", "litter": "junk"}
-# Columns of manifests and of tables of scores.
-COLUMNS: dict[str, str] = {}
-# Files and folders of a run by name.
-FILES: dict[str, str] = {}
 # Commands, and options as they are typed.
 COMMANDS: dict[str, str] = {}
 FLAGS: dict[str, str] = {}
@@ -58,15 +53,6 @@ def stored(value: Any) -> Any:
         new = {key: item for key, item in value.items() if key not in STORED_KEYS}
         return {key: stored(item) for key, item in {**old, **new}.items()}
     return [stored(item) for item in value] if isinstance(value, list) else value
-
-
-def existing(path: Path) -> Path:
-    """Return `path`, or the file of an earlier name beside it where only that is there."""
-    if not path.exists():
-        for old, new in FILES.items():
-            if path.name == new and path.with_name(old).exists():
-                return path.with_name(old)
-    return path
 
 
 def arguments(typed: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,37 +89,47 @@ def local_world_size() -> int:
 T = TypeVar("T")
 R = TypeVar("R")
 
-BACKENDS = ("loky", "threading", "dask")
+_backend = ContextVar("backend", default="loky")
 CHUNK = 256
 ROOM = 1 << 27  # bytes of images that wait for their turn
 FEW = 2048  # pieces below which starting processes costs more than it saves
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within it, several jobs are done by this backend of joblib: loky (processes, the default), threading or dask."""
+    before = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(before)
 
 
 def in_chunks(
     work: Callable[[Sequence[T]], list[R]],
     items: Sequence[T],
     jobs: int = 1,
-    backend: str = "loky",
     few: int = FEW,
     chunk: int = CHUNK,
 ) -> Iterator[R]:
     """Yield the results of `work` on chunks of `items`, one by one and in order, `jobs` chunks at a time.
 
-    Raises UsageError when the backend is dask and that is not installed.
+    Raises UsageError when the backend (`use_backend`) is dask and that is not installed.
     """
     chunks = (items[start : start + chunk] for start in range(0, len(items), chunk))
     if jobs == 1 or len(items) < few:
         results: Any = map(work, chunks)
     else:
-        results = run_all(work, chunks, min(jobs, -(-len(items) // chunk)), backend)
+        results = run_all(work, chunks, min(jobs, -(-len(items) // chunk)))
     for result in results:
         yield from result
 
 
-def run_all(work: Callable[[T], R], items: Iterator[T] | Sequence[T], jobs: int, backend: str = "loky") -> Iterator[R]:
+def run_all(work: Callable[[T], R], items: Iterator[T] | Sequence[T], jobs: int) -> Iterator[R]:
     """Yield `work(item)` for every item, in order; `dask` uses the cluster that its client is connected to."""
     from joblib import Parallel, delayed, parallel_config
 
+    backend = _backend.get()
     if backend == "dask":
         _connect_dask()
     elif backend == "loky":

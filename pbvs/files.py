@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -21,11 +20,6 @@ from typing import Any
 
 from pbvs import aliases
 from pbvs.errors import PbvsError, ReadError, UsageError, WriteError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Without it (Windows) files appear whole too, but `sweep` cannot tell whose writer is dead.
 fcntl = importlib.import_module("fcntl") if os.name == "posix" else None
@@ -54,7 +48,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     # Not the process id: containers on a shared disk have the same ones.
     stem = path.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
-    part = path.with_name(f".{stem}.{secrets.token_hex(4)}.pbvs-part")
+    part = path.with_name(f".{stem}.{os.urandom(4).hex()}.pbvs-part")
     handle = -1
     try:
         make_folder(path.parent)
@@ -395,7 +389,7 @@ RECORD_BYTES = 64 << 20  # of a JSON file
 TOML_BYTES = 256 << 10
 DEPTH = 64  # tables within tables
 DIGITS = 40  # of a whole number
-_LONG_KEY = re.compile(r"""(?<![\w.-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
+_LONG_KEY = r"""(?<![\w.-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}"""  # compiling it takes a while
 
 
 def read_json(path: Path, limit: int = RECORD_BYTES) -> Any:
@@ -471,7 +465,12 @@ def read_toml(path: Path, limit: int = TOML_BYTES) -> dict[str, Any]:
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return the tables of TOML text, with the limits of `read_toml`; `where` names it in the sentence."""
-    if _LONG_KEY.search(text):  # the parser's time grows with the square of a dotted key's parts
+    if sys.version_info >= (3, 11):  # imported here, as no --help needs them
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    if re.search(_LONG_KEY, text):  # the parser's time grows with the square of a dotted key's parts
         raise PbvsError(f"{where} is not valid TOML: a key has more than {DEPTH} parts; correct that line.")
     try:
         tables: dict[str, Any] = tomllib.loads(text)

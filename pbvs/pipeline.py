@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pbvs import devices
 from pbvs.challenge.model import DEFAULT, load_challenge
@@ -36,26 +36,35 @@ from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Outcome, Translator, predict_pairs
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 MODEL_FILE = "model.safetensors"
+
+
+class Asked(TypedDict, total=False):
+    """The fields of `Request` but for the recipe, as keywords of `predict` and `plan`."""
+
+    run: str | None
+    tasks: Sequence[str] | None
+    root: Path | None
+    manifests: Path
+    submissions: Path
+    weights: Path | None
+    device: str
+    jobs: int
+    retrain: bool
+    lpips_net: str | None
+    deterministic: bool
+    challenge: str | None
 
 
 def predict(
     recipe: str | Path | Recipe | None = None,
     *,
-    run: str | None = None,
-    tasks: Sequence[str] | None = None,
     splits: Sequence[str] = ("test", "val"),
-    root: Path | None = None,
-    manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS,
-    weights: Path | None = None,
-    device: str = "auto",
-    jobs: int = 1,
-    retrain: bool = False,
     change_recipe: bool = False,
-    lpips_net: str | None = None,
-    deterministic: bool = False,
-    challenge: str | None = None,
+    **asked: Unpack[Asked],
 ) -> Run:
     """Make a run: every stage's model is loaded or trained, and its predictions are written.
 
@@ -70,10 +79,7 @@ def predict(
     when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
     All of these but unreadable inputs are found before anything is written.
     """
-    request = Request(
-        recipe, run, tasks, root, manifests, submissions, weights, device, jobs, retrain, lpips_net, deterministic,
-        challenge,
-    )  # fmt: skip
+    request = Request(recipe, **asked)
     folder = request.chosen[1]
     if not folder.exists():
         request.job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
@@ -98,31 +104,17 @@ def _work(job: Job, splits: Sequence[str], change_recipe: bool) -> list[str]:
 def plan(
     recipe: str | Path | Recipe | None = None,
     *,
-    run: str | None = None,
-    tasks: Sequence[str] | None = None,
     splits: Sequence[str] = ("test", "val"),
-    root: Path | None = None,
-    manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS,
-    weights: Path | None = None,
-    device: str = "auto",
-    jobs: int = 1,
-    retrain: bool = False,
     change_recipe: bool = False,
-    lpips_net: str | None = None,
-    deterministic: bool = False,
-    challenge: str | None = None,
     measure: bool = True,
+    **asked: Unpack[Asked],
 ) -> Plan:
     """Return what `predict` would do, called the same way; nothing is made.
 
     With `measure`, how long training takes is found by a few steps of each stage. Raises what `predict` raises before
     it begins, but for weights that are missing: the plan names them (`problem`).
     """
-    request = Request(
-        recipe, run, tasks, root, manifests, submissions, weights, device, jobs, retrain, lpips_net, deterministic,
-        challenge,
-    )  # fmt: skip
+    request = Request(recipe, **asked)
     job = request.job()
     job.check_data(splits, change_recipe)
     found = job.plan(splits, measure=measure and devices.world_size() == 1)
@@ -139,19 +131,19 @@ def plan(
 class Request:
     """What a call of `predict` asks for, as it was given."""
 
-    recipe: str | Path | Recipe | None
-    run: str | None
-    tasks: Sequence[str] | None
-    root: Path | None
-    manifests: Path
-    submissions: Path
-    weights: Path | None
-    device: str
-    jobs: int
-    retrain: bool
-    lpips_net: str | None
-    deterministic: bool
-    challenge: str | None
+    recipe: str | Path | Recipe | None = None
+    run: str | None = None
+    tasks: Sequence[str] | None = None
+    root: Path | None = None
+    manifests: Path = MANIFESTS
+    submissions: Path = SUBMISSIONS
+    weights: Path | None = None
+    device: str = "auto"
+    jobs: int = 1
+    retrain: bool = False
+    lpips_net: str | None = None
+    deterministic: bool = False
+    challenge: str | None = None
 
     @cached_property
     def chosen(self) -> tuple[Recipe, Run]:

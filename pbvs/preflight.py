@@ -138,7 +138,7 @@ class Work:
         model, made = make_translator(shape, stage, {}, device).disk(), self.made(task)
         return StagePlan(
             task, stage.method, parts, True, True, images, pairs, epochs, steps, chips, model, predicted, made
-        )  # fmt: skip
+        )
 
     def made(self, task: TaskName) -> int:
         """Return the epochs of the finished model that training goes on from; 0 where it begins."""

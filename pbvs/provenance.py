@@ -6,30 +6,25 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pbvs
 from pbvs.challenge import SPLITS
-from pbvs.data.cache import stamp_of
+from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.manifest import manifest_path, read_manifest
-from pbvs.errors import PbvsError, damage_ignored
+from pbvs.errors import PbvsError, WriteError, damage_ignored
 from pbvs.files import inside, sha256, write_json
-from pbvs.logs import track
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe
 from pbvs.run import read_metadata
 
 FORMAT = 1
 KEPT = 20  # earlier circumstances that are kept
-AT_ONCE = 256  # files that wait to be read
 PACKAGE = Path(pbvs.__file__).resolve().parent
 _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -41,12 +36,10 @@ def collect(
     device: str = "cpu",
     *,
     root: Path | None = None,
-    previous: Path | None = None,
 ) -> dict[str, Any]:
     """Return all that the predictions depend on, as a JSON value.
 
-    `weights` is the folder of the frozen trunks; `root` adds a digest of every image that the manifests name, which
-    reads them all unless the provenance file `previous` knows the same files with the same sizes and times.
+    `weights` is the folder of the frozen trunks; `root` adds a digest of every image that the manifests name.
     """
     return {
         "format": FORMAT,
@@ -54,7 +47,7 @@ def collect(
         "seed": recipe.seed,
         "code": code(),
         "manifests": manifest_digests(recipe, manifests),
-        "data": None if root is None else data_metadata(recipe, manifests, root, previous),
+        "data": None if root is None else data_metadata(recipe, manifests, root),
         "weights": weight_digests(recipe, weights),
         "packages": package_versions(),
         "python": platform.python_version(),
@@ -69,7 +62,7 @@ def update(
     path: Path, recipe: Recipe, manifests: Path, weights: Path | None = None, device: str = "cpu", *, root: Path | None
 ) -> None:
     """Write what a run is made with; what it was made with before, when that was different, is kept as `earlier`."""
-    metadata = collect(recipe, manifests, weights, device, root=root, previous=path)
+    metadata = collect(recipe, manifests, weights, device, root=root)
     earlier: list[dict[str, Any]] = []
     with damage_ignored():
         before = read_provenance(path)
@@ -125,48 +118,21 @@ def manifest_digests(recipe: Recipe, manifests: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(paths) if path.is_file()}
 
 
-def data_metadata(recipe: Recipe, manifests: Path, root: Path, previous: Path | None = None) -> dict[str, Any]:
+def data_metadata(recipe: Recipe, manifests: Path, root: Path) -> dict[str, Any]:
     """Return count, bytes and one SHA-256 of the images that the recipe's manifests name.
 
-    The digest says nothing of where `root` lies. It is taken over from `previous` where names, sizes and times are
-    those written there.
+    The digest says nothing of where `root` lies. Only images are read that are not known beside the manifests.
     """
     files = (manifests / file for file in manifest_digests(recipe, manifests))
     names = sorted({name for file in files for pair in read_manifest(file) for name in pair.paths})
-    metadata = _file_metadata(root, names)
-    with contextlib.suppress(PbvsError):
-        known = read_provenance(previous).get("data") or {} if previous else {}
-        if known.get("seen") == metadata["seen"] and "digest" in known:
-            return {**metadata, "digest": known["digest"]}
-    return {**metadata, "digest": _content_digest(root, names)}
-
-
-def _file_metadata(root: Path, names: list[str]) -> dict[str, Any]:
-    seen, size = hashlib.sha256(), 0
+    there = {name: path.stat().st_size for name in names if (path := inside(root, name)).is_file()}
+    cache = FileCache(manifests / CACHE_NAME, root)
+    found, total = digests(there, cache), hashlib.sha256()
+    with contextlib.suppress(WriteError):
+        cache.write()
     for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            status = inside(root, name).stat()
-            size += status.st_size
-            seen.update(f"{name}\0{stamp_of(status)}\n".encode())
-    return {"root": str(root), "files": len(names), "bytes": size, "seen": seen.hexdigest()}
-
-
-def _content_digest(root: Path, names: list[str]) -> str:
-    total = hashlib.sha256()
-    for name, digest in track(_hash_all(root, names), "Digest of the images", len(names)):
-        total.update(f"{name}\0{digest}\n".encode())
-    return total.hexdigest()
-
-
-def _hash_all(root: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    def one(name: str) -> tuple[str, str]:
-        """Hash one image."""
-        path = inside(root, name)
-        return name, sha256(path) if path.exists() else "missing"
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(names), AT_ONCE):  # a pool keeps all that it was given until it is asked for
-            yield from pool.map(one, names[start : start + AT_ONCE])
+        total.update(f"{name}\0{found.get(name, 'missing')}\n".encode())
+    return {"root": str(root), "files": len(names), "bytes": sum(there.values()), "digest": total.hexdigest()}
 
 
 def weight_digests(recipe: Recipe, folder: Path | None) -> dict[str, Any]:

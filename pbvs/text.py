@@ -108,9 +108,13 @@ def folded(line: str, width: int, indent: int | None = None) -> list[str]:
     room = width - indent
     line = re.sub(rf"(?<!\S)[^\s/]{{{room + 1},}}(?!\S)", lambda name: shortened(name[0], room), line)
     return textwrap.wrap(
-        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        line,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
         replace_whitespace=False,
-    ) or [""]  # fmt: skip
+    ) or [""]
 
 
 def aligned(rows: Sequence[Sequence[str]], width: int, least: int = 20) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -87,6 +86,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was typed; one that does not exist gets the nearest names."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
             close = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.6)
             hint = f"did you mean {close[0]}?" if close else "`pbvs --help` lists the commands."
             ctx.fail(f"There is no command {args[0]!r}; {hint}")

@@ -38,58 +38,75 @@ def demo_data(folder: Path, seed: int) -> None:
 @options.manifests
 @options.challenge
 @click.option(
-    "--sampling", type=click.Choice(["random", "nearest-date", "all"]), default="random", show_default=True,
+    "--sampling",
+    type=click.Choice(["random", "nearest-date", "all"]),
+    default="random",
+    show_default=True,
     help="How a location's SAR, RGB and IR images are drawn into pairs.",
-)  # fmt: skip
+)
 @click.option(
-    "--pairs-per-location", type=click.IntRange(min=0), default=16, show_default=True,
+    "--pairs-per-location",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
     help="Most pairs of a location and task in an epoch and in validation; 0 is no limit.",
-)  # fmt: skip
+)
 @click.option(
-    "--draw", type=click.Choice(["each-epoch", "once"]), default="each-epoch", show_default=True,
+    "--draw",
+    type=click.Choice(["each-epoch", "once"]),
+    default="each-epoch",
+    show_default=True,
     help="Whether random training pairs are drawn again in each epoch, from all that there are, or once.",
-)  # fmt: skip
+)
 @click.option("--any-base", is_flag=True, help="Pair RGB and IR of a location whatever their base, at random.")
 @click.option("--seed", type=click.IntRange(min=0), default=2024, show_default=True)
 @click.option(
     "--recipe", type=options.RECIPE, help="Take the radiometry of this recipe (a built-in name or a .toml file)."
 )
 @click.option(
-    "--min-overlap", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    "--min-overlap",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
     help="Share of the target that the source must cover.",
-)  # fmt: skip
+)
 @click.option(
-    "--validation-share", type=click.FloatRange(0, 0.9), show_default="as the challenge says",
+    "--validation-share",
+    "share",
+    type=click.FloatRange(0, 0.9),
+    show_default="as the challenge says",
     help="Share of each archive's locations held out for validation.",
-)  # fmt: skip
+)
 @click.option(
-    "--crops-per-scene", type=click.IntRange(min=1), show_default="as the challenge says",
+    "--crops-per-scene",
+    type=click.IntRange(min=1),
+    show_default="as the challenge says",
     help="How many consecutive ids of images without a location are one scene.",
-)  # fmt: skip
+)
 @click.option(
-    "--correct-shift", is_flag=True,
+    "--correct-shift",
+    is_flag=True,
     help="Estimate the shift left between SAR and targets from many pairs; correct it where they agree.",
-)  # fmt: skip
+)
 @options.jobs
 @options.backend
 @click.option("--no-mosaics", is_flag=True, help="Do not prefer a location's mosaics as targets of its SAR.")
-def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices: Any) -> None:
+def build_pairs(
+    root: Path | None, data: Path | None, manifests: Path, challenge: str | None, recipe: str | None, **choices: Any
+) -> None:
     """Pair the images below ROOT (or --data, or PBVS_DATA) into manifests, and say what could not be used."""
+    from dataclasses import fields
+
     from pbvs.data.build import build_pairs as build
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.pairing import Rules
     from pbvs.recipe import load_recipe
 
-    rules = Rules(
-        choices["sampling"], choices["pairs_per_location"], choices["seed"], choices["min_overlap"],
-        not choices["no_mosaics"], choices["draw"], choices["any_base"],
-    )  # fmt: skip
-    summary = build(
-        find_root(root or data, manifests), manifests, challenge=find_challenge(choices["challenge"], manifests),
-        rules=rules, radiometry=load_recipe(choices["recipe"]).radiometry if choices["recipe"] else None,
-        crops_per_scene=choices["crops_per_scene"], share=choices["validation_share"],
-        correct_shift=choices["correct_shift"], jobs=choices["jobs"], backend=choices["backend"],
-    )  # fmt: skip
+    where, known = find_root(root or data, manifests), find_challenge(challenge, manifests)
+    radiometry = load_recipe(recipe).radiometry if recipe else None
+    named = {field.name: choices.pop(field.name) for field in fields(Rules) if field.name in choices}
+    rules = Rules(mosaics=not choices.pop("no_mosaics"), **named)
+    summary = build(where, manifests, rules=rules, radiometry=radiometry, challenge=known, **choices)
     options.echo(f"{summary.images} images; {summary.unused} not used (see {manifests / 'unused.csv'}).")
     rows = [[task, *(str(counts[split]) for split in SPLITS)] for task, counts in summary.pairs.items()]
     options.echo("\n".join(aligned([["task", *SPLITS], *rows], terminal_width())))
@@ -111,9 +128,14 @@ def build_pairs(root: Path | None, data: Path | None, manifests: Path, **choices
 @options.jobs
 @options.backend
 def check_data(
-    root: Path | None, data: Path | None, manifests: Path, challenge: str | None, output: Path | None, no_shift: bool,
+    root: Path | None,
+    data: Path | None,
+    manifests: Path,
+    challenge: str | None,
+    output: Path | None,
+    no_shift: bool,
     **choices: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Show what is below ROOT (or --data, or PBVS_DATA), what is missing and what is wrong: tables and a page."""
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
+from pbvs.devices import use_backend
 from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.text import escaped, folded, listed, shown_width, terminal_width
 
@@ -90,6 +91,8 @@ lpips_net = click.option(
 )
 backend = click.option(
     "--backend",
+    expose_value=False,
+    callback=lambda context, _, name: context.with_resource(use_backend(name)),
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,

@@ -19,6 +19,7 @@ from pbvs.data.intensity import RuleTable, find_rules
 from pbvs.data.manifest import (
     Further,
     Pair,
+    Pairs,
     check_loss,
     is_pair_name,
     join_further,
@@ -50,7 +51,6 @@ from pbvs.recipe import Radiometry
 from pbvs.run import MANIFESTS, locked, read_metadata
 from pbvs.text import table_text
 
-Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 Locations = dict[tuple[str, str], Location]  # by split and name
 Candidates = dict[tuple[tuple[str, str], str], list[Match | Refusal]]  # by split and name of a location, and task
 ORIGINS = {"train": "archive", "val": "held-out", "test": "official"}
@@ -107,10 +107,17 @@ def challenge_of(manifests: Path) -> str:
 
 
 def build_pairs(
-    root: Path, manifests: Path = MANIFESTS, *, rules: Rules | None = None, challenge: str | Path | Challenge = DEFAULT,
-    radiometry: Radiometry | None = None, crops_per_scene: int | None = None, share: float | None = None,
-    correct_shift: bool = False, jobs: int = 1, backend: str = "loky",
-) -> Summary:  # fmt: skip
+    root: Path,
+    manifests: Path = MANIFESTS,
+    *,
+    rules: Rules | None = None,
+    challenge: str | Path | Challenge = DEFAULT,
+    radiometry: Radiometry | None = None,
+    crops_per_scene: int | None = None,
+    share: float | None = None,
+    correct_shift: bool = False,
+    jobs: int = 1,
+) -> Summary:
     """Scan `root`, pair its images and write `<task>_<split>.csv`, catalog.csv, unused.csv and summary.json.
 
     `challenge` says which files are what, and how they are paired. `share` of every archive's locations is held out
@@ -122,21 +129,21 @@ def build_pairs(
     root, manifests = Path(root), Path(manifests)
     chosen = load_challenge(challenge)
     cache = FileCache(manifests / CACHE_NAME, root)
-    catalog = scan(root, cache, jobs, backend, challenge=chosen)
+    catalog = scan(root, cache, jobs, challenge=chosen)
     intensity = find_rules(catalog, (radiometry or Radiometry()).of(chosen))
     builder = Builder(catalog, rules or Rules(), intensity, crops_per_scene, share)
     pairs = {key: unique_names(rows) for key, rows in builder.collect().items()}
     if not any(pairs.values()):
         raise _unpaired(catalog, manifests)
     check_loss(pairs, manifests, root)
-    pairs = _with_digests(pairs, cache, jobs, backend)
+    pairs = _with_digests(pairs, cache, jobs)
     shifts: dict[Group, Shift] = {}
     if correct_shift:
-        shifts = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen)
+        shifts = recorded_shifts(pairs, root, manifests, jobs, challenge=chosen)
         pairs = {key: correct(rows, shifts, challenge=chosen) for key, rows in pairs.items()}
-    inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
+    inputs, modalities = measure(root, pairs, cache, jobs, challenge=chosen)
     summary = _summary(builder, pairs)
-    groups = measure_groups(catalog, intensity, cache, jobs, backend)
+    groups = measure_groups(catalog, intensity, cache, jobs)
     doubts = half_placed(catalog, pairs) + doubts_of(groups, intensity) + warnings_of(inputs)
     summary.warnings += doubts
     summary.details["doubts"] = doubts
@@ -169,10 +176,10 @@ def _holds(file: Path, text: str) -> bool:
     return file.is_file() and file.read_bytes() == text.encode()
 
 
-def _with_digests(pairs: Pairs, cache: FileCache, jobs: int, backend: str) -> Pairs:
+def _with_digests(pairs: Pairs, cache: FileCache, jobs: int) -> Pairs:
     """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
     paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in pair.paths)
-    found = {"": "", **digests(paths, cache, jobs, backend)}
+    found = {"": "", **digests(paths, cache, jobs)}
 
     def told(pair: Pair) -> Pair:
         further = join_further(image._replace(digest=found[image.path]) for image in pair.more)
@@ -421,22 +428,34 @@ class Builder:
     def pair(self, match: Match, task: str, split: str, location: str, origin: str, limit: str = "") -> Pair:
         """Return the manifest's row of a match."""
         source, target, alignment, overlap, further = match
-        return Pair(
-            pair_name(location, source.id, target.id), task, split, location, source.path, target.path,
-            source.info.date, target.info.date, origin, alignment, f"{overlap:.4f}", self.intensity.rule(source),
-            self.intensity.rule(target), ground=self.ground.get(location, location), limit=limit,
-            further=self._join(further),
-        )  # fmt: skip
-
-    def _join(self, stacked: Iterable[tuple[Entry, str]]) -> str:
-        return join_further(Further(entry.path, self.intensity.rule(entry), how) for entry, how in stacked)
+        return replace(
+            self.input(source, task, split, further),
+            name=pair_name(location, source.id, target.id),
+            location=location,
+            target=target.path,
+            target_date=target.info.date,
+            origin=origin,
+            alignment=alignment,
+            overlap=f"{overlap:.4f}",
+            target_rule=self.intensity.rule(target),
+            ground=self.ground.get(location, location),
+            limit=limit,
+        )
 
     def input(self, entry: Entry, task: str, split: str, stacked: Iterable[tuple[Entry, str]] = ()) -> Pair:
         """Return the manifest's row of an input whose target is not known; its name is its id, below its location."""
         return Pair(
-            input_name(entry), task, split, entry.info.location, entry.path, source_date=entry.info.date,
-            origin="official", alignment="none", source_rule=self.intensity.rule(entry), further=self._join(stacked),
-        )  # fmt: skip
+            input_name(entry),
+            task,
+            split,
+            entry.info.location,
+            entry.path,
+            source_date=entry.info.date,
+            origin="official",
+            alignment="none",
+            source_rule=self.intensity.rule(entry),
+            further=join_further(Further(each.path, self.intensity.rule(each), how) for each, how in stacked),
+        )
 
 
 def input_name(entry: Entry) -> str:

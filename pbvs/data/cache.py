@@ -109,7 +109,7 @@ def _load(path: Path) -> dict[Key, tuple[str, str]]:
     return dict(zip(map(Key, kinds, paths), zip(stamps, values, strict=True), strict=True))
 
 
-def digests(paths: Iterable[str], cache: FileCache, jobs: int = 1, backend: str = "loky") -> dict[str, str]:
+def digests(paths: Iterable[str], cache: FileCache, jobs: int = 1) -> dict[str, str]:
     """Return the SHA-256 of images by their paths below the cache's root; only what is not known is read.
 
     Raises ReadError naming the first image that is gone or cannot be read.
@@ -117,7 +117,7 @@ def digests(paths: Iterable[str], cache: FileCache, jobs: int = 1, backend: str 
     stamps = {path: cache.stamp(path) for path in paths}
     found = {path: cache.get(DIGEST, path, stamp) or "" for path, stamp in stamps.items()}
     missing = [path for path, digest in found.items() if len(digest) != 64]
-    results = in_chunks(partial(_digests, cache.root), missing, jobs, backend)
+    results = in_chunks(partial(_digests, cache.root), missing, jobs)
     for path, digest in zip(missing, track(results, "reading contents", len(missing), unit="image"), strict=True):
         cache.put(DIGEST, path, stamps[path], digest)
         found[path] = digest

@@ -163,9 +163,9 @@ def file_key(path: str) -> tuple[str, int, str]:
 # --- The scan: every image below a data root, and what is not usable, and why.
 
 CATALOG_COLUMNS = (
-    "path", "modality", "source", "location", "role", "split", "task", "base", "date",
-    "width", "height", "bands", "dtype", "crs", "transform", "nodata",
-)  # fmt: skip
+    *("path", "modality", "source", "location", "role", "split", "task", "base", "date"),
+    *("width", "height", "bands", "dtype", "crs", "transform", "nodata"),
+)
 HEADER = "header 3 " + " ".join(Header._fields)  # raise the number when one of them means something else
 
 
@@ -226,9 +226,13 @@ class Catalog:
 
 
 def scan(
-    root: Path, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky", *,
-    challenge: Challenge | None = None, strict: bool = True,
-) -> Catalog:  # fmt: skip
+    root: Path,
+    cache: FileCache | None = None,
+    jobs: int = 1,
+    *,
+    challenge: Challenge | None = None,
+    strict: bool = True,
+) -> Catalog:
     """Walk `root` and read every image's header, `jobs` at a time.
 
     `cache` remembers headers as long as an image's size and times stay what they were. An image or folder that cannot
@@ -243,7 +247,7 @@ def scan(
     if any(not file.path.endswith(".png") for file, _ in located):
         check_proj()
     known = cache or FileCache(None, root)
-    headers = _read(root, [file for file, _ in located], known, jobs, backend)
+    headers = _read(root, [file for file, _ in located], known, jobs)
     for (file, info), header in zip(located, headers, strict=True):
         if isinstance(header, ReadError):
             catalog.fail(file.path, header)
@@ -284,12 +288,12 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
     return located
 
 
-def _read(root: Path, files: list[Found], known: FileCache, jobs: int, backend: str) -> list[Header | str | ReadError]:
+def _read(root: Path, files: list[Found], known: FileCache, jobs: int) -> list[Header | str | ReadError]:
     """Return each file's header, or the reason why it has none; only what the cache does not know is read."""
     found = [_decoded(known.get(HEADER, file.path, file.stamp)) for file in files]
     missing = [index for index, header in enumerate(found) if header is None]
     work = [(files[index].path, files[index].size, files[index].alone) for index in missing]
-    read = track(in_chunks(partial(read_headers, root), work, jobs, backend), "reading headers", len(work))
+    read = track(in_chunks(partial(read_headers, root), work, jobs), "reading headers", len(work))
     for index, header in zip(missing, read, strict=True):
         found[index] = header
         if not isinstance(header, ReadError):
@@ -390,11 +394,8 @@ def catalog_tables(folder: Path, catalog: Catalog) -> dict[Path, DataFrame]:
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:
-    info, header = entry.info, entry.header
-    transform = " ".join(map(repr, header.transform))
-    nodata = "" if header.nodata is None else header.nodata
-    return (
-        entry.path, info.modality, info.source, info.location, info.role, info.split, info.task,
-        info.base or entry.stem, info.date, header.width, header.height, header.bands, header.dtype, header.crs,
-        transform, nodata,
-    )  # fmt: skip
+    row = {**entry.info._asdict(), **entry.header._asdict(), "path": entry.path}
+    row["base"] = row["base"] or entry.stem
+    row["transform"] = " ".join(map(repr, row["transform"]))
+    row["nodata"] = "" if row["nodata"] is None else row["nodata"]
+    return tuple(row[column] for column in CATALOG_COLUMNS)

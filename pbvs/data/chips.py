@@ -64,9 +64,8 @@ class Work(NamedTuple):
 
 
 def prepare(
-    pairs: Sequence[Pair], root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, jobs: int = 1,
-    backend: str = "loky",
-) -> list[Prepared]:  # fmt: skip
+    pairs: Sequence[Pair], root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, jobs: int = 1
+) -> list[Prepared]:
     """Prepare every pair that is not in the cache yet, `jobs` at a time; return them in the pairs' order.
 
     Pairs whose images are damaged or bad come back with their reason. Raises WriteError when the cache cannot be
@@ -75,7 +74,7 @@ def prepare(
     """
     sweep(cache)
     table = FileCache(cache / "digests.csv", root)
-    found = digests({path: None for pair in pairs for path in pair.paths}, table, jobs, backend)
+    found = digests({path: None for pair in pairs for path in pair.paths}, table, jobs)
     table.write()
     check_unchanged(pairs, found)
     work = [
@@ -83,7 +82,7 @@ def prepare(
         for pair in pairs
     ]
     job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
-    stream = track(in_chunks(job, work, jobs, backend, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
+    stream = track(in_chunks(job, work, jobs, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
     prepared = list(stream)
     make_room(cache, {item.file for item in prepared})
     return prepared

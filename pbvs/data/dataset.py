@@ -54,10 +54,20 @@ class ChipDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], root: Path, radiometry: Radiometry | None = None, chips: Chips | None = None, *,
-        size: int, seed: int, augmentation: Augmentation | None = None, cache: Path, jobs: int = 1,
-        sampling: Sampling | None = None, backend: str = "loky", epochs: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        pairs: Sequence[Pair],
+        root: Path,
+        radiometry: Radiometry | None = None,
+        chips: Chips | None = None,
+        *,
+        size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        cache: Path,
+        jobs: int = 1,
+        sampling: Sampling | None = None,
+        epochs: int = 0,
+    ) -> None:
         """Prepare the pairs' chips in `cache`; raise PbvsError when none of them can be used."""
         self.size, self.seed, self.augmentation = size, seed, augmentation
         self.sampling = sampling or Sampling(policy="all", pairs_per_location=0)
@@ -69,7 +79,7 @@ class ChipDataset(Dataset[Sample]):
         self._windows = chips.mode == "windows"
         self._cache = cache
         self._prepare = partial(
-            prepare, root=root, radiometry=radiometry, chips=chips, size=size, cache=cache, jobs=jobs, backend=backend
+            prepare, root=root, radiometry=radiometry, chips=chips, size=size, cache=cache, jobs=jobs
         )
         self.items: list[Item] = []
         self._items_of: dict[int, list[int]] = {}  # by the pair's index; of one left out none

@@ -117,10 +117,8 @@ def png_header(path: Path, size: int, alone: bool = False) -> Header:
     check_size(path, width, height)
     dtype, photometric = "uint16" if depth == 16 else "uint8", "palette" if kind == 3 else ""
     where = from_side_files(SideFiles() if alone else read_side_files(path), width, height)
-    return Header(
-        width, height, _PNG_BANDS[kind], dtype, where.crs, where.transform, photometric=photometric,
-        alpha=_PNG_ALPHA.get(kind, 0), gcps=where.gcps, origin=where.origin,
-    )  # fmt: skip
+    shown: dict[str, Any] = {"photometric": photometric, "alpha": _PNG_ALPHA.get(kind, 0)}
+    return Header(width, height, _PNG_BANDS[kind], dtype, **shown, **where._asdict())
 
 
 def _find_png_end(handle: int, size: int) -> None:
@@ -164,9 +162,21 @@ def header_of(file: Any, path: Path, alone: bool = False) -> Header:
     bits = 0 if photometric == "palette" else _bits(file)
     colours = () if photometric else _colours(file, numbers)
     return Header(
-        width, height, bands, file.dtypes[0], where.crs, where.transform, nodata, bits, photometric, colours, alpha,
-        pages, orientation, _scales(file, numbers), where.gcps, where.origin, extra,
-    )  # fmt: skip
+        width,
+        height,
+        bands,
+        file.dtypes[0],
+        nodata=nodata,
+        bits=bits,
+        photometric=photometric,
+        colours=colours,
+        alpha=alpha,
+        pages=pages,
+        orientation=orientation,
+        scales=_scales(file, numbers),
+        extra_pages=extra,
+        **where._asdict(),
+    )
 
 
 def _side_files(file: Any, path: Path) -> SideFiles:

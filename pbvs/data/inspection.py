@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
-from pbvs.data.build import Builder, Pairs, half_placed
+from pbvs.data.build import Builder, half_placed
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, natural_key, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
 from pbvs.data.intensity import Group, RuleTable, find_rules, group_of
+from pbvs.data.manifest import Pairs
 from pbvs.data.pairing import Rules
 from pbvs.data.registration import Shift, group_name, recorded_shifts
 from pbvs.data.split import describe_ground
@@ -82,9 +83,14 @@ class Inspection:
 
 
 def inspect_data(
-    root: Path, manifests: Path | None = None, *, challenge: str | Path | Challenge = DEFAULT,
-    rules: Rules | None = None, shifts: bool = True, jobs: int = 1, backend: str = "loky",
-) -> Inspection:  # fmt: skip
+    root: Path,
+    manifests: Path | None = None,
+    *,
+    challenge: str | Path | Challenge = DEFAULT,
+    rules: Rules | None = None,
+    shifts: bool = True,
+    jobs: int = 1,
+) -> Inspection:
     """Look at everything below `root`; nothing is written but the memory of headers beside the manifests.
 
     `shifts=False` does not measure the misregistration, which takes the longest: what was measured of the same pairs
@@ -92,29 +98,35 @@ def inspect_data(
     """
     cache = FileCache(manifests and manifests / CACHE_NAME, root)
     chosen = load_challenge(challenge)
-    catalog = scan(root, cache, jobs, backend, challenge=chosen, strict=False)
+    catalog = scan(root, cache, jobs, challenge=chosen, strict=False)
     intensity = find_rules(catalog, Radiometry().of(chosen))
     builder = Builder(catalog, rules or Rules(), intensity)
     pairs = builder.collect()
-    inputs, modalities = measure(root, pairs, cache, jobs, backend, challenge=chosen)
-    found = recorded_shifts(pairs, root, manifests, jobs, backend, challenge=chosen, measure=shifts)
+    inputs, modalities = measure(root, pairs, cache, jobs, challenge=chosen)
+    found = recorded_shifts(pairs, root, manifests, jobs, challenge=chosen, measure=shifts)
     archives = _archives(catalog, builder.held_out)
-    leaks = find_leaks(catalog, cache, jobs, backend)
+    leaks = find_leaks(catalog, cache, jobs)
     said = [f"{len(leaks)} official inputs are among the training images too; scores on them say nothing."]
-    figures = measure_groups(catalog, intensity, cache, jobs, backend)
+    figures = measure_groups(catalog, intensity, cache, jobs)
     cache.check_at_rest()
     cache.write()
     return Inspection(
-        catalog, intensity, pairs, archives, _groups(catalog, intensity, figures), inputs, modalities,
+        catalog,
+        intensity,
+        pairs,
+        archives,
+        _groups(catalog, intensity, figures),
+        inputs,
+        modalities,
         shifts={group_name(group): shift for group, shift in found.items()},
         missing=_missing(archives, pairs, catalog),
         ground=describe_ground(builder.neighbours, builder.held_out, builder.between),
         wrong=sorted(set(catalog.unused)) + leaks,
         warnings=half_placed(catalog, pairs) + doubts_of(figures, intensity) + warnings_of(inputs) + said[: len(leaks)],
-    )  # fmt: skip
+    )
 
 
-def find_leaks(catalog: Catalog, cache: FileCache, jobs: int = 1, backend: str = "loky") -> list[tuple[str, str]]:
+def find_leaks(catalog: Catalog, cache: FileCache, jobs: int = 1) -> list[tuple[str, str]]:
     """Return the official inputs that are byte for byte a training image; training on those is against the rules.
 
     Only files of one size and header are read. Raises ReadError naming the first that cannot be.
@@ -123,7 +135,7 @@ def find_leaks(catalog: Catalog, cache: FileCache, jobs: int = 1, backend: str =
     for entry in catalog.entries:
         alike[entry.size, entry.header].append(entry)
     asked = [e for group in alike.values() if len({e.info.role == "input" for e in group}) > 1 for e in group]
-    found = digests([entry.path for entry in asked], cache, jobs, backend)
+    found = digests([entry.path for entry in asked], cache, jobs)
     training = {found[entry.path]: entry.path for entry in asked if entry.info.role != "input"}
     inputs = [(entry.path, found[entry.path]) for entry in asked if entry.info.role == "input"]
     return sorted((path, f"byte for byte the training image {training[d]}") for path, d in inputs if d in training)
@@ -169,11 +181,15 @@ def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brig
     for group, headers in sorted(members.items()):
         placed = Counter(_placed(header) for header in headers)
         rows.append(
-            GroupFigures( *group, images=len(headers), rule=intensity.rules[group],
-            figures=figures.get(group) or Brightness(np.zeros(BINS)),
-            systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
-            placed=", ".join(f"{how} {count}" for how, count in placed.most_common()), )
-        )  # fmt: skip
+            GroupFigures(
+                *group,
+                images=len(headers),
+                rule=intensity.rules[group],
+                figures=figures.get(group) or Brightness(np.zeros(BINS)),
+                systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
+                placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
+            )
+        )
     return rows
 
 

@@ -76,6 +76,9 @@ class Pair:
         return tuple(path for path, _ in self.files)
 
 
+Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
+
+
 def join_further(images: Iterable[Further]) -> str:
     """Return images as the column `further` holds them: ASCII, safe for any path; empty for none."""
     rows = [list(image) for image in images]
@@ -195,9 +198,7 @@ def pairs_digest(pairs: Iterable[Pair]) -> str:
     return total.hexdigest()
 
 
-def check_content(
-    pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int = 1, backend: str = "loky", *, there: bool = False
-) -> None:
+def check_content(pairs: Sequence[Pair], root: Path, manifests: Path, jobs: int = 1, *, there: bool = False) -> None:
     """Raise PbvsError when an image below `root` is not what it was when the manifests were made.
 
     Only images are read whose size or times have changed since they were last. Raises ReadError naming an image that
@@ -207,7 +208,7 @@ def check_content(
     cache = FileCache(manifests / CACHE_NAME, root)
     paths = dict.fromkeys(path for pair in told for path in pair.paths)
     asked = [path for path in paths if not there or inside(root, path).is_file()]
-    check_unchanged(told, digests(asked, cache, jobs, backend))
+    check_unchanged(told, digests(asked, cache, jobs))
     with contextlib.suppress(WriteError):  # a folder of someone else's: only slower the next time
         cache.write()
 
@@ -238,7 +239,7 @@ def check_unchanged(pairs: Iterable[Pair], found: Mapping[str, str]) -> None:
                 raise ReadError(f"{path} has changed since the manifests were made; run `pbvs build-pairs` again.")
 
 
-def check_loss(pairs: Mapping[tuple[str, str], Sequence[Pair]], manifests: Path, root: Path) -> None:
+def check_loss(pairs: Pairs, manifests: Path, root: Path) -> None:
     """Raise PbvsError when a split of a task has no pairs any more that has some in the manifests: half a mount."""
     for key, rows in pairs.items():
         before, path = list[Pair](), manifest_path(manifests, *key)

@@ -9,7 +9,7 @@ stays where it is without any quarter of the pairs, and when most pairs gain by 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.catalog import PathReader
-from pbvs.data.manifest import Pair, join_further, pairs_digest
+from pbvs.data.manifest import Pair, Pairs, join_further, pairs_digest
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data
 from pbvs.files import read_record, write_json
@@ -108,11 +108,15 @@ def estimate(surfaces: Sequence[Surface]) -> Shift | None:
     down, across = _peak(mean)
     without = [_peak(np.delete(equal, np.s_[start::FOLDS], axis=0).mean(axis=0)) for start in range(FOLDS)]
     return Shift(
-        down=down, across=across, pairs=len(surfaces), information=float(stack[:, row, column].mean()),
-        unshifted=float(stack[:, reach, reach].mean()), sharpness=_sharpness(mean, int(row), int(column)),
+        down=down,
+        across=across,
+        pairs=len(surfaces),
+        information=float(stack[:, row, column].mean()),
+        unshifted=float(stack[:, reach, reach].mean()),
+        sharpness=_sharpness(mean, int(row), int(column)),
         spread=max(float(np.hypot(y - down, x - across)) for y, x in without),
         gaining=float((stack[:, row, column] > stack[:, reach, reach]).mean()),
-    )  # fmt: skip
+    )
 
 
 def _smooth(band: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -193,7 +197,7 @@ Group = tuple[str, str, str]  # task, archive, location (empty for the archive a
 
 
 def find_shifts(
-    pairs: Sequence[Pair], root: Path, jobs: int = 1, backend: str = "loky", *, challenge: Challenge | None = None
+    pairs: Sequence[Pair], root: Path, jobs: int = 1, *, challenge: Challenge | None = None
 ) -> dict[Group, Shift]:
     """Return the shift of each group of radar pairs with targets that is large enough to tell one.
 
@@ -203,7 +207,7 @@ def find_shifts(
     groups = _groups(pairs, PathReader(challenge))
     chosen = [(group, pair) for group, members in groups.items() for pair in evenly_spaced(members, SAMPLED)]
     work = partial(_surfaces, root, Radiometry().of(challenge))
-    found = in_chunks(work, [pair for _, pair in chosen], jobs, backend, few=16, chunk=4)
+    found = in_chunks(work, [pair for _, pair in chosen], jobs, few=16, chunk=4)
     surfaces: dict[Group, list[Surface]] = defaultdict(list)
     progress = track(found, "measuring misregistration", len(chosen), unit="pair")
     for (group, _), surface in zip(chosen, progress, strict=True):
@@ -217,9 +221,8 @@ RECORD = "misregistration.json"  # beside the manifests
 
 
 def recorded_shifts(
-    pairs: Mapping[tuple[str, str], Sequence[Pair]], root: Path, manifests: Path | None, jobs: int = 1,
-    backend: str = "loky", *, challenge: Challenge | None = None, measure: bool = True,
-) -> dict[Group, Shift]:  # fmt: skip
+    pairs: Pairs, root: Path, manifests: Path | None, jobs: int = 1, *, challenge: Challenge, measure: bool = True
+) -> dict[Group, Shift]:
     """Return the shifts of `find_shifts` and write them beside the manifests.
 
     Without `measure` return those written there for the same pairs; none where there are none.
@@ -230,7 +233,7 @@ def recorded_shifts(
     path, made_from = manifests and manifests / RECORD, pairs_digest(every)
     if not measure:
         return _read_record(path, made_from) if path is not None and path.is_file() else {}
-    shifts = find_shifts(every, root, jobs, backend, challenge=challenge)
+    shifts = find_shifts(every, root, jobs, challenge=challenge)
     if path is not None:
         groups = [[*group, shift.as_json()] for group, shift in shifts.items()]
         write_json(path, {"made_from": made_from, "groups": groups})

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pbvs.challenge import Challenge, Modality, load_challenge
+from pbvs.challenge import Challenge, Modality
 from pbvs.data.cache import FileCache
 from pbvs.data.catalog import Catalog, Entry
 from pbvs.data.formats import gdal
 from pbvs.data.images import read_samples
 from pbvs.data.intensity import Group, RuleTable, bands_of, clipped_share, group_of, holds_data, to_unit
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, Pairs
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data
 from pbvs.files import inside
@@ -87,14 +87,12 @@ Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness
 
 
 def measure(
-    root: Path, pairs: Mapping[tuple[str, str], Sequence[Pair]], cache: FileCache | None = None, jobs: int = 1,
-    backend: str = "loky", *, challenge: Challenge | None = None,
-) -> tuple[Table, Table]:  # fmt: skip
+    root: Path, pairs: Pairs, cache: FileCache | None = None, jobs: int = 1, *, challenge: Challenge
+) -> tuple[Table, Table]:
     """Return the brightness by task's inputs and by modality, each by split, from a sample of every manifest.
 
     `cache` remembers what was measured as long as the images stay what they were.
     """
-    challenge = challenge or load_challenge()
     tasks = challenge.tasks
     wants = {
         (key, role): _sample(rows, role, getattr(tasks[key[0]], role))
@@ -102,7 +100,7 @@ def measure(
         for role in ("source", "target")
     }
     every = sorted({want for group in wants.values() for want in group})
-    figures = _figures(root, every, cache or FileCache(None, root), jobs, backend, challenge)
+    figures = _figures(root, every, cache or FileCache(None, root), jobs, challenge)
     inputs: Table = {}
     modalities: Table = {}
     for ((task, split), role), group in wants.items():
@@ -115,7 +113,7 @@ def measure(
 
 
 def measure_groups(
-    catalog: Catalog, intensity: RuleTable, cache: FileCache | None = None, jobs: int = 1, backend: str = "loky"
+    catalog: Catalog, intensity: RuleTable, cache: FileCache | None = None, jobs: int = 1
 ) -> dict[Group, Brightness]:
     """Return the brightness of each archive's modalities by the type of their samples, from a few images of each."""
     members: dict[Group, list[Entry]] = defaultdict(list)
@@ -127,7 +125,7 @@ def measure_groups(
     }
     every = [want for chosen in wants.values() for want in chosen]
     cache = cache or FileCache(None, catalog.root)
-    figures = _figures(catalog.root, every, cache, jobs, backend, catalog.challenge)
+    figures = _figures(catalog.root, every, cache, jobs, catalog.challenge)
     groups: dict[Group, Brightness] = {}
     for group, chosen in wants.items():
         for found in (figures[want] for want in chosen if want in figures):
@@ -184,12 +182,12 @@ def _add(table: dict[K, Brightness], key: K, found: Figures) -> None:
 
 
 def _figures(
-    root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, backend: str, challenge: Challenge
+    root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, challenge: Challenge
 ) -> dict[Want, Figures]:
     stamps = {want: cache.stamp(want.path) for want in wants}
     known = {want: _counts(cache.get(_kind_of(want), want.path, stamps[want])) for want in wants}
     missing = [want for want, counts in known.items() if counts is None]
-    found = in_chunks(partial(_histograms, root, challenge), missing, jobs, backend, few=64, chunk=16)
+    found = in_chunks(partial(_histograms, root, challenge), missing, jobs, few=64, chunk=16)
     for want, counts in zip(missing, track(found, "measuring brightness", len(missing)), strict=True):
         known[want] = counts
         if counts is not None:

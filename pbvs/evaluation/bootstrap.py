@@ -24,24 +24,16 @@ Values = Mapping[str, Sequence[float]]  # location -> one value an image
 Floats = NDArray[np.float64]
 
 
-def interval(values_by_location: Values, seed: int, n: int = DRAWS, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of the mean over all images; None with fewer than three locations, which say little of it.
-
-    The same values and seed give the same interval, whatever the order of the locations.
-
-    >>> interval({"a": [0.2], "b": [0.2, 0.2], "c": [0.2]}, seed=1)
-    (0.2, 0.2)
-    """
-    return combined_interval({"": values_by_location}, seed, n, level)
-
-
 def combined_interval(
     tasks: Mapping[str, Values], seed: int, n: int = DRAWS, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """Return the interval of the mean over the tasks of each task's mean over its images.
 
     A location is drawn for all tasks at once, since its images serve several of them. None where a task has fewer than
-    three locations.
+    three locations, which say little of it. The same values and seed give the same interval, whatever their order.
+
+    >>> combined_interval({"sar2eo": {"a": [0.2], "b": [0.2, 0.2], "c": [0.2]}}, seed=1)
+    (0.2, 0.2)
     """
     used = {task: {place: values for place, values in found.items() if len(values)} for task, found in tasks.items()}
     fewest = min((len(found) for found in used.values()), default=0)

@@ -237,13 +237,8 @@ def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Di
     )
 
 
-def largest(comparison: Comparison, task: str, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the `count` images of a task that got better the most, and those that got worse the most."""
-    found = comparison.changes[comparison.changes["task"] == task]
-    return _moved(found, comparison.combined.higher_is_better, count)
-
-
-def _moved(changes: pd.DataFrame, rises: bool, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def largest(changes: pd.DataFrame, rises: bool, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the `count` images that got better the most, and those that got worse the most."""
     gain = changes["difference"] * (1 if rises else -1)
     return changes[gain > SAME].head(count), changes[gain < -SAME].iloc[::-1].head(count)
 
@@ -301,7 +296,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int =
         "",
         *aligned([head, *map(_row, comparison.rows)], width),
     ]
-    better, worse = _moved(comparison.changes, rises, examples)
+    better, worse = largest(comparison.changes, rises, examples)
     for heading, changes in (("Got better the most:", better), ("Got worse the most:", worse)):
         lines += ["", heading] if len(changes) else []
         for row in changes.to_dict("records"):

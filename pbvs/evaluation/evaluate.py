@@ -90,9 +90,20 @@ def score(
         if not tasks:
             raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
         summary, tables = measure_tasks(
-            found.name, split, tasks, rule, recipe, challenge, weights=weights, device=device, jobs=jobs, batch=batch,
-            fid=fid, cache=cache, baselines=baselines,
-        )  # fmt: skip
+            found.name,
+            split,
+            tasks,
+            rule,
+            recipe,
+            challenge,
+            weights=weights,
+            device=device,
+            jobs=jobs,
+            batch=batch,
+            fid=fid,
+            cache=cache,
+            baselines=baselines,
+        )
         summary["made_from"] = score_sources(found, split, tables)
         scored = [name for name in tables if summary["tasks"][name]["images"]]
         summary["notes"] += training_notes(found, split, scored)

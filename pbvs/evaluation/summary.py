@@ -125,11 +125,6 @@ def task_summary(judge: Judge, scores: TaskScores | None, whole: bool = True) ->
     return found
 
 
-def _location(judge: Judge, rows: pd.DataFrame) -> dict[str, Any]:
-    own = means(judge, rows)
-    return {"images": len(rows), **own, "score": task_score(judge.protocol, rows, own)}
-
-
 def means(judge: Judge, rows: pd.DataFrame) -> dict[str, float | None]:
     """Return the mean of each metric over some images."""
     return {name: mean(rows[name]) if name in rows else None for name in judge.columns}

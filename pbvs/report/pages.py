@@ -214,17 +214,22 @@ def write_data_page(inspection: Inspection, path: Path) -> Path:
 def render_data(inspection: Inspection) -> str:
     """Return the page as HTML; everything that comes from the data is escaped."""
     return render(
-        "data.html", inspection.catalog.challenge, title=f"Data in {inspection.catalog.root.resolve().name}",
-        found=inspection, columns=list(inspection.catalog.challenge.modalities),
+        "data.html",
+        inspection.catalog.challenge,
+        title=f"Data in {inspection.catalog.root.resolve().name}",
+        found=inspection,
+        columns=list(inspection.catalog.challenge.modalities),
         titles={name: inspection.catalog.challenge.title_of(name) for name in inspection.catalog.challenge.modalities},
-        counts=inspection.counts(), groups=[(group, _drawn(group)) for group in inspection.groups],
-        reasons=group_reasons(inspection.wrong), listed=LISTED,
+        counts=inspection.counts(),
+        groups=[(group, _drawn(group)) for group in inspection.groups],
+        reasons=group_reasons(inspection.wrong),
+        listed=LISTED,
         maps=[map_of(archive.name, cluster) for archive in inspection.archives for cluster in clusters(archive.points)],
         world=world_of(inspection.archives),
         histograms=[plot(name.upper(), splits) for name, splits in inspection.modalities.items()],
         input_histograms=[plot(name, splits) for name, splits in inspection.inputs.items()],
         strips=thumbnails(inspection),
-    )  # fmt: skip
+    )
 
 
 def clusters(points: Sequence[MapPoint]) -> list[list[MapPoint]]:

@@ -10,7 +10,6 @@ import io
 import re
 import stat
 import struct
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -34,9 +33,9 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar",
 ARCHIVE_HEADS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 # What zipfile raises for damaged bytes; a strange method or version is a NotImplementedError, a RuntimeError.
 FAILURES = (
-    BadZipFile, zipfile.LargeZipFile, RuntimeError, ValueError, ArithmeticError, LookupError, EOFError, OSError,
-    struct.error, zlib.error,
-)  # fmt: skip
+    *(BadZipFile, RuntimeError, ValueError, ArithmeticError, LookupError),
+    *(EOFError, OSError, struct.error, zlib.error),
+)
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 

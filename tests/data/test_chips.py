@@ -15,6 +15,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.chips import Prepared, bad_chip, prepare
 from pbvs.data.dataset import ChipDataset
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.devices import use_backend
 from pbvs.errors import PbvsError
 from pbvs.recipe import Augmentation, Chips, Radiometry, Sampling
 from tests.data.conftest import Tree
@@ -79,7 +80,8 @@ def test_a_changed_image_or_rule_is_prepared_anew(pairs: list[Pair], tree: Tree,
 def test_jobs_and_backends_change_nothing(pairs: list[Pair], demo: Path, tmp_path: Path, backend: str) -> None:
     many = (pairs * 12)[:36]
     one = prepare(many, demo, Radiometry(), Chips(), 64, tmp_path / "one")
-    two = prepare(many, demo, Radiometry(), Chips(), 64, tmp_path / "two", 2, backend)
+    with use_backend(backend):
+        two = prepare(many, demo, Radiometry(), Chips(), 64, tmp_path / "two", 2)
     assert [item.file.name for item in one] == [item.file.name for item in two]
     assert one[0].file.read_bytes() == two[0].file.read_bytes()
 

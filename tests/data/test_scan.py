@@ -13,7 +13,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.cache import CACHE_NAME, FileCache
 from pbvs.data.catalog import scan
 from pbvs.data.headers import Header, read_header
-from pbvs.devices import in_chunks
+from pbvs.devices import in_chunks, use_backend
 from pbvs.errors import UsageError
 from tests.data.conftest import Tree
 from tests.data.full_size import write_full_size
@@ -90,12 +90,14 @@ def test_a_damaged_memory_is_only_forgotten(tree: Tree, tmp_path: Path, text: st
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_jobs_and_backends_find_the_same(small_full: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pbvs.devices.FEW", 1)
-    assert scan(small_full, None, 2, backend).entries == scan(small_full).entries
+    with use_backend(backend):
+        assert scan(small_full, None, 2).entries == scan(small_full).entries
 
 
 def test_results_come_in_order_in_whatever_chunks() -> None:
-    for chunk in (1, 7, 1000):
-        assert list(in_chunks(doubled, range(100), 2, "threading", few=1, chunk=chunk)) == list(range(0, 200, 2))
+    with use_backend("threading"):
+        for chunk in (1, 7, 1000):
+            assert list(in_chunks(doubled, range(100), 2, few=1, chunk=chunk)) == list(range(0, 200, 2))
 
 
 def doubled(numbers: range) -> list[int]:
@@ -106,8 +108,8 @@ def test_dask_that_is_not_installed_is_one_sentence() -> None:
     try:
         importlib.import_module("distributed")
     except ImportError:
-        with pytest.raises(UsageError, match="dask"):
-            list(in_chunks(doubled, range(10), 2, "dask", few=1))
+        with use_backend("dask"), pytest.raises(UsageError, match="dask"):
+            list(in_chunks(doubled, range(10), 2, few=1))
     else:
         pytest.skip("dask is installed here")
 

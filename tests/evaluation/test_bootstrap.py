@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pbvs.evaluation.bootstrap import combined_interval, interval
+from pbvs.evaluation.bootstrap import DRAWS, Values, combined_interval
+
+
+def interval(values: Values, seed: int, n: int = DRAWS) -> tuple[float, float] | None:
+    return combined_interval({"": values}, seed, n)
 
 
 def places(count: int, each: int, spread: float) -> dict[str, list[float]]:

@@ -159,7 +159,7 @@ def test_nothing_in_common_and_nothing_scored_are_sentences(scored: Make, tmp_pa
 def test_the_largest_changes_come_first(scored: Make) -> None:
     old = {f"p{i}-{i}": 0.5 for i in range(6)}
     new = dict(zip(old, (0.4, 0.1, 0.5, 0.9, 0.6, 0.5), strict=True))
-    better, worse = largest(compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new})), "sar2eo", 3)
+    better, worse = largest(compare(scored("old", {"sar2eo": old}), scored("new", {"sar2eo": new})).changes, False, 3)
     assert better["name"].tolist() == ["p1-1", "p0-0"]
     assert worse["name"].tolist() == ["p3-3", "p4-4"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pbvs.evaluation.bootstrap import interval
+from pbvs.evaluation.bootstrap import DRAWS, Values, combined_interval
 
 pytestmark = pytest.mark.slow
 TIMES, TRUTH = 1000, 0.3
@@ -19,6 +19,10 @@ KINDS: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
     "exponential": lambda rng, count: rng.exponential(1, count) - 1,
     "lognormal": lambda rng, count: (rng.lognormal(0, 1, count) - np.e**0.5) / ((np.e - 1) * np.e) ** 0.5,
 }
+
+
+def interval(values: Values, seed: int, n: int = DRAWS) -> tuple[float, float] | None:
+    return combined_interval({"": values}, seed, n)
 
 
 def scene(rng: np.random.Generator, kind: str, count: int, truth: float) -> dict[str, list[float]]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbvs import provenance
 from pbvs.data.manifest import Pair, read_manifest, write_manifest
 from pbvs.evaluation.evaluate import table_of_rows
 from pbvs.evaluation.reading import Images
@@ -100,18 +99,6 @@ def test_a_image_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
     now, _, inspection = _grown(read)
     assert len(inspection.images["rgb2ir"]) == 1000 and inspection.images["rgb2ir"][999].stats.mean == (7.0,)
     assert now / 1000 < 2000  # bytes: 200 MB for 100,000 images
-
-
-def test_images_wait_to_be_hashed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "sha256", lambda path: "0")
-    names = [f"{number}.png" for number in range(ROWS)]
-
-    def work() -> int:
-        return sum(1 for _ in provenance._hash_all(tmp_path, names))
-
-    _, most, count = _grown(work)
-    assert count == ROWS
-    assert most / ROWS < 500  # 1,670 when all were handed to the threads at once
 
 
 def test_predicting_keeps_no_image(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from pbvs.data.images import to_uint8
 from pbvs.data.intensity import to_unit
 from pbvs.errors import PbvsError
-from pbvs.evaluation.bootstrap import interval
+from pbvs.evaluation.bootstrap import DRAWS, Values, combined_interval
 from pbvs.files import write_json
 from pbvs.metrics.base import ImagePair, create
 from pbvs.metrics.fid import fid, kid
@@ -21,6 +21,12 @@ from pbvs.training import losses
 from tests.tasks import TASKS
 
 NAN, INF = math.nan, math.inf
+
+
+def interval(values: Values, seed: int, n: int = DRAWS) -> tuple[float, float] | None:
+    return combined_interval({"": values}, seed, n)
+
+
 FLAT = np.full((8, 8, 1), 7, np.uint8)
 
 

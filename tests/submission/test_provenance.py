@@ -67,8 +67,8 @@ def test_images_are_not_read_again_when_nothing_changed(
     run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_json(run.provenance_file)
-    monkeypatch.setattr(provenance, "_content_digest", lambda *_: pytest.fail("the images were read"))
-    metadata = provenance.data_metadata(run.recipe(), workspace.manifests, workspace.root, run.provenance_file)
+    monkeypatch.setattr("pbvs.data.cache.sha256", lambda *_: pytest.fail("an image was read"))
+    metadata = provenance.data_metadata(run.recipe(), workspace.manifests, workspace.root)
     assert metadata["digest"] == before["data"]["digest"]
 
 
