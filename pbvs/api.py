@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import DEFAULT
+from pbvs.files import matching
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS, read_metadata
 from pbvs.run import Run as RunFolder
@@ -73,7 +74,7 @@ class Predictions(Mapping[str, Image]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._names = sorted(path.stem for path in folder.glob("*.png") if not path.name.startswith("."))
+        self._names = [path.stem for path in matching(folder, "[!.]*.png")]
 
     def path(self, name: str) -> Path:
         """Return the file of an image."""

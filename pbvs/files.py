@@ -15,6 +15,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,7 +100,7 @@ def remove_all(paths: Iterable[Path]) -> None:
 
 def copy_files(source: Path, target: Path, but: Container[str] = ()) -> None:
     """Copy the files below a folder into another, each whole or not at all, without hidden ones and the names `but`."""
-    for path in sorted(source.rglob("*")):
+    for path in matching(source, "**/*"):
         if path.is_file() and path.name not in but and not path.name.startswith("."):
             with atomic_path(target / path.relative_to(source)) as part:
                 shutil.copyfile(path, part)
@@ -269,31 +270,43 @@ def read_at(handle: int, size: int, offset: int) -> bytes:
     return found
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file's bytes to the disk."""
+def sync_file(path: Path, ignored: Container[int] = ()) -> None:
+    """Flush a file's bytes to the disk; the errors `ignored` are not raised."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in ignored:
+            raise
     finally:
         os.close(handle)
 
 
 def sync_folder(path: Path) -> None:
     """Flush a folder's entries to the disk, where the file system can."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):
-            raise
-    finally:
-        os.close(handle)
+    sync_file(path, {errno.EINVAL, errno.EBADF})
 
 
 def visible_names(folder: Path) -> Iterator[str]:
     """Yield the names of a folder's files that are not hidden, in any order; none where there is no folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         yield from (entry.name for entry in entries if not entry.name.startswith("."))
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths below a folder that `pattern` names, in order of name; none where there is no folder.
+
+    A first `**` stands for any folders below; links are not followed. Raises ReadError for a folder that cannot be
+    read, which Path.glob takes for an empty one.
+    """
+    name, _, rest = pattern.partition("/")
+    found = matching(folder, rest) if name == "**" else []
+    with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False) if name == "**" else fnmatchcase(entry.name, name):
+                path = Path(entry.path)
+                found += matching(path, pattern if name == "**" else rest) if rest else [path]
+    return found
 
 
 def sweep(folder: Path, deep: bool = True) -> int:

@@ -18,7 +18,7 @@ from pbvs import aliases
 from pbvs.challenge.model import DEFAULT, load_challenge
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError
-from pbvs.files import digest, sha256
+from pbvs.files import digest, matching, sha256
 from pbvs.recipe import Recipe, Stage, TaskName
 from pbvs.run import MANIFESTS, Run, is_done, read_metadata
 
@@ -359,7 +359,7 @@ def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> 
     """Yield scores of predictions made again since, or by another protocol than now; only those in `folder`, if any."""
     from pbvs.metrics.protocol import is_current
 
-    for path in [folder / "summary.json"] if folder else sorted(run.scores.rglob("summary.json")):
+    for path in [folder / "summary.json"] if folder else matching(run.scores, "**/summary.json"):
         summary = read_metadata(path)
         split, sources = str(summary.get("split", "val")), summary.get("made_from")
         rule = summary.get("protocol")
@@ -388,7 +388,7 @@ def doubts_of_scores(run: Run, folder: Path, manifests: Path = MANIFESTS) -> lis
 
 def stale_archives(run: Run, manifests: Path | None = None) -> Iterator[Stale]:
     """Yield archives of predictions that were made again since or, with `manifests`, that are stale themselves."""
-    for path in sorted(run.folder.glob("package*.json")):
+    for path in matching(run.folder, "package*.json"):
         record = read_metadata(path)
         split, tasks = str(record.get("split", "test")), record.get("tasks")
         archive = run.submissions / str(record.get("archive", ""))
@@ -434,10 +434,10 @@ def stale_report(run: Run) -> Iterator[Stale]:
 def report_sources(run: Run) -> dict[str, str]:
     """Return the first digits of the digest of every scores and predictions of a run: what a report is made from."""
     found = {}
-    for path in sorted(run.scores.rglob("summary.json")):
+    for path in matching(run.scores, "**/summary.json"):
         where = path.parent.relative_to(run.scores).as_posix()
         found["the scores" if where == "." else f"the scores ({where.replace('/', ', ')})"] = sha256(path)[:16]
-    for path in sorted(run.folder.glob("predictions/*/[!.]*.json")):
+    for path in matching(run.folder, "predictions/*/[!.]*.json"):
         if made_from := prediction_source(run, path.parent.name, path.stem):
             found[f"the predictions of {path.stem} ({path.parent.name})"] = made_from[:16]
     return found

@@ -15,7 +15,7 @@ from pbvs.data.headers import Header, read_headers
 from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError
-from pbvs.files import inside, visible_names
+from pbvs.files import inside, matching, visible_names
 from pbvs.lineage import Lineage, changes, free_settings, learns
 from pbvs.logs import duration, size_text
 from pbvs.metrics.protocol import choose_protocol
@@ -263,8 +263,8 @@ class Work:
     def _check_folders(self) -> None:
         """Refuse links inside the run: what they lead to is not ours to write."""
         inner = [self.run.folder / name for name in ("models", "predictions", "scores", "calibration")]
-        splits = sorted((self.run.folder / "predictions").glob("*"))
-        tasks = [path for folder in (self.run.folder / "models", *splits) for path in folder.glob("*")]
+        splits = matching(self.run.folder / "predictions", "*")
+        tasks = [path for folder in (self.run.folder / "models", *splits) for path in matching(folder, "*")]
         if link := next((path for path in (*inner, *splits, *tasks) if path.is_symlink()), None):
             raise PbvsError(f"{link} is a link, and a run keeps its files itself; move what it leads to there.")
 

@@ -18,7 +18,7 @@ from pbvs.challenge import SPLITS
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, WriteError, damage_ignored
-from pbvs.files import inside, sha256, write_json
+from pbvs.files import inside, matching, sha256, write_json
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe
 from pbvs.run import read_metadata
@@ -90,7 +90,7 @@ def code() -> dict[str, Any]:
 def source_digest(package: Path = PACKAGE) -> str:
     """Return one SHA-256 over the names and bytes of the package's Python and TOML files."""
     total = hashlib.sha256()
-    for path in sorted(path for path in package.rglob("*") if path.suffix in {".py", ".toml"}):
+    for path in sorted(path for path in matching(package, "**/*") if path.suffix in {".py", ".toml"}):
         total.update(f"{path.relative_to(package).as_posix()}\0{sha256(path)}\n".encode())
     return total.hexdigest()
 

@@ -17,9 +17,9 @@ from pbvs.files import (
     check_name,
     is_name,
     make_folder,
+    matching,
     open_no_follow,
     read_record,
-    visible_names,
     write_error,
     write_json,
     write_text,
@@ -88,10 +88,7 @@ class Run:
 
     def score_folders(self) -> list[Path]:
         """Return the folders that hold scores, the newest first; earlier versions had them in `scores` itself."""
-        # Not by `glob`, which leaves out what it may not read.
-        splits = [self.scores / split for split in visible_names(self.scores)]
-        folders = [self.scores, *(split / protocol for split in splits for protocol in visible_names(split))]
-        found = [path for folder in folders if (path := folder / "summary.json").is_file()]
+        found = [path for rule in ("", "[!.]*/[!.]*/") for path in matching(self.scores, f"{rule}summary.json")]
         return [path.parent for path in sorted(found, key=lambda path: (-path.stat().st_mtime_ns, str(path)))]
 
     def model(self, task: str) -> Path:

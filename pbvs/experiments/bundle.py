@@ -23,6 +23,7 @@ from pbvs.files import (
     check_name,
     held,
     make_folder,
+    matching,
     parse_json,
     read_json,
     sha256,
@@ -180,7 +181,7 @@ def _write(archive: SafeZip, entry: zipfile.ZipInfo, target: Path, digests: dict
 def _finish(folder: Path, listing: dict[str, Any]) -> None:
     """Check the recipe and mark its models as installed, so that they are used and not trained again."""
     recipe = read_recipe(folder / RECIPE)
-    if unknown := {path.name for path in (folder / "models").glob("*")} - recipe.stages.keys():
+    if unknown := {path.name for path in matching(folder / "models", "*")} - recipe.stages.keys():
         raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
         record = folder / "models" / task / DONE

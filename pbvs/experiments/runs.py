@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.files import digest, is_name, read_toml, sha256, sync_folder, write_json
+from pbvs.files import digest, is_name, matching, read_toml, remove_folder, sha256, sync_folder, write_json
 from pbvs.lineage import Stale, flat, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
@@ -62,14 +61,15 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             problems.append(str(error))
             return otherwise
 
-    files = [path for path in run.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    found: list[Path] = tried(lambda: matching(run.folder, "**/*"), [])
+    files = [path for path in found if path.is_file() and not path.is_symlink()]
     digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
     return Row(
         run=run.name,
         recipe=str(_tables(run).get("name", "?")),
         begun=_time(run.recipe_file),
-        models=len(list(run.folder.glob(f"models/*/{DONE}"))),
-        predictions=sum(1 for path in run.folder.glob("predictions/test/[!.]*/*.png")),
+        models=sum(path.match(f"models/*/{DONE}") for path in files),
+        predictions=sum(path.match("predictions/test/[!.]*/*.png") for path in files),
         score=tried(lambda: local_score(run), ""),
         megabytes=sum(path.stat().st_size for path in files) / 1e6,
         packaged=digest[:8] if run.archive.is_file() else "",
@@ -107,35 +107,27 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
     if run.folder.is_symlink():
         raise PbvsError(f"{run.folder} is a link; remove it and what it points to by hand.")
     if run.folder.exists():
-        _delete(gone)
+        remove_folder(gone)
     if run.folder in found:
         with locked(run.folder):
             run.folder.rename(gone)
             sync_folder(run.submissions)
     for path in archives:
         path.unlink(missing_ok=True)
-    _delete(gone)
+    remove_folder(gone)
     return [path for path in found if path != gone]
 
 
 def _archives(run: Run, folder: Path) -> list[Path]:
     """Return the zips beside a run that it wrote: the archive of its name, and those of which it has the digest."""
     found = []
-    for path in sorted(folder.glob("package*.json")):
+    for path in matching(folder, "package*.json"):
         with damage_ignored():
             record = read_metadata(path)
             archive = run.submissions / Path(str(record.get("archive", ""))).name
             if archive.is_file() and sha256(archive) == record.get("sha256"):
                 found.append(archive)
     return found
-
-
-def _delete(folder: Path) -> None:
-    try:
-        if folder.is_dir():
-            shutil.rmtree(folder)
-    except OSError as error:
-        raise PbvsError(f"{folder} cannot be removed: {error.strerror}; remove it by hand.") from None
 
 
 def _tables(run: Run) -> dict[str, Any]:
@@ -223,7 +215,7 @@ def reproduce(
     gone on with. Raises PbvsError when the run's data cannot be found or it was installed from a bundle.
     """
     provenance = read_provenance(run.provenance_file)
-    if any(read_metadata(record).get("installed") for record in run.folder.glob(f"models/*/{DONE}")):
+    if any(read_metadata(record).get("installed") for record in matching(run.folder, f"models/*/{DONE}")):
         raise PbvsError(f"The run {run.name!r} was installed from a bundle; reproduce it where it was trained.")
     done = predictions_there(run)
     if not done:
@@ -288,7 +280,7 @@ def predictions_there(run: Run) -> list[tuple[str, str]]:
 
 def compare_predictions(first: Run, second: Run, split: str, task: str) -> Unequal | None:
     """Compare two runs' predictions image by image; None when all are equal in every pixel."""
-    paths = sorted(first.prediction_folder(split, task).glob("*.png"))
+    paths = matching(first.prediction_folder(split, task), "*.png")
     different = missing = largest = 0
     for path in track(paths, f"comparing {task} {split}", unit="image"):
         other = second.prediction(split, task, path.stem)

@@ -17,7 +17,7 @@ from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import BASELINE_NAMES, TEXTS, Scores, number, read_scores, table
-from pbvs.files import sha256
+from pbvs.files import matching, sha256
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
@@ -445,7 +445,7 @@ def training_curves(evidence: Evidence, task: str) -> list[charts.Plot]:
 
 def training_samples(evidence: Evidence, task: str) -> list[images.Tile]:
     """Return the first and the last sheet of validation images that training left, smaller."""
-    sheets = sorted((evidence.run.model(task) / "samples").glob("*.png"))
+    sheets = matching(evidence.run.model(task) / "samples", "*.png")
     tiles = []
     for path in dict.fromkeys(sheets[:1] + sheets[-1:]):
         caption = f"Epoch {path.stem.lstrip('0') or 0}"

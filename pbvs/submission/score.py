@@ -20,7 +20,7 @@ from pbvs.data.images import SUFFIXES
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
-from pbvs.files import abandoned, held, sweep, write_bytes, write_json
+from pbvs.files import abandoned, held, matching, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
@@ -165,7 +165,7 @@ def _from_targets(targets: Path, split: Split, challenge: Challenge) -> Inputs:
         raise UsageError(f"There is no folder of targets {targets}; give one with <task>/<name>.png or .tiff.")
     inputs, out = Inputs(targets, challenge), OutputNames(challenge)
     for task in challenge.tasks:
-        files = sorted((targets / task).glob("*"), key=lambda file: natural_key(file.name))
+        files = sorted(matching(targets / task, "*"), key=lambda file: natural_key(file.name))
         usable = [file for file in files if file.suffix.lower() in SUFFIXES and not is_junk(file.name)]
         names = [f"{task}/{file.name}" for file in usable]
         pairs = [Pair(file.stem, task, split, "", name, name) for file, name in zip(usable, names, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from pbvs.data.headers import Header
 from pbvs.data.images import SUFFIXES, Samples, Windows, open_windows, read_samples, to_uint8, write_png
 from pbvs.data.intensity import Rule, bands_of, rule_for, sample_type, to_unit
 from pbvs.errors import UsageError, damage_ignored
-from pbvs.files import atomic_path
+from pbvs.files import atomic_path, matching
 from pbvs.recipe import RULE_PATTERN, Recipe
 from pbvs.seeds import evenly_spaced
 from pbvs.translators.base import ImageArray, Translator
@@ -255,23 +255,29 @@ def write_scene(path: Path, header: Header, channels: int, strips: Iterator[Stri
 def find_inputs(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
     """Return (file, name relative to its folder) of every image that files, folders and globs name, each once.
 
-    Raises UsageError for an input that names no image.
+    A `**` does not follow links. Raises UsageError for an input that names no image, ReadError for a folder that
+    cannot be read.
     """
     found: dict[Path, Path] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if is_image(file.relative_to(path)) and file.is_file())
-            named = {file: file.relative_to(path) for file in files}
+            named = {file: file.relative_to(path) for file in _images(path, "**/*")}
         elif path.is_file():
             named = {path: Path(path.name)}
         else:
-            matches = sorted(Path(match) for match in glob.glob(str(given), recursive=True))  # noqa: PTH207 (absolute too)
-            named = {file: Path(file.name) for file in matches if file.is_file() and is_image(Path(file.name))}
+            plain = tuple(itertools.takewhile(lambda part: not set("*?[") & set(part), path.parts))
+            pattern = "/".join(path.parts[len(plain) :]) + ("/*" if path.name == "**" else "")
+            named = {file: Path(file.name) for file in _images(Path(*plain), pattern)}
         if not named:
             raise UsageError(f"{given} names no image; give files, folders or globs of {', '.join(sorted(SUFFIXES))}.")
         found |= {file: name for file, name in named.items() if file not in found}
     return list(found.items())
+
+
+def _images(folder: Path, pattern: str) -> list[Path]:
+    found = matching(folder, pattern)
+    return sorted(file for file in found if is_image(file.relative_to(folder)) and file.is_file())
 
 
 def is_image(path: Path) -> bool:
