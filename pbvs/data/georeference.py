@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -203,10 +204,10 @@ def read_side_files(path: Path) -> SideFiles:
     base, suffix = name[: name.rfind(".")], name[name.rfind(".") :]
     endings = (".prj", *WORLD_FILES.get(suffix.lower(), ()))
     written = [ending.upper() for ending in endings] if suffix.isupper() else endings  # A.TIF has its A.TFW
-    there = {ending: base + own for ending, own in zip(endings, written, strict=True) if _is_there(base + own)}
+    there = {ending: base + own for ending, own in zip(endings, written, strict=True) if is_there(base + own)}
     aux = f"{name}.aux.xml"
-    rpc = next(filter(_is_there, (base + ending for ending in RPC_FILES)), "")
-    if not there and not rpc and not _is_there(aux):
+    rpc = next(filter(is_there, (base + ending for ending in RPC_FILES)), "")
+    if not there and not rpc and not is_there(aux):
         return SideFiles()
     side = _aux_xml(_text(aux)) or SideFiles()
     if rpc:
@@ -223,18 +224,23 @@ def read_side_files(path: Path) -> SideFiles:
     return side._replace(origin=" and ".join(told))
 
 
-def _is_there(path: str) -> bool:
-    """Return whether a name is taken; os.path.lexists calls a failing disk a no."""
+def is_there(path: str) -> bool:
+    """Return whether a name is taken, which one too long for the file system is not.
+
+    Raises OSError where that cannot be told; os.path.lexists calls a failing disk a no.
+    """
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return False
+        raise
     return True
 
 
 def _text(path: str) -> str:
     """Return the text of a small file; nothing for what is no file (a pipe would be waited for without end)."""
-    if not path or not Path(path).is_file():
+    if not path or not is_there(path) or not Path(path).is_file():
         return ""
     with Path(path).open("rb") as file:
         return file.read(LONGEST).decode("utf-8", "replace").strip()

@@ -16,6 +16,7 @@ from pbvs.data.formats import MAX_SIDE as MAX_SIDE
 from pbvs.data.formats import SUFFIXES as SUFFIXES
 from pbvs.data.formats import check_size, image_errors, open_image, silence
 from pbvs.data.geometry import Window
+from pbvs.data.georeference import is_there
 from pbvs.data.headers import Header, header_of, png_header
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path
@@ -222,7 +223,7 @@ class Windows:
 
     def _beside(self, how: dict[str, Any]) -> Iterator[NDArray[np.bool_]]:
         path = self.path.with_name(self.path.name + ".msk")
-        if not path.is_file():
+        if not is_there(str(path)) or not path.is_file():
             return
         with open_image(path) as mask:
             if (mask.height, mask.width) != (self.file.height, self.file.width):

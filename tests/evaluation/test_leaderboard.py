@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pbvs.cli import cli
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, ReadError
 from pbvs.evaluation import leaderboard
 from pbvs.run import Run
 from pbvs.text import shortened
@@ -62,11 +62,11 @@ def test_scores_that_cannot_be_listed_are_not_taken_for_none(
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    with pytest.raises(PermissionError):
+    with pytest.raises(ReadError, match="scores cannot be read: Permission denied"):
         run.score_folders()
     result = CliRunner().invoke(cli, ["leaderboard", "--submissions", str(tmp_path / "runs")])
     assert result.exit_code == 1
-    assert isinstance(result.exception, PermissionError)
+    assert isinstance(result.exception, ReadError)
 
 
 def test_our_runs_stand_by_themselves_best_first(scored: Make, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,32 @@ def test_a_run_of_a_hundred_letters_goes_through_every_command(place: Path) -> N
         with contextlib.suppress(SystemExit) if line.startswith("check ") else contextlib.nullcontext():
             pbvs(line)
     assert not list(Path("submissions").glob("n*"))
+
+
+def test_names_as_long_as_a_file_system_takes_go_through_every_command(place: Path) -> None:
+    """Files beside them, as `<name>.aux.xml`, cannot be there: their names would be too long."""
+    shutil.rmtree("data_manifests")
+    cities, crops = Path("data/Train_Data_Demo_City_SAR_IR_RGB"), Path("data/Train_Data_and_Validation_EO_SAR")
+    colour = next(cities.glob("*/*_rgb.tiff"))
+    colour.rename(colour.with_name(f"{colour.name[:9]}{'c' * 237}_rgb.tiff"))
+    longest(colour.parent, 255)
+    for path in (crops / "EO/train/0.png", crops / "SAR/train/0.png", Path("data/val/rgb2ir/0.tiff")):
+        longest(path, 255)
+    inputs = [longest(Path(f"data/test/rgb2ir/{n}.tiff"), size) for n, size in ((0, 255), (1, 252))]
+    for line in (
+        "check-data data --no-shift --jobs 1 --output x.html", "build-pairs --data data", PREDICT, SCORE, PACKAGE,
+        "report --run r --data data", "check submissions/r.zip --data data", "export r",
+        "reproduce r --data data --jobs 1", f"translate r rgb2ir --out out {inputs[0]}",
+    ):  # fmt: skip
+        pbvs(line)
+    assert len(read_table(Path("data_manifests/unused.csv"))) == 0
+    with zipfile.ZipFile("submissions/r.zip") as archive:
+        assert {f"rgb2ir/{path.stem}.png" for path in inputs} <= set(archive.namelist())
+
+
+def longest(path: Path, size: int) -> Path:
+    """Give a file or folder a name of so many bytes."""
+    return path.rename(path.with_name("n" * (size - len(path.suffix)) + path.suffix))
 
 
 def test_a_name_that_a_file_may_have_is_taken_by_every_command(place: Path) -> None:
