@@ -113,14 +113,12 @@ def replace_folder(new: Path, folder: Path) -> None:
     """
     gone = folder.with_name(f".{folder.name}.gone")
     try:
-        if gone.exists():
-            shutil.rmtree(gone)
+        remove_folder(gone)
         if folder.exists():
             folder.rename(gone)
         new.rename(folder)
         sync_folder(folder.parent)
-        if gone.exists():
-            shutil.rmtree(gone)
+        remove_folder(gone)
     except OSError as error:
         raise write_error(folder, error) from error
 
@@ -131,8 +129,8 @@ def restore_folder(folder: Path) -> None:
     try:
         if gone.exists() and not folder.exists():
             gone.rename(folder)
-        elif gone.exists():
-            shutil.rmtree(gone)
+        else:
+            remove_folder(gone)
     except OSError as error:
         raise write_error(folder, error) from error
 

@@ -119,6 +119,7 @@ def meter(what: str, total: int, done: int = 0) -> Iterator[Meter]:
 
 NAME = "log.txt"
 LOG = logging.getLogger("pbvs")
+GONE = "a folder that is gone"
 LOG.setLevel(logging.INFO)
 LOG.propagate = False
 
@@ -132,7 +133,7 @@ class RunLog(logging.Handler):
         self.begun = time.monotonic()
         self.lines: list[str] = []
         self.folders: dict[Path, int] = {}  # -> how many of the lines it has
-        self._mark(f"in {_here()}: pbvs {shlex.join(arguments)}")
+        self._mark(f"in {here()}: pbvs {shlex.join(arguments)}")
 
     def bind(self, folder: Path) -> None:
         """Write the lines, those before this call too, to `folder`/log.txt."""
@@ -183,11 +184,12 @@ def bind(folder: Path) -> None:
             handler.bind(folder)
 
 
-def _here() -> str:
+def here() -> str:
+    """Return the working folder; GONE where it was removed under a shell that stands in it."""
     try:
         return str(Path.cwd())
-    except OSError:  # removed under a shell that stands in it
-        return "a folder that is gone"
+    except OSError:
+        return GONE
 
 
 # --- End within two seconds when asked to: Ctrl-C and SIGTERM become one sentence and an exit status.

@@ -150,6 +150,9 @@ def _globals_first(arguments: list[str]) -> list[str]:
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit status; every error is told here."""
     try:
+        needs_folder = any(COMMANDS.get(word, ("recipe",))[0] != "recipe" for word in arguments)
+        if needs_folder and logs.here() == logs.GONE and not {"-h", "--help"} & set(arguments):  # MKL would abort
+            raise PbvsError("The working folder was removed; go to one that is there (cd) and run again.")
         result = cli.main(args=arguments, prog_name="pbvs", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except SystemExit as error:  # click's own, when the reader of our output, such as `head`, has enough

@@ -58,8 +58,8 @@ def check(done: subprocess.CompletedProcess[str], statuses: set[int]) -> None:
 @pytest.mark.parametrize(
     ("line", "statuses"),
     [("--help", {0}), ("predict --help", {0}), ("recipe list", {0}), ("runs", {0, 1}),
-     ("build-pairs --data data", {1, 2}), ("package --run r", {1, 2}),
-     ("demo-data data", {1, 2})],
+     ("build-pairs --data data", {1, 2}), ("package --run r", {1, 2}), ("score --run r", {1}),
+     ("predict --all --device cpu", {1}), ("doctor", {1}), ("demo-data data", {1, 2})],
 )  # fmt: skip
 def test_a_working_folder_that_is_gone(tmp_path: Path, line: str, statuses: set[int]) -> None:
     gone = tmp_path / "gone"
@@ -86,6 +86,13 @@ def test_a_user_without_a_name_or_home(place: Path) -> None:
     done = run("-c", NAMELESS, "weights", "fetch", "alex", cwd=place)
     check(done, {2})
     assert "no home folder" in done.stderr and not Path("~").exists()
+    for path in (place, *place.rglob("*")):  # for whom the files must be readable
+        path.chmod(0o777)
+    for line, statuses in ((PREDICT, {0}), (SCORE, {0}), (PACKAGE, {0}), ("export r", {0})):
+        check(run("-c", NAMELESS, *line.split(), cwd=place), statuses)
+    done = run("-c", NAMELESS, "doctor", cwd=place)
+    assert done.returncode == int("BAD" in done.stdout) and not done.stderr
+    assert Path("submissions/r.zip").stat().st_uid == 0  # files are root's: only the name was another's
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
