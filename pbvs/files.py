@@ -86,13 +86,11 @@ def remove_all(paths: Iterable[Path]) -> None:
 
     Raises WriteError when one cannot be removed.
     """
-    folders: set[Path] = set()
-    path = Path()
+    path, gone = Path(), list(paths)
     try:
-        for path in paths:
+        for path in gone:
             path.unlink(missing_ok=True)
-            folders.add(path.parent)
-        for path in folders:
+        for path in {path.parent for path in gone}:
             sync_folder(path)
     except OSError as error:
         raise write_error(path, error) from error
