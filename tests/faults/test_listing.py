@@ -23,11 +23,9 @@ from tests.test_structure import modules
 # What swallows errors of the system, and who may use it: where nothing follows from what is not found.
 SWALLOWING = {"glob", "rglob", "iglob", "lexists", "isfile", "isdir", "islink", "walk"}
 ALLOWED = {
-    "challenge.model": "the package's own files", "recipe": "the package's own files",
-    "metrics.protocol": "the package's own files", "experiments.ablation": "the package's own files",
-    "cli.options": "the package's own files", "files": "sweeping", "evaluation.reading": "room in the cache",
-    "data.chips": "room in the cache", "experiments.bundle": "sweeping", "submission.score": "sweeping",
-    "logs": "processes",
+    "settings": "the package's own files", "cli.options": "the package's own files", "files": "sweeping",
+    "evaluation.reading": "room in the cache", "data.chips": "room in the cache", "experiments.bundle": "sweeping",
+    "submission.score": "sweeping", "logs": "processes",
 }  # fmt: skip
 
 
