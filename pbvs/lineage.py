@@ -357,7 +357,7 @@ def stale_predictions(lineage: Lineage, task: TaskName, split: str) -> Iterator[
 
 def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> Iterator[Stale]:
     """Yield scores of predictions made again since, or by another protocol than now; only those in `folder`, if any."""
-    from pbvs.metrics.protocol import is_current
+    from pbvs.metrics.protocol import is_current, options_of
 
     for path in [folder / "summary.json"] if folder else matching(run.scores, "**/summary.json"):
         summary = read_metadata(path)
@@ -365,7 +365,7 @@ def stale_scores(run: Run, tasks: Sequence[str], folder: Path | None = None) -> 
         rule = summary.get("protocol")
         name = str(rule.get("name", "")) if isinstance(rule, dict) else ""
         outdated = isinstance(rule, dict) and name not in run.challenge().protocols and not is_current(rule)
-        renew = f"pbvs score --run {run.name} --split {split}" + (f" --protocol {name}" if name else "")
+        renew = f"pbvs score --run {run.name} --split {split}" + (options_of(rule) if isinstance(rule, dict) else "")
         for task, source in (sources if isinstance(sources, dict) else {}).items():
             again = source != prediction_source(run, split, task)
             if task in tasks and (again or outdated):

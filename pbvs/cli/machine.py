@@ -93,9 +93,9 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
 
 NETS = ("alex", "squeeze", "vgg", "vgg19", "inception")
 USES = {
-    "alex": "LPIPS; the default protocol",
+    "alex": "LPIPS; the demo's loss",
     "squeeze": "LPIPS; the smallest",
-    "vgg": "LPIPS; the challenge's protocols, the paper's loss",
+    "vgg": "LPIPS; what protocols prefer, the paper's loss",
     "vgg19": "pix2pixHD's perceptual loss",
     "inception": "FID and KID",
 }

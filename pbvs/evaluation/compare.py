@@ -287,7 +287,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int =
     """Return the comparison as text of at most `width` columns."""
     before, after = comparison.before, comparison.after
     rises = comparison.combined.higher_is_better
-    rule = f"{after.protocol.get('name', 'no protocol')}, {_net(after)}"
+    rule = f"{after.protocol.get('name', 'no protocol')}, {after.lpips_label}"
     head = ["task", "images", "before", "after", "change", "95 % interval", "better/worse"]
     lines = [
         *folded(f"{after.run.name} against {before.run.name}", width, 2),
@@ -312,11 +312,6 @@ def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], width: int, most: int =
     lines = [f"recipe: {key} = {old} -> {new}" for key, (old, new) in list(recipe.items())[:most]]
     more = [f"  and {len(recipe) - most} more keys of the recipes"] if len(recipe) > most else []
     return [part for line in lines for part in folded(line, width, 2)] + more
-
-
-def _net(results: Scores) -> str:
-    net = results.lpips.get("net", "?")
-    return f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
 
 
 def _row(row: Difference) -> list[str]:

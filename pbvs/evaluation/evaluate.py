@@ -27,17 +27,17 @@ from pbvs.data.manifest import Pair, check_content, manifest_path, read_manifest
 from pbvs.devices import ahead, resolve_device
 from pbvs.errors import PbvsError, damage_ignored, enough_memory, of_data
 from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, file_state, target_key, unexpected_predictions
-from pbvs.evaluation.results import TABLE, Scores, TaskScores, write_scores
+from pbvs.evaluation.results import SUMMARY, TABLE, Scores, TaskScores, table, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest, inside, read_json, write_json
 from pbvs.lineage import score_sources, training_notes
 from pbvs.logs import track
+from pbvs.metrics import perceptual
 from pbvs.metrics.judge import Judge, Measured
 from pbvs.metrics.perceptual import NETS
-from pbvs.metrics.protocol import BASELINES, Protocol, choose_protocol, load_protocol
-from pbvs.metrics.weights import look
+from pbvs.metrics.protocol import BASELINES, Protocol, choose_protocol
 from pbvs.recipe import Recipe, load_recipe
-from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, locked
+from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, Run, locked, read_metadata
 
 BATCH_PIXELS = 16 * 256 * 256  # images of one batch have together at most so many, or there is one image
 CORES_BATCH = 8  # images of one batch where each core has its own: more are no quicker
@@ -54,21 +54,14 @@ def score(
     protocol: str | Path | Protocol | None = None,
     weights: Path | None = None,
     lpips_net: str | None = None,
-    device: str = "cpu",
     jobs: int = 1,
-    batch: int = 16,
-    fid: bool = False,
-    cache: Path | None = CACHE,
-    baselines: bool = True,
+    **options: Any,
 ) -> Scores:
     """Score what a run would submit against the held-out targets of `split`.
 
     `protocol` is a rule of scoring; without it the one of the run's challenge.
     Writes `<task>.csv` and `summary.json` into `scores/<split>/<protocol>/` of the run's folder. `lpips_net` replaces
-    the protocol's trunk; `random` is no LPIPS and is labelled so. `fid` computes FID and KID also where the protocol's
-    score does without. `baselines` scores the inputs as they are beside the predictions. `jobs` threads read files;
-    neither they nor `batch` change a number. What is made of the targets is kept below `cache` for the next time,
-    unless that is None.
+    the protocol's trunk; `random` is no LPIPS and is labelled so. `options` go to `measure_tasks`.
 
     Returns the scores. Raises PbvsError when there is no run, data, manifest or trunk, when no image could be scored
     (earlier scores are kept), or when another command works on the run: predictions that change meanwhile would give
@@ -80,7 +73,7 @@ def score(
     found = (run if isinstance(run, Run) else Run(run, submissions)).existing()
     challenge = found.challenge()
     usual = choose_protocol(challenge, protocol)
-    rule = load_protocol(usual, lpips_net=lpips_net)
+    rule = usual.settle(lpips_net, weights)
     where = find_root(root, manifests)
     with locked(found.folder):
         recipe = found.recipe()
@@ -90,23 +83,12 @@ def score(
         if not tasks:
             raise PbvsError(f"No manifest of the split {split} is in {manifests}; make them with `pbvs build-pairs`.")
         summary, tables = measure_tasks(
-            found.name,
-            split,
-            tasks,
-            rule,
-            recipe,
-            challenge,
-            weights=weights,
-            device=device,
-            jobs=jobs,
-            batch=batch,
-            fid=fid,
-            cache=cache,
-            baselines=baselines,
+            found.name, split, tasks, rule, recipe, challenge, weights=weights, jobs=jobs, **options
         )
         summary["made_from"] = score_sources(found, split, tables)
         scored = [name for name in tables if summary["tasks"][name]["images"]]
         summary["notes"] += training_notes(found, split, scored)
+        summary["notes"] += net_notes(found, split, usual, rule) if lpips_net is None else []
         try:
             pairs = [pair for task in tasks for pair in task.pairs]
             check_content(pairs, where, manifests, jobs, there=True)
@@ -134,8 +116,10 @@ def measure_tasks(
 ) -> tuple[dict[str, Any], dict[str, DataFrame]]:
     """Return the summary of scores and each task's table of images; what `score` does with a run's predictions.
 
-    `recipe` says which LPIPS nets the predictions were trained on, `challenge` which tasks there are. Raises PbvsError
-    when no image could be scored.
+    `recipe` says which LPIPS nets the predictions were trained on, `challenge` which tasks there are. `fid` computes
+    FID and KID also where the protocol's score does without. `baselines` scores the inputs as they are beside the
+    predictions. `jobs` threads read files; neither they nor `batch` change a number. What is made of the targets is
+    kept below `cache` for the next time, unless that is None. Raises PbvsError when no image could be scored.
     """
     with contextlib.ExitStack() as stack:
         store = FeatureCache(cache / "features") if cache else None
@@ -158,9 +142,20 @@ def measure_tasks(
         return summary, {task: scores.table for task, scores in measured.items()}
 
 
+def net_notes(run: Run, split: str, usual: Protocol, rule: Protocol) -> list[str]:
+    """Return what is to be said of an LPIPS net that nobody asked for: a second choice, or not the run's last one."""
+    said = (table(read_metadata(folder / SUMMARY)) for folder in run.score_folders())
+    mine = (
+        found for found in said if found.get("split") == split and table(found.get("protocol")).get("name") == rule.name
+    )
+    last = table(next(mine, {}).get("lpips")).get("net", rule.net)
+    again = f"The last scores by {rule.name} were of {last}: `--lpips-net {last}` makes such again."
+    return [note for note in (usual.other_net(rule), again if last != rule.net else "") if note]
+
+
 def place_name(usual: Protocol, rule: Protocol) -> str:
-    """Return the folder's name for a protocol: its own, with the net where another one was asked for."""
-    return rule.name if rule.lpips_net == usual.lpips_net else f"{rule.name}-{rule.lpips_net}"
+    """Return the folder's name for a protocol: its own, with the net where it leaves that open or another is taken."""
+    return rule.name if rule.lpips_net == usual.lpips_net else f"{rule.name}-{rule.net}"
 
 
 def find_task(
@@ -317,7 +312,6 @@ def cores_of_their_own(count: int) -> Iterator[None]:
 # --- What doing nothing scores: the input as it is and its gray, by the same protocol on the same images.
 
 BASELINE_FORMAT = 1
-CHEAPEST_FIRST = ("squeeze", "alex", "vgg")
 
 
 def score_baselines(
@@ -415,6 +409,6 @@ def unseen_net(recipe: Recipe, protocol: Protocol, weights: Path | None) -> str 
     None where the protocol's own net was not trained on, or no other net's weights are on this machine.
     """
     trained = set().union(*trained_nets(recipe).values()) if recipe.stages else set()
-    if protocol.lpips_net not in trained:
+    if protocol.net not in trained:
         return None
-    return next((net for net in CHEAPEST_FIRST if net not in trained and look(net, weights)), None)
+    return perceptual.unseen_net(trained, weights) or None

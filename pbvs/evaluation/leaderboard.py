@@ -88,14 +88,12 @@ def rule_digest(scores: Scores) -> str:
 
 def rule_key(scores: Scores) -> tuple[str, ...]:
     """Return split, protocol, LPIPS net, images and size: only runs that have them in common stand in one table."""
-    net = f"{scores.lpips.get('net', '?')}"
     protocol = str(scores.protocol.get("name", "no protocol"))
-    lpips = f"LPIPS {net}" if scores.is_lpips else f"NOT LPIPS ({net})"
     recipe = scores.run.recipe()
     size = f"{recipe.evaluation_size} size"
     if recipe.challenge != DEFAULT:
         size += f", {recipe.radiometry.challenge.name}"
-    return scores.split, protocol, lpips, f"{len(scores.images)} images", size
+    return scores.split, protocol, scores.lpips_label, f"{len(scores.images)} images", size
 
 
 def _our_board(key: Sequence[str], group: Sequence[Scores], manifests: Path) -> Board:

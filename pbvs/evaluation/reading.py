@@ -27,8 +27,6 @@ from pbvs.recipe import Radiometry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pbvs.recipe import Radiometry
-
 
 Mask = NDArray[np.bool_]
 

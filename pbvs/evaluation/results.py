@@ -114,6 +114,12 @@ class Scores:
         return self.lpips.get("is_lpips") is not False
 
     @property
+    def lpips_label(self) -> str:
+        """The net, as the tables' titles have it."""
+        net = self.lpips.get("net", "?")
+        return f"LPIPS {net}" if self.is_lpips else f"NOT LPIPS ({net})"
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """The metrics of one image that the protocol takes, for instance ("rmse", "lpips")."""
         if self.rule is None:

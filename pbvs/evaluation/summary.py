@@ -192,7 +192,7 @@ def _shortfalls(protocol: Protocol, tasks: Mapping[str, Mapping[str, Any]]) -> l
 
 def _caveats(protocol: Protocol, judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     notes = [f"{name} was not measured, as its network is not here: {why}" for name, why in judge.left_out.items()]
-    if protocol.lpips_net == "random" and "lpips" in judge.feature_metrics:
+    if protocol.net == "random" and "lpips" in judge.feature_metrics:
         notes.append("The perceptual number is not LPIPS: its network has random weights; it only shows that all runs.")
     few = [f"{name} {task['images']}" for name, task in tasks.items() if task["fid"] is not None]
     if few and any(task["images"] < ENOUGH for task in tasks.values() if task["fid"] is not None):
@@ -230,7 +230,7 @@ def _learnt_nets(
         before = (inputs or {"tasks": {}})["tasks"].get(name, {})
         gains: dict[str, tuple[float, float]] = {}
         for column, value in task.items():
-            net = protocol.lpips_net if column == "lpips" else column.removeprefix("lpips-")
+            net = protocol.net if column == "lpips" else column.removeprefix("lpips-")
             if column.startswith("lpips") and value is not None and before.get(column) is not None:
                 gains[net] = (before[column], value)
         learnt = [net for net, (old, new) in gains.items() if net in trained.get(name, ()) and new < old - NOTABLE]

@@ -18,10 +18,10 @@ from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.evaluate import score
-from pbvs.evaluation.results import WIDTH, Scores, number, read_scores
+from pbvs.evaluation.results import WIDTH, number, read_scores
 from pbvs.files import copy_files, digest, remove_folder, replace_folder, sha256
 from pbvs.logs import say
-from pbvs.metrics.protocol import choose_protocol, load_protocol
+from pbvs.metrics.protocol import choose_protocol
 from pbvs.preflight import with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done, read_metadata
@@ -112,7 +112,7 @@ def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench:
 
 def made_from(made: Made, bench: Bench) -> str:
     """Return the digest of all that a row's numbers depend on."""
-    protocol = load_protocol(choose_protocol(made.challenge, bench.protocol), lpips_net=bench.lpips_net)
+    protocol = choose_protocol(made.challenge, bench.protocol).settle(bench.lpips_net, bench.weights)
     paths = [manifest_path(bench.manifests, task, split) for task in made.challenge.tasks for split in ("train", SPLIT)]
     return digest(
         {
@@ -304,21 +304,15 @@ def tabulate(plan: AblationPlan, recipe: str, rows: Sequence[Made]) -> Ablation:
     if not rows:
         raise PbvsError("No row of the table is done yet; start `pbvs ablate` without --only.")
     reference = next((made for made in rows if made.row.name == plan.reference_row.name), None)
-    lines = [_line(made, reference) for made in rows]
+    results, lines = read_scores(rows[0].run), [_line(made, reference) for made in rows]
     return Ablation(
         plan.title,
         recipe,
         reference.row.name if reference else "",
-        _rule(read_scores(rows[0].run)),
+        f"split {results.split}, {results.protocol.get('name', 'no protocol')}, {results.lpips_label}",
         lines,
         rows[0].challenge.ordered,
     )
-
-
-def _rule(results: Scores) -> str:
-    net = results.lpips.get("net", "?")
-    label = f"LPIPS {net}" if results.is_lpips else f"NOT LPIPS ({net})"
-    return f"split {results.split}, {results.protocol.get('name', 'no protocol')}, {label}"
 
 
 def _line(made: Made, reference: Made | None) -> Line:

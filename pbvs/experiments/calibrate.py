@@ -27,7 +27,7 @@ from pbvs.lineage import Lineage, calibration_parts
 from pbvs.logs import say, track
 from pbvs.metrics.base import Features
 from pbvs.metrics.judge import Judge as Measure
-from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
+from pbvs.metrics.protocol import Protocol, choose_protocol
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import MANIFESTS, Run, locked
 from pbvs.seeds import generator
@@ -180,7 +180,10 @@ def calibrate(
                 raise PbvsError(f"{task} needs the model of {name} first: {again}.")
         Lineage(run, current(), manifests).manifest(task, "train")
     data_root, torch_device = find_root(root, manifests), resolve_device(device)
-    rule = load_protocol(choose_protocol(run.challenge(), protocol), lpips_net=lpips_net)
+    usual = choose_protocol(run.challenge(), protocol)
+    rule = usual.settle(lpips_net, weights)
+    if not lpips_net and (note := usual.other_net(rule)):
+        say(note)
     judge = Judge(rule, weights, torch_device)
     with locked(run.folder):
         sweep(run.folder)

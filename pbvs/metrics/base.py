@@ -70,7 +70,7 @@ class Network(ABC):
 
     @abstractmethod
     def features(self, images: Sequence[Array]) -> list[Features]:
-        """Return the features of images (H, W, 1 or 3) of one size, each by itself."""
+        """Return the features of one image or more, (H, W, 1 or 3) of one size, each by itself."""
 
 
 @dataclass

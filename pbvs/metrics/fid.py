@@ -203,8 +203,6 @@ class InceptionNetwork(Network):
     @torch.inference_mode()
     def features(self, images: Sequence[Array]) -> list[Features]:
         """Return the four layers of each image, (layer,) each."""
-        if not images:
-            return []
         with full_precision(self.device):
             found = self.inception((as_tensor(images, self.device) + 1.0).mul_(127.5).round_())
         return [[found[layer][n].cpu() for layer in LAYERS] for n in range(len(images))]
@@ -220,8 +218,6 @@ class VggNetwork(Network):
     @torch.inference_mode()
     def features(self, images: Sequence[Array]) -> list[Features]:
         """Return the means of the last tap of each image."""
-        if not images:
-            return []
         mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         with full_precision(self.device):
             x = ((as_tensor(images, self.device) + 1) / 2 - mean) / deviation

@@ -98,6 +98,11 @@ class Judge:
         return network.lpips if isinstance(network, LpipsNetwork) else None
 
     @property
+    def lpips_net(self) -> str:
+        """The net of the metric `lpips`, "" for none."""
+        return self.lpips.net if self.lpips else ""
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The metrics that each image has."""
         return tuple(name for name in self.metrics if name not in self.set_metrics)
@@ -127,7 +132,8 @@ class Judge:
         known = [self.cache.get(network.digest, key) if self.cache is not None and key else None for key in keys]
         new = [n for n, features in enumerate(known) if features is None]
         unlike = [n for n, pair in enumerate(pairs) if not pair.equal]
-        made = network.features([pairs[n].prediction for n in unlike] + [pairs[n].target for n in new])
+        images = [pairs[n].prediction for n in unlike] + [pairs[n].target for n in new]
+        made = network.features(images) if images else []
         for n, features in zip(new, made[len(unlike) :], strict=True):
             known[n] = features
             if self.cache is not None and keys[n]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest
 from pbvs.metrics.base import LEVELS, Array, FeatureMetric, Features, Network, Setting, register
-from pbvs.metrics.weights import find, fingerprint, get_source, read_tensors
+from pbvs.metrics.weights import find, fingerprint, get_source, look, read_tensors
 from pbvs.seeds import torch_generator
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NETS = ("alex", "squeeze", "vgg")  # with published heads
 VERSION = "0.1"
 EPSILON = 1e-10
+CHEAPEST_FIRST = ("squeeze", "alex", "vgg")
 # net -> torchvision's function, indices of the activations that are compared, pixels a side that it needs.
 # Taps: those of LPIPS v0.1, and for VGG-19 relu1_1 to relu5_1 as pix2pixHD takes.
 TRUNKS: dict[str, tuple[str, tuple[int, ...], int]] = {
@@ -83,6 +84,11 @@ class Trunk(Frozen):
             if index in self.taps:
                 found.append(x)
         return found
+
+
+def unseen_net(known: Container[str], weights: Path | None) -> str:
+    """Return the cheapest LPIPS net that is none of those `known` and whose weights are found, "" where none is."""
+    return next((net for net in CHEAPEST_FIRST if net not in known and look(net, weights)), "")
 
 
 def check_size(x: Tensor, net: str) -> None:
@@ -287,8 +293,6 @@ class LpipsNetwork(Network):
     @torch.inference_mode()
     def features(self, images: Sequence[Array]) -> list[Features]:
         """Return each image's taps with norm 1, (C_k, H_k, W_k) each; images have one size."""
-        if not images:
-            return []
         with full_precision(self.device):
             found = self.lpips.features(as_tensor(images, self.device))
         return [[tap[n] for tap in found] for n in range(len(images))]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pbvs.challenge import Challenge
 from pbvs.errors import PbvsError
 from pbvs.files import read_toml
 from pbvs.metrics.base import SetMetric, get_metric, registry
+from pbvs.metrics.weights import look
 from pbvs.settings import Library, Settings
 
 DEFAULT = "l2-lpips"
@@ -27,6 +28,7 @@ IGNORED = frozenset({"description", "source", "shown"})  # what makes no number 
 Transform = Literal["identity", "complement", "arctan", "log", "ratio", "inverse-ratio"]
 FidLayer = Literal[64, 192, 768, 2048]
 LpipsNet = Literal["alex", "vgg", "squeeze", "random"]
+NETS: tuple[LpipsNet, ...] = get_args(LpipsNet)
 Numbers = Mapping[str, float | None]  # metric -> value
 
 
@@ -101,7 +103,8 @@ class Term(Settings):
 class Protocol(Settings):
     """One rule of scoring; lower is better unless its terms say otherwise (`higher_is_better`).
 
-    The metrics `lpips`, `fid` and `kid` stand for `lpips-<lpips_net>`, `fid-<fid_layer>` and `kid-<fid_layer>`.
+    The metrics `lpips`, `fid` and `kid` stand for `lpips-<lpips_net>`, `fid-<fid_layer>` and `kid-<fid_layer>`. A list
+    of nets says which is taken first: `settle` takes the first whose weights are found.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -111,7 +114,7 @@ class Protocol(Settings):
         (Term.model_validate({"metric": "rmse"}), Term.model_validate({"metric": "lpips"})), min_length=1
     )
     reduction: Literal["mean", "sum"] = "mean"  # of the terms
-    lpips_net: LpipsNet = "alex"
+    lpips_net: LpipsNet | tuple[LpipsNet, ...] = "alex"
     fid_layer: FidLayer = 2048
     shown: tuple[str, ...] = ("l1", "mse", "rmse", "psnr", "ssim", "lpips")  # measured beside the terms
     # What of an image counts.
@@ -140,6 +143,14 @@ class Protocol(Settings):
     def _written_out(cls, tables: Any) -> Any:
         return with_terms(tables) if isinstance(tables, dict) else tables
 
+    @field_validator("lpips_net", mode="before")
+    @classmethod
+    def _known_nets(cls, value: Any) -> Any:
+        nets = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not nets or any(net not in NETS for net in nets) or (nets != [value] and "random" in nets):
+            raise ValueError("it is 'alex', 'vgg', 'squeeze' or 'random', or a list of the first three")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
         names = [term.metric for term in self.terms]
@@ -161,8 +172,31 @@ class Protocol(Settings):
         >>> load_protocol("mavic-t-2026").resolve("lpips")
         'lpips-vgg'
         """
-        special = {"lpips": f"lpips-{self.lpips_net}", "fid": f"fid-{self.fid_layer}", "kid": f"kid-{self.fid_layer}"}
+        special = {"lpips": f"lpips-{self.net}", "fid": f"fid-{self.fid_layer}", "kid": f"kid-{self.fid_layer}"}
         return special.get(metric, metric)
+
+    @property
+    def net(self) -> LpipsNet:
+        """The network of LPIPS; of a list the first."""
+        return self.lpips_net if isinstance(self.lpips_net, str) else self.lpips_net[0]
+
+    def settle(self, lpips_net: str | None = None, weights: Path | None = None) -> Protocol:
+        """Return the protocol with one LPIPS net: `lpips_net`, else the first of its list whose weights are found.
+
+        Where none is found it is the first of all, whose weights are then asked for. Raises PbvsError for a net that
+        there is not.
+        """
+        listed = () if isinstance(self.lpips_net, str) else self.lpips_net
+        return load_protocol(self, lpips_net=lpips_net or next((n for n in listed if look(n, weights)), self.net))
+
+    def other_net(self, settled: Protocol) -> str:
+        """Return, as a sentence, why `settle` took another net than the first of the list; "" where it did not."""
+        if isinstance(self.lpips_net, str) or settled.net not in self.lpips_net[1:]:
+            return ""
+        return (
+            f"LPIPS is of {settled.net} and not of {self.net}, which {self.name} prefers and whose weights are not "
+            f"here: get them with `pbvs weights fetch {self.net}`; scores by two nets cannot be compared."
+        )
 
     def rises(self, term: Term) -> bool:
         """Return whether a term is higher for better images."""
@@ -299,6 +333,17 @@ def is_current(tables: Mapping[str, Any]) -> bool:
         return False
     now = load_protocol(str(name), lpips_net=then.lpips_net)
     return then.model_dump(exclude=set(IGNORED)) == now.model_dump(exclude=set(IGNORED))
+
+
+def options_of(tables: Mapping[str, Any]) -> str:
+    """Return the words by which `pbvs score` takes a recorded protocol again.
+
+    >>> options_of({"name": "mavic-t-2026", "lpips_net": "alex"})
+    ' --protocol mavic-t-2026 --lpips-net alex'
+    """
+    name, net = str(tables.get("name", "")), tables.get("lpips_net")
+    usual = load_protocol(name).lpips_net if name in PROTOCOLS.names else net
+    return (f" --protocol {name}" if name else "") + (f" --lpips-net {net}" if net in NETS and net != usual else "")
 
 
 def choose_protocol(challenge: Challenge, asked: str | Path | Protocol | None = None) -> Protocol:

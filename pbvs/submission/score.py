@@ -21,7 +21,7 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
 from pbvs.files import abandoned, held, matching, sweep, write_bytes, write_json
-from pbvs.metrics.protocol import Protocol, choose_protocol, load_protocol
+from pbvs.metrics.protocol import Protocol, choose_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.submission.images import Budget, ImageError, as_prediction
@@ -49,7 +49,8 @@ def score_archive(
 
     origin = origin_of(path, submissions)
     rules = load_challenge(challenge) if challenge else origin.run.challenge() if origin else load_challenge()
-    rule = load_protocol(choose_protocol(rules, protocol), lpips_net=lpips_net)
+    usual = choose_protocol(rules, protocol)
+    rule = usual.settle(lpips_net, options.get("weights"))
     if targets is not None:
         inputs, root = _from_targets(targets, split, rules), targets
         options["baselines"] = False  # there are no inputs
@@ -65,6 +66,7 @@ def score_archive(
         tasks = _tasks(found, inputs, root, recipe, rule, size)
         summary, _ = measure_tasks(path.stem, split, tasks, rule, recipe, rules, **options)
     summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": size}
+    summary["notes"] += [note] if not lpips_net and (note := usual.other_net(rule)) else []
     sweep(path.parent, deep=False)
     write_json(summary_path(path), summary)
     return summary

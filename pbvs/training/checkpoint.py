@@ -207,8 +207,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
-def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and metadata of a file that `write_tensors` wrote.
+def read_tensors(path: Path, device: str = "cpu", *, whole: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and metadata of a file that `write_tensors` wrote; no tensors unless `whole`.
 
     Raises PbvsError when it is missing, truncated or not written by this package.
     """
@@ -218,7 +218,7 @@ def read_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
     try:
         with disk_errors(path), safe_open(path, framework="pt", device=device) as file:
             metadata = parse_json((file.metadata() or {}).get("pbvs", "null"), f"What {path} says of itself")
-            names = file.keys()
+            names = file.keys() if whole else ()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise PbvsError(

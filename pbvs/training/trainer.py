@@ -43,6 +43,7 @@ class Settings:
     identity: Mapping[str, Any] = field(default_factory=dict)  # what a state must agree on to be gone on with
     free: frozenset[str] = frozenset()  # settings of the stage that may differ; versions up to 0.1 noted some
     choice: str = ""  # digest of how epochs are compared
+    lpips_net: str = ""  # of the protocol by which they are
     trained: int = 0  # epochs of the finished model that this goes on from; states of 0.1 do not say
     higher_is_better: bool = False  # the validation's score
     ahead: float = 0.0  # work of the recipe's later stages, in trainings of this one
@@ -259,7 +260,7 @@ class Trainer:
         tensors = self._tensors() | checkpoint.optimizer_tensors(self.method.optimizers)
         metadata: dict[str, Any] = {"progress": checkpoint.progress_values(self.progress)}
         metadata |= {"identity": dict(self.settings.identity), "choice": self.settings.choice}
-        metadata |= {"ends": [*self.schedule.ends, self.schedule.epochs]}
+        metadata |= {"ends": [*self.schedule.ends, self.schedule.epochs], "lpips_net": self.settings.lpips_net}
         checkpoint.write_tensors(self.folder / STATE, tensors, metadata)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -20,15 +20,16 @@ from pbvs.data.manifest import Pair
 from pbvs.devices import rank, world_size
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
-from pbvs.logs import duration
+from pbvs.logs import duration, say
+from pbvs.metrics import protocol as scoring
 from pbvs.metrics.judge import Judge
+from pbvs.metrics.perceptual import unseen_net
 from pbvs.metrics.protocol import DEFAULT, choose_protocol, load_protocol
 from pbvs.metrics.weights import look
 from pbvs.training import distributed
 
 STRIPS = 4  # images shown of each validation
 MOST_PIXELS = 1536**2  # larger images are reduced: VGG-16 holds 1.4 KB a pixel, which is 14 GiB at 3157 x 3240
-WATCHED = ("squeeze", "alex", "vgg")  # in the order in which one is taken
 NAMES = ("rmse", "lpips", "unseen", "score")
 
 ImageArray = NDArray[np.float32]
@@ -99,28 +100,46 @@ class Validator:
 
 
 def make_judge(
-    choose_by: str, challenge: Challenge, nets: Sequence[str], watch: str, weights: Path | None, device: str
+    choose_by: str,
+    challenge: Challenge,
+    nets: Sequence[str],
+    watch: str,
+    weights: Path | None,
+    device: str,
+    before: str | None = None,
 ) -> tuple[Judge, str]:
     """Return what measures epochs, and the metric of a network that no loss has seen ("" for none).
 
-    `choose_by` names a protocol, or is "auto": the challenge's. Where that is `l2-lpips`, which leaves the net open,
-    LPIPS is taken with the first of `nets`, those of the loss; without any, with AlexNet where its weights are, else
-    not at all. `watch` names the unseen net, or is "auto": the first one with weights that is in neither.
+    `choose_by` names a protocol, or is "auto": the challenge's. Where it leaves the net of LPIPS open, that is
+    `before`, by which this training chose until now ("" for none); else the first whose weights are found. With "auto"
+    it is random where one of `nets`, those of the loss, is, and without any weights `l2-lpips` is RMSE alone. `watch`
+    names the unseen net, or is "auto": the first one with weights that is in neither.
     """
-    protocol = choose_protocol(challenge)
-    if choose_by != "auto":
-        protocol = choose_protocol(challenge, choose_by)
-    elif protocol.name == DEFAULT and (nets or look("alex", weights)):
-        protocol = load_protocol(protocol, lpips_net=next(iter(nets), "alex"))
-    elif protocol.name == DEFAULT:
-        protocol = load_protocol(protocol, terms=["rmse"])
+    auto = choose_by == "auto"
+    protocol = choose_protocol(challenge, None if auto else choose_by)
+    if not isinstance(protocol.lpips_net, str):
+        wired = auto and "random" in nets
+        protocol = protocol.settle("random") if wired else _settled(protocol, before, weights, auto)
     protocol = protocol.of_images().model_copy(update={"shown": ("rmse",)})
     known = {*nets, *(protocol.resolve(term.metric).removeprefix("lpips-") for term in protocol.terms)}
     if watch == "auto":
-        others = (net for net in WATCHED if net not in known and look(net, weights))
-        watch = "" if "random" in known else next(others, "")
+        watch = "" if "random" in known else unseen_net(known, weights)
     unseen = f"lpips-{watch}" if watch not in ("", "none") else ""
     return Judge(protocol, weights, device, extra=(unseen,) if unseen else ()), unseen
+
+
+def _settled(rule: scoring.Protocol, before: str | None, weights: Path | None, auto: bool) -> scoring.Protocol:
+    """Return the protocol with the net that its training's epochs are compared by, and say where that is another."""
+    kept = before if before in rule.lpips_net and look(str(before), weights) else None
+    found = rule.settle(kept, weights)
+    if auto and rule.name == DEFAULT and (before == "" or look(found.net, weights) is None):
+        return load_protocol(rule, terms=["rmse"], lpips_net="alex")
+    said = rule.other_net(found) if not before else ""
+    if before and before != found.net:
+        said = f"Epochs were chosen by LPIPS of {before}, whose weights are not here: from now on by {found.net}."
+    if said and distributed.is_main():
+        say(said)
+    return found
 
 
 def compared_size(height: int, width: int, size: int | None = None) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from pbvs.files import digest
 from pbvs.metrics.perceptual import Lpips
 from pbvs.networks.pix2pixhd import DiscriminatorConfig
 from pbvs.recipe import Augmentation
+from pbvs.run import STATE
 from pbvs.seeds import evenly_spaced
 from pbvs.training import checkpoint, distributed
 from pbvs.training.checkpoint import TranslatorConfig
@@ -213,6 +214,7 @@ class NetworkTranslator(Translator):
             **metadata,
             "grid": self.metadata.get("grid"),
             "chosen_on": self.stage.choose_on if chosen else None,
+            "lpips_net": self.metadata.get("lpips_net"),
             "task": self.task.name,
             "method": self.method,
             "stage": self.stage.model_dump(mode="json"),
@@ -257,7 +259,12 @@ class NetworkTranslator(Translator):
         stage, recipe = self.stage, context.recipe
         nets = list(dict.fromkeys(term.net for term in stage.perceptual_terms))
         challenge = load_challenge(recipe.challenge)
-        judge, unseen = make_judge(stage.choose_by, challenge, nets, stage.watch_net, context.weights, self.device)
+        state, before = context.folder / STATE, None
+        if state.is_file():  # versions that did not say took the loss's first net
+            before = checkpoint.read_tensors(state, whole=False)[1].get("lpips_net", (*nets, "alex")[0])
+        how = (stage.choose_by, challenge, nets, stage.watch_net, context.weights, self.device, before)
+        judge, unseen = make_judge(*how)
+        self.metadata = {**self.metadata, "lpips_net": judge.lpips_net}
         return Validator(
             evenly_spaced([pair for pair in context.val if pair.target], self.stage.validation_images),
             lambda pair: open_pair(pair, context.root, recipe.radiometry),
@@ -281,6 +288,7 @@ class NetworkTranslator(Translator):
             identity=self._identity(context, len(chips)),
             free=stage.FREE,
             choice=digest([stage.keep, validator.identity]),
+            lpips_net=validator.judge.lpips_net,
             trained=context.trained,
             higher_is_better=validator.judge.protocol.higher_is_better,
             ahead=context.ahead / max(1.0, stage.work(len(context.train))),

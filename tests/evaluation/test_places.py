@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pbvs.evaluation.compare import compare
 from pbvs.evaluation.leaderboard import our_boards
 from pbvs.evaluation.results import find_scores, read_scores
 from pbvs.files import write_text
+from pbvs.metrics.weights import look
 from pbvs.run import Run
 from tests.evaluation.hand_made import Place
 from tests.evaluation.scored_runs import write_scored
@@ -62,3 +64,31 @@ def test_the_newest_scores_that_both_runs_have_are_compared(tmp_path: Path) -> N
     found = compare(*runs)
     assert found.before.folder.name == found.after.folder.name != "b"
     assert compare(*runs, protocol="a").after.folder.name == "a"
+
+
+@pytest.mark.skipif(look("alex") is None or look("squeeze") is None, reason="needs AlexNet's and SqueezeNet's weights")
+def test_scores_by_two_nets_of_one_protocol_lie_apart_and_a_second_choice_is_said(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {net: look(net) for net in ("alex", "squeeze")}
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+    scores = {}
+    for net, path in found.items():  # the weights of one come, and go
+        assert path
+        weights = tmp_path / net
+        weights.mkdir()
+        shutil.copy(path, weights)
+        scores[net] = place.score(lpips_net=None, weights=weights)
+        assert scores[net].folder == place.run.scores / "val" / f"l2-lpips-{net}"
+        assert (scores[net].protocol["lpips_net"], scores[net].lpips["net"]) == (net, net)
+        assert any(f"LPIPS is of {net} and not of vgg" in note for note in scores[net]["notes"])
+    moved = [note for note in scores["squeeze"]["notes"] if "The last scores by l2-lpips were of alex" in note]
+    assert len(moved) == 1 and "`--lpips-net alex`" in moved[0]
+    assert not any("last scores" in note for note in scores["alex"]["notes"])
+    for net, then in scores.items():
+        assert read_scores(place.run, then.folder).lpips["net"] == net
+    assert scores["alex"].images["lpips"].mean() != scores["squeeze"].images["lpips"].mean()
+    asked = place.score(lpips_net="alex", weights=tmp_path / "alex")
+    assert asked.images["lpips"].tolist() == scores["alex"].images["lpips"].tolist()
+    assert not any("LPIPS is of" in note or "last scores" in note for note in asked["notes"])

@@ -290,7 +290,7 @@ def test_a_protocol_with_fid_names_the_weights_that_are_missing(place: Place, tm
     monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
     asked = []
     monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: asked.append(url))
-    cases = ("inception", "mavic-t-2026", "random"), ("vgg", "mavic-t-2026", None), ("alex", "l2-lpips", None)
+    cases = ("inception", "mavic-t-2026", "random"), ("vgg", "mavic-t-2026", None), ("vgg", "l2-lpips", None)
     for net, protocol, lpips_net in cases:
         with pytest.raises(PbvsError, match=f"run `pbvs weights fetch {net}`"):
             place.score(protocol=protocol, lpips_net=lpips_net)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pbvs.errors import PbvsError, UsageError
-from pbvs.metrics.protocol import PROTOCOLS, load_protocol, sensitivity
+from pbvs.metrics.protocol import PROTOCOLS, is_current, load_protocol, options_of, sensitivity
 from tests.tasks import TASKS
 
 PARTS = {"l1": 0.1, "mse": 0.04, "rmse": 0.2, "lpips": 0.5, "fid": 50.0}
@@ -178,3 +178,67 @@ def test_a_mean_divides_by_the_number_of_terms_and_not_by_their_weights() -> Non
     assert load_protocol({"name": "m", "terms": terms}).task_score({"rmse": 0.3, "lpips": 0.2}) == pytest.approx(0.4)
     rule = load_protocol({"name": "s", "terms": terms, "reduction": "sum"})
     assert rule.task_score({"rmse": 0.3, "lpips": 0.2}) == pytest.approx(0.8)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, the only one where weights are looked for."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+FILES = {
+    "vgg": "vgg16-features.safetensors", "alex": "alexnet-features.safetensors",
+    "squeeze": "squeezenet1_1-features.safetensors",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        (["squeeze", "alex", "vgg"], "vgg"),
+        (["squeeze", "alex"], "alex"),
+        (["squeeze"], "squeeze"),
+        ([], "vgg"),  # whose weights are then asked for
+    ],
+)
+def test_the_first_net_of_the_default_whose_weights_are_here_is_taken(
+    weights: Path, there: list[str], taken: str
+) -> None:
+    for net in there:
+        (weights / FILES[net]).touch()
+    usual = load_protocol()
+    rule = usual.settle(weights=weights)
+    assert (rule.lpips_net, rule.net, rule.resolve("lpips")) == (taken, taken, f"lpips-{taken}")
+    assert rule.model_dump() == {**usual.model_dump(), "lpips_net": taken}
+    said = usual.other_net(rule)
+    if taken == "vgg":
+        assert said == ""
+    else:
+        assert f"LPIPS is of {taken} and not of vgg" in said and "`pbvs weights fetch vgg`" in said
+    for asked in ("squeeze", "random"):
+        assert usual.settle(asked, weights).net == asked
+    assert load_protocol("mavic-t-2026").settle(weights=weights).net == "vgg"  # which leaves no choice
+    assert is_current(rule.model_dump(mode="json"))
+    assert options_of(rule.model_dump(mode="json")) == f" --protocol l2-lpips --lpips-net {taken}"
+    assert options_of(load_protocol("mavic-t-2026").model_dump()) == " --protocol mavic-t-2026"
+
+
+def test_a_file_may_say_which_net_is_taken_first(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('name = "ours"\nlpips_net = ["squeeze", "vgg"]\n')
+    (weights / FILES["vgg"]).touch()
+    assert load_protocol(path).net == "squeeze"
+    assert load_protocol(path).settle(weights=weights).net == "vgg"
+    (weights / FILES["squeeze"]).touch()
+    assert load_protocol(path).settle(weights=weights).net == "squeeze"
+
+
+@pytest.mark.parametrize("nets", ['"vgg19"', "[]", '["vgg", "random"]', "3", '["vgg", 3]'])
+def test_a_net_that_cannot_be_is_named_once(nets: str, tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(f'name = "ours"\nlpips_net = {nets}\n')
+    with pytest.raises(PbvsError, match=r"cannot be used: lpips_net: it is 'alex', 'vgg', 'squeeze' or 'random', or a"):
+        load_protocol(path)

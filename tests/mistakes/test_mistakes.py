@@ -523,7 +523,7 @@ def test_more_epochs_go_on_with_a_run_of_an_earlier_version(
 
 # --- What is stale is named wherever it is met, with the command that renews it.
 
-RESCORE = "`pbvs score --run kept --split val --protocol l2-lpips`"
+RESCORE = "`pbvs score --run kept --split val --protocol l2-lpips --lpips-net random`"
 REMAKE = "`pbvs predict --run kept --task rgb2ir --split val`"
 
 

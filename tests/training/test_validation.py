@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,6 +87,31 @@ def test_the_default_rule_takes_the_losss_net_and_others_their_own() -> None:
     judge, _ = make_judge("mavic-t-2026", CHALLENGE, [], "none", WEIGHTS, "cpu")
     assert judge.protocol.resolve("lpips") == "lpips-vgg"
     assert [term.metric for term in judge.protocol.terms] == ["lpips", "l1"]  # no image has an FID
+
+
+@pytest.mark.skipif(look("alex") is None or look("squeeze") is None, reason="needs AlexNet's and SqueezeNet's weights")
+def test_epochs_are_chosen_by_the_first_net_that_is_here_and_a_training_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [look(net) for net in ("squeeze", "alex")]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+
+    def net(before: str | None = None, choose_by: str = "auto", loss: Sequence[str] = ()) -> str:
+        return make_judge(choose_by, CHALLENGE, loss, "none", tmp_path, "cpu", before)[0].lpips_net
+
+    assert (net(), net("squeeze"), net("")) == ("", "", "")  # no weights: RMSE alone
+    for path in found:
+        assert path
+        shutil.copy(path, tmp_path)
+        taken = "squeeze" if path == found[0] else "alex"
+        assert net() == net(choose_by="l2-lpips") == taken
+        assert f"LPIPS is of {taken} and not of vgg" in capsys.readouterr().err
+        assert net("") == ""  # which began without
+        assert net("squeeze") == "squeeze" and not capsys.readouterr().err
+        assert net(loss=["random"]) == "random"
+    assert net("vgg") == "alex"
+    assert "chosen by LPIPS of vgg, whose weights are not here: from now on by alex" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(look("vgg", WEIGHTS) is None or look("squeeze", WEIGHTS) is None, reason="needs weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 from pbvs.data.dataset import _brightened, _sharpened, _zoomed
 from pbvs.errors import PbvsError
 from pbvs.metrics.perceptual import Lpips
+from pbvs.metrics.weights import look
 from pbvs.networks.unet import UNet, UNetConfig, build_unet
+from pbvs.run import STATE
 from pbvs.seeds import torch_generator
+from pbvs.training.checkpoint import read_tensors
 from pbvs.training.step import Batch, Rounds
 from pbvs.training.trainer import Settings, Trainer
 from pbvs.translators.base import FitContext
@@ -24,6 +28,7 @@ from pbvs.translators.unet import UNetStage
 from pbvs.translators.unet.translator import LARGEST_GRADIENT, Cosine, UNetStep, UNetTranslator, Weights, adapt_unet
 from tests.tasks import TASKS
 from tests.training.little import LittleChips, equal, random_lpips, weights_of
+from tests.translators.scenes import context_of, recipe_of, translator_of
 
 LITTLE = UNetConfig(1, 1, width=8, levels=2, widest=2, style=4)
 STAGE = {"method": "unet", "width": 8, "levels": 2, "widest": 2, "style": 4, "size": 16}
@@ -288,3 +293,26 @@ def test_without_pairs_nothing_is_learnt(tmp_path: Path) -> None:
     recipe = Recipe(name="x", stages={"sar2eo": stage})
     with pytest.raises(PbvsError, match="empty"):
         UNetTranslator(TASKS["sar2eo"], stage).fit(FitContext(recipe, tmp_path, [], [], tmp_path, tmp_path))
+
+
+@pytest.mark.skipif(look("alex") is None or look("squeeze") is None, reason="needs AlexNet's and SqueezeNet's weights")
+def test_a_training_goes_on_with_the_net_that_it_began_to_choose_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [look(net) for net in ("squeeze", "alex")]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("PBVS_WEIGHTS", raising=False)
+    (tmp_path / "weights").mkdir()
+    fresh = []
+    for epochs, path in enumerate(found, 1):  # AlexNet's weights, which come first, are there from the second epoch on
+        assert path
+        shutil.copy(path, tmp_path / "weights")
+        recipe = recipe_of(epochs=epochs, half_rate_epochs=0, lpips_weight=0.0)
+        for name in ("model", f"fresh{epochs}"):
+            translator_of(recipe).fit(context_of(tmp_path, recipe, name, weights=tmp_path / "weights"))
+        kept, fresh = (
+            [read_tensors(tmp_path / name / file)[1]["lpips_net"] for file in ("model.safetensors", STATE)]
+            for name in ("model", f"fresh{epochs}")
+        )
+        assert kept == ["squeeze", "squeeze"]
+    assert fresh == ["alex", "alex"]
