@@ -165,20 +165,8 @@ def find_task(
     path = manifest_path(manifests, name, split)
     if not path.is_file():
         return None
-    pairs = read_manifest(path)
-    challenge = recipe.radiometry.challenge
-    rule = recipe.evaluation_size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
-    return TaskToScore(
-        name,
-        [pair for pair in pairs if pair.target],
-        run.prediction_folder(split, name),
-        root,
-        recipe.radiometry,
-        challenge.task(name).challenge_size if rule == "challenge" else None,
-        protocol.other_size,
-        challenge.outputs.stored,
-        known=frozenset(pair.name for pair in pairs),
-    )
+    predictions, size = run.prediction_folder(split, name), recipe.evaluation_size
+    return TaskToScore.of(name, read_manifest(path), predictions, root, recipe.radiometry, protocol, size)
 
 
 def check_scored(measured: dict[str, TaskScores], split: str) -> None:
@@ -384,23 +372,12 @@ def _state(pair: Pair, task: TaskToScore) -> list[Any]:
 
 def trained_nets(recipe: Recipe) -> dict[str, set[str]]:
     """Return the LPIPS nets that each task's stage was trained on; a cascade has those of its first model."""
-    own = {task: _nets(stage.model_dump()) for task, stage in recipe.stages.items()}
+    stages = recipe.stages
+    own = {name: {term.net for term in getattr(stage, "perceptual_terms", ())} for name, stage in stages.items()}
     return {
-        task: set().union(own[task], *(own.get(first, set()) for first in stage.requires))
-        for task, stage in recipe.stages.items()
+        name: own[name].union(*(own.get(first, ()) for first in stage.requires)) & {*NETS}
+        for name, stage in stages.items()
     }
-
-
-def _nets(stage: dict[str, Any]) -> set[str]:
-    if not stage.get("lpips_weight"):
-        return set()
-    if stage.get("perceptual"):  # which stand for lpips_net
-        return {str(term["net"]) for term in stage["perceptual"]} & set(NETS)
-    found: set[str] = set()
-    for key, value in stage.items():
-        if key.startswith("lpips_net"):
-            found |= {value} if isinstance(value, str) else set(value)
-    return found & set(NETS)
 
 
 def unseen_net(recipe: Recipe, protocol: Protocol, weights: Path | None) -> str | None:

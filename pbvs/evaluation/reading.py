@@ -22,6 +22,7 @@ from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, of_data
 from pbvs.files import atomic_path, digest, inside, read_error, sweep, visible_names
 from pbvs.metrics.base import LEVELS, Array
+from pbvs.metrics.protocol import Protocol
 from pbvs.recipe import Radiometry
 
 if TYPE_CHECKING:
@@ -53,6 +54,26 @@ class TaskToScore:
     dtype: str = "uint8"  # of predictions; targets are quantised to it
     known: Container[str] = frozenset()  # every name of the split, also those without a target
     predict: Callable[[Pair], NDArray[np.float32]] | None = None  # makes the prediction instead of reading one
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        pairs: Sequence[Pair],
+        folder: Path,
+        root: Path,
+        rules: Radiometry,
+        protocol: Protocol,
+        size: str,
+    ) -> TaskToScore:
+        """Return a task's pairs that have targets, as the protocol compares them, or the recipe's evaluation `size`."""
+        challenge = rules.challenge
+        square = (size if protocol.evaluation_size == "recipe" else protocol.evaluation_size) == "challenge"
+        return cls(
+            name, [pair for pair in pairs if pair.target], folder, root, rules,
+            challenge.task(name).challenge_size if square else None, protocol.other_size, challenge.outputs.stored,
+            known=frozenset(pair.name for pair in pairs),
+        )  # fmt: skip
 
     @property
     def task(self) -> Task:

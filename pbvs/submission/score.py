@@ -142,21 +142,9 @@ def _evaluation_size(origin: Origin | None, found: Unpacked, challenge: Challeng
 def _tasks(
     found: Unpacked, inputs: Inputs, root: Path, recipe: Recipe, protocol: Protocol, size: str
 ) -> Sequence[TaskToScore]:
-    rule = size if protocol.evaluation_size == "recipe" else protocol.evaluation_size
-    challenge = inputs.challenge
-    radiometry = recipe.radiometry.of(challenge)
+    rules = recipe.radiometry.of(inputs.challenge)
     return [
-        TaskToScore(
-            name,
-            [pair for pair in pairs.values() if pair.target],
-            found.folder / name,
-            root,
-            radiometry,
-            challenge.tasks[name].challenge_size if rule == "challenge" else None,
-            protocol.other_size,
-            "uint8" if challenge.outputs.dtype == "uint8" else "uint16",
-            known=frozenset(pair.name for pair in pairs.values()),
-        )
+        TaskToScore.of(name, [*pairs.values()], found.folder / name, root, rules, protocol, size)
         for name, pairs in inputs.pairs.items()
     ]
 
