@@ -130,7 +130,7 @@ def test_nets_that_were_trained_on_and_one_that_was_not(tmp_path: Path) -> None:
 def test_a_net_that_was_learnt_rather_than_the_images_is_told(unseen: float, said: bool) -> None:
     tasks = {"sar2eo": {"lpips": 0.30, "lpips-squeeze": unseen}}
     inputs = {"tasks": {"sar2eo": {"lpips": 0.40, "lpips-squeeze": 0.40}}}
-    notes = _learnt_nets(load_protocol(), tasks, inputs, {"sar2eo": {"alex"}})
+    notes = _learnt_nets(load_protocol(lpips_net="alex"), tasks, inputs, {"sar2eo": {"alex"}})
     assert bool(notes) is said
     assert not said or ("LPIPS alex" in notes[0] and "LPIPS squeeze does not" in notes[0])
 
