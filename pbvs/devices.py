@@ -169,9 +169,12 @@ def _connect_dask() -> None:
 
 
 def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], count: int,
+    pool: ThreadPoolExecutor,
+    work: Callable[[T], R],
+    items: Iterable[T],
+    count: int,
     weigh: Callable[[R], int] = lambda _: 0,
-) -> Generator[R, None, None]:  # fmt: skip
+) -> Generator[R, None, None]:
     """Yield `work(item)` in order, with at most `count` results waiting, so that memory stays flat.
 
     Once they and the one in use have `ROOM` bytes by `weigh`, only the next is made, when it is asked for. With `weigh`

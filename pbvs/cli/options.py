@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,34 +27,31 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 NETS = ("alex", "squeeze", "vgg", "random")  # `random` is no LPIPS; it shows that everything is wired up
 
 
-class RunName(click.types.StringParamType):
-    """The name of a run; shells complete it from the folders below `--submissions`."""
+class Completed(click.types.StringParamType):
+    """A text of which shells complete the names that there are; `files` beside them."""
 
-    name = "run"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the runs whose names begin with what was typed."""
-        from pbvs.run import all_runs
-
-        folder = ctx.params.get("submissions") or SUBMISSIONS
-        return [CompletionItem(run.name) for run in all_runs(Path(folder)) if run.name.startswith(incomplete)]
-
-
-class RecipeName(click.types.StringParamType):
-    """A built-in recipe's name, or the path of a .toml file; shells complete both."""
-
-    name = "recipe"
+    def __init__(self, name: str, names: Callable[[click.Context], Iterable[str]], files: bool = False) -> None:
+        self.name, self.names, self.files = name, names, files
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the built-in recipes that begin so, and let the shell add files."""
-        from pbvs import recipe
-
-        names = sorted(path.stem for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml"))
-        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-        return [*found, CompletionItem(incomplete, type="file")]
+        """Return the names that begin with what was typed, and let the shell add files."""
+        found = [CompletionItem(name) for name in self.names(ctx) if name.startswith(incomplete)]
+        return [*found, CompletionItem(incomplete, type="file")] if self.files else found
 
 
-RUN, RECIPE = RunName(), RecipeName()
+def _runs(ctx: click.Context) -> Iterable[str]:
+    from pbvs.run import all_runs
+
+    return [run.name for run in all_runs(Path(ctx.params.get("submissions") or SUBMISSIONS))]
+
+
+def _recipes(_: click.Context) -> Iterable[str]:
+    from pbvs.recipe import RECIPES
+
+    return RECIPES.names
+
+
+RUN, RECIPE = Completed("run", _runs), Completed("recipe", _recipes, files=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
 data = click.option("--data", type=FOLDER, envvar="PBVS_DATA", help="Folder with the unpacked archives [PBVS_DATA].")

@@ -31,10 +31,21 @@ if TYPE_CHECKING:
 @options.jobs
 @options.as_json
 def compare(
-    runs: tuple[str, ...], data: Path | None, manifests: Path, submissions: Path, split: str | None,
-    protocol: str | None, seeds: bool, anyway: bool, page: Path | None, no_page: bool, one_file: bool, images: str,
-    jobs: int, as_json: bool,
-) -> None:  # fmt: skip
+    runs: tuple[str, ...],
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    split: str | None,
+    protocol: str | None,
+    seeds: bool,
+    anyway: bool,
+    page: Path | None,
+    no_page: bool,
+    one_file: bool,
+    images: str,
+    jobs: int,
+    as_json: bool,
+) -> None:
     """Compare scored runs with the first one: differences with intervals, and images of the largest changes.
 
     Each run after the first is compared with it, image by image. An interval that holds 0 leaves open which is better.
@@ -128,9 +139,18 @@ def leaderboard(submissions: Path, manifests: Path, as_csv: bool, as_json: bool)
 @click.option("--batch", type=click.IntRange(1, 256), default=16, show_default=True, help="Images at once.")
 @options.as_json
 def score(
-    archive: Path | None, split: Split, run: str | None, data: Path | None, manifests: Path, submissions: Path,
-    targets: Path | None, challenge: str | None, no_baselines: bool, as_json: bool, **choices: Any,
-) -> None:  # fmt: skip
+    archive: Path | None,
+    split: Split,
+    run: str | None,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    targets: Path | None,
+    challenge: str | None,
+    no_baselines: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
     """Score a run's predictions against held-out targets: L1, L2, LPIPS, each task's score and the combined one.
 
     The inputs as they are and their gray are scored beside them, once. Tables and a summary go into

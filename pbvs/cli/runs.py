@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pbvs.cli import options
+
+if TYPE_CHECKING:
+    from pbvs.experiments.runs import Row
+    from pbvs.submission.uploads import Upload
 
 MEGABYTE = 1e6
 
@@ -36,14 +41,8 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
     if not rows:
         options.echo(f"There is no run in {submissions} yet; make one with `pbvs predict --all`.")
         return
-    options.echo_table(
-        ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads"),
-        [
-            (row.run, row.recipe, row.begun, str(row.models), str(row.predictions), row.score or "-",
-             f"{row.megabytes:.1f}", row.packaged or "-", ", ".join(map(str, row.uploads)) or "-")
-            for row in rows
-        ],
-    )  # fmt: skip
+    head = ("run", "recipe", "begun", "models", "test images", "score", "MB", "packaged", "uploads")
+    options.echo_table(head, [_cells(row) for row in rows])
     for row in rows:
         if row.problem:
             options.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
@@ -57,6 +56,11 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
             for key, values in found.items()
         ]
         options.echo_table(("", *names), cells)
+
+
+def _cells(row: Row) -> list[str]:
+    made = [row.run, row.recipe, row.begun, str(row.models), str(row.predictions), row.score or "-"]
+    return [*made, f"{row.megabytes:.1f}", row.packaged or "-", ", ".join(map(str, row.uploads)) or "-"]
 
 
 @runs.command("rm")
@@ -111,15 +115,13 @@ def _say_log(folder: Path) -> None:
 
     uploads = log.read_log(folder)
     if uploads:
-        options.echo_table(
-            ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note"),
-            [
-                (str(up.number), up.when, *map(printable, (up.archive, up.sha256[:12], up.run or "-", up.local or "-",
-                                                           up.board or "-", up.status, up.note)))
-                for up in uploads
-            ],
-        )  # fmt: skip
+        head = ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note")
+        options.echo_table(head, [(str(up.number), up.when, *map(printable, _texts(up))) for up in uploads])
     options.echo(log.say_left(uploads, log.challenge_of(folder)))
+
+
+def _texts(up: Upload) -> tuple[str, ...]:
+    return up.archive, up.sha256[:12], up.run or "-", up.local or "-", up.board or "-", up.status, up.note
 
 
 @submissions.command("log")
@@ -174,9 +176,16 @@ def failed(folder: Path, number: int, note: str | None) -> None:
 @click.option("--keep", is_flag=True, help="Keep the second run even when it is equal.")
 @click.pass_context
 def reproduce(
-    context: click.Context, run: str, data: Path | None, manifests: Path, submissions: Path, weights: Path | None,
-    jobs: int, check_only: bool, keep: bool,
-) -> None:  # fmt: skip
+    context: click.Context,
+    run: str,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    weights: Path | None,
+    jobs: int,
+    check_only: bool,
+    keep: bool,
+) -> None:
     """Compare data, weights and versions with RUN's provenance, make it again and compare the predictions.
 
     Exit status 1 when something that can change the result differs (--check-only), or predictions do.

@@ -49,9 +49,18 @@ MEGABYTE = 1e6
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 def package(
-    run: str | None, data: Path | None, manifests: Path, submissions: Path, tasks: str | None, sources: tuple[str, ...],
-    modes: tuple[str, ...], split: str, allow_stale: bool, dry_run: bool, **choices: Any,
-) -> None:  # fmt: skip
+    run: str | None,
+    data: Path | None,
+    manifests: Path,
+    submissions: Path,
+    tasks: str | None,
+    sources: tuple[str, ...],
+    modes: tuple[str, ...],
+    split: str,
+    allow_stale: bool,
+    dry_run: bool,
+    **choices: Any,
+) -> None:
     """Zip a run's predictions as the challenge asks, and check what was written.
 
     The same content gives the same bytes. An archive that would be rejected is not kept, and the earlier one stays.
@@ -128,9 +137,16 @@ def _megabytes(size: float) -> str:
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.pass_context
 def check(
-    context: click.Context, archive: Path, data: Path | None, evaluation_size: str | None, split: str, manifests: Path,
-    challenge: str | None, as_json: bool, strict: bool,
-) -> None:  # fmt: skip
+    context: click.Context,
+    archive: Path,
+    data: Path | None,
+    evaluation_size: str | None,
+    split: str,
+    manifests: Path,
+    challenge: str | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
     """Say whether ARCHIVE would be rejected, and what would score badly; anybody's zip will do.
 
     Beside the run that wrote it, it is also said when the run's predictions were made again since, or are stale.

@@ -22,8 +22,11 @@ from PIL import Image
 from pbvs.errors import PbvsError, ReadError
 
 DRIVERS = {
-    ".png": "PNG", ".tif": "GTiff", ".tiff": "GTiff", ".jpg": "JPEG", ".jpeg": "JPEG", ".jp2": "JP2OpenJPEG",
-}  # fmt: skip
+    ".png": "PNG",
+    ".jp2": "JP2OpenJPEG",
+    **dict.fromkeys((".tif", ".tiff"), "GTiff"),
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+}
 SUFFIXES = frozenset(DRIVERS)
 _OTHER = "bil bip bmp bsq dng exr gif grd h5 hdf hdr heic img j2k jpf jpx mat nc ntf npy npz pgm ppm raw safe vrt webp"
 OTHER_FORMATS = frozenset(f".{name}" for name in _OTHER.split())  # images that people have and that are not read

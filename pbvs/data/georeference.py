@@ -20,9 +20,13 @@ Transform = tuple[float, ...]  # a b c d e f: x = a col + b row + c, y = d col +
 LONGEST = 1 << 20  # bytes of a file beside an image
 AFFINE = 0.5  # pixels that control points may lie off an affine transform for it to stand in their place
 WORLD_FILES = {
-    ".png": (".pgw", ".pngw", ".wld"), ".tif": (".tfw", ".tifw", ".wld"), ".tiff": (".tfw", ".tiffw", ".wld"),
-    ".jpg": (".jgw", ".jpgw", ".wld"), ".jpeg": (".jgw", ".jpegw", ".wld"), ".jp2": (".j2w", ".jp2w", ".wld"),
-}  # fmt: skip
+    ".png": (".pgw", ".pngw", ".wld"),
+    ".tif": (".tfw", ".tifw", ".wld"),
+    ".tiff": (".tfw", ".tiffw", ".wld"),
+    ".jpg": (".jgw", ".jpgw", ".wld"),
+    ".jpeg": (".jgw", ".jpegw", ".wld"),
+    ".jp2": (".j2w", ".jp2w", ".wld"),
+}
 RPC_FILES = ("_RPC.TXT", "_rpc.txt", ".RPB", ".rpb")
 SIDE_SUFFIXES = frozenset({".prj", ".xml", ".msk", ".rpb"}.union(*WORLD_FILES.values()))
 

@@ -259,8 +259,12 @@ def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 def _kind(reason: str) -> str:
     """Return a reason without the names and numbers that differ from file to file."""
     kinds = {
-        "cannot be read": "cannot be read", "says it is": "too large", "it covers": "covers too little of its target",
-        "cannot be the footprint": "another footprint", "byte for byte": "an official input among the training images",
-        "the same name": "the same name as another file", "differ": "sizes of a pair differ",
-    }  # fmt: skip
+        "cannot be read": "cannot be read",
+        "says it is": "too large",
+        "it covers": "covers too little of its target",
+        "cannot be the footprint": "another footprint",
+        "byte for byte": "an official input among the training images",
+        "the same name": "the same name as another file",
+        "differ": "sizes of a pair differ",
+    }
     return next((kind for mark, kind in kinds.items() if mark in reason), reason)

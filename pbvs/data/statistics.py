@@ -77,10 +77,13 @@ class Brightness:
         """Return count, mean, deviation and the histogram as shares."""
         shares = self.counts / max(self.counts.sum(), 1e-12)
         return {
-            "images": self.images, "mean": round(self.mean, 4), "deviation": round(self.deviation, 4),
-            "clipped": round(self.clipped, 4), "empty": round(self.empty, 4),
+            "images": self.images,
+            "mean": round(self.mean, 4),
+            "deviation": round(self.deviation, 4),
+            "clipped": round(self.clipped, 4),
+            "empty": round(self.empty, 4),
             "histogram": [round(float(share), 5) for share in shares],
-        }  # fmt: skip
+        }
 
 
 Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness

@@ -200,11 +200,13 @@ def board_csv(boards: Sequence[Board]) -> str:
 
 def board_json(boards: Sequence[Board]) -> list[dict[str, Any]]:
     """Return the boards as JSON values."""
-    return [
-        {"title": board.title, "source": board.source, "about": board.about, "ours": board.ours, "entries": [
-            {"name": row["name"], "combined": number(row["combined"]), "note": row["note"],
-             "tasks": {task: number(row[task]) for task in board.tasks}}
-            for row in board.entries.to_dict("records")
-        ]}
-        for board in boards
-    ]  # fmt: skip
+    found = []
+    for board in boards:
+        rows = board.entries.to_dict("records")
+        numbers = [{task: number(row[task]) for task in board.tasks} for row in rows]
+        entries = [
+            {"name": row["name"], "combined": number(row["combined"]), "note": row["note"], "tasks": tasks}
+            for row, tasks in zip(rows, numbers, strict=True)
+        ]
+        found.append({key: getattr(board, key) for key in ("title", "source", "about", "ours")} | {"entries": entries})
+    return found

@@ -255,11 +255,13 @@ def map_of(name: str, located: Sequence[MapPoint]) -> dict[str, Any]:
     ]
     bar = _round_number(WIDTH / 4 / scale * KILOMETRES)
     return {
-        "name": name, "points": points, "bar": round(bar / KILOMETRES * scale, 2),
+        "name": name,
+        "points": points,
+        "bar": round(bar / KILOMETRES * scale, 2),
         "length": f"{bar:g} km" if bar >= 1 else f"{bar * 1000:g} m",
         "where": f"{_degrees(middle[1], 'N', 'S')}, {_degrees(middle[0], 'E', 'W')}",
         "held": sum(held for *_, held in located),
-    }  # fmt: skip
+    }
 
 
 def world_of(archives: Sequence[Archive]) -> list[dict[str, Any]]:

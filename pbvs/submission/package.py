@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,19 +185,21 @@ class PackagePlan:
     readme: Readme
     evaluation_size: EvaluationSize
     challenge: Challenge
-    sources: dict[str, str] = field(default_factory=dict)  # task -> run
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks in the archive."""
-        return tuple(part.task for part in self.parts)
 
 
 def make_plan(
-    run: Run, inputs: Inputs, *, split: str = "test", tasks: Sequence[str] = (),
-    others: Mapping[str, Run] | None = None, modes: Mapping[str, str] | None = None, form: Container | None = None,
-    extra_data: bool | None = None, description: str | None = None, manifests: Path | None = None,
-) -> PackagePlan:  # fmt: skip
+    run: Run,
+    inputs: Inputs,
+    *,
+    split: str = "test",
+    tasks: Sequence[str] = (),
+    others: Mapping[str, Run] | None = None,
+    modes: Mapping[str, str] | None = None,
+    form: Container | None = None,
+    extra_data: bool | None = None,
+    description: str | None = None,
+    manifests: Path | None = None,
+) -> PackagePlan:
     """Gather the predictions of a run; `others` gives tasks that come from another run.
 
     Raises UsageError for unknown tasks, PbvsError when predictions are missing, too many or not finished, or where
@@ -227,7 +229,6 @@ def make_plan(
         readme=_readme(parts, recipes, extra_data, description),
         evaluation_size=_evaluation_size(parts, recipes),
         challenge=challenge,
-        sources={part.task: part.run.name for part in parts},
     )
 
 
