@@ -147,18 +147,19 @@ def weight_digests(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
 def package_versions() -> dict[str, str]:
     """Return the installed version of each package that pbvs requires."""
     versions = {}
-    for name in _required():
+    for name in required():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
 
 
-def _required() -> list[str]:
+def required() -> list[str]:
+    """Return the names of the packages that pbvs requires everywhere, in order."""
     try:
         lines = importlib.metadata.requires("pbvs") or []
     except importlib.metadata.PackageNotFoundError:
         lines = ["torch", "numpy", "pillow", "pydantic", "rasterio", "safetensors"]
-    found = (_REQUIREMENT.match(line) for line in lines if "extra ==" not in line)
+    found = (_REQUIREMENT.match(line) for line in lines if ";" not in line)
     return sorted(match.group(0).lower() for match in found if match)
 
 

@@ -6,7 +6,6 @@ Each finding is `ok`, `note` (works, but worth knowing) or `BAD` (a command will
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -25,7 +24,7 @@ from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path, inside, is_unfinished, sha256, write_error
 from pbvs.metrics.weights import SOURCES, find, get_source, look, read_tensors
-from pbvs.provenance import package_versions
+from pbvs.provenance import package_versions, required
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs, read_metadata
 
 GIB = 2**30
@@ -81,18 +80,9 @@ def _software() -> Iterator[Finding]:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         yield Finding("ok" if limit >= 256 else "note", "open files", f"at most {limit} (ulimit -n)")
     versions = package_versions()
-    for name in _requirements():
+    for name in required():
         found = versions.get(name)
         yield Finding("ok" if found else "BAD", name, found or "is not installed; run `pip install .` again")
-
-
-def _requirements() -> list[str]:
-    try:
-        lines = importlib.metadata.requires("pbvs") or []
-    except importlib.metadata.PackageNotFoundError:
-        return sorted(package_versions())
-    names = [line.replace("(", " ").split(";")[0] for line in lines if "extra ==" not in line and ";" not in line]
-    return sorted("".join(c if c.isalnum() or c in "-_." else " " for c in name).split()[0].lower() for name in names)
 
 
 def _memory() -> str:
