@@ -106,11 +106,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def in_chunks(
-    work: Callable[[Sequence[T]], list[R]],
-    items: Sequence[T],
-    jobs: int = 1,
-    few: int = FEW,
-    chunk: int = CHUNK,
+    work: Callable[[Sequence[T]], list[R]], items: Sequence[T], jobs: int = 1, few: int = FEW, chunk: int = CHUNK
 ) -> Iterator[R]:
     """Yield the results of `work` on chunks of `items`, one by one and in order, `jobs` chunks at a time.
 

@@ -19,6 +19,7 @@ from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, WriteError, damage_ignored
 from pbvs.files import inside, matching, sha256, write_json
+from pbvs.lineage import learns
 from pbvs.metrics.weights import look
 from pbvs.recipe import Recipe
 from pbvs.run import read_metadata
@@ -30,12 +31,7 @@ _REQUIREMENT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def collect(
-    recipe: Recipe,
-    manifests: Path,
-    weights: Path | None = None,
-    device: str = "cpu",
-    *,
-    root: Path | None = None,
+    recipe: Recipe, manifests: Path, weights: Path | None = None, device: str = "cpu", *, root: Path | None = None
 ) -> dict[str, Any]:
     """Return all that the predictions depend on, as a JSON value.
 
@@ -52,9 +48,7 @@ def collect(
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device_metadata(
-            device, learns=any("epochs" in stage.model_dump() for stage in recipe.stages.values())
-        ),
+        "device": device_metadata(device, learns=any(map(learns, recipe.stages.values()))),
     }
 
 

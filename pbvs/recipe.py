@@ -8,15 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    GetPydanticSchema,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, PrivateAttr, field_validator, model_validator
 
 from pbvs import aliases
 from pbvs.challenge.model import DEFAULT, Challenge, load_challenge

@@ -121,9 +121,7 @@ def build_pairs(
 @options.challenge
 @click.option("--output", type=options.FILE, help="The page to write; without it check-data.html beside the manifests.")
 @click.option(
-    "--no-shift",
-    is_flag=True,
-    help="Show the misregistration that was measured before, if any: it takes the longest.",
+    "--no-shift", is_flag=True, help="Show the misregistration that was measured before, if any: it takes the longest."
 )
 @options.jobs
 @options.backend

@@ -91,7 +91,6 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
 
 # --- `pbvs weights`: where the frozen networks' weights are, and how to get them.
 
-NETS = ("alex", "squeeze", "vgg", "vgg19", "inception")
 USES = {
     "alex": "LPIPS; the demo's loss",
     "squeeze": "LPIPS; the smallest",
@@ -99,6 +98,7 @@ USES = {
     "vgg19": "pix2pixHD's perceptual loss",
     "inception": "FID and KID",
 }
+NETS = tuple(USES)
 which = click.argument("nets", type=click.Choice(NETS), nargs=-1)
 
 

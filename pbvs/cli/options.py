@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.devices import use_backend
-from pbvs.run import MANIFESTS, SUBMISSIONS
+from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
 from pbvs.text import escaped, folded, listed, shown_width, terminal_width
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ class Completed(click.types.StringParamType):
 
 
 def _runs(ctx: click.Context) -> Iterable[str]:
-    from pbvs.run import all_runs
-
     return [run.name for run in all_runs(Path(ctx.params.get("submissions") or SUBMISSIONS))]
 
 

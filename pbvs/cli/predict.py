@@ -9,8 +9,8 @@ import click
 
 from pbvs.challenge import SPLITS
 from pbvs.cli import options
-from pbvs.errors import PbvsError, UsageError
-from pbvs.text import terminal_width
+from pbvs.errors import PbvsError, UsageError, WriteError
+from pbvs.text import for_people, terminal_width, write_table
 
 if TYPE_CHECKING:
     from pbvs.experiments.ablation import AblationPlan, Made
@@ -162,8 +162,6 @@ def _translate_all(model: Model, seen: list[Path], waiting: list[tuple[Path, Pat
 
 def _translate(model: Model, source: Path, target: Path) -> str:
     """Translate a file; return what is wrong with it, or nothing. A full disk is no image's fault and is raised."""
-    from pbvs.errors import WriteError
-
     try:
         model.translate_file(source, target)
     except WriteError:
@@ -209,10 +207,14 @@ def ablate(
     from pbvs.experiments.ablation import ABLATIONS, row_recipe
     from pbvs.experiments.ablation import ablate as make_rows
     from pbvs.recipe import load_recipe, with_changes
+    from pbvs.run import Run
 
     plan, base = ABLATIONS.load(rows), with_changes(load_recipe(recipe), changes)
-    _check_names(only, [row.name for row in plan.rows])
-    _check_runs(share, submissions)
+    names = [row.name for row in plan.rows]
+    if unknown := [name for name in only if name not in names]:
+        raise UsageError(f"There is no row {unknown[0]!r}; the rows are {', '.join(names)}.")
+    if unknown := [name for name in share if not Run(name, submissions).exists()]:
+        raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
     if dry_run:
         for row in plan.rows:
             stages = row_recipe(row, base).model_dump()["stages"]
@@ -233,28 +235,12 @@ def ablate(
     _write(plan, base.name, made, submissions / f"ablation-{prefix}", data, manifests)
 
 
-def _check_names(only: tuple[str, ...], names: list[str]) -> None:
-    from pbvs.errors import UsageError
-
-    if unknown := [name for name in only if name not in names]:
-        raise UsageError(f"There is no row {unknown[0]!r}; the rows are {', '.join(names)}.")
-
-
-def _check_runs(names: tuple[str, ...], submissions: Path) -> None:
-    from pbvs.errors import UsageError
-    from pbvs.run import Run
-
-    if unknown := [name for name in names if not Run(name, submissions).exists()]:
-        raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
-
-
 def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
     from pbvs.data.build import find_root
     from pbvs.experiments import ablation as tables
     from pbvs.files import sweep, write_json, write_text
     from pbvs.report import write_report
     from pbvs.report.pages import render_ablation
-    from pbvs.text import for_people, write_table
 
     root = find_root(data, manifests)
     for row in made:

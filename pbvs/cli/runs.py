@@ -100,8 +100,6 @@ def submissions(context: click.Context, submissions: Path, as_json: bool) -> Non
 
 
 def _log_as_json(folder: Path) -> None:
-    from dataclasses import asdict
-
     from pbvs.submission import uploads as log
 
     uploads = log.read_log(folder)

@@ -182,12 +182,10 @@ def check_scored(measured: dict[str, TaskScores], split: str) -> None:
 
 
 def _notes(task: TaskToScore) -> list[str]:
-    found = unexpected_predictions(task)
-    kinds = {"extra": "belong to no input", "duplicate": "have the name of another prediction"}
     return [
         f"{task.name}: {len(names)} files {what} and were not scored ({', '.join(names[:3])})."
-        for kind, what in kinds.items()
-        if (names := getattr(found, kind))
+        for what, names in unexpected_predictions(task).items()
+        if names
     ]
 
 

@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,26 +175,17 @@ def _with_channels(path: Path, pixels: Array, channels: int) -> Array:
     )
 
 
-@dataclass
-class Unexpected:
-    """The files in a predictions folder that no pair asks for: of a name of their own, or of another file's."""
-
-    extra: list[str] = field(default_factory=list)
-    duplicate: list[str] = field(default_factory=list)
-
-
-def unexpected_predictions(task: TaskToScore) -> Unexpected:
-    """Compare a folder with the expected names."""
+def unexpected_predictions(task: TaskToScore) -> dict[str, list[str]]:
+    """Return the files in a folder of predictions that no pair asks for, by what is wrong with them."""
     names = visible_names(task.predictions)
     unknown = sorted(name for name in names if not (name.endswith(".png") and name[:-4] in task.known))
     stems = dict.fromkeys((_stem(name) for name in unknown), 0)
     for name in visible_names(task.predictions) if stems else ():
         if (stem := _stem(name)) in stems:
             stems[stem] += 1
-    return Unexpected(
-        extra=[name for name in unknown if stems[_stem(name)] == 1],
-        duplicate=[name for name in unknown if stems[_stem(name)] > 1],
-    )
+    twice = [name for name in unknown if stems[_stem(name)] > 1]
+    extra = [name for name in unknown if stems[_stem(name)] == 1]
+    return {"belong to no input": extra, "have the name of another prediction": twice}
 
 
 def _stem(name: str) -> str:

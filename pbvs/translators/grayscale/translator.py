@@ -15,11 +15,7 @@ from pbvs.translators.grayscale import CascadeStage, GrayscaleStage, ToneStage
 
 
 def grayscale(
-    image: ImageArray,
-    intensity: float,
-    channel_weights: Sequence[float] = (),
-    offset: float = 0.0,
-    gamma: float = 1.0,
+    image: ImageArray, intensity: float, channel_weights: Sequence[float] = (), offset: float = 0.0, gamma: float = 1.0
 ) -> ImageArray:
     """Return (H, W, 1): the mean of the channels' distance from black, times `intensity`, clipped to [0, 1].
 
