@@ -34,8 +34,9 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
     from pbvs.run import all_runs
 
     rows = overview(submissions, manifests)
+    readable = {row.run for row in rows if row.recipe != "?"}
+    found = differences([run for run in all_runs(submissions) if run.name in readable])
     if as_json:
-        found = differences(all_runs(submissions))
         options.echo_json({"runs": [asdict(row) for row in rows], "differences": found})
         return
     if not rows:
@@ -47,12 +48,11 @@ def runs(context: click.Context, submissions: Path, manifests: Path, as_json: bo
         if row.problem:
             options.echo(f"Damaged: run {row.run}: {row.problem}", err=True)
     options.echo_stale({row.run: row.stale for row in rows})
-    found = differences(all_runs(submissions))
     if found:
         options.echo("\nWhere the recipes differ:")
         names = [row.run for row in rows]
         cells = [
-            (key, *("-" if values[name] is None else str(values[name]) for name in names))
+            (key, *("-" if values.get(name) is None else str(values[name]) for name in names))
             for key, values in found.items()
         ]
         options.echo_table(("", *names), cells)

@@ -66,7 +66,7 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
     digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
     return Row(
         run=run.name,
-        recipe=str(_tables(run).get("name", "?")),
+        recipe=str(tried(lambda: _tables(run), {}).get("name", "?")),
         begun=_time(run.recipe_file),
         models=sum(path.match(f"models/*/{DONE}") for path in files),
         predictions=sum(path.match("predictions/test/[!.]*/*.png") for path in files),
@@ -131,10 +131,9 @@ def _archives(run: Run, folder: Path) -> list[Path]:
 
 
 def _tables(run: Run) -> dict[str, Any]:
-    try:
+    with damage_ignored():
         return read_toml(run.recipe_file)
-    except PbvsError:
-        return {}
+    return {}
 
 
 def _time(path: Path) -> str:

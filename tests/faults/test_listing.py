@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pbvs import api
+from pbvs.cli import cli
 from pbvs.errors import ReadError
 from pbvs.experiments.runs import compare_predictions, overview
 from pbvs.files import copy_files, matching
@@ -80,6 +82,23 @@ def test_a_run_that_cannot_be_listed_has_a_problem_in_the_overview(
     assert overview(run.submissions)[0].megabytes > 0
     fail_listing(monkeypatch, run.folder / "predictions", PermissionError(13, "Permission denied"))
     assert "cannot be read" in overview(run.submissions)[0].problem
+
+
+def test_a_recipe_that_cannot_be_read_once_is_a_problem_of_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plain, failed = Place(tmp_path, count=1).make().run, Path.read_text, list[Path]()
+
+    def read_text(path: Path, *options: Any, **more: Any) -> str:
+        if path == run.recipe_file and not failed:
+            failed.append(path)
+            raise PermissionError(13, "Permission denied")
+        return plain(path, *options, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    done = CliRunner().invoke(cli, ["runs", "--submissions", str(run.submissions)])
+    assert done.exit_code == 0
+    assert "Damaged: run hand: " in done.output and "cannot be read: Permission denied" in done.output
 
 
 def fail_listing(monkeypatch: pytest.MonkeyPatch, folder: Path, error: OSError) -> None:
