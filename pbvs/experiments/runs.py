@@ -61,12 +61,13 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             problems.append(str(error))
             return otherwise
 
+    recipe: dict[str, Any] = tried(lambda: _tables(run), {})
     found: list[Path] = tried(lambda: matching(run.folder, "**/*"), [])
     files = [path for path in found if path.is_file() and not path.is_symlink()]
     digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
     return Row(
         run=run.name,
-        recipe=str(tried(lambda: _tables(run), {}).get("name", "?")),
+        recipe=str(recipe.get("name", "?")),
         begun=_time(run.recipe_file),
         models=sum(path.match(f"models/*/{DONE}") for path in files),
         predictions=sum(path.match("predictions/test/[!.]*/*.png") for path in files),
