@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,10 +53,12 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     handle = -1
     try:
         make_folder(path.parent)
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # file systems without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while handle < 0 or not part.exists():  # another command's `sweep` may have been quicker than the lock
+            if handle >= 0:
+                os.close(handle)
+                handle = -1
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            _lock(handle)
         yield part
         if durable:
             sync_file(part)
@@ -314,40 +316,45 @@ def sweep(folder: Path, deep: bool = True) -> int:
     count = 0
     for part in Path(folder).glob("**/.*" if deep else ".*"):
         ours = _TEMPORARY.match(part.name) or (deep and _TEMPORARY_IN_RUNS.match(part.name))
-        if ours and not part.is_symlink() and abandoned(part):
-            with contextlib.suppress(OSError):
-                part.unlink()
-                count += 1
+        count += bool(ours) and not part.is_symlink() and remove_abandoned(part)
     return count
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Hold a lock on a temporary file or folder while the block runs, so that it is not `abandoned`."""
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock on a temporary file or folder while the block runs, so that it is not taken for abandoned.
+
+    Yield whether it is still there: until it was locked another command may have removed it.
+    """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # file systems without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        _lock(handle)
+        yield path.exists()
     finally:
         os.close(handle)
 
 
-def abandoned(part: Path) -> bool:
-    """Return whether no living process holds the lock that a writer takes on its temporary file or folder."""
+def _lock(handle: int) -> None:
+    """Wait for the lock of a temporary file, which nobody else has but for the moment in which it is removed."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # file systems without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def remove_abandoned(part: Path, remove: Callable[[Path], object] = Path.unlink) -> bool:
+    """Remove a temporary file or folder whose writer is dead: no process holds its lock; return whether it was."""
     if fcntl is None:
         return False
+    handle = -1
     try:
         handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(part)  # under the lock, or a writer that had not locked it yet might do so now
     except OSError:
         return False
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
     return True
 
 

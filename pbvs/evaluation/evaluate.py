@@ -99,21 +99,10 @@ def score(
 
 
 def measure_tasks(
-    name: str,
-    split: str,
-    tasks: Sequence[TaskToScore],
-    rule: Protocol,
-    recipe: Recipe,
-    challenge: Challenge,
-    *,
-    weights: Path | None = None,
-    device: str = "cpu",
-    jobs: int = 1,
-    batch: int = 16,
-    fid: bool = False,
-    cache: Path | None = CACHE,
-    baselines: bool = True,
-) -> tuple[dict[str, Any], dict[str, DataFrame]]:
+    name: str, split: str, tasks: Sequence[TaskToScore], rule: Protocol, recipe: Recipe, challenge: Challenge, *,
+    weights: Path | None = None, device: str = "cpu", jobs: int = 1, batch: int = 16, fid: bool = False,
+    cache: Path | None = CACHE, baselines: bool = True,
+) -> tuple[dict[str, Any], dict[str, DataFrame]]:  # fmt: skip
     """Return the summary of scores and each task's table of images; what `score` does with a run's predictions.
 
     `recipe` says which LPIPS nets the predictions were trained on, `challenge` which tasks there are. `fid` computes

@@ -18,7 +18,7 @@ import pandas as pd
 from pbvs.errors import PbvsError
 from pbvs.files import read_record, write_json
 from pbvs.run import SHAPE, Run, read_metadata
-from pbvs.text import aligned, folded, from_csv_cell, quoted, read_table, write_table
+from pbvs.text import aligned, csv_cell, folded, from_csv_cell, read_table, write_table
 
 if TYPE_CHECKING:
     from pbvs.metrics.protocol import Protocol
@@ -200,7 +200,7 @@ def read_scores(run: Run, folder: Path | None = None) -> Scores:
 def write_scores(run: Run, folder: Path, summary: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Scores:
     """Write a table for each task, then the summary; return them as scores."""
     for task, images in tables.items():
-        write_table(folder / f"{task}.csv", images.assign(**_texts(images, quoted)).drop(columns="task"))
+        write_table(folder / f"{task}.csv", images.assign(**_texts(images, csv_cell)).drop(columns="task"))
     write_json(folder / SUMMARY, summary)
     return _scores(run, folder, summary, tables)
 
@@ -245,7 +245,7 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
 
 
 def _texts(images: pd.DataFrame, cell: Callable[[str], str]) -> dict[str, pd.Series[Any]]:
-    """Return the columns of text, of which people's tables have `quoted` cells."""
+    """Return the columns of text, of which people's tables have `csv_cell`s."""
     there = [column for column in TEXTS if column in images]
     return {column: images[column].astype(object).fillna("").map(cell).astype(object) for column in there}
 

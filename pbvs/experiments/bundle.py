@@ -18,7 +18,6 @@ from typing import Any
 from pbvs import __version__
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import (
-    abandoned,
     atomic_path,
     check_name,
     held,
@@ -26,6 +25,7 @@ from pbvs.files import (
     matching,
     parse_json,
     read_json,
+    remove_abandoned,
     sha256,
     sweep,
     sync_folder,
@@ -118,20 +118,29 @@ def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
         if run.folder.exists():
             raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
         for left in submissions.glob(f".{run.name}.*installing"):
-            if abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
-        part = run.folder.with_name(f".{run.name}.{secrets.token_hex(4)}.installing")
-        make_folder(part)
-        try:
-            with held(part):
+            remove_abandoned(left, shutil.rmtree)
+        while not _unpack(archive, run, listing):
+            pass
+    return run
+
+
+def _unpack(archive: SafeZip, run: Run, listing: dict[str, Any]) -> bool:
+    """Unpack a bundle beside its run and rename it; False when another install removed the folder for an old one."""
+    part = run.folder.with_name(f".{run.name}.{secrets.token_hex(4)}.installing")
+    make_folder(part)
+    try:
+        with held(part) as there:
+            if there:
                 for entry in archive.files:
                     if entry.filename != LIST:
                         _write(archive, entry, part / entry.filename, listing["files"])
                 _finish(part, listing)
                 _appear(part, run, listing)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return run
+            return there
+    except FileNotFoundError:  # before it was locked
+        return False
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _appear(part: Path, run: Run, listing: dict[str, Any]) -> None:

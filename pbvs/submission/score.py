@@ -20,7 +20,7 @@ from pbvs.data.images import SUFFIXES
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
-from pbvs.files import abandoned, held, matching, sweep, write_bytes, write_json
+from pbvs.files import held, matching, remove_abandoned, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol
 from pbvs.recipe import Recipe, load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
@@ -77,8 +77,8 @@ def _sweep() -> None:
     for left in Path(tempfile.gettempdir()).glob("pbvs-score-*-*"):
         with contextlib.suppress(OSError):
             status = left.lstat()  # one that was made just now may not have its lock yet
-            if abandoned(left) and status.st_uid == os.geteuid() and time.time() - status.st_mtime > NEW:
-                shutil.rmtree(left)
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > NEW:
+                remove_abandoned(left, shutil.rmtree)
 
 
 def summary_path(archive: Path) -> Path:

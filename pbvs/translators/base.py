@@ -115,18 +115,9 @@ class Outcome:
 
 
 def predict_pairs(
-    translator: Translator,
-    pairs: Sequence[Pair],
-    read: Callable[[Pair], ImageArray],
-    target: Callable[[Pair], Path],
-    *,
-    size: int | None,
-    what: str,
-    jobs: int = 1,
-    batch: int = 8,
-    dtype: str = "uint8",
-    scale: int = 1,
-) -> Outcome:
+    translator: Translator, pairs: Sequence[Pair], read: Callable[[Pair], ImageArray], target: Callable[[Pair], Path],
+    *, size: int | None, what: str, jobs: int = 1, batch: int = 8, dtype: str = "uint8", scale: int = 1,
+) -> Outcome:  # fmt: skip
     """Translate each pair's input and write it as a PNG of 8 bits, or 16 where `dtype` says so, at `target(pair)`.
 
     `size` is the side of the square that the challenge evaluates, None for `scale` times the input's own. Images that

@@ -1,6 +1,7 @@
 """Records that somebody damaged: each file that says something of a run, in every way, before each command reading it.
 
-`python -m tests.faults.records --limit N --seed S` draws N of all the points there are and prints the counts.
+`python -m tests.faults.records --limit N --minutes M --seed S` draws N of all the points there are, tries them for at
+most M minutes and prints the counts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import re
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,6 +229,7 @@ def main() -> None:
     """Try points and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a part of a file's name or of a command's")
     options = parser.parse_args()
@@ -235,10 +238,12 @@ def main() -> None:
         world = World(Path(scratch) / "bench")
         every = list(world.points())
         tried: Counter[str] = Counter()
-        bad = 0
+        bad, end = 0, time.monotonic() + 60 * options.minutes
         for point in draw(world, options.limit, options.seed):
             if options.only and options.only not in f"{point.command}: {point.file}":
                 continue
+            if time.monotonic() > end:
+                break
             tried[point.command] += 1
             if wrong := world.try_damage(point):
                 bad += 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +18,12 @@ from pbvs import pipeline
 from pbvs.errors import PbvsError
 from pbvs.evaluation import evaluate as scorer
 from pbvs.experiments import bundle, calibrate
-from pbvs.files import read_json, write_json
+from pbvs.files import atomic_path, fcntl, held, read_json, sweep, write_json
 from pbvs.recipe import dump_recipe
 from pbvs.run import Run, locked
 from pbvs.submission import package as archive
 from pbvs.submission import package as plan
-from tests.faults.points import tree
+from tests.faults.points import run_in_child, tree
 from tests.faults.scenarios import CALIBRATE, GRAY, PACKAGE, PREDICT, SCORE, _gray, pbvs
 
 COMMANDS = {
@@ -131,3 +133,106 @@ def test_no_run_is_made_by_scoring_one_that_is_not_there(place: Path, capsys: py
         pbvs(SCORE.replace("--run r", "--run none"))
     assert "There is no run 'none'" in capsys.readouterr().err
     assert not Run("none").folder.exists()
+
+
+def at_once(*lines: str) -> list[int]:
+    """Run commands in processes that begin at the same moment; return their statuses."""
+    wait, start = os.pipe()
+    children = []
+    for number, line in enumerate(lines):
+        child = os.fork()
+        if child == 0:
+            os.close(start)
+            os.read(wait, 1)  # until the other end is closed
+            run_in_child(lambda line=line: pbvs(line), Path.cwd(), Path(f"said{number}.txt"))  # type: ignore[misc]
+        children.append(child)
+    os.close(start)
+    os.close(wait)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+INSTALL = "install submissions/r/r.pbvs.zip --run "
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_installs_of_one_bundle_at_once_leave_one_whole_run(place: Path, count: int) -> None:
+    for line in ("export r", f"{INSTALL}alone"):
+        pbvs(line)
+    expected = tree(Run("alone").folder)
+    for _ in range(80):
+        assert at_once(*[f"{INSTALL}both"] * count) == [0] * count
+        assert tree(Run("both").folder) == expected
+        assert {path.name for path in Path("submissions").iterdir()} == {"r", "alone", "both"}
+        shutil.rmtree(Run("both").folder)
+
+
+def test_of_two_bundles_for_one_name_one_is_installed_whole(place: Path) -> None:
+    pbvs("export r")
+    shutil.copytree(RUN.folder, Run("s").folder)
+    Run("s").write_recipe(RUN.recipe().model_copy(update={"description": "another"}))
+    pbvs("export s")
+    for name in "rs":
+        pbvs(f"install submissions/{name}/{name}.pbvs.zip --run {name}-alone")
+    whole = [tree(Run(f"{name}-alone").folder) for name in "rs"]
+    for _ in range(40):
+        lines = (f"install submissions/{name}/{name}.pbvs.zip --run both" for name in "rs")
+        assert sorted(at_once(*lines)) == [0, 2]
+        assert tree(Run("both").folder) in whole
+        shutil.rmtree(Run("both").folder)
+
+
+# --- What a network file system may do: it has no locks, or its handles are stale.
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_without_locks_a_command_says_so_and_works(
+    place: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    pbvs(PACKAGE)
+    wanted = RUN.archive.read_bytes()
+    RUN.archive.unlink()
+    monkeypatch.setattr(fcntl, "flock", refused)
+    capsys.readouterr()
+    pbvs(PACKAGE)
+    said = capsys.readouterr().err
+    assert f"submissions/r cannot be locked ({os.strerror(number)}): make sure that no second command" in said
+    assert RUN.archive.read_bytes() == wanted
+
+
+def test_without_locks_no_temporary_file_is_taken_for_an_abandoned_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with atomic_path(tmp_path / "x") as part, held(part):
+        part.write_text("being written")
+        assert sweep(tmp_path) == 0 and part.is_file()
+    assert (tmp_path / "x").read_text() == "being written"
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(fcntl, "flock", stale)
+    with pytest.raises(PbvsError, match=r"\.lock cannot be written: Stale file handle"), locked(tmp_path):
+        pass
+
+
+def test_a_stale_handle_while_a_file_is_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    write_json(tmp_path / "x.json", {"old": 1})
+    monkeypatch.setattr(os, "fsync", stale)
+    with pytest.raises(PbvsError, match="cannot be written: Stale file handle"):
+        write_json(tmp_path / "x.json", {"new": 1})
+    assert read_json(tmp_path / "x.json") == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
