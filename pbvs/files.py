@@ -322,10 +322,7 @@ def sweep(folder: Path, deep: bool = True) -> int:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold a lock on a temporary file or folder while the block runs, so that it is not taken for abandoned.
-
-    Yield whether it is still there: until it was locked another command may have removed it.
-    """
+    """Hold the lock of a temporary file or folder; yield whether it is there, and was not removed before that."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         _lock(handle)
@@ -497,10 +494,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def dump_toml(tables: Mapping[str, Any]) -> str:
-    """Return TOML text for nested tables of strings, numbers, booleans and lists (None is left out).
-
-    What does not print is escaped, as a text may come from a stranger and go to a terminal.
-    """
+    """Return TOML text, escaped for terminals, for nested tables of strings, numbers, booleans, lists (not None)."""
     import tomli_w
 
     text = tomli_w.dumps(_without_none(tables))
