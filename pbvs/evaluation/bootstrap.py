@@ -19,6 +19,7 @@ from pbvs.seeds import generator
 DRAWS = 2000
 LEVEL = 0.95
 FEWEST = 3  # locations below which nothing is said
+BLOCK = 1 << 20  # numbers of one task's locations that are drawn at once
 ENOUGH = 5  # locations from which on the bootstrap-t is used as well
 Values = Mapping[str, Sequence[float]]  # location -> one value an image
 Floats = NDArray[np.float64]
@@ -57,14 +58,16 @@ def _quantiles(
     sums: Floats, counts: Floats, error: float, fewest: int, seed: int, n: int, level: float
 ) -> tuple[float, float]:
     """Return the quantiles of (estimate - truth) / standard error: Student's, or where wider those of draws."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t without the 25 MB of scipy.stats
 
-    student = float(t.ppf((1 + level) / 2, fewest - 1)) * max(1.0, _jackknife(sums, counts) / error)
+    student = float(stdtrit(fewest - 1, (1 + level) / 2)) * max(1.0, _jackknife(sums, counts) / error)
     if fewest < ENOUGH:
         return -student, student
     count = sums.shape[1]
-    draws = generator(seed, "bootstrap", count).multinomial(count, np.full(count, 1.0 / count), n).astype(np.float64)
-    means, errors = _moments(sums, counts, draws)
+    random, shares = generator(seed, "bootstrap", count), np.full(count, 1.0 / count)
+    at_once = max(1, BLOCK // sums.size)  # the same draws in parts: all of them hold n numbers for each location
+    parts = (random.multinomial(count, shares, min(at_once, n - done)) for done in range(0, n, at_once))
+    means, errors = np.hstack([_moments(sums, counts, draws.astype(np.float64)) for draws in parts])
     usable = np.isfinite(means) & (errors > 1e-3 * error)
     if usable.sum() < n // 2:
         return -student, student
@@ -79,7 +82,7 @@ def _jackknife(sums: Floats, counts: Floats) -> float:
     them the ratio's own is too small.
     """
     count = sums.shape[1]
-    without = _moments(sums, counts, 1.0 - np.eye(count))[0]
+    without = ((sums.sum(1, keepdims=True) - sums) / (counts.sum(1, keepdims=True) - counts)).mean(0)
     return float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
 
 

@@ -342,7 +342,7 @@ def baseline_image(pair: Pair, task: TaskToScore, kind: str) -> NDArray[np.float
 
 def _key(judge: Judge, task: TaskToScore, kind: str) -> str:
     networks = sorted({network.digest for network in judge.networks})
-    images = [_state(pair, task) for pair in task.pairs]
+    images = [digest(_state(pair, task)) for pair in task.pairs]
     rule = judge.protocol.model_dump(mode="json", exclude={"name", "description", "source", "missing_counts"})
     how = [BASELINE_FORMAT, kind, paper_factor(task.name), sorted(judge.metrics), networks, rule, task.dtype]
     return digest([*how, images])

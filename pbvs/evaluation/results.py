@@ -222,10 +222,10 @@ def image_scores(images: pd.DataFrame, rule: Protocol | None) -> pd.Series[float
     if any(name not in images for name in names):
         return empty
     usable = images["status"].eq("ok") & images[names].notna().all(axis=1)
-    values = images.loc[usable, names].to_dict("records")
-    baselines = images.loc[usable].filter(like="baseline:").rename(columns=lambda name: name.partition(":")[2])
-    references = baselines.to_dict("records") if len(baselines.columns) else [{}] * len(values)
-    found = [rule.task_score(v, b) for v, b in zip(values, references, strict=True)]
+    baselines = images.filter(like="baseline:").rename(columns=lambda name: name.partition(":")[2])
+    values, references = (frame[usable].itertuples(index=False, name=None) for frame in (images[names], baselines))
+    known = (dict(zip(names, value, strict=True)) for value in values)
+    found = [rule.task_score(v, dict(zip(baselines, b, strict=True))) for v, b in zip(known, references, strict=True)]
     return empty.mask(usable, pd.Series(found, index=images.index[usable], dtype=float))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import heapq
 import io
+import itertools
 import math
 import re
 import shutil
@@ -189,6 +191,7 @@ def level_counts(image: ImageArray, bins: int = 64) -> NDArray[np.int64]:
 
 # --- Every image of a page as a row that a reader sorts, filters and opens.
 
+MOST_ROWS = 10_000  # images of a task that a page lists, the worst; a browser bears no more
 THUMBNAIL = 96  # pixels; the panes of a row lie side by side in one file
 LARGEST = 1024  # longer side of an image at full size
 PIXELS = 64e6  # of each task's images at full size, unless more are asked for
@@ -247,6 +250,7 @@ class Gallery:
     jobs: int = 1
     tasks: list[dict[str, Any]] = field(default_factory=list)
     limited: int = 0  # images of which a thumbnail alone is kept
+    left_out: int = 0  # images that the page does not list
 
     def __post_init__(self) -> None:
         if self.files.is_symlink():
@@ -263,9 +267,12 @@ class Gallery:
         """Where the images of this writing of the page lie."""
         return self.files / digest(self.key)[:12]
 
-    def show(self, task: str, title: str, items: Sequence[Item]) -> list[Shown]:
+    def show(self, task: str, title: str, items: Iterable[Item]) -> list[Shown]:
         """Read the items' images, keep what the page needs of them, and return that; the worst come first."""
-        ordered = sorted(items, key=self._badness)
+        numbers = itertools.count()
+        worst = heapq.nsmallest(MOST_ROWS, zip(items, numbers), key=lambda found: self._badness(found[0]))  # noqa: B905
+        ordered = [item for item, _ in worst]
+        self.left_out += next(numbers) - len(ordered)
         if not ordered:
             return []
         first = ordered[0].read().images
@@ -340,6 +347,8 @@ class Gallery:
         ]
         columns.append({"title": BRIGHTNESS, "digits": 3, "worst": "low"})
         partly = f"Of {self.limited} images a thumbnail alone is kept; --images all keeps all." if self.limited else ""
+        if self.left_out:
+            partly = f"The {self.left_out:,} best images are not listed: the run's CSV files name all. {partly}".strip()
         data = {"panes": list(self.panes), "columns": columns, "tasks": self.tasks}
         return {"data": data, "script": script(), "partly": partly}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
@@ -287,21 +288,19 @@ def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gall
     }
 
 
-def items(evidence: Evidence, task: str, root: Path | None) -> list[Item]:
-    """Return every image of a task that was scored, or where none was, every one that was predicted."""
+def items(evidence: Evidence, task: str, root: Path | None) -> Iterator[Item]:
+    """Yield every image of a task that was scored, or where none was, every one that was predicted."""
     results = evidence.results
     pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
-    rows = results.table(task, scored=False).to_dict("records") if results and results.split == "val" else []
-    if not rows:
-        made = predicted(evidence, "val", task)
-        return [Item(pair.name, pair.location, {}, partial(_read, evidence, pair, root)) for pair in made]
-    found = []
-    for image in rows:
+    rows = results.table(task, scored=False) if results and results.split == "val" else pd.DataFrame()
+    for pair in () if len(rows) else predicted(evidence, "val", task):
+        yield Item(pair.name, pair.location, {}, partial(_read, evidence, pair, root))
+    for cells in zip(*(rows[column] for column in rows), strict=True):
+        image = dict(zip(rows, cells, strict=True))
         values = {str(key): number(value) for key, value in image.items() if key not in TEXTS}
         note = "" if image["status"] == "ok" else f"not scored: {image['status']}"
         read = partial(_read, evidence, pairs.get(image["name"]), root)
-        found.append(Item(image["name"], image["location"], values, read, note))
-    return found
+        yield Item(image["name"], image["location"], values, read, note)
 
 
 def _read(evidence: Evidence, pair: Pair | None, root: Path | None) -> Panes:
@@ -383,10 +382,10 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
 def ranks(results: Scores, task: str) -> dict[str, Mapping[str, Any]]:
     """Return a task's best, median and worst image, each once; the first in the table where several are equal."""
     rises = bool(results.rule and results.rule.higher_is_better)
-    images = results.table(task).sort_values("score", kind="stable", ascending=not rises).to_dict("records")
-    places = {"Best": 0, "Median": (len(images) - 1) // 2, "Worst": len(images) - 1} if images else {}
+    images = results.table(task).sort_values("score", kind="stable", ascending=not rises)
+    places = {"Best": 0, "Median": (len(images) - 1) // 2, "Worst": len(images) - 1} if len(images) else {}
     unique = {place: heading for heading, place in reversed(places.items())}
-    return {unique[place]: {str(key): value for key, value in images[place].items()} for place in sorted(unique)}
+    return {unique[place]: {str(key): value for key, value in images.iloc[place].items()} for place in sorted(unique)}
 
 
 def predicted(evidence: Evidence, split: str, task: str, with_target: bool = False) -> Sequence[Pair]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from pbvs.evaluation import bootstrap
 from pbvs.evaluation.bootstrap import DRAWS, Values, combined_interval
 
 
@@ -49,3 +52,36 @@ def test_the_combined_interval_is_of_the_mean_over_tasks() -> None:
     low, high = combined_interval(tasks, 1) or (0, 0)
     assert low < (np.mean([v[0] for v in tasks["one"].values()]) + 0.9) / 2 < high
     assert combined_interval(tasks | {"three": {"x": [0.5]}}, 1) is None
+
+
+def _places(count: int) -> dict[str, dict[str, list[float]]]:
+    rng = np.random.default_rng(4)
+    return {task: {f"p{n:05}": rng.random(1 + n % 3).tolist() for n in range(count)} for task in ("one", "two")}
+
+
+def test_draws_in_parts_give_the_interval_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = _places(40)
+    whole = combined_interval(tasks, seed=3)
+    assert whole is not None
+    for block in (1, 1000, 12_345):  # one draw at a time, and parts of unequal size
+        monkeypatch.setattr(bootstrap, "BLOCK", block)
+        assert combined_interval(tasks, seed=3) == pytest.approx(whole, abs=1e-12)
+
+
+def test_the_jackknife_leaves_out_each_location_in_turn() -> None:
+    sums, counts = np.array([[1.0, 4.0, 2.5, 0.5]]), np.array([[2.0, 5.0, 3.0, 1.0]])
+    left = [(sums.sum() - sums[0, n]) / (counts.sum() - counts[0, n]) for n in range(4)]
+    expected = np.sqrt(3 / 4 * np.square(left - np.mean(left)).sum())
+    assert bootstrap._jackknife(sums, counts) == pytest.approx(expected, rel=1e-12)
+
+
+def test_many_locations_take_little_memory() -> None:
+    tasks = _places(5000)  # all draws at once are 160 MB, and a matrix of locations by locations 200
+    tracemalloc.start()
+    try:
+        span = combined_interval(tasks, seed=3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert span is not None and span[0] < 0.5 < span[1]
+    assert peak < 64 << 20

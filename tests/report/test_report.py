@@ -189,6 +189,19 @@ def test_only_the_worst_are_kept_whole_unless_all_are_asked_for(
     assert all(row["full"] for row in rows_of(whole))
 
 
+def test_of_very_many_images_the_worst_are_listed_and_the_page_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.run(tmp_path / "runs")
+    whole = {task["name"]: [row["name"] for row in task["rows"]] for task in explorer(written(world, run)[0])["tasks"]}
+    monkeypatch.setattr(images, "MOST_ROWS", 3)
+    text, page = written(world, run)
+    listed = {task["name"]: [row["name"] for row in task["rows"]] for task in explorer(text)["tasks"]}
+    assert listed == {name: names[:3] for name, names in whole.items()}
+    left = sum(map(len, whole.values())) - 3 * len(whole)
+    assert f"The {left} best images are not listed: the run's CSV files name all." in page.text
+
+
 def test_writing_again_leaves_no_image_of_the_page_before(world: World, tmp_path: Path) -> None:
     run = world.run(tmp_path / "runs")
     written(world, run)
