@@ -195,8 +195,8 @@ class Job(Work):
             sweep(self.run.folder)
             for task in self.to_train():
                 path = self.run.model_metadata_file(task)
-                if record := read_metadata(path):  # one of 0.1 leaves these settings to the run's recipe
-                    write_json(path, {**record, "free": free_settings(self.lineage.as_trained(task))})
+                if metadata := read_metadata(path):  # one of 0.1 leaves these settings to the run's recipe
+                    write_json(path, {**metadata, "free": free_settings(self.lineage.as_trained(task))})
             path = self.run.provenance_file
             update(path, self.recipe, self.manifests, self.weights, self.device, root=self.root)
             self.run.write_recipe(self.recipe)
@@ -255,11 +255,11 @@ class Job(Work):
 
         What is finished stays in its place meanwhile; what training of another kind left beside it is removed.
         """
-        final, record = self.run.model(task), read_metadata(self.run.model_metadata_file(task))
-        if not record or not (self._remakes(task) or learns(self.recipe.stages[task])):
+        final, metadata = self.run.model(task), read_metadata(self.run.model_metadata_file(task))
+        if not metadata or not (self._remakes(task) or learns(self.recipe.stages[task])):
             return final
         folder = final.with_name(f".{task}.next")
-        before = [] if self._remakes(task) else [*self.lineage.earlier(task), record["made_from"]]
+        before = [] if self._remakes(task) else [*self.lineage.earlier(task), metadata["made_from"]]
         begun = read_metadata(folder / EARLIER).get("models", [])
         barrier()  # every process looks before the first one writes
         if devices.rank() == 0:
@@ -294,8 +294,8 @@ class Job(Work):
 
     def _predictions(self, task: TaskName, split: str) -> list[str]:
         pairs = self._pairs(task, split)
-        folder, record = self._begin(task, split, len(pairs))
-        known = read_metadata(record)
+        folder, path = self._begin(task, split, len(pairs))
+        known = read_metadata(path)
         if devices.rank():
             known |= {"images": 0, "seconds": 0.0}
         # Shared out before looking, as the others write meanwhile.
@@ -308,32 +308,32 @@ class Job(Work):
         known["images"] += outcome.images
         known["seconds"] = round(known["seconds"] + outcome.seconds, 6)
         known["failed"] = len(outcome.failures)
-        write_json(record.with_name(f".{record.stem}.{devices.rank()}.json"), known)
+        write_json(path.with_name(f".{path.stem}.{devices.rank()}.json"), known)
         barrier()
         if devices.rank() == 0:
             written = sum(name.endswith(".png") for name in visible_names(folder))
-            merge_parts(record, devices.world_size(), known, written)
+            merge_parts(path, devices.world_size(), known, written)
             if written >= len(pairs):
-                self._publish(task, split, folder, record)
+                self._publish(task, split, folder, path)
         barrier()
         return outcome.failures
 
     def _begin(self, task: TaskName, split: str, expected: int) -> tuple[Path, Path]:
-        """Return the folder and the record to go on with.
+        """Return the folder and the metadata file to go on with.
 
         Predictions of another model, recipe or manifest stay until all of the new ones are there, which are written
         beside them till then.
         """
-        final, record = self.run.prediction_folder(split, task), self.run.prediction_metadata_file(split, task)
+        final, path = self.run.prediction_folder(split, task), self.run.prediction_metadata_file(split, task)
         done = self.lineage.has_predicted(task, split, self.root) and not self.retrain
         beside = not done and any(name.endswith(".png") for name in visible_names(final))
         barrier()  # every process looks before the first one writes, or they would take different ways
         if done:
-            return final, record
+            return final, path
         parts = self.lineage.prediction_parts(task, split)
         folder = final.with_name(f".{task}.next") if beside else final
-        record = record.with_name(f".{task}.next.json") if beside else record
-        begun = read_metadata(record).get("made_from") == digest(parts) and (folder.is_dir() or not beside)
+        path = path.with_name(f".{task}.next.json") if beside else path
+        begun = read_metadata(path).get("made_from") == digest(parts) and (folder.is_dir() or not beside)
         if devices.rank() == 0 and (self.retrain or not begun):
             if beside:
                 remove_folder(folder)
@@ -341,16 +341,16 @@ class Job(Work):
             known |= {"evaluation_size": self.recipe.evaluation_size, "expected": expected, "parts": parts}
             known |= {"input_grid": self.loaded[task].input_grid}
             known |= {"stage": self.recipe.stages[task].model_dump(mode="json")}  # for the readme of an archive
-            mark_done(record, digest(parts), **known)
+            mark_done(path, digest(parts), **known)
         barrier()
-        return folder, record
+        return folder, path
 
-    def _publish(self, task: str, split: str, folder: Path, record: Path) -> None:
+    def _publish(self, task: str, split: str, folder: Path, path: Path) -> None:
         final = self.run.prediction_folder(split, task)
         if folder != final:
             replace_folder(folder, final)
-            write_json(self.run.prediction_metadata_file(split, task), read_metadata(record))
-            remove_all([record])
+            write_json(self.run.prediction_metadata_file(split, task), read_metadata(path))
+            remove_all([path])
 
     def _stream(self, task: TaskName, split: str, pairs: Sequence[Pair], folder: Path) -> Outcome:
         native = self.recipe.evaluation_size == "native"
@@ -414,17 +414,17 @@ def barrier() -> None:
         wait()
 
 
-def merge_parts(record: Path, world: int, metadata: dict[str, Any], written: int) -> None:
-    """Add up what the processes predicted, and write the record.
+def merge_parts(path: Path, world: int, metadata: dict[str, Any], written: int) -> None:
+    """Add up what the processes predicted, and write the metadata.
 
     A run killed in the middle leaves more images `written` than were timed; theirs is taken to be the same time.
     """
-    parts = [record.with_name(f".{record.stem}.{rank}.json") for rank in range(world)]
+    parts = [path.with_name(f".{path.stem}.{rank}.json") for rank in range(world)]
     counts = [read_metadata(part) for part in parts]
     for key in ("images", "failed"):
         metadata[key] = sum(count[key] for count in counts)
     metadata["seconds"] = max(count["seconds"] for count in counts)
     if 0 < metadata["images"] < written:
         metadata |= {"images": written, "seconds": round(metadata["seconds"] * written / metadata["images"], 6)}
-    write_json(record, metadata)
+    write_json(path, metadata)
     remove_all(parts)

@@ -142,10 +142,10 @@ class Work:
 
     def made(self, task: TaskName) -> int:
         """Return the epochs of the finished model that training goes on from; 0 where it begins."""
-        record = read_metadata(self.run.model_metadata_file(task))
-        if self._remakes(task) or not record or (then := self.lineage.goes_on(task)) is None:
+        metadata = read_metadata(self.run.model_metadata_file(task))
+        if self._remakes(task) or not metadata or (then := self.lineage.goes_on(task)) is None:
             return 0
-        return int((record.get("training") or {}).get("ends", [then.all_epochs])[-1])
+        return int((metadata.get("training") or {}).get("ends", [then.all_epochs])[-1])
 
     def _learnt_from(self, task: TaskName) -> tuple[list[Pair], list[Pair]]:
         """Return the pairs with targets that a stage trains on, and those that choose its epoch."""
@@ -235,16 +235,16 @@ class Work:
     def _check_models(self) -> None:
         """Refuse to train over a model that was made with other settings or pairs."""
         for task in self.wanted():
-            record = read_metadata(self.run.model_metadata_file(task))
-            if self._remakes(task) or not record or not learns(self.recipe.stages[task]):
+            metadata = read_metadata(self.run.model_metadata_file(task))
+            if self._remakes(task) or not metadata or not learns(self.recipe.stages[task]):
                 continue
-            if self.lineage.has_model(task) and not record.get("installed"):
+            if self.lineage.has_model(task) and not metadata.get("installed"):
                 continue
-            before = self.lineage.as_trained(task) if record.get("installed") else self.lineage.goes_on(task)
+            before = self.lineage.as_trained(task) if metadata.get("installed") else self.lineage.goes_on(task)
             if before is not None:
-                self._check_epochs(task, before, bool(record.get("installed")))
+                self._check_epochs(task, before, bool(metadata.get("installed")))
                 continue
-            then = record.get("parts")
+            then = metadata.get("parts")
             said = changes(then, self.lineage.model_parts(task)) if isinstance(then, dict) else ""
             raise PbvsError(
                 f"The model {self.run.model(task)} was trained with another recipe or other manifests"

@@ -180,10 +180,10 @@ def test_an_interrupted_table_goes_on(world: World, plan: AblationPlan, tmp_path
     folder = tmp_path / "runs"
     first = make(world, plan, folder, only=["brighter"])
     assert [made.row.name for made in first] == ["brighter"]
-    stamp = first[0].record.stat().st_mtime_ns
+    stamp = first[0].metadata_file.stat().st_mtime_ns
     rows = make(world, plan, folder)
     assert len(rows) == 3
-    assert first[0].record.stat().st_mtime_ns == stamp
+    assert first[0].metadata_file.stat().st_mtime_ns == stamp
 
 
 def test_without_its_reference_a_table_has_no_changes(world: World, plan: AblationPlan, tmp_path: Path) -> None:
@@ -207,11 +207,11 @@ def test_another_protocol_scores_again(world: World, plan: AblationPlan, tmp_pat
 
 def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     rows = make(world, plan, tmp_path / "runs")
-    copied = {made.row.name: json.loads(made.record.read_text())["copied"] for made in rows}
+    copied = {made.row.name: json.loads(made.metadata_file.read_text())["copied"] for made in rows}
     assert copied == {"as it is": [], "brighter": [], "Two <script>": []}
     twice = AblationPlan(title="t", rows=(plan.rows[0], plan.rows[0].model_copy(update={"name": "again"})))
     rows = make(world, twice, tmp_path / "other")
-    assert json.loads(rows[1].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
+    assert json.loads(rows[1].metadata_file.read_text())["copied"] == ["sar2eo", "rgb2ir"]
     for path in rows[1].run.score_folders()[0].glob("*.csv"):
         scores = pd.read_csv(path)
         scores.assign(rmse=scores["rmse"] + 3e-8).to_csv(path, index=False)
@@ -223,7 +223,7 @@ def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: A
 def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: AblationPlan, tmp_path: Path) -> None:
     predict(gray(), run="finished", root=world.root, manifests=world.manifests, submissions=tmp_path, device="cpu")
     rows = make(world, plan, tmp_path, only=["as it is"], share=("finished",))
-    assert json.loads(rows[0].record.read_text())["copied"] == ["sar2eo", "rgb2ir"]
+    assert json.loads(rows[0].metadata_file.read_text())["copied"] == ["sar2eo", "rgb2ir"]
 
 
 def test_a_copied_model_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,8 +118,8 @@ def list_weights(weights: Path | None) -> None:
 
     for net, source in SOURCES.items():
         path = look(net, weights)
-        place = str(path) if path else f"missing; {source.megabytes} MB to fetch: {source.url}"
-        options.echo(f"{net:<10}{source.title:<22}{USES[net]}\n{'':<10}{place}")
+        where = str(path) if path else f"missing; {source.megabytes} MB to fetch: {source.url}"
+        options.echo(f"{net:<10}{source.title:<22}{USES[net]}\n{'':<10}{where}")
     options.echo("Searched: " + ", ".join(map(str, folders(weights))))
 
 

@@ -295,9 +295,9 @@ def calibrate(
     from pbvs.run import Run, choose_run
 
     begin = load_recipe(recipe) if recipe else None
-    place = Run(run or begin.name, submissions) if begin else choose_run(run, submissions)
+    chosen = Run(run or begin.name, submissions) if begin else choose_run(run, submissions)
     found = run_calibrate(
-        place,
+        chosen,
         tasks or None,
         begin=begin,
         root=data,
@@ -307,16 +307,16 @@ def calibrate(
         write=not dry_run,
         **choices,
     )
-    label = "random net, NOT LPIPS" if lpips_net == "random" else protocol or place.challenge().protocol
-    options.echo(f"Run {place.name}; score by {label}, lower is better")
+    label = "random net, NOT LPIPS" if lpips_net == "random" else protocol or chosen.challenge().protocol
+    options.echo(f"Run {chosen.name}; score by {label}, lower is better")
     for result in found:
         options.echo("\n".join(_lines(result)))
     if dry_run:
         options.echo("Nothing was written (--dry-run).")
         return
-    options.echo(f"Written: {place.recipe_file}")
+    options.echo(f"Written: {chosen.recipe_file}")
     named = " ".join(f"--task {result.task}" for result in found)
-    options.echo(f"Next: pbvs predict --run {place.name} {named}   (then score and package it again)")
+    options.echo(f"Next: pbvs predict --run {chosen.name} {named}   (then score and package it again)")
 
 
 def _lines(result: Calibration) -> list[str]:

@@ -242,8 +242,8 @@ def recorded_shifts(
 
 def _read_record(path: Path, made_from: str) -> dict[Group, Shift]:
     try:
-        record = read_record(path, made_from=str, groups=list)
-        rows = record["groups"] if record["made_from"] == made_from else []
+        known = read_record(path, made_from=str, groups=list)
+        rows = known["groups"] if known["made_from"] == made_from else []
         names = [field.name for field in fields(Shift)]
         return {(task, archive, location): Shift(**{n: row[n] for n in names}) for task, archive, location, row in rows}
     except PbvsError as error:

@@ -36,13 +36,15 @@ def combined_interval(
     >>> combined_interval({"sar2eo": {"a": [0.2], "b": [0.2, 0.2], "c": [0.2]}}, seed=1)
     (0.2, 0.2)
     """
-    used = {task: {place: values for place, values in found.items() if len(values)} for task, found in tasks.items()}
+    used = {
+        task: {location: values for location, values in found.items() if len(values)} for task, found in tasks.items()
+    }
     fewest = min((len(found) for found in used.values()), default=0)
     if fewest < FEWEST:
         return None
     locations = sorted({location for found in used.values() for location in found})
-    sums = np.array([[sum(found.get(place, ())) for place in locations] for found in used.values()], np.float64)
-    counts = np.array([[len(found.get(place, ())) for place in locations] for found in used.values()], np.float64)
+    sums = np.array([[sum(found.get(location, ())) for location in locations] for found in used.values()], np.float64)
+    counts = np.array([[len(found.get(location, ())) for location in locations] for found in used.values()], np.float64)
     center = float((sums.sum(1) / counts.sum(1)).mean())
     # Values around their task's mean: a sum of equal numbers is then exactly 0.
     shifted = sums - counts * (sums.sum(1) / counts.sum(1))[:, None]

@@ -225,7 +225,7 @@ def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
 
 def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Difference:
     values = {
-        str(task): {str(place): found.tolist() for place, found in rows.groupby("location")["difference"]}
+        str(task): {str(location): found.tolist() for location, found in rows.groupby("location")["difference"]}
         for task, rows in changes.groupby("task")
     }
     means = changes.groupby("task")[["before", "after"]].mean().mean()

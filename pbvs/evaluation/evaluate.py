@@ -200,7 +200,7 @@ def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 1
 
 def table_of_rows(judge: Judge, found: Iterable[tuple[Images, Measured | None]]) -> DataFrame:
     """Return a row for each image, in the manifest's order: the columns of results.TABLE, the metrics, the reason."""
-    rows = sorted(found, key=lambda row: row[0].place)
+    rows = sorted(found, key=lambda row: row[0].index)
     texts = [
         (pair.task, pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", item.status, item.reason)
         for item, _ in rows
@@ -244,13 +244,13 @@ def _read_one(judge: Judge, task: TaskToScore, numbered: tuple[int, Pair]) -> Im
 
     The key is made first: a target that changes meanwhile is then kept under a key that nobody asks for again.
     """
-    place, pair = numbered
+    index, pair = numbered
     key = ""
     if judge.cache is not None:
         with damage_ignored():  # a target that is gone: told by who reads it
             key = target_key(pair, task.root, task.radiometry, task.size)
     item = task.read(pair)
-    item.place = place
+    item.index = index
     if item.target is not None and key:
         item.key = digest([key, judge.protocol.border, judge.protocol.channels])
     return item

@@ -144,7 +144,7 @@ class Images:
     prediction: Array | None = None
     target: Array | None = None
     valid: Mask | None = None
-    place: int = 0  # in the order of the task's pairs
+    index: int = 0  # in the order of the task's pairs
     key: str = ""  # of the target, in the cache
 
     @property
@@ -154,7 +154,7 @@ class Images:
 
     def without_pixels(self) -> Images:
         """Return what is left to say of the pair once it is measured."""
-        return Images(self.pair, self.status, self.reason, place=self.place)
+        return Images(self.pair, self.status, self.reason, index=self.index)
 
 
 def quantised(image: NDArray[np.float32], dtype: str) -> Array:

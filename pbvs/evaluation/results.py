@@ -179,10 +179,10 @@ def find_scores(run: Run, split: str | None = None, protocol: str | None = None)
     for folder in folders:
         if folder == run.scores:  # of an earlier version
             said = read_metadata(folder / SUMMARY) if split or protocol else {}
-            place = (said.get("split", split), table(said.get("protocol")).get("name", protocol))
+            where = (said.get("split", split), table(said.get("protocol")).get("name", protocol))
         else:
-            place = (folder.parent.name, folder.name)
-        if split in (None, place[0]) and protocol in (None, place[1]):
+            where = (folder.parent.name, folder.name)
+        if split in (None, where[0]) and protocol in (None, where[1]):
             return folder
     asked = "".join(f" --{key} {value}" for key, value in (("split", split), ("protocol", protocol)) if value)
     what = f"scores of {' by '.join(filter(None, (split, protocol)))}" if asked else "scores"

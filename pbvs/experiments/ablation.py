@@ -64,14 +64,14 @@ class Made:
         return load_challenge(self.recipe.challenge)
 
     @property
-    def record(self) -> Path:
+    def metadata_file(self) -> Path:
         """The file that says that the row is done."""
         return self.run.folder / "ablation.json"
 
     @property
     def seconds(self) -> float | None:
         """How long training, predicting and scoring took, as far as it was done for this row."""
-        return read_metadata(self.record).get("seconds")
+        return read_metadata(self.metadata_file).get("seconds")
 
 
 def ablate(
@@ -97,7 +97,7 @@ def ablate(
     for made in rows:
         if not only or made.row.name in only:
             make_row(made, rows, bench)
-    return [made for made in rows if is_done(made.record, made_from(made, bench))]
+    return [made for made in rows if is_done(made.metadata_file, made_from(made, bench))]
 
 
 def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench: Bench) -> list[Made]:
@@ -127,7 +127,7 @@ def made_from(made: Made, bench: Bench) -> str:
 def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
     """Train, predict and score one row unless it is done."""
     origin = made_from(made, bench)
-    if is_done(made.record, origin) and not bench.retrain:
+    if is_done(made.metadata_file, origin) and not bench.retrain:
         say(f"{made.row.name}: done before, see {made.run.folder}")
         return
     say(f"{made.row.name}: {made.row.about or 'begins'}")
@@ -145,7 +145,7 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
         **how,
     )
     score(made.run, SPLIT, protocol=bench.protocol, lpips_net=bench.lpips_net, **how)
-    mark_done(made.record, origin, seconds=round(time.perf_counter() - start, 1), copied=copied)
+    mark_done(made.metadata_file, origin, seconds=round(time.perf_counter() - start, 1), copied=copied)
 
 
 def share_models(made: Made, rows: Sequence[Made], bench: Bench) -> list[str]:

@@ -193,9 +193,9 @@ def _finish(folder: Path, listing: dict[str, Any]) -> None:
     if unknown := {path.name for path in matching(folder / "models", "*")} - recipe.stages.keys():
         raise PbvsError(f"The bundle has a model of {min(unknown)}, which its recipe does not name.")
     for task in recipe.stages:
-        record = folder / "models" / task / DONE
-        metadata = read_metadata(record)
+        path = folder / "models" / task / DONE
+        metadata = read_metadata(path)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("made_from"), str):
             raise PbvsError(f"The bundle has no finished model of {task}; it is not installed.")
-        write_json(record, {**metadata, "installed": True})
+        write_json(path, {**metadata, "installed": True})
     write_json(folder / LIST, listing)

@@ -108,7 +108,7 @@ def folders(folder: Path | None) -> list[Path]:
 def look(net: str, folder: Path | None = None) -> Path | None:
     """Return the path of a network's weights, or None where there are none."""
     source = get_source(net)
-    candidates = (place / name for place in folders(folder) for name in source.names)
+    candidates = (parent / name for parent in folders(folder) for name in source.names)
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -149,11 +149,11 @@ def curve(data: Curve, unit: str = "epoch") -> Plot:
     spread = high - low
     start, length = data.x[0], (data.x[-1] - data.x[0]) or 1.0
 
-    def place(i: int) -> str:
+    def point(i: int) -> str:
         height = (data.y[i] - low) / spread if spread else 0.5
         return f"{100 * (data.x[i] - start) / length:.2f},{95 - 90 * height:.2f}"
 
-    path = "M" + " L".join(place(i) for i in evenly_spaced(range(len(data.y)), MAX_POINTS, ends=True))
+    path = "M" + " L".join(point(i) for i in evenly_spaced(range(len(data.y)), MAX_POINTS, ends=True))
     parts = [Markup('<path class="curve" d="{}"/>').format(path)]
     note = f"last {data.y[-1]:.4g}"
     if data.best is not None:

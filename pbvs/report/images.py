@@ -118,9 +118,9 @@ def error_of_opened(opened: Opened) -> ImageArray | None:
 
 def error_map(error: NDArray[np.float32]) -> ImageArray:
     """Colour an error (H, W): the scale is the same in every image of every report, 0 to `ERROR_END`."""
-    place = np.clip(error / ERROR_END, 0.0, 1.0) * (len(ERROR_COLOURS) - 1)
+    position = np.clip(error / ERROR_END, 0.0, 1.0) * (len(ERROR_COLOURS) - 1)
     anchors = np.arange(len(ERROR_COLOURS))
-    bands = [np.interp(place, anchors, ERROR_COLOURS[:, band]) for band in range(3)]
+    bands = [np.interp(position, anchors, ERROR_COLOURS[:, band]) for band in range(3)]
     colours: ImageArray = np.stack(bands, axis=2).astype(np.float32) / np.float32(255.0)
     return colours
 
@@ -164,10 +164,10 @@ def data_uri(data: bytes) -> str:
 def side_by_side(found: Sequence[ImageArray | None], side: int) -> ImageArray:
     """Return images of any sizes in one row of squares of `side` pixels; an absent one leaves mid gray."""
     sheet = np.full((side, side * len(found), 3), 0.5, np.float32)
-    for place, image in enumerate(found):
+    for index, image in enumerate(found):
         if image is not None:
             small = shrink(image, side)
-            top, left = (side - small.shape[0]) // 2, side * place + (side - small.shape[1]) // 2
+            top, left = (side - small.shape[0]) // 2, side * index + (side - small.shape[1]) // 2
             sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
 
@@ -282,8 +282,8 @@ class Gallery:
         self.limited += max(0, len(ordered) - count)
 
         def keep(numbered: tuple[int, Item]) -> Shown:
-            place, item = numbered
-            return self._keep(item, item.read(), self.folder / task / f"{place:05d}", full=place < count)
+            index, item = numbered
+            return self._keep(item, item.read(), self.folder / task / f"{index:05d}", full=index < count)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             shown = list(ahead(pool, keep, enumerate(ordered), 2 * self.jobs))

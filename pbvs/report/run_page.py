@@ -383,9 +383,9 @@ def ranks(results: Scores, task: str) -> dict[str, Mapping[str, Any]]:
     """Return a task's best, median and worst image, each once; the first in the table where several are equal."""
     rises = bool(results.rule and results.rule.higher_is_better)
     images = results.table(task).sort_values("score", kind="stable", ascending=not rises)
-    places = {"Best": 0, "Median": (len(images) - 1) // 2, "Worst": len(images) - 1} if len(images) else {}
-    unique = {place: heading for heading, place in reversed(places.items())}
-    return {unique[place]: {str(key): value for key, value in images.iloc[place].items()} for place in sorted(unique)}
+    indices = {"Best": 0, "Median": (len(images) - 1) // 2, "Worst": len(images) - 1} if len(images) else {}
+    unique = {index: heading for heading, index in reversed(indices.items())}
+    return {unique[index]: {str(key): value for key, value in images.iloc[index].items()} for index in sorted(unique)}
 
 
 def predicted(evidence: Evidence, split: str, task: str, with_target: bool = False) -> Sequence[Pair]:
