@@ -110,7 +110,6 @@ class Radiometry(Settings):
     @model_validator(mode="before")
     @classmethod
     def _own(cls, tables: Any) -> Any:
-        """Keep what differs from the default alone."""
         return {name: rule for name, rule in tables.items() if rule != "auto"} if isinstance(tables, dict) else tables
 
     def __eq__(self, other: object) -> bool:

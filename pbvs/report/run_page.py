@@ -304,7 +304,6 @@ def items(evidence: Evidence, task: str, root: Path | None) -> Iterator[Item]:
 
 
 def _read(evidence: Evidence, pair: Pair | None, root: Path | None) -> Panes:
-    """Read an image's input, prediction, target and error."""
     if pair is None:
         return Panes((), "the manifests no longer list this image")
     opened = images.open_images(evidence.run, evidence.recipe, pair, root)

@@ -90,7 +90,6 @@ def nested(archive: Inspection) -> Iterator[Finding]:
 
 
 def _where(archive: Inspection) -> str:
-    """Say where predictions lie."""
     out = archive.contents.out
     return f"Predictions are called {out.pattern}{out.suffixes[0]}."
 
