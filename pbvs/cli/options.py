@@ -160,10 +160,9 @@ def stale_of(run: Run, manifests: Path, scores: Path | None = None) -> dict[str,
 
     Nothing for a run whose files are damaged.
     """
-    from pbvs.errors import PbvsError
+    from pbvs.errors import damage_ignored
     from pbvs.lineage import doubts_of_scores, stale
 
-    try:
+    with damage_ignored():
         return {run.name: doubts_of_scores(run, scores, manifests) if scores else stale(run, manifests)}
-    except PbvsError:
-        return {}
+    return {}

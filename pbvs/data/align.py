@@ -19,7 +19,7 @@ from pbvs.data.headers import Header, read_header
 from pbvs.data.images import Part, read_samples, resize
 from pbvs.data.intensity import Image, Rule, bands_of, holds_data, sample_type, to_unit
 from pbvs.data.manifest import Pair, check_bytes
-from pbvs.errors import PbvsError
+from pbvs.errors import PbvsError, damage_ignored
 from pbvs.files import inside
 from pbvs.recipe import Radiometry
 from pbvs.seeds import evenly_spaced
@@ -205,8 +205,10 @@ def source_rules(pairs: Sequence[Pair], root: Path, radiometry: Radiometry) -> d
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     for rule, files in groups.items():
         for file in evenly_spaced(files, SEEN):
-            with contextlib.suppress(PbvsError):  # a model is not lost because an image is
-                votes[sample_type(read_header(inside(root, file)))][rule] += len(files)
+            path = inside(root, file)
+            with damage_ignored():  # a model is not lost because an image is
+                if path.is_file():
+                    votes[sample_type(read_header(path))][rule] += len(files)
     return {kind: counts.most_common(1)[0][0] for kind, counts in sorted(votes.items())}
 
 

@@ -15,7 +15,7 @@ from pbvs import devices, pipeline
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.build import find_root
 from pbvs.data.manifest import manifest_path
-from pbvs.errors import PbvsError, UsageError
+from pbvs.errors import PbvsError, UsageError, damage_ignored
 from pbvs.evaluation.compare import Difference, compare
 from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.results import WIDTH, number, read_scores
@@ -330,12 +330,11 @@ def _line(made: Made, reference: Made | None) -> Line:
 
 def _changes(reference: Made, made: Made) -> dict[str, Difference]:
     shared = [task for task in made.challenge.ordered if task in made.row.tasks and task in reference.row.tasks]
-    try:
+    with damage_ignored():  # where they have nothing in common there is no change to name
         found = compare(reference.run, made.run)
-    except PbvsError:  # nothing in common: there is no change to name
-        return {}
-    changes = {row.label: row for row in found.tasks if row.label in shared}
-    return changes | ({"combined": found.combined} if len(changes) == len(made.challenge.tasks) else {})
+        changes = {row.label: row for row in found.tasks if row.label in shared}
+        return changes | ({"combined": found.combined} if len(changes) == len(made.challenge.tasks) else {})
+    return {}
 
 
 def ablation_text(table: Ablation, width: int = WIDTH) -> str:

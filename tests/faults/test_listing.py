@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 
 from pbvs import api
 from pbvs.cli import cli
+from pbvs.cli.options import stale_of
+from pbvs.data.align import source_rules
 from pbvs.errors import ReadError
 from pbvs.experiments.runs import compare_predictions, overview
 from pbvs.files import copy_files, matching
@@ -48,6 +51,31 @@ def test_globs_of_inputs_are_read_as_they_were(tmp_path: Path) -> None:
     image.touch()
     for given in ("b/**/*.png", "b/**", "*/c/e.png", "[a-c]/*/?.png", "**/e.png"):
         assert [path for path, _ in find_inputs([tmp_path / given])] == [image], given
+
+
+def test_what_cannot_be_read_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by which rule a model's inputs are read, nor that nothing is stale."""
+    place = Place(tmp_path, count=1).make()
+    run, data = place.run, tmp_path / "data"
+    source = data / "in/rgb2ir/0.png"
+    askers: list[tuple[Path, Callable[[], Any]]] = [
+        (source, lambda: source_rules(place.pairs("rgb2ir"), data, run.recipe().radiometry)),
+        (run.recipe_file, lambda: stale_of(run, place.manifests)),
+    ]
+    plain = os.open, Path.read_text
+    for path, ask in askers:
+        assert ask()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", partial(_failing, plain[0], path))
+            patch.setattr(Path, "read_text", lambda *given, p=path, **more: _failing(plain[1], p, *given, **more))
+            with pytest.raises(ReadError, match="cannot be read"):
+                ask()
+
+
+def _failing(plain: Callable[..., Any], failing: Path, path: Any, *more: Any, **options: Any) -> Any:
+    if Path(path) == failing:
+        raise OSError(5, "Input/output error")
+    return plain(path, *more, **options)
 
 
 ASKERS: list[tuple[str, Callable[[Run, Path], Any]]] = [

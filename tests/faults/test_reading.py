@@ -12,7 +12,7 @@ import pytest
 from tests.faults.scenarios import SCENARIOS
 
 REPOSITORY = Path(__file__).parents[2]
-LIGHT = ("submissions log", "export", "install", "package", "build-pairs again", "predict")
+LIGHT = ("submissions log", "export", "install", "package", "build-pairs again", "predict", "runs")
 CARELESS = """
 from pathlib import Path
 from tests.faults.points import Scenario, run_points
@@ -59,8 +59,14 @@ def test_no_fault_of_reading_in_training_and_scoring_goes_unsaid() -> None:
 
 @pytest.mark.slow
 def test_data_that_change_before_and_during_a_command_are_seen() -> None:
-    said = _said("-m", "tests.faults", "--changing", "--only", "build-pairs", "--only", "predict", "--limit", "20")
-    assert re.search(r"points tried: 40 .*lost: 0", said)
+    names = ("build-pairs", "predict", "package")
+    said = _said("-m", "tests.faults", "--changing", *(f"--only={name}" for name in names), "--limit", "20")
+    assert re.search(r"points tried: 60 .*lost: 0", said)
+
+
+@pytest.mark.slow
+def test_data_that_change_before_and_during_scoring_and_training_are_seen() -> None:
+    assert "lost: 0" in _said("-m", "tests.faults", "--changing", "--only=score", "--only=train", "--limit", "10")
 
 
 def test_a_reader_that_takes_an_error_for_a_fact_is_found() -> None:
