@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 NUMBER = rb"-?\d+\.\d+(?:e[-+]?\d+)?"
+KEY_OF_IMAGES = re.compile(r"(_files/)[0-9a-f]{12}/")  # where the images of one writing of a page lie
 FAR = 2e-6  # 1e-6, and as much again for what `normal` rounds off
 CLOCK = frozenset({"seconds", "when", "time", "date", "started", "finished", "packaged", "sources", "git", "seen"})
 
@@ -29,6 +30,7 @@ def normal(name: str, data: bytes) -> bytes:
         if name.endswith(".html"):
             data = re.sub(rb"(<td class=\"text\">\w+</td><td>\d+</td><td>)[\d.]+", rb"\1-", data)  # seconds an image
             data = re.sub(rb"(<td class=\"extra\">|<dt>seconds</dt><dd>)[\d.]+", rb"\1-", data)
+            data = re.sub(KEY_OF_IMAGES.pattern.encode(), rb"\1-/", data)
             return re.sub(rb"\d[\d.,]* ?(s|ms|min|h)\b|\d\d:\d\d(:\d\d)?", b"-", data)
     except (ValueError, KeyError, struct.error):
         pass
