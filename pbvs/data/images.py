@@ -301,8 +301,10 @@ def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
     """Resample (H, W, C) in [0, 1] to a new size with Pillow's antialiased bicubic filter, clipped to [0, 1]."""
     if image.shape[:2] == (height, width):
         return image
-    bands = [resize_freely(image[:, :, band], height, width) for band in range(image.shape[2])]
-    return np.stack(bands, axis=2).clip(0.0, 1.0)
+    made = np.empty((height, width, image.shape[2]), np.float32)
+    for band in range(image.shape[2]):
+        np.clip(resize_freely(image[:, :, band], height, width), 0.0, 1.0, out=made[:, :, band])
+    return made
 
 
 def resize_freely(band: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

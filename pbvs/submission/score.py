@@ -101,7 +101,7 @@ def _unpack(path: Path, folder: Path, inputs: Inputs) -> Unpacked:
     with SafeZip(path, room_for(sum(map(len, inputs.names.values())))) as archive:
         if not archive.safe:
             raise PbvsError(f"The archive {path} is not unpacked:\n{as_text(archive.faults)}")
-        budget = Budget(max(UNPACKED, RATIO * path.stat().st_size))
+        budget = Budget(max(UNPACKED // 4, RATIO * path.stat().st_size))
         for item in sort_entries(archive.entries, inputs).items:
             data = archive.read(item.entry)
             try:

@@ -134,10 +134,14 @@ def predict_pairs(
         pending: deque[Future[None]] = deque()
         for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch, _bytes):
             outcome.failures += [result for _, result in group if isinstance(result, str)]
-            good = [(pair, result) for pair, result in group if not isinstance(result, str)]
-            for (pair, image), made in zip(good, translator.render([image for _, image in good]), strict=True):
+            good = [(pair, result.shape) for pair, result in group if not isinstance(result, str)]
+            images = [result for _, result in group if not isinstance(result, str)]
+            group.clear()
+            results = translator.render(images)
+            images.clear()  # a large input is not kept while its result is written
+            for (pair, (height, width, _)), made in zip(good, results, strict=True):
                 times = 1 if pair.target else scale  # an input with a target is on its target's grid already
-                shape = (size, size) if size else (times * image.shape[0], times * image.shape[1])
+                shape = (size, size) if size else (times * height, times * width)
                 pending.append(writers.submit(_write, target(pair), made, shape, dtype))
                 while len(pending) > min(2 * batch, ROOM // max(1, made.nbytes)):
                     pending.popleft().result()

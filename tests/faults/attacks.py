@@ -32,6 +32,7 @@ from tests.submission.workspace import README, noise, png_bytes, write_data, wri
 MOST_MEMORY = 1 << 30  # bytes
 MOST_SECONDS = 10.0  # of the processor, Python's start and imports among them
 GIBI = 1 << 30
+TORCH = 512 << 20  # bytes that torch takes when it is imported, as it is built for CUDA
 
 
 class Attack(NamedTuple):
@@ -41,6 +42,7 @@ class Attack(NamedTuple):
     command: str
     words: str
     status: int = 1
+    most: int = MOST_MEMORY
 
 
 class Outcome(NamedTuple):
@@ -366,13 +368,13 @@ ATTACKS: dict[str, Attack] = {
     ),
     "input: a PNG of 40 megapixels": Attack(inputs("rgb2ir", ".png", png(6300, True, 30)), PREDICT + "rgb2ir", MADE, 0),
     "input: a PNG of 40 megapixels for a network": Attack(
-        inputs("sar2eo", ".png", png(6300, noisy=70)), PREDICT + "sar2eo", MADE, 0
+        inputs("sar2eo", ".png", png(6300, noisy=70)), PREDICT + "sar2eo", MADE, 0, MOST_MEMORY + TORCH
     ),
     "input: a PNG of 40 megapixels in 120 kB": Attack(
         inputs("rgb2ir", ".png", png(6300, colour=True)), PREDICT + "rgb2ir", "more than its"
     ),
-    "input: twenty PNGs of 16 megapixels in 47 kB each": Attack(
-        inputs("rgb2ir", ".png", png(4000, colour=True), 20), PREDICT + "rgb2ir", MADE, 0
+    "input: five PNGs of 16 megapixels in 47 kB each": Attack(
+        inputs("rgb2ir", ".png", png(4000, colour=True), 5), PREDICT + "rgb2ir", MADE, 0
     ),
     "input: a TIFF of 16 complex bands in 1.6 kB": Attack(
         inputs("rgb2ir", ".tiff", tiff("complex128")), PREDICT + "rgb2ir", "more than its"
@@ -554,12 +556,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             command = prepare(what, folder)
-            size = sum(path.lstat().st_blocks * 512 for path in folder.rglob("hostile*") if path.is_file())
+            sent = (part for path in folder.glob("hostile*") for part in (path, *path.rglob("*")))
+            size = sum(path.lstat().st_blocks * 512 for path in sent if path.is_file() and not path.is_symlink())
             began = time.monotonic()
             found = run(folder, *command)
             taken = time.monotonic() - began
         good = found.status == ATTACKS[what].status and ATTACKS[what].words in found.said
-        good = good and found.memory < MOST_MEMORY and found.seconds < MOST_SECONDS
+        good = good and found.memory < ATTACKS[what].most and found.seconds < MOST_SECONDS
         print(
             f"| {what} | {size / 1e3:,.0f} kB | {found.memory / 2**20:.0f} MiB | {found.seconds:.1f} |"
             + ("" if good else f" BAD ({taken:.0f} s): {found.said[-300:]}"),

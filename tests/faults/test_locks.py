@@ -181,6 +181,45 @@ def test_of_two_bundles_for_one_name_one_is_installed_whole(place: Path) -> None
         shutil.rmtree(Run("both").folder)
 
 
+# --- Links and names in a folder that others write into too.
+
+
+def test_what_links_lead_to_stays_as_it_was(place: Path) -> None:
+    thesis, photos = place / "thesis", place / "photos"
+    thesis.write_text("mine")
+    shutil.copytree(RUN.prediction_folder("test", "rgb2ir"), photos)
+    before = {**tree(photos), "thesis": tree(place)["thesis"]}
+    for folder, line in ((RUN.folder, PACKAGE), (Path("data_manifests"), "build-pairs --data data --seed 7")):
+        (folder / ".lock").unlink(missing_ok=True)
+        (folder / ".lock").symlink_to(thesis)
+        with contextlib.suppress(SystemExit):
+            pbvs(line)
+        (folder / ".lock").unlink()
+    shutil.rmtree(RUN.prediction_folder("test", "rgb2ir"))
+    RUN.prediction_folder("test", "rgb2ir").symlink_to(photos)
+    Path("r.toml").write_text(GRAY.format(0.7))
+    for line in (PREDICT + " --change-recipe", PREDICT + " --change-recipe --retrain", PACKAGE, "runs rm r --yes"):
+        with contextlib.suppress(SystemExit):
+            pbvs(line)
+    assert {**tree(photos), "thesis": tree(place)["thesis"]} == before
+
+
+def test_temporary_files_of_other_programs_stay(tmp_path: Path) -> None:
+    names = (
+        ".tmpAb12Cd",
+        ".thesis.docx.0a1b2c3d.part",
+        ".x.0a1b2c3d.pbvs-part~",
+        "y.0a1b2c3d.pbvs-part",
+        ".z.pbvs-part",
+    )
+    for name in names:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".link.0a1b2c3d.pbvs-part").symlink_to(tmp_path / names[0])
+    (tmp_path / ".ours.0a1b2c3d.pbvs-part").write_text("")
+    assert sweep(tmp_path, deep=False) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {*names, ".link.0a1b2c3d.pbvs-part"}
+
+
 # --- What a network file system may do: it has no locks, or its handles are stale.
 
 

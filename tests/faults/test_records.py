@@ -1,4 +1,7 @@
-"""Records of a run that somebody damaged: a sentence for that run, and nothing at all for the others."""
+"""Records of a run that somebody damaged: a sentence for that run, and nothing at all for the others.
+
+`tests/faults/records.py` damages every record of a finished run before every command that reads it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pbvs.files import misfit
 from pbvs.run import Run, read_metadata
 from pbvs.submission.uploads import local_score
 from tests.evaluation.scored_runs import write_scored
+from tests.faults.records import World, damages, draw
 
 WHOLE = [
     "", "[]", "null", "5", '"x"', "NaN", '{"combined": Infinity}', '{"combined": 1e400}', '{"run": "\\ud800"}',
@@ -78,3 +82,22 @@ def test_a_misfit_is_found_where_it_is() -> None:
     assert misfit({"c": {"x": 1}}, shape) == ".c.x"
     assert misfit({"d": [1]}, shape) == ".d"
     assert misfit([], shape) == "."
+
+
+@pytest.mark.slow
+def test_no_damaged_record_breaks_a_command(tmp_path: Path) -> None:
+    world = World(tmp_path / "bench")
+    points = draw(world, 260, seed=0)
+    assert len({point.file for point in points}) > 25 and len({point.command for point in points}) > 12
+    assert [wrong for point in points if (wrong := world.try_damage(point))] == []
+
+
+def test_damages_are_of_every_kind() -> None:
+    found = dict(damages("x.json", json.dumps({"a": [{"b": 1}], "c": "x"})))
+    assert found["a.0.b = 0"] == '{"a": [{"b": null}], "c": "x"}'
+    assert found["without a.0"] == '{"a": [], "c": "x"}'
+    assert {"c = 13", "whole 0", "cut"} <= found.keys() and "NaN" in found["c = 13"]
+    found = dict(damages("x.toml", 'a = 1\n[b]\nc = "x"\n'))
+    assert found["c at 10 = 8"] == "a = 1\n[b]\nc = nan\n"
+    found = dict(damages("x.csv", "a,b\n1,2\n"))
+    assert found["cell 1, 1 = 1"] == "a,b\n1,x\n"
