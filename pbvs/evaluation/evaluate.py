@@ -45,18 +45,10 @@ MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
 
 
 def score(
-    run: str | Run,
-    split: str = "val",
-    *,
-    root: Path | None = None,
-    manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS,
-    protocol: str | Path | Protocol | None = None,
-    weights: Path | None = None,
-    lpips_net: str | None = None,
-    jobs: int = 1,
-    **options: Any,
-) -> Scores:
+    run: str | Run, split: str = "val", *, root: Path | None = None, manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS, protocol: str | Path | Protocol | None = None, weights: Path | None = None,
+    lpips_net: str | None = None, jobs: int = 1, **options: Any,
+) -> Scores:  # fmt: skip
     """Score what a run would submit against the held-out targets of `split`.
 
     `protocol` is a rule of scoring; without it the one of the run's challenge.
