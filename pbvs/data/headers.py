@@ -272,7 +272,7 @@ def _alpha(file: Any) -> int:
 def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
     """Return the colour of each band by its name, else by its interpretation; nothing when they are in usual order."""
     names = [(file.descriptions[number - 1] or "").lower().replace("_", " ") for number in numbers]
-    found = [_named(name) for name in names]
+    found = [next((colour for colour, words in _WORDS.items() if words.search(name)), "") for name in names]
     codes = [_BAND_NUMBER.match(name) for name in names]
     told = [int(code.group(1)) if code else 0 for code in codes]
     if {2, 3, 4} <= set(told) and (1 not in told or len(told) > 4):  # B1 to B4 may be red, green, blue and infrared
@@ -283,10 +283,6 @@ def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
     if not any(found) or (found[:3] == ["red", "green", "blue"] and not any(found[3:])):
         return ()
     return tuple(found)
-
-
-def _named(text: str) -> str:
-    return next((colour for colour, words in _WORDS.items() if words.search(text)), "")
 
 
 def _orientation(file: Any, tags: dict[int, Any]) -> int:

@@ -222,9 +222,8 @@ def _named(folder: str) -> Point | None:
 
 def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> list[str]:
     lines = []
-    for task, splits in ((task, SPLITS) for task in catalog.challenge.tasks):
-        absent = [split for split in splits if not pairs[task, split]]
-        if absent:
+    for task in catalog.challenge.tasks:
+        if absent := [split for split in SPLITS if not pairs[task, split]]:
             lines.append(f"{task}: nothing for {', '.join(absent)}.")
         if not any(pair.target for pair in pairs[task, "val"]):
             lines.append(f"{task}: no validation pair has a target, so nothing can be scored.")

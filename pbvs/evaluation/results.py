@@ -293,14 +293,11 @@ DIGITS = {"fid": 1, "psnr": 2}
 
 def shown_metrics(summary: Mapping[str, Any]) -> list[str]:
     """Return the metrics that were measured, in the order of a table: L1, L2, LPIPS, the score's terms, the others."""
-    wanted = dict.fromkeys(["l1", "rmse", "lpips", *_terms(summary), "fid", "psnr", "ssim"])
+    rule = rule_of(summary)
+    terms = [term.metric for term in rule.terms] if rule else []
+    wanted = dict.fromkeys(["l1", "rmse", "lpips", *terms, "fid", "psnr", "ssim"])
     tasks = [table(found) for found in summary["tasks"].values()]
     return [name for name in wanted if any(number(task.get(name)) is not None for task in tasks)]
-
-
-def _terms(summary: Mapping[str, Any]) -> list[str]:
-    rule = rule_of(summary)
-    return [term.metric for term in rule.terms] if rule else []
 
 
 def _head(name: str, summary: Mapping[str, Any]) -> str:

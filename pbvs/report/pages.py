@@ -13,7 +13,7 @@ import numpy as np
 
 from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry, natural_key
-from pbvs.data.inspection import Archive, GroupFigures, Inspection, group_reasons
+from pbvs.data.inspection import Archive, Inspection, group_reasons
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError, of_data
@@ -221,7 +221,7 @@ def render_data(inspection: Inspection) -> str:
         columns=list(inspection.catalog.challenge.modalities),
         titles={name: inspection.catalog.challenge.title_of(name) for name in inspection.catalog.challenge.modalities},
         counts=inspection.counts(),
-        groups=[(group, _drawn(group)) for group in inspection.groups],
+        groups=[(it, plot(it.modality, {"": it.figures}) if it.figures.images else None) for it in inspection.groups],
         reasons=group_reasons(inspection.wrong),
         listed=LISTED,
         maps=[map_of(archive.name, cluster) for archive in inspection.archives for cluster in clusters(archive.points)],
@@ -286,10 +286,6 @@ def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
     }
     means = {split: figure.mean for split, figure in splits.items()}
     return {"title": title, "lines": lines, "means": means, "images": {s: f.images for s, f in splits.items()}}
-
-
-def _drawn(group: GroupFigures) -> dict[str, Any] | None:
-    return plot(group.modality, {"": group.figures}) if group.figures.images else None
 
 
 def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
