@@ -134,7 +134,7 @@ class TaskToScore:
         )
 
 
-@dataclass
+@dataclass(slots=True)
 class Images:
     """One pair, ready to be compared, or the reason why it cannot be."""
 

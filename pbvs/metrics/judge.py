@@ -44,7 +44,7 @@ class Cache(Interface):
         """Keep an image's features."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Measured:
     """One image's numbers by metric, and its features by network where a metric of sets needs them."""
 
