@@ -75,7 +75,7 @@ def test_a_score_takes_little_memory(tmp_path: Path) -> None:
     run = Run("r", tmp_path)
 
     def score() -> TaskScores:
-        found = ((Images(pair, place=place), Measured({**numbers})) for place, pair in enumerate(pairs))
+        found = ((Images(pair, index=index), Measured({**numbers})) for index, pair in enumerate(pairs))
         scores = TaskScores(table_of_rows(judge, found))
         write_scores(run, tmp_path, {}, {"rgb2ir": scores.table})
         return scores
