@@ -295,12 +295,12 @@ def matching(folder: Path, pattern: str) -> list[Path]:
     """Return the paths below a folder that `pattern` names, in order of name; none where there is no folder.
 
     A first `**` stands for any folders below; links are not followed. Raises ReadError for a folder that cannot be
-    read, which Path.glob takes for an empty one.
+    read, or is gone between two looks at it; Path.glob takes those for empty ones.
     """
     name, _, rest = pattern.partition("/")
     found = matching(folder, rest) if name == "**" else []
-    with disk_errors(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+    with disk_errors(folder):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else ():
             if entry.is_dir(follow_symlinks=False) if name == "**" else fnmatchcase(entry.name, name):
                 path = Path(entry.path)
                 found += matching(path, pattern if name == "**" else rest) if rest else [path]

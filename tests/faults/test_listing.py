@@ -98,14 +98,18 @@ ASKERS: list[tuple[str, Callable[[Run, Path], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+ERRORS = [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), FileNotFoundError(2, "No such")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize(("name", "asker"), ASKERS)
 def test_a_folder_that_cannot_be_listed_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asker: Callable[[Run, Path], Any], error: OSError
 ) -> None:
     run = Place(tmp_path, count=1).make().run
+    (run.folder / name).mkdir(parents=True, exist_ok=True)
     fail_listing(monkeypatch, run.folder / name, error)
-    with pytest.raises(ReadError, match="cannot be read"):
+    with pytest.raises(ReadError, match=r"cannot be read|There is no"):
         asker(run, run.folder / name)
 
 
