@@ -387,6 +387,7 @@ ATTACKS: dict[str, Attack] = {
         PREDICT + "sar2eo",
         MADE,
         0,
+        MOST_MEMORY + TORCH,
     ),
     ".pth: 1.2 GB by a stride of 0": Attack(wide(), INSPECT, "would take 1,225,000,000 bytes"),
     ".pth: the same in torch's old format": Attack(

@@ -18,7 +18,7 @@ from pbvs import pipeline
 from pbvs.errors import PbvsError
 from pbvs.evaluation import evaluate as scorer
 from pbvs.experiments import bundle, calibrate
-from pbvs.files import atomic_path, fcntl, held, read_json, sweep, write_json
+from pbvs.files import atomic_path, fcntl, held, read_json, remove_abandoned, sweep, write_json
 from pbvs.recipe import dump_recipe
 from pbvs.run import Run, locked
 from pbvs.submission import package as archive
@@ -179,6 +179,43 @@ def test_of_two_bundles_for_one_name_one_is_installed_whole(place: Path) -> None
         assert sorted(at_once(*lines)) == [0, 2]
         assert tree(Run("both").folder) in whole
         shutil.rmtree(Run("both").folder)
+
+
+def before_the_first_lock(monkeypatch: pytest.MonkeyPatch, work: Callable[[], int]) -> list[int]:
+    """Let another command work in the moment between a temporary file's making and its lock; return what it said."""
+    real, said = fcntl.flock, list[int]()
+
+    def flock(handle: int, how: int) -> None:
+        if not said:
+            said.append(0)
+            said[0] = work()
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    return said
+
+
+def test_a_file_swept_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = before_the_first_lock(monkeypatch, lambda: sweep(tmp_path))
+    write_json(tmp_path / "x.json", {"whole": 1})
+    assert removed == [1]
+    assert read_json(tmp_path / "x.json") == {"whole": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_bundle_whose_folder_is_removed_before_it_is_locked_is_unpacked_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pbvs("export r")
+
+    def clear() -> int:
+        return sum(remove_abandoned(left, shutil.rmtree) for left in Path("submissions").glob(".*.installing"))
+
+    removed = before_the_first_lock(monkeypatch, clear)
+    bundle.install(Path("submissions/r/r.pbvs.zip"), Path("submissions"), "again")
+    assert removed == [1]
+    assert Run("again").recipe() == RUN.recipe()
+    assert {path.name for path in Path("submissions").iterdir()} == {"r", "again"}
 
 
 # --- Links and names in a folder that others write into too.
