@@ -63,6 +63,7 @@ def start_again_with_the_library() -> str:
         Path(library).unlink()
         return f"the C compiler refuses reads.c: {done.stderr[:500]}"
     environment = {**os.environ, _MARK: library, "LD_PRELOAD": library}
+    environment.pop("COLUMNS", None)  # by which sentences would be folded
     return os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
