@@ -117,9 +117,16 @@ def _changed(recipe: str | None, run: str | None, submissions: Path, changes: tu
 @options.submissions
 @options.device
 def translate(
-    run: str, task: str, inputs: tuple[str, ...], out: Path, form: Form, rule: str | None, again: bool,
-    submissions: Path, device: str,
-) -> None:  # fmt: skip
+    run: str,
+    task: str,
+    inputs: tuple[str, ...],
+    out: Path,
+    form: Form,
+    rule: str | None,
+    again: bool,
+    submissions: Path,
+    device: str,
+) -> None:
     """Translate your own images with RUN's model of TASK.
 
     INPUT is a file, a folder or a glob ("scenes/*.tif"). Large scenes are translated in overlapping tiles, with

@@ -45,10 +45,18 @@ MOST_JUDGES = 8  # batches judged at once; each takes some 200 MB
 
 
 def score(
-    run: str | Run, split: str = "val", *, root: Path | None = None, manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS, protocol: str | Path | Protocol | None = None, weights: Path | None = None,
-    lpips_net: str | None = None, jobs: int = 1, **options: Any,
-) -> Scores:  # fmt: skip
+    run: str | Run,
+    split: str = "val",
+    *,
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS,
+    protocol: str | Path | Protocol | None = None,
+    weights: Path | None = None,
+    lpips_net: str | None = None,
+    jobs: int = 1,
+    **options: Any,
+) -> Scores:
     """Score what a run would submit against the held-out targets of `split`.
 
     `protocol` is a rule of scoring; without it the one of the run's challenge.
@@ -91,10 +99,21 @@ def score(
 
 
 def measure_tasks(
-    name: str, split: str, tasks: Sequence[TaskToScore], rule: Protocol, recipe: Recipe, challenge: Challenge, *,
-    weights: Path | None = None, device: str = "cpu", jobs: int = 1, batch: int = 16, fid: bool = False,
-    cache: Path | None = CACHE, baselines: bool = True,
-) -> tuple[dict[str, Any], dict[str, DataFrame]]:  # fmt: skip
+    name: str,
+    split: str,
+    tasks: Sequence[TaskToScore],
+    rule: Protocol,
+    recipe: Recipe,
+    challenge: Challenge,
+    *,
+    weights: Path | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    batch: int = 16,
+    fid: bool = False,
+    cache: Path | None = CACHE,
+    baselines: bool = True,
+) -> tuple[dict[str, Any], dict[str, DataFrame]]:
     """Return the summary of scores and each task's table of images; what `score` does with a run's predictions.
 
     `recipe` says which LPIPS nets the predictions were trained on, `challenge` which tasks there are. `fid` computes

@@ -70,10 +70,16 @@ class TaskToScore:
         challenge = rules.challenge
         square = (size if protocol.evaluation_size == "recipe" else protocol.evaluation_size) == "challenge"
         return cls(
-            name, [pair for pair in pairs if pair.target], folder, root, rules,
-            challenge.task(name).challenge_size if square else None, protocol.other_size, challenge.outputs.stored,
+            name,
+            [pair for pair in pairs if pair.target],
+            folder,
+            root,
+            rules,
+            challenge.task(name).challenge_size if square else None,
+            protocol.other_size,
+            challenge.outputs.stored,
             known=frozenset(pair.name for pair in pairs),
-        )  # fmt: skip
+        )
 
     @property
     def task(self) -> Task:

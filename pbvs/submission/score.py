@@ -34,10 +34,18 @@ NEW = 60.0  # seconds
 
 
 def score_archive(
-    path: Path, split: Split = "val", *, root: Path | None = None, manifests: Path = MANIFESTS,
-    submissions: Path = SUBMISSIONS, targets: Path | None = None, protocol: str | Path | Protocol | None = None,
-    lpips_net: str | None = None, challenge: str | Path | Challenge | None = None, **options: Any,
-) -> dict[str, Any]:  # fmt: skip
+    path: Path,
+    split: Split = "val",
+    *,
+    root: Path | None = None,
+    manifests: Path = MANIFESTS,
+    submissions: Path = SUBMISSIONS,
+    targets: Path | None = None,
+    protocol: str | Path | Protocol | None = None,
+    lpips_net: str | None = None,
+    challenge: str | Path | Challenge | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     """Unpack an archive safely, score its images, and write the summary beside it as `<name>-scores.json`.
 
     `targets` is a folder of `<task>/<name>.png` or `.tiff` to compare with; without it the targets are those of the

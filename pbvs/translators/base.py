@@ -115,9 +115,18 @@ class Outcome:
 
 
 def predict_pairs(
-    translator: Translator, pairs: Sequence[Pair], read: Callable[[Pair], ImageArray], target: Callable[[Pair], Path],
-    *, size: int | None, what: str, jobs: int = 1, batch: int = 8, dtype: str = "uint8", scale: int = 1,
-) -> Outcome:  # fmt: skip
+    translator: Translator,
+    pairs: Sequence[Pair],
+    read: Callable[[Pair], ImageArray],
+    target: Callable[[Pair], Path],
+    *,
+    size: int | None,
+    what: str,
+    jobs: int = 1,
+    batch: int = 8,
+    dtype: str = "uint8",
+    scale: int = 1,
+) -> Outcome:
     """Translate each pair's input and write it as a PNG of 8 bits, or 16 where `dtype` says so, at `target(pair)`.
 
     `size` is the side of the square that the challenge evaluates, None for `scale` times the input's own. Images that
@@ -138,7 +147,7 @@ def predict_pairs(
             images = [result for _, result in group if not isinstance(result, str)]
             group.clear()
             results = translator.render(images)
-            images.clear()  # a large input is not kept while its result is written
+            del images  # a large input is not kept while its result is written
             for (pair, (height, width, _)), made in zip(good, results, strict=True):
                 times = 1 if pair.target else scale  # an input with a target is on its target's grid already
                 shape = (size, size) if size else (times * height, times * width)
