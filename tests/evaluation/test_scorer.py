@@ -14,7 +14,7 @@ import torch
 from pbvs.data.images import read_image, write_png
 from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
 from pbvs.errors import PbvsError, UsageError
-from pbvs.evaluation.reading import Images, TaskToScore
+from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore
 from pbvs.evaluation.results import Scores, score_table
 from tests.evaluation.hand_made import SIDE, Place, noise
 from tests.metrics.test_frechet import random_inception
@@ -343,3 +343,19 @@ def test_no_run_no_manifest_and_no_protocol_get_a_sentence(place: Place, tmp_pat
     place.run.recipe_file.unlink()
     with pytest.raises(PbvsError, match="There is no run 'hand'"):
         place.score()
+
+
+def test_the_cache_of_targets_stays_within_its_room(tmp_path: Path) -> None:
+    one = [torch.zeros(256, dtype=torch.float32)]  # 1,024 bytes, and a little more on the disk
+    for _ in range(2):  # what an earlier command wrote counts
+        cache = FeatureCache(tmp_path, capacity=4096)
+        for number in range(40):
+            cache.put("vgg", f"{number}", one)
+            for waiting in cache._pending:
+                waiting.result()
+        cache.close()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert 1 <= len(written) <= 4 and sum(path.stat().st_size for path in written) <= 4 * 1400
+    found = cache.get("vgg", "0")
+    assert found is not None and torch.equal(found[0], one[0])
+    assert cache.get("vgg", "39") is None

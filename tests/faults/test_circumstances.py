@@ -102,6 +102,17 @@ def test_an_environment_that_lies_is_named(place: Path, variable: str) -> None:
     assert done.returncode == 0 or f"{variable}='abc'" in done.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_cannot_show_a_name(place: Path, encoding: str) -> None:
+    Path("r.toml").rename("données-東.toml")
+    known = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    for line in ("runs", "score --run été-東", "predict --all --recipe 東.toml", "leaderboard"):
+        check(run("-m", "pbvs", *line.split(), cwd=place, **known), {0, 1, 2})
+    done = run("-m", "pbvs", "recipe", "show", "données-東.toml", cwd=place, **known)
+    check(done, {0})
+    assert 'method = "grayscale"' in done.stdout
+
+
 def test_a_run_of_a_hundred_letters_goes_through_every_command(place: Path) -> None:
     name = "n" * 100
     archive = f"submissions/{name}.zip"
