@@ -113,10 +113,8 @@ def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
     with SafeZip(bundle, LIMITS) as archive:
         listing = _listing(archive)
         run = Run(check_name(name or str(listing.get("run", ""))), submissions)
-        if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
+        if _is_there(run, listing):
             return run
-        if run.folder.exists():
-            raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
         for left in submissions.glob(f".{run.name}.*installing"):
             remove_abandoned(left, shutil.rmtree)
         while not _unpack(archive, run, listing):
@@ -149,11 +147,20 @@ def _appear(part: Path, run: Run, listing: dict[str, Any]) -> None:
         part.rename(run.folder)
         sync_folder(run.submissions)
     except OSError as error:
-        if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
-            return
-        if run.folder.exists():
-            raise UsageError(f"There is another run {run.name!r} already; give another name with --run.") from None
-        raise write_error(run.folder, error) from error
+        if not _is_there(run, listing):
+            raise write_error(run.folder, error) from error
+
+
+def _is_there(run: Run, listing: dict[str, Any]) -> bool:
+    """Return whether the bundle's run is installed; UsageError when another run has its name.
+
+    The folder is looked for first: another install may rename a whole run into its place between two looks.
+    """
+    if not run.folder.exists():
+        return False
+    if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
+        return True
+    raise UsageError(f"There is another run {run.name!r} already; give another name with --run.")
 
 
 def _listing(archive: SafeZip) -> dict[str, Any]:

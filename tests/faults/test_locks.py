@@ -166,6 +166,44 @@ def test_installs_of_one_bundle_at_once_leave_one_whole_run(place: Path, count: 
         shutil.rmtree(Run("both").folder)
 
 
+def calls_of_the_system(work: Callable[[], object], at: int, between: Callable[[], object]) -> int:
+    """Let `between` happen before the call of the system with number `at`; return how many calls `work` makes."""
+    count = 0
+
+    def before(_: object, event: str, function: Any) -> None:
+        nonlocal count
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            count += 1
+            if count == at + 1:
+                sys.setprofile(None)
+                between()
+                sys.setprofile(before)
+
+    sys.setprofile(before)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_another_install_may_come_between_any_two_calls_of_the_system(place: Path) -> None:
+    """Rounds of real processes meet such a moment by chance only: here the other install is tried in each of them."""
+
+    def install() -> Run:
+        return bundle.install(Path("submissions/r/r.pbvs.zip"), Path("submissions"), "both")
+
+    pbvs("export r")
+    points = calls_of_the_system(install, -1, lambda: None)
+    expected = tree(Run("both").folder)
+    assert points > 50
+    for point in range(points):
+        shutil.rmtree(Run("both").folder)
+        calls_of_the_system(install, point, install)
+        assert tree(Run("both").folder) == expected, point
+        assert {path.name for path in Path("submissions").iterdir()} == {"r", "both"}, point
+
+
 def test_of_two_bundles_for_one_name_one_is_installed_whole(place: Path) -> None:
     pbvs("export r")
     shutil.copytree(RUN.folder, Run("s").folder)
