@@ -21,6 +21,7 @@ from pbvs.errors import PbvsError
 from pbvs.files import digest, matching, sha256
 from pbvs.recipe import Recipe, Stage, TaskName
 from pbvs.run import MANIFESTS, Run, is_done, read_metadata
+from pbvs.text import few
 
 # What of a recipe changes no model.
 UNRELATED = {"name", "description", "challenge", "stages", "extra_data", "evaluation_size"}
@@ -202,9 +203,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> s
 
     Digests are not shown, only which of them changed.
     """
-    said = [_change(key, *values) for key, values in unlike(then, now).items()]
-    more = f" and {len(said) - most} more" if len(said) > most else ""
-    return "; ".join(said[:most]) + more
+    return few([_change(key, *values) for key, values in unlike(then, now).items()], most, "; ")
 
 
 def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -426,9 +425,7 @@ def stale_report(run: Run) -> Iterator[Stale]:
         then = None
     now = report_sources(run)
     if isinstance(then, dict) and (newer := [what for what, known in now.items() if then.get(what) != known]):
-        more = f" and {len(newer) - 2} more" if len(newer) > 2 else ""
-        why = f"{' and '.join(newer[:2])}{more} were made after it"
-        yield Stale(REPORT, why, f"pbvs report --run {run.name}")
+        yield Stale(REPORT, f"{few(newer, 2, ' and ')} were made after it", f"pbvs report --run {run.name}")
 
 
 def report_sources(run: Run) -> dict[str, str]:

@@ -82,6 +82,11 @@ def shortened(name: str, width: int) -> str:
     return name if len(name) <= width else f"{name[: width // 2 - 1]}..{name[-(width - width // 2 - 1) :]}"
 
 
+def few(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Return the first names, and how many more there are: `few("abcde")` is 'a, b, c and 2 more'."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal, or of COLUMNS; 80 where neither says."""
     return max(40, shutil.get_terminal_size((80, 24)).columns)

@@ -25,6 +25,7 @@ from pbvs.data.registration import Shift, group_name, recorded_shifts
 from pbvs.data.split import describe_ground
 from pbvs.data.statistics import BINS, Brightness, Table, doubts_of, measure, measure_groups, warnings_of
 from pbvs.recipe import Radiometry
+from pbvs.text import few
 
 _COORDINATE = re.compile(r"^(-?\d{1,2}(?:\.\d+)?)_(-?\d{1,3}(?:\.\d+)?)$")  # folders are named latitude_longitude
 
@@ -157,7 +158,7 @@ def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Cha
     sides = sorted({max(entry.header.width, entry.header.height) for entry in members})
     archive.sizes = " to ".join(map(str, dict.fromkeys((sides[0], sides[-1]))))
     archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
-    archive.systems = _few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
+    archive.systems = few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
     stacks: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
         if entry.info.location:
@@ -186,7 +187,7 @@ def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brig
                 images=len(headers),
                 rule=intensity.rules[group],
                 figures=figures.get(group) or Brightness(np.zeros(BINS)),
-                systems=_few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
+                systems=few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
                 placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
             )
         )
@@ -240,10 +241,6 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
         f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()
     ]
     return lines
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

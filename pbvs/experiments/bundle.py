@@ -152,11 +152,8 @@ def _appear(part: Path, run: Run, listing: dict[str, Any]) -> None:
 
 
 def _is_there(run: Run, listing: dict[str, Any]) -> bool:
-    """Return whether the bundle's run is installed; UsageError when another run has its name.
-
-    The folder is looked for first: another install may rename a whole run into its place between two looks.
-    """
-    if not run.folder.exists():
+    """Return whether the bundle's run is installed; raises UsageError when another run has its name."""
+    if not run.folder.exists():  # asked first: another install may rename a whole run into place between two looks
         return False
     if (run.folder / LIST).is_file() and read_json(run.folder / LIST) == listing:
         return True

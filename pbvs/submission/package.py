@@ -26,6 +26,7 @@ from pbvs.submission.inputs import SUFFIXES, Inputs, OutputNames, check_inputs, 
 from pbvs.submission.inspection import EvaluationSize
 from pbvs.submission.readme import Readme, describe, write_readme
 from pbvs.submission.zips import Finding, as_text, rejected, write_zip
+from pbvs.text import few
 
 
 class PackageRefused(PbvsError):
@@ -124,7 +125,6 @@ def entries(plan: PackagePlan) -> Iterator[tuple[str, bytes]]:
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
 
-FEW = 5  # names listed in a message
 SAMPLED = 6  # images a task that are recoded to estimate a size
 
 
@@ -270,16 +270,12 @@ def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, agai
     extra = [name[:-4] for name in files if name[:-4] not in wanted]
     if wanted and len(files) - len(extra) < len(wanted):
         missing = sorted(wanted.keys() - {name[:-4] for name in files})
-        raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({_few(missing)}); {again}.")
+        raise PbvsError(f"{folder} lacks {len(missing)} of {len(wanted)} predictions ({few(missing)}); {again}.")
     if wanted and extra:
         raise PbvsError(
-            f"{folder} holds {len(extra)} images that no input of the manifest is called ({_few(extra)}); "
+            f"{folder} holds {len(extra)} images that no input of the manifest is called ({few(extra)}); "
             "take them out, they would shift the scoring."
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _evaluation_size(parts: Sequence[Part], recipes: Mapping[str, Recipe]) -> EvaluationSize:

@@ -26,6 +26,7 @@ from pbvs.files import atomic_path, disk_errors, misfit, parse_json
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
 from pbvs.networks.unet import UNet, UNetConfig
 from pbvs.tensors import check_safetensors
+from pbvs.text import few
 
 LARGEST = 4096  # channels, blocks: no configuration has a larger number
 MOST_LAYERS = 2048  # blocks of all levels and scales: more take minutes to make, even without weights
@@ -126,9 +127,7 @@ def check_fit(path: Path, network: nn.Module, tensors: Mapping[str, Tensor]) -> 
         if name in found and found[name] != wanted[name]
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        listed = "; ".join(problems[:5])
-        raise PbvsError(f"The weights in {path} do not fit: {listed}{more}; name the right checkpoint.")
+        raise PbvsError(f"The weights in {path} do not fit: {few(problems, 5, '; ')}; name the right checkpoint.")
 
 
 def start_from(path: Path, network: nn.Module, tensors: Mapping[str, Tensor], *, partly: bool = False) -> None:
