@@ -250,16 +250,14 @@ def check(file: str, data: Path | None) -> None:
 
 
 def _trial_lines(trial: Trial) -> Iterator[str]:
-    from pbvs.data.recognition import most_common
+    from pbvs.data.recognition import common_folders
 
     rows = [[name, str(count) if count else "none"] for name, count in trial.taken.items()]
     yield from aligned([["pattern", "files"], *rows], terminal_width(), least=40)
     for reason, paths in sorted(trial.unused.items(), key=lambda item: -len(item[1])):
-        where = ", ".join(f"{folder} {count}" for folder, count in most_common(paths))
-        yield f"Not used: {len(paths)} files, {reason} ({where})"
+        yield f"Not used: {len(paths)} files, {reason} ({common_folders(paths)})"
     for (task, reason), paths in trial.incomplete.items():
-        where = ", ".join(f"{folder} {count}" for folder, count in most_common(paths))
-        yield f"Incomplete: {len(paths)} sources of {task}, {reason} ({where})"
+        yield f"Incomplete: {len(paths)} sources of {task}, {reason} ({common_folders(paths)})"
     if trial.junk or trial.others:
         yield f"Passed over: {trial.junk} hidden files and folders, {trial.others} files that are no images."
 

@@ -15,7 +15,7 @@ from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, natural_key, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
-from pbvs.data.intensity import RuleTable, find_rules
+from pbvs.data.intensity import RuleTable, find_rules, group_of
 from pbvs.data.manifest import (
     Further,
     Pair,
@@ -65,10 +65,10 @@ class Summary:
     images: int
     unused: int
     junk: int
-    pairs: dict[str, dict[str, int]] = field(default_factory=dict)  # task -> split -> rows
-    held_out: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)  # settings, modalities, radiometry, brightness
+    pairs: dict[str, dict[str, int]]  # task -> split -> rows
+    held_out: list[str]
+    warnings: list[str]
+    details: dict[str, Any]  # settings, modalities, radiometry, brightness
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary as a JSON value."""
@@ -136,7 +136,8 @@ def build_pairs(
     if not any(pairs.values()):
         raise _unpaired(catalog, manifests)
     check_loss(pairs, manifests, root)
-    pairs = _with_digests(pairs, cache, jobs)
+    found = digests(dict.fromkeys(path for rows in pairs.values() for pair in rows for path in pair.paths), cache, jobs)
+    pairs = {key: [pair.with_digests(found) for pair in rows] for key, rows in pairs.items()}
     shifts: dict[Group, Shift] = {}
     if correct_shift:
         shifts = recorded_shifts(pairs, root, manifests, jobs, challenge=chosen)
@@ -176,18 +177,6 @@ def _holds(file: Path, text: str) -> bool:
     return file.is_file() and file.read_bytes() == text.encode()
 
 
-def _with_digests(pairs: Pairs, cache: FileCache, jobs: int) -> Pairs:
-    """Return the pairs with the digests of their images' bytes, so that changed data make another manifest."""
-    paths = dict.fromkeys(path for rows in pairs.values() for pair in rows for path in pair.paths)
-    found = {"": "", **digests(paths, cache, jobs)}
-
-    def told(pair: Pair) -> Pair:
-        further = join_further(image._replace(digest=found[image.path]) for image in pair.more)
-        return replace(pair, source_digest=found[pair.source], target_digest=found[pair.target], further=further)
-
-    return {key: list(map(told, rows)) for key, rows in pairs.items()}
-
-
 @dataclass
 class Builder:
     """A catalogue on its way to pairs; what is not paired is added to the catalogue's unused."""
@@ -223,9 +212,9 @@ class Builder:
 
     def collect(self) -> Pairs:
         """Return the pairs of every task and split."""
-        by_name = [task for task in self.challenge.tasks.values() if task.pairing == "name"]
-        self._stacks([task for task in self.challenge.tasks.values() if task.pairing != "name"])
-        for task in by_name:
+        tasks = self.challenge.tasks.values()
+        self._stacks([task for task in tasks if task.pairing != "name"])
+        for task in (task for task in tasks if task.pairing == "name"):
             self._by_name(task)
         self._inputs()
         self._list_loose()
@@ -242,13 +231,14 @@ class Builder:
             return Refusal(source, images)
         stacked = []
         for image in images:
-            by_name = task.pairing == "name"
-            overlap = self.rules.min_overlap
-            fit = same_footprint(image, source) if by_name else check(image, source, overlap, self.footprints)
+            fit = same_footprint(image, source) if task.pairing == "name" else self._check(image, source)
             if isinstance(fit, Refusal):
                 return Refusal(source, f"{image.path} cannot be stacked with it: {fit.reason}")
             stacked.append((image, fit.alignment))
         return stacked
+
+    def _check(self, source: Entry, target: Entry) -> Match | Refusal:
+        return check(source, target, self.rules.min_overlap, self.footprints)
 
     def _whole(self, match: Match | Refusal, task: Task) -> Match | Refusal:
         """Return a match with its further sources, or why one is missing."""
@@ -271,46 +261,37 @@ class Builder:
 
     def _stacks(self, tasks: Sequence[Task]) -> None:
         """Pair the images of locations: those of one base, or a sample of all that could be."""
-        footprints = self.footprints
-        locations, duplicates = group_locations(self.catalog.entries, tasks, footprints)
+        locations, duplicates = group_locations(self.catalog.entries, tasks, self.footprints)
         self.catalog.unused += duplicates
-        candidates = self._candidates(locations, tasks, footprints)
+        candidates = self._candidates(locations, tasks)
         given = {task for (split, _), task in candidates if split == "val"}  # their validation is not ours to choose
-        held = self._hold_out(locations, candidates, given, footprints)
+        held = self._hold_out(locations, candidates, given)
         used: set[str] = set()
         for ((split, name), task), checked in candidates.items():
-            kept = split == "train" and name in held and task not in given
-            if split == "train" and name in self.between and task not in given:
-                continue
-            matches = self._add(name, task, "val" if kept else split, checked)
-            used |= {entry.path for match in matches for entry in match.entries}
+            ours = split == "train" and task not in given
+            if not (ours and name in self.between):
+                matches = self._add(name, task, "val" if ours and name in held else split, checked)
+                used |= {entry.path for match in matches for entry in match.entries}
         self._list_unused(locations, tasks, candidates, used)
 
-    def _candidates(self, locations: Locations, tasks: Sequence[Task], footprints: Footprints) -> Candidates:
+    def _candidates(self, locations: Locations, tasks: Sequence[Task]) -> Candidates:
         found: Candidates = {}
         for key, location in track(locations.items(), "pairing", len(locations), unit="location"):
             for task in tasks:
-                checked = [
-                    self._whole(check(*pair, self.rules.min_overlap, footprints), task)
-                    for pair in location.candidates(task, self.rules)
-                ]
+                checked = [self._whole(self._check(*pair), task) for pair in location.candidates(task, self.rules)]
                 if any(isinstance(item, Match) for item in checked):
                     found[key, task.name] = checked
                 else:
                     self.refused += [item for item in checked if isinstance(item, Refusal)]
         return found
 
-    def _hold_out(
-        self, locations: Locations, candidates: Candidates, given: set[str], footprints: Footprints
-    ) -> set[str]:
+    def _hold_out(self, locations: Locations, candidates: Candidates, given: set[str]) -> set[str]:
         """Return the locations of the validation split, chosen by the ground that their targets show."""
         targets: dict[str, set[Header]] = defaultdict(set)
         for ((_, name), _), checked in candidates.items():
             targets[name] |= {item.target.header for item in checked if isinstance(item, Match)}
-        self.neighbours = find_neighbours(targets, footprints)
-        _tie_namesakes(
-            [location for location in locations.values() if location.name in targets], targets, self.neighbours
-        )
+        self.neighbours = find_neighbours(targets, self.footprints)
+        _tie_namesakes(locations.values(), targets, self.neighbours)
         self.ground = find_ground(self.neighbours)
         usable = {key for key, task in candidates if key[0] == "train" and task not in given}
         sources = ((location.source, key[1]) for key, location in locations.items() if key in usable)
@@ -321,12 +302,11 @@ class Builder:
     def _add(self, name: str, task: str, split: str, checked: Sequence[Match | Refusal]) -> list[Match]:
         """Add a location's pairs: in training every candidate or those drawn, elsewhere those drawn."""
         every = split == "train" and self.rules.keeps_candidates
-        if every:
-            matches = [item for item in checked if isinstance(item, Match)]
-        else:
-            matches = draw(checked, name, task, self.rules)
+        matches = (
+            [item for item in checked if isinstance(item, Match)] if every else draw(checked, name, task, self.rules)
+        )
         limit = str(self.rules.limit or "") if every else ""
-        self.pairs[task, split] += [self.pair(match, task, split, name, ORIGINS[split], limit) for match in matches]
+        self.pairs[task, split] += [self.pair(match, task, split, name, limit) for match in matches]
         return matches
 
     def _list_unused(self, locations: Locations, tasks: Sequence[Task], candidates: Candidates, used: set[str]) -> None:
@@ -362,35 +342,30 @@ class Builder:
     def _alone(self, location: Location, entry: Entry) -> str:
         info = entry.info
         if location.mosaics.get(info.modality) and info.role != "mosaic":
-            sources = [task.source for task in self.challenge.tasks.values() if task.target == info.modality]
-            titles = dict.fromkeys(self.challenge.title_of(source) for source in sources[:1])
-            return (
-                f"the location's mosaic is the {' and '.join(titles)}'s target in its place, and no other image has "
-                "its base"
-            )
+            sources = (task.source for task in self.challenge.tasks.values() if task.target == info.modality)
+            title = next(map(self.challenge.title_of, sources), "")
+            return f"the location's mosaic is the {title}'s target in its place, and no other image has its base"
         return "nothing in its location can be paired with it"
 
     def _by_name(self, task: Task) -> None:
-        titles = self.challenge.title_of(task.source), self.challenge.title_of(task.target)
-        found, unused = pair_by_name(self.catalog.entries, task, titles)
-        self.catalog.unused += unused
-        for named in found.values():
-            checked = [self._whole(match, task) for match in named.matches]
-            named.matches = [match for match in checked if isinstance(match, Match)]
-            self.catalog.unused += [(item.source.path, item.reason) for item in checked if isinstance(item, Refusal)]
-        held = set() if found["val"].matches else self._held_by_name(found["train"].matches)
+        matches: dict[str, list[Match]] = {split: [] for split in SPLITS}
+        inputs: list[tuple[Entry, str]] = []
+        for split, found in pair_by_name(self.catalog.entries, task, self.challenge):
+            if isinstance(found, Entry):
+                inputs.append((found, split))
+            elif isinstance(found := self._whole(found, task), Refusal):
+                self.catalog.leave_out(found.source.path, found.reason)
+            else:
+                matches[split].append(found)
+        held = set() if matches["val"] else self._held_by_name(matches["train"])
         self.held_out |= held
-        for split, named in found.items():
-            for match in named.matches:
+        for split, members in matches.items():
+            for match in members:
                 name = self._ground(match)
-                kept = split == "train" and name in held
-                where, origin = ("val", "held-out") if kept or split == "val" else (split, ORIGINS[split])
-                self.pairs[task.name, where].append(self.pair(match, task.name, where, name, origin))
-            for entry in named.inputs:
-                if split == "train":
-                    self.catalog.leave_out(entry.path, f"there is no {titles[1]} image of that name")
-                else:
-                    self._add_input(entry, task, split)
+                where = "val" if split == "train" and name in held else split
+                self.pairs[task.name, where].append(self.pair(match, task.name, where, name))
+        for entry, split in inputs:
+            self._add_input(entry, task, split)
 
     def _held_by_name(self, matches: Sequence[Match]) -> set[str]:
         """Return the locations, and the scenes of images without one, that are held out."""
@@ -409,7 +384,7 @@ class Builder:
             info = entry.info
             if info.role != "input" or info.modality in self.challenge.tasks[info.task].further:
                 continue
-            key = (info.task, info.split, input_name(entry).lower())
+            key = (info.task, info.split, entry.input_name.lower())
             if key in seen:
                 self.catalog.leave_out(entry.path, f"the same name as {seen[key]}, which is used")
             elif self._add_input(entry, self.challenge.tasks[info.task], info.split):
@@ -417,7 +392,7 @@ class Builder:
 
     def _add_input(self, entry: Entry, task: Task, split: str) -> bool:
         """Add an input whose target is not known, and return whether all its sources are there."""
-        reason = entry.too_large or ("" if is_pair_name(input_name(entry)) else "no prediction can have that name")
+        reason = entry.too_large or ("" if is_pair_name(entry.input_name) else "no prediction can have that name")
         stacked = Refusal(entry, reason) if reason else self._stack(entry, task)
         if isinstance(stacked, Refusal):
             self.catalog.leave_out(entry.path, stacked.reason)
@@ -425,7 +400,7 @@ class Builder:
         self.pairs[task.name, split].append(self.input(entry, task.name, split, stacked))
         return True
 
-    def pair(self, match: Match, task: str, split: str, location: str, origin: str, limit: str = "") -> Pair:
+    def pair(self, match: Match, task: str, split: str, location: str, limit: str = "") -> Pair:
         """Return the manifest's row of a match."""
         source, target, alignment, overlap, further = match
         return replace(
@@ -434,18 +409,18 @@ class Builder:
             location=location,
             target=target.path,
             target_date=target.info.date,
-            origin=origin,
+            origin=ORIGINS[split],
             alignment=alignment,
             overlap=f"{overlap:.4f}",
-            target_rule=self.intensity.rule(target),
+            target_rule=self.intensity[group_of(target)],
             ground=self.ground.get(location, location),
             limit=limit,
         )
 
-    def input(self, entry: Entry, task: str, split: str, stacked: Iterable[tuple[Entry, str]] = ()) -> Pair:
-        """Return the manifest's row of an input whose target is not known; its name is its id, below its location."""
+    def input(self, entry: Entry, task: str, split: str, stacked: Iterable[tuple[Entry, str]]) -> Pair:
+        """Return the manifest's row of an input whose target is not known."""
         return Pair(
-            input_name(entry),
+            entry.input_name,
             task,
             split,
             entry.info.location,
@@ -453,14 +428,9 @@ class Builder:
             source_date=entry.info.date,
             origin="official",
             alignment="none",
-            source_rule=self.intensity.rule(entry),
-            further=join_further(Further(each.path, self.intensity.rule(each), how) for each, how in stacked),
+            source_rule=self.intensity[group_of(entry)],
+            further=join_further(Further(each.path, self.intensity[group_of(each)], how) for each, how in stacked),
         )
-
-
-def input_name(entry: Entry) -> str:
-    """Return what an official input's prediction is called."""
-    return "_".join(filter(None, (entry.info.location, entry.id)))
 
 
 def _tie_namesakes(
@@ -469,7 +439,8 @@ def _tie_namesakes(
     """Make neighbours of locations of one folder name that may show the same ground, as one has no georeference."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for location in locations:
-        by_folder[location.folder].append(location.name)
+        if location.name in targets:
+            by_folder[location.folder].append(location.name)
     for names in by_folder.values():
         for one, other in itertools.permutations(names, 2):
             if not all(any(header.georeferenced for header in targets[name]) for name in (one, other)):
@@ -504,29 +475,33 @@ def half_placed(catalog: Catalog, pairs: Pairs) -> list[str]:
 
 
 def _summary(builder: Builder, pairs: Pairs) -> Summary:
-    catalog = builder.catalog
-    summary = Summary(str(catalog.root.resolve()), len(catalog.entries), len(set(catalog.unused)), catalog.junk)
-    summary.held_out = sorted(builder.held_out, key=natural_key)
-    summary.pairs = {task: {split: len(pairs[task, split]) for split in SPLITS} for task in builder.challenge.tasks}
-    summary.warnings = [
-        f"{task} has no {split} images."
-        for task in builder.challenge.tasks
-        for split in SPLITS
-        if not pairs[task, split]
-    ]
+    catalog, challenge = builder.catalog, builder.challenge
+    ground = describe_ground(builder.neighbours, builder.held_out, builder.between) if builder.between else []
     choices = {"crops_per_scene": builder.block, "validation_share": builder.share}
-    summary.warnings += [
-        line for line in describe_ground(builder.neighbours, builder.held_out, builder.between) if builder.between
-    ]
-    summary.details = {
-        "challenge": {"name": builder.challenge.name, "digest": builder.challenge.data_digest()},
-        "settings": {**vars(builder.rules), **choices},
-        "modalities": _count(f"{entry.info.modality} {entry.header.dtype}" for entry in catalog.entries),
-        "archives": _count(entry.info.source for entry in catalog.entries),
-        "alignments": _count(pair.alignment for rows in pairs.values() for pair in rows),
-        "radiometry": builder.intensity.as_json(),
+    return Summary(
+        root=str(catalog.root.resolve()),
+        images=len(catalog.entries),
+        unused=len(set(catalog.unused)),
+        junk=catalog.junk,
+        pairs=count_pairs(pairs),
+        held_out=sorted(builder.held_out, key=natural_key),
+        warnings=[f"{task} has no {split} images." for (task, split), rows in pairs.items() if not rows] + ground,
+        details={
+            "challenge": {"name": challenge.name, "digest": challenge.data_digest()},
+            "settings": {**vars(builder.rules), **choices},
+            "modalities": _count(f"{entry.info.modality} {entry.header.dtype}" for entry in catalog.entries),
+            "archives": _count(entry.info.source for entry in catalog.entries),
+            "alignments": _count(pair.alignment for rows in pairs.values() for pair in rows),
+            "radiometry": {" ".join(group): rule for group, rule in sorted(builder.intensity.items())},
+        },
+    )
+
+
+def count_pairs(pairs: Pairs) -> dict[str, dict[str, int]]:
+    """Return the number of pairs by task and split."""
+    return {
+        task: {split: len(pairs[task, split]) for split in SPLITS} for task in dict.fromkeys(key[0] for key in pairs)
     }
-    return summary
 
 
 def _count(items: Iterable[str]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from pbvs.data.headers import Header, read_headers
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, ReadError, UsageError
 from pbvs.logs import track
-from pbvs.text import csv_cell, table_of
+from pbvs.text import for_people, table_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -67,15 +67,13 @@ class PathReader:
         told = {key for _, _, expressions in self._patterns for each in expressions for key in each.groupindex}
         self._bases = [key for key in ("base", *(f"base{number}" for number in range(2, 10))) if key in told]
         self._canonical = {
-            "task": {name.lower(): name for name in challenge.tasks},
-            "modality": {name.lower(): name for name in challenge.modalities},
+            key: {name.lower(): name for name in found} for key, found in zip(("task", "modality"), names, strict=True)
         }
 
     def read(self, relative: str) -> PathInfo | str:
         """Return what the path below the data root says, or the reason why the image is not used."""
         for _, pattern, expressions in self._patterns:
-            groups = _matched(expressions, relative)
-            if groups is not None:
+            if (groups := _matched(expressions, relative)) is not None:
                 return self._info(pattern, groups, relative)
         if "/" not in relative:
             return f"it lies in no folder of {self.challenge.layout.description}"
@@ -94,8 +92,7 @@ class PathReader:
             return pattern.reason or "the challenge does not use it"
         said = partial(self._said, pattern, groups)
         stem = relative[relative.rfind("/") + 1 :].rpartition(".")[0]
-        task, split = said("task"), said("split") or "train"
-        modality = said("modality")
+        task, modality, split = said("task"), said("modality"), said("split") or "train"
         if pattern.role == "input":
             if task not in self.challenge.tasks:
                 return f"there is no task {task!r}"
@@ -154,12 +151,6 @@ def natural_key(text: str) -> str:
     return re.sub("[0-9]+", lambda match: f"\0{len(digits := match[0].lstrip('0')):04}{digits}", text)
 
 
-def file_key(path: str) -> tuple[str, int, str]:
-    """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
-    folder, _, name = path.rpartition("/")
-    return folder, len(name), name
-
-
 # --- The scan: every image below a data root, and what is not usable, and why.
 
 CATALOG_COLUMNS = (
@@ -174,14 +165,23 @@ class Entry(NamedTuple):
 
     path: str
     info: PathInfo
-    header: Header
-    stem: str  # the file's name without its suffix
-    size: int  # of the file, in bytes
+    header: Header = Header(0, 0, 0, "")  # of an image that is known by its path alone
+    size: int = 0  # of the file, in bytes
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its suffix."""
+        return self.path[self.path.rfind("/") + 1 : self.path.rfind(".")]
 
     @property
     def id(self) -> str:
         """What it has in common with the images that it is paired with by name."""
         return self.info.id or self.stem
+
+    @property
+    def input_name(self) -> str:
+        """What the prediction of an official input is called: its id, below its location."""
+        return "_".join(filter(None, (self.info.location, self.id)))
 
     @property
     def too_large(self) -> str:
@@ -240,8 +240,6 @@ def scan(
     Raises UsageError when there is no such folder, ReadError naming what cannot be read, PbvsError when the folder
     holds no image of the challenge's layout.
     """
-    if not root.is_dir():
-        raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     catalog = Catalog(root, challenge or load_challenge(), strict)
     located = _locate(catalog)
     if any(not file.path.endswith(".png") for file, _ in located):
@@ -254,18 +252,16 @@ def scan(
         elif isinstance(header, str):
             catalog.leave_out(file.path, header)
         else:
-            stem = file.path[file.path.rfind("/") + 1 : file.path.rfind(".")]
-            catalog.entries.append(Entry(file.path, info, header, stem, file.size))
-    if not catalog.entries and located:
-        known.write(forget=True)
-        raise PbvsError(f"None of the {len(located)} images in {root} can be used: {'; '.join(first_reasons(catalog))}")
-    if not catalog.entries:
+            catalog.entries.append(Entry(file.path, info, header, file.size))
+    if not located:
         raise PbvsError(
             f"{root} holds no image in {catalog.challenge.layout.description} "
             f"({len(catalog.unused)} files could not be used); `pbvs challenge check {catalog.challenge.name}` "
             "says which folders are expected."
         )
     known.write(forget=True)
+    if not catalog.entries:
+        raise PbvsError(f"None of the {len(located)} images in {root} can be used: {'; '.join(first_reasons(catalog))}")
     return catalog
 
 
@@ -278,7 +274,7 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
     """Return the images whose paths say what they are, in a fixed order."""
     located = []
     reader = PathReader(catalog.challenge)
-    for file in sorted(walk(catalog), key=lambda file: file_key(file.path)):
+    for file in sorted(walk(catalog), key=_file_key):
         info = reader.read(file.path)
         if isinstance(info, str):
             catalog.leave_out(file.path, info)
@@ -286,6 +282,12 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
             beside = catalog.beside.get(file.path, "") + catalog.beside.get(file.path[: file.path.rfind(".")], "")
             located.append((file._replace(stamp=file.stamp + beside, alone=not beside), info))
     return located
+
+
+def _file_key(file: Found) -> tuple[str, int, str]:
+    """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
+    folder, _, name = file.path.rpartition("/")
+    return folder, len(name), name
 
 
 def _read(root: Path, files: list[Found], known: FileCache, jobs: int) -> list[Header | str | ReadError]:
@@ -318,7 +320,12 @@ def _frozen(value: Any) -> Any:
 
 
 def walk(catalog: Catalog) -> Iterator[Found]:
-    """Yield the images below the catalogue's root; links are followed, but no folder is entered twice."""
+    """Yield the images below the catalogue's root; links are followed, but no folder is entered twice.
+
+    Raises UsageError when there is no such folder.
+    """
+    if not catalog.root.is_dir():
+        raise UsageError(f"There is no data folder {catalog.root}; give the folder of the images with --data.")
     seen: set[tuple[int, int]] = set()
     waiting = [("", str(catalog.root))]
     while waiting:
@@ -329,12 +336,9 @@ def walk(catalog: Catalog) -> Iterator[Found]:
                 catalog.leave_out(prefix, "a link to a folder that is scanned already")
                 continue
             seen.add((status.st_dev, status.st_ino))
+            below: list[tuple[str, str]] = []
             with os.scandir(folder) as items:
-                below: list[tuple[str, str]] = []
-                for item in items:
-                    found = _visit(catalog, item, prefix, below)
-                    if found is not None:
-                        yield found
+                yield from filter(None, (_visit(catalog, item, prefix, below) for item in items))
             waiting += sorted(below, reverse=True)
         except OSError as error:
             reason = f"The folder {folder} cannot be read ({error.strerror}); see that it is yours to read."
@@ -387,9 +391,7 @@ def catalog_tables(folder: Path, catalog: Catalog) -> dict[Path, DataFrame]:
     """Return catalog.csv, one row per image, and unused.csv, one row with a reason per file that is not used."""
     return {
         folder / "catalog.csv": table_of(CATALOG_COLUMNS, map(_row, catalog.entries)),
-        folder / "unused.csv": table_of(
-            ("path", "reason"), (map(csv_cell, row) for row in sorted(set(catalog.unused)))
-        ),
+        folder / "unused.csv": for_people(table_of(("path", "reason"), sorted(set(catalog.unused)))),
     }
 
 

@@ -49,13 +49,14 @@ def _together(points: list[Point], crs: str) -> list[Point]:
 
 def _near_to(points: list[Point], others: Sequence[Point]) -> list[Point]:
     """Return longitudes and latitudes on the same turn around the globe as others."""
-    away = _middle(others)[0] - _middle(points)[0]
+    away = middle(others)[0] - middle(points)[0]
     if not math.isfinite(away) or abs(away) < 180:
         return points
     return [(x + 360 * round(away / 360), y) for x, y in points]
 
 
-def _middle(points: Sequence[Point]) -> Point:
+def middle(points: Sequence[Point]) -> Point:
+    """Return the mean of points."""
     return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
 
 
@@ -63,13 +64,13 @@ def turns(source: Header, target: Header) -> int:
     """Return how many times 360 degrees are to be added to the source's longitudes so that they are the target's."""
     if not (source.georeferenced and is_geographic(source.crs)):
         return 0
-    there, here = (_middle(_outline(header, source.crs))[0] for header in (target, source))
+    there, here = (middle(_outline(header, source.crs))[0] for header in (target, source))
     return round((there - here) / 360) if math.isfinite(there) else 0
 
 
 def pixel_corners(source: Header, target: Header) -> list[Point]:
     """Return the corners of `source` as (column, row) on the grid of `target`."""
-    return _on_grid(_outline(source, target.crs, _middle(_outline(target, target.crs))[0]), target.transform)
+    return _on_grid(_outline(source, target.crs, middle(_outline(target, target.crs))[0]), target.transform)
 
 
 def _on_grid(points: Iterable[Point], transform: Transform) -> list[Point]:
@@ -153,7 +154,7 @@ def _pixels_of(points: list[Point], source: Header) -> list[Point]:
     if wide or not all(math.isfinite(value) for point in points for value in point):
         return [(math.inf, math.inf)]
     if is_geographic(source.crs):
-        points = [(x - 360 * round((x - _middle(ends)[0]) / 360), y) for x, y in points]
+        points = [(x - 360 * round((x - middle(ends)[0]) / 360), y) for x, y in points]
     if not source.gcps:
         return _on_grid(points, source.transform)
     from rasterio.transform import GCPTransformer

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pbvs.challenge import DEFAULT, SPLITS, Challenge, load_challenge
-from pbvs.data.build import Builder, half_placed
+from pbvs.data.build import Builder, count_pairs, half_placed
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
 from pbvs.data.catalog import Catalog, Entry, natural_key, scan
-from pbvs.data.geometry import Footprints
+from pbvs.data.geometry import Footprints, middle
 from pbvs.data.georeference import Point
 from pbvs.data.headers import Header
 from pbvs.data.intensity import Group, RuleTable, find_rules, group_of
@@ -78,9 +78,7 @@ class Inspection:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pairs by task and split."""
-        return {
-            task: {split: len(self.pairs[task, split]) for split in SPLITS} for task in self.catalog.challenge.tasks
-        }
+        return count_pairs(self.pairs)
 
 
 def inspect_data(
@@ -185,7 +183,7 @@ def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brig
             GroupFigures(
                 *group,
                 images=len(headers),
-                rule=intensity.rules[group],
+                rule=intensity[group],
                 figures=figures.get(group) or Brightness(np.zeros(BINS)),
                 systems=few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
                 placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
@@ -206,14 +204,10 @@ def _points(stacks: dict[str, list[Entry]], held_out: set[str]) -> list[tuple[st
     points = []
     for name, stack in sorted(stacks.items(), key=lambda item: natural_key(item[0])):
         known = [entry.header for entry in stack if entry.header.georeferenced]
-        point = _middle(footprints.corners_of(known[0])) if known else _named(name)
+        point = middle(footprints.corners_of(known[0])) if known else _named(name)
         if point is not None:
             points.append((name, *point, name in held_out))
     return points
-
-
-def _middle(corners: Sequence[Point]) -> Point:
-    return sum(x for x, _ in corners) / len(corners), sum(y for _, y in corners) / len(corners)
 
 
 def _named(folder: str) -> Point | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,25 +138,11 @@ FAR = 2.0  # times the span of the middle 98 % of the values that the others may
 RARE = 2e-4  # share of values at either end that say nothing about a range: hot and dead pixels
 
 Group = tuple[str, str, str]  # archive, modality, sample type
-
-
-@dataclass
-class RuleTable:
-    """The rule of every image, by its group."""
-
-    rules: dict[Group, str] = field(default_factory=dict)
-
-    def rule(self, entry: Entry) -> str:
-        """Return the rule of an image."""
-        return self.rules[group_of(entry)]
-
-    def as_json(self) -> dict[str, str]:
-        """Return the rules by group as one flat table."""
-        return {" ".join(group): rule for group, rule in sorted(self.rules.items())}
+RuleTable = dict[Group, str]
 
 
 def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleTable:
-    """Return the rule of every image: the recipe's for its modality and archive, else the training images'.
+    """Return the rule of every group: the recipe's for its modality and archive, else the training images'.
 
     All archives whose files have samples of one type and a like range share a rule, which is found from training images
     spread evenly over archives and locations; validation and test inputs take the training images' rule.
@@ -166,16 +151,13 @@ def find_rules(catalog: Catalog, radiometry: Radiometry) -> RuleTable:
     for entry in catalog.entries:
         archive, modality, kind = group_of(entry)
         members[modality, kind][archive].append(entry)
-    table = RuleTable()
+    table: RuleTable = {}
     for (modality, kind), archives in members.items():
         own = {archive: radiometry.rule(modality, "auto", f"{archive}/") for archive in archives}
-        found = (
-            _rules_of(catalog.root, archives, catalog.challenge.modalities[modality], kind)
-            if "auto" in own.values()
-            else {}
-        )
-        for archive, rule in own.items():
-            table.rules[archive, modality, kind] = found[archive] if rule == "auto" else rule
+        if "auto" in own.values():
+            found = _rules_of(catalog.root, archives, catalog.challenge.modalities[modality], kind)
+            own = {archive: found[archive] if rule == "auto" else rule for archive, rule in own.items()}
+        table |= {(archive, modality, kind): rule for archive, rule in own.items()}
     return table
 
 

@@ -75,6 +75,12 @@ class Pair:
         """The paths of `files`."""
         return tuple(path for path, _ in self.files)
 
+    def with_digests(self, found: Mapping[str, str]) -> Pair:
+        """Return the pair with the SHA-256 of its images by their paths, none where `found` has none."""
+        further = join_further(image._replace(digest=found.get(image.path, "")) for image in self.more)
+        own = {"source_digest": found.get(self.source, ""), "target_digest": found.get(self.target, "")}
+        return replace(self, **own, further=further)
+
 
 Pairs = dict[tuple[str, str], list[Pair]]  # by task and split
 

@@ -7,10 +7,10 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from pbvs.challenge import SPLITS, Challenge, Task
-from pbvs.data.catalog import Entry, PathInfo, natural_key
+from pbvs.data.catalog import Entry, natural_key
 from pbvs.data.formats import too_large
 from pbvs.data.geometry import Footprints, overlap_window, source_window
 from pbvs.data.split import meet
@@ -19,7 +19,6 @@ from pbvs.seeds import generator
 
 ASPECT_TOLERANCE = 0.05  # images of one footprint may differ so much in the ratio of their sides
 FAR = 10**6  # days between images of which one has no date
-
 
 Draw = Literal["each-epoch", "once"]
 
@@ -66,6 +65,13 @@ class Match(NamedTuple):
         return self.source, *(entry for entry, _ in self.further), self.target
 
 
+class Refusal(NamedTuple):
+    """A source that is no pair with a target, or an image that is no source of a pair, and why."""
+
+    source: Entry
+    reason: str
+
+
 @dataclass
 class Location:
     """A location's images by modality; mosaics apart."""
@@ -96,23 +102,19 @@ class Location:
             [[each for each in group.get(name, []) if serves(each, task)] for name in (task.source, task.target)]
             for group in (self.images, self.mosaics)
         )
-        if task.pairing == "base" and not rules.any_base:
-            return [pair for group in (images, mosaics) for pair in _of_one_base(*group)]
         if task.pairing == "base":
             groups = [images, mosaics]
+        elif rules.mosaics and task.mosaics:
+            groups = [[images[0], mosaics[1] or images[1]]]
         else:
-            preferred = mosaics[1] if rules.mosaics and task.mosaics else []
-            every = images[1] + ([] if rules.mosaics and task.mosaics else mosaics[1])
-            groups = [[images[0], preferred or every]]
-        return [
-            (source, target)
-            for sources, targets in groups
-            for source, target in itertools.product(sources, targets)
-            if _comparable(source, target)
-        ]
+            groups = [[images[0], images[1] + mosaics[1]]]
+        if task.pairing == "base" and not rules.any_base:
+            return [pair for group in groups for pair in _of_one_base(*group)]
+        every = ((source, target) for group in groups for source, target in itertools.product(group[0], group[1]))
+        return [pair for pair in every if _comparable(*pair)]
 
 
-def serves(entry: Told, task: Task, inputs: bool = False) -> bool:
+def serves(entry: Entry, task: Task, inputs: bool = False) -> bool:
     """Return whether an image may be in a task's pairs, or official `inputs`, by its modality and its pattern."""
     roles = ("image", "mosaic", "input") if inputs else ("image", "mosaic")
     return entry.info.role in roles and task.serves(*entry.info.served)
@@ -163,13 +165,6 @@ def _named(found: dict[tuple[str, str, str], Location], footprints: Footprints) 
         for location in apart if len(apart) > 1 else ():
             location.name = f"{location.source}/{folder}"
     return {(split, location.name): location for (split, _), apart in folders.items() for location in apart}
-
-
-class Refusal(NamedTuple):
-    """A source that is no pair with a target, and why."""
-
-    source: Entry
-    reason: str
 
 
 def _meet(first: Location, second: Location, footprints: Footprints) -> bool:
@@ -231,92 +226,60 @@ def same_footprint(source: Entry, target: Entry) -> Match | Refusal:
     return Match(source, target, "footprint", 1.0)
 
 
-@dataclass
-class Named:
-    """What pairing by name found in one split."""
-
-    matches: list[Match] = field(default_factory=list)
-    inputs: list[Entry] = field(default_factory=list)  # sources without a target
-
-
 def pair_by_name(
-    entries: Iterable[Entry], task: Task, titles: tuple[str, str]
-) -> tuple[dict[str, Named], list[tuple[str, str]]]:
-    """Pair a task's images of equal names in one archive and location: (what was found by split, unused with reasons).
+    entries: Iterable[Entry], task: Task, challenge: Challenge
+) -> Iterator[tuple[str, Match | Refusal | Entry]]:
+    """Yield, each with its split, a task's images paired by equal names in one archive and location.
 
-    They are pixel for pixel the same ground, so a pair of sizes other than the task's scale is refused. `titles` are
-    what source and target are called.
+    They are pixel for pixel the same ground, so a pair of sizes other than the task's scale is refused. A source
+    without a target, outside of training, is an input and comes alone.
     """
     groups: dict[tuple[str, str, str, str], dict[str, Entry]] = defaultdict(dict)
-    unused: list[tuple[str, str]] = []
     for entry in entries:
-        if not serves(entry, task):
-            continue
-        both = groups[entry.info.source, entry.info.split, entry.info.location, entry.id]
-        if entry.info.modality in both:
-            unused.append((entry.path, f"the same name as {both[entry.info.modality].path}, which is used"))
-        else:
-            both[entry.info.modality] = entry
-    found: dict[str, Named] = {split: Named() for split in SPLITS}
+        if serves(entry, task):
+            info = entry.info
+            first = groups[info.source, info.split, info.location, entry.id].setdefault(info.modality, entry)
+            if first is not entry:
+                yield info.split, Refusal(entry, f"the same name as {first.path}, which is used")
     for key, both in sorted(groups.items(), key=lambda item: (item[0][:3], len(item[0][3]), item[0][3])):
-        _sort_pair(both, task, titles, found[key[1]], unused)
-    return found, unused
-
-
-def _sort_pair(
-    both: dict[str, Entry], task: Task, titles: tuple[str, str], found: Named, unused: list[tuple[str, str]]
-) -> None:
-    source, target = both.get(task.source), both.get(task.target)
-    if source is None:
-        unused += [(entry.path, f"there is no {titles[0]} image of that name") for entry in both.values()]
-    elif target is None:
-        found.inputs.append(source)
-    else:
-        a, b = source.header, target.header
-        if reason := source.too_large or target.too_large:
-            unused.append((source.path, reason))
-        elif (a.width * task.scale, a.height * task.scale) == (b.width, b.height):
-            found.matches.append(Match(source, target, "footprint", 1.0))
+        source, target = both.get(task.source), both.get(task.target)
+        if source and target:
+            yield key[1], _of_one_size(source, target, task.scale)
+        elif source and key[1] != "train":
+            yield key[1], source
         else:
-            sizes = f"{a.width} x {a.height} and {b.width} x {b.height}"
-            times = f", where the task scales by {task.scale}" if task.scale != 1 else ""
-            unused.append((source.path, f"its size and that of {target.path} differ: {sizes}{times}"))
+            missing = challenge.title_of(task.target if source else task.source)
+            yield from (
+                (key[1], Refusal(entry, f"there is no {missing} image of that name")) for entry in both.values()
+            )
 
 
-class Told(Protocol):
-    """An image of which at least its path is known."""
-
-    @property
-    def path(self) -> str:
-        """Below the data root."""
-
-    @property
-    def info(self) -> PathInfo:
-        """What its path says."""
-
-    @property
-    def id(self) -> str:
-        """What it has in common with the images that it is paired with by name."""
+def _of_one_size(source: Entry, target: Entry, scale: int) -> Match | Refusal:
+    if reason := source.too_large or target.too_large:
+        return Refusal(source, reason)
+    a, b = source.header, target.header
+    if (a.width * scale, a.height * scale) == (b.width, b.height):
+        return Match(source, target, "footprint", 1.0)
+    sizes = f"{a.width} x {a.height} and {b.width} x {b.height}"
+    times = f", where the task scales by {scale}" if scale != 1 else ""
+    return Refusal(source, f"its size and that of {target.path} differ: {sizes}{times}")
 
 
-T = TypeVar("T", bound=Told)
-
-
-class Partners(Generic[T]):
+class Partners:
     """The images of a task's further sources, found by the first source that they belong to.
 
     They have its split, archive and location, and its id where the task pairs by name, or it is an official input;
     else its base. Of several with one base, those of its date and id go first.
     """
 
-    def __init__(self, images: Iterable[T], task: Task, challenge: Challenge) -> None:
+    def __init__(self, images: Iterable[Entry], task: Task, challenge: Challenge) -> None:
         self.task, self.challenge = task, challenge
-        self.found: dict[str, dict[tuple[str, ...], list[T]]] = {name: defaultdict(list) for name in task.further}
+        self.found: dict[str, dict[tuple[str, ...], list[Entry]]] = {name: defaultdict(list) for name in task.further}
         for image in images:
             if image.info.modality in self.found and serves(image, task, inputs=True):
                 self.found[image.info.modality][self.key(image)].append(image)
 
-    def of(self, source: T) -> list[T] | str:
+    def of(self, source: Entry) -> list[Entry] | str:
         """Return an image for each further source, in their order, or the reason why one is missing."""
         images = []
         for modality in self.task.further:
@@ -326,7 +289,7 @@ class Partners(Generic[T]):
             images.append(image)
         return images
 
-    def _one(self, source: T, found: Sequence[T], title: str) -> T | str:
+    def _one(self, source: Entry, found: Sequence[Entry], title: str) -> Entry | str:
         by_name = self._by_name(source)
         if not found:
             return f"there is no {title} image of {'that name' if by_name else 'its base in its location'}"
@@ -337,13 +300,13 @@ class Partners(Generic[T]):
                 return f"{len(found)} {title} images of its location could go with it, such as {found[0].path}"
         return found[0]
 
-    def key(self, image: T) -> tuple[str, ...]:
+    def key(self, image: Entry) -> tuple[str, ...]:
         """Return what all sources of one input have in common."""
         info = image.info
         shared = image.id if self._by_name(image) else info.base
         return info.role, info.split, info.source, info.location, shared
 
-    def _by_name(self, image: T) -> bool:
+    def _by_name(self, image: Entry) -> bool:
         return self.task.pairing == "name" or image.info.role == "input"
 
 
@@ -359,8 +322,7 @@ def _of_one_base(sources: Iterable[Entry], targets: Iterable[Entry]) -> Iterator
     for target in targets:
         partners[target.info.source, target.info.base].append(target)
     for source in sources:
-        for target in partners.get((source.info.source, source.info.base), ()):
-            yield source, target
+        yield from ((source, target) for target in partners[source.info.source, source.info.base])
 
 
 def _comparable(source: Entry, target: Entry) -> bool:

@@ -7,20 +7,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from pbvs.challenge import Challenge
+import jinja2
+
+from pbvs.challenge import CHALLENGES, Challenge
 from pbvs.challenge.model import FilePattern
-from pbvs.data.catalog import Catalog, PathInfo, PathReader, natural_key, walk
+from pbvs.data.catalog import Catalog, Entry, PathReader, natural_key, walk
 from pbvs.data.headers import Header, read_header
 from pbvs.data.pairing import Partners, serves
-from pbvs.errors import PbvsError, UsageError, damage_ignored
+from pbvs.errors import PbvsError, damage_ignored
+from pbvs.files import read_text
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_WORDS |= {"dev": "val", "test": "test", "testing": "test"}
 MOST_MODALITIES = 8
 KINDS = {"radar": ("sar", "s1", "radar", "vv", "vh", "sentinel1"), "thermal": ("ir", "nir", "lwir", "thermal")}
 OPTICAL = ("rgb", "eo", "s2", "optical", "color", "colour", "gray", "grey", "pan", "sentinel2")
+TEMPLATE = CHALLENGES.folder / "first.toml.jinja"
 _TOKEN = re.compile(r"(?P<id>.*)(?P<mark>[_.-])(?P<modality>[A-Za-z][A-Za-z0-9]*)")
 
 
@@ -41,11 +44,9 @@ def try_layout(challenge: Challenge, root: Path) -> Trial:
 
     Raises UsageError when there is no such folder.
     """
-    if not root.is_dir():
-        raise UsageError(f"There is no data folder {root}; give the folder of the challenge's files with --data.")
     catalog, reader = Catalog(root, challenge, strict=False), PathReader(challenge)
     trial = Trial(dict.fromkeys(challenge.layout.files, 0))
-    images: list[Seen] = []
+    images: list[Entry] = []
     for file in walk(catalog):
         takers = reader.takers(file.path)
         if len(takers) > 1:
@@ -56,25 +57,13 @@ def try_layout(challenge: Challenge, root: Path) -> Trial:
         if isinstance(info, str):
             trial.unused.setdefault(info, []).append(file.path)
         else:
-            images.append(Seen(file.path, info))
+            images.append(Entry(file.path, info))
     trial.incomplete = missing_sources(challenge, images)
     trial.junk, trial.others = catalog.junk, catalog.others
     return trial
 
 
-class Seen(NamedTuple):
-    """An image by its path alone."""
-
-    path: str
-    info: PathInfo
-
-    @property
-    def id(self) -> str:
-        """What it has in common with the images that it is paired with by name."""
-        return self.info.id or Path(self.path).stem
-
-
-def missing_sources(challenge: Challenge, images: Sequence[Seen]) -> dict[tuple[str, str], list[str]]:
+def missing_sources(challenge: Challenge, images: Sequence[Entry]) -> dict[tuple[str, str], list[str]]:
     """Return the images that lack another source of their task, by the task and what is missing."""
     missing: dict[tuple[str, str], list[str]] = {}
     for task in (task for task in challenge.tasks.values() if task.further):
@@ -109,14 +98,18 @@ class Shape:
     located: bool = False
     in_folders: bool = False  # modalities are folders, and not parts of the names
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What its folders call splits otherwise than we do -> the split."""
+        parts = {part for path in self.paths for part in path.lower().split("/")} if "{split}" in self.glob else set()
+        return {word: split for word, split in sorted(SPLIT_WORDS.items()) if word != split and word in parts}
+
 
 def propose(root: Path, name: str) -> str:
     """Return a challenge's TOML for what lies below `root`, with questions as comments where it had to guess.
 
     Raises UsageError when there is no such folder, PbvsError when it holds no image.
     """
-    if not root.is_dir():
-        raise UsageError(f"There is no data folder {root}; give the folder that holds the challenge's images.")
     paths = sorted((file.path for file in walk(Catalog(root, strict=False))), key=natural_key)
     if not paths:
         raise PbvsError(f"{root} holds no PNG or TIFF, so that there is nothing to describe.")
@@ -242,86 +235,25 @@ def _toml(
     tasks: Sequence[tuple[str, str]],
     headers: dict[str, Header],
 ) -> str:
-    lines = [
-        f"# A first description of {root.resolve().name}, written by `pbvs challenge init`. Lines that begin with",
-        "# `#?` are questions; `pbvs challenge check FILE --data ROOT` says what the patterns take.",
-        f'name = "{name}"',
-        'title = ""  #? what is it called',
-        'protocol = "l2-lpips"  #? how it scores: docs/challenges.md',
-        "",
-        "[links]",
-        '#? challenge = "https://..."',
-    ]
-    for modality in modalities:
-        lines += ["", *_modality(modality, headers.get(modality))]
-    for source, target in tasks:
-        lines += ["", *_task(f"{source}2{target}", source, target, shapes, headers)]
-    lines += ["", "[layout]", f'description = "the layout of {root.resolve().name}"']
-    for number, shape in enumerate(shapes, 1):
-        rest = ["otherwise = true"] if number > 1 else []
-        lines += ["", *_pattern(f"files-{number}", shape, "2".join(tasks[0]), len(tasks)), *rest]
-    lines += [
-        "",
-        "[outputs]",
-        'container = "png"  #? or tiff, npy',
-        'dtype = "uint8"  #? or uint16, float32',
-        'path = "{task}/{id}"  #? a folder a task; "{id}" is a flat archive',
-        "",
-        "[submission]",
-        "a_day = 0  #? uploads a day; 0 is no limit",
-        '#? readme = [{ label = "runtime per image [s]", kind = "runtime" }]',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _modality(name: str, header: Header | None) -> list[str]:
-    bands = header.bands if header else 1
-    seen = f"  # {header.dtype}, {header.width} x {header.height} pixels" if header else ""
-    return [
-        f"[modalities.{_key(name)}]{seen}",
-        f"channels = {bands}",
-        f'kind = "{kind_of(name)}"  #? radar, optical, thermal or other',
-    ]
-
-
-def _task(name: str, source: str, target: str, shapes: Sequence[Shape], headers: dict[str, Header]) -> list[str]:
     training = next((shape for shape in shapes if shape.split != "test"), shapes[0])
-    pairing = "name" if training.in_folders or not training.located else "base"
-    header, other = headers.get(target), headers.get(source)
-    size = f"{header.width}" if header and header.width == header.height else '"native"'
-    lines = [
-        f"[tasks.{_key(name)}]",
-        f'source = "{source}"  #? or is it the target',
-        f'target = "{target}"',
-        f'size = {size}  #? pixels a side at which it is scored, or "native"',
-        f'pairing = "{pairing}"  #? name, base (equal but for the modality) or location (any two of one)',
-    ]
-    if header and other and header.width != other.width and header.width % other.width == 0:
-        lines.append(f"scale = {header.width // other.width}")
-    return lines
-
-
-def _pattern(name: str, shape: Shape, task: str, tasks: int) -> list[str]:
-    lines = [f"[layout.files.{name}]  # {len(shape.paths)} files, such as {shape.paths[0]}", f'glob = "{shape.glob}"']
-    if shape.tasks:
-        lines += ['role = "input"', "" if "{split}" in shape.glob else f'split = "{shape.split or "test"}"']
-    elif shape.split == "test" and not shape.modalities:
-        lines += ['role = "input"', f'task = "{task}"' + ("  #? or another" if tasks > 1 else ""), 'split = "test"']
-    elif shape.split:
-        lines.append(f'split = "{shape.split}"')
-    if shape.modality:
-        lines.append(f'modality = "{shape.modality}"  #? its paths name none')
-    words = sorted(word for word in SPLIT_WORDS if word != SPLIT_WORDS[word])
-    used = [word for word in words if any(word in path.lower().split("/") for path in shape.paths)]
-    if used and "{split}" in shape.glob:
-        lines.append("values.split = { " + ", ".join(f'{word} = "{SPLIT_WORDS[word]}"' for word in used) + " }")
-    return [line for line in lines if line]
+    rules = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    rules.filters |= {"key": _key, "kind": kind_of}
+    return rules.from_string(read_text(TEMPLATE)).render(
+        name=name,
+        folder=root.resolve().name,
+        shapes=shapes,
+        modalities=modalities,
+        tasks=tasks,
+        headers=headers,
+        pairing="name" if training.in_folders or not training.located else "base",
+    )
 
 
 def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
 
 
-def most_common(paths: Iterable[str], count: int = 3) -> list[tuple[str, int]]:
-    """Return the folders in which most of the paths lie."""
-    return Counter(path.rpartition("/")[0] or "." for path in paths).most_common(count)
+def common_folders(paths: Iterable[str]) -> str:
+    """Return the three folders in which most of the paths lie, each with how many: `train/sar 12, val/sar 3`."""
+    folders = Counter(path.rpartition("/")[0] or "." for path in paths)
+    return ", ".join(f"{folder} {count}" for folder, count in folders.most_common(3))

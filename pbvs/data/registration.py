@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.catalog import PathReader
-from pbvs.data.manifest import Pair, Pairs, join_further, pairs_digest
+from pbvs.data.manifest import Pair, Pairs, pairs_digest
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data
 from pbvs.files import read_record, write_json
@@ -227,9 +227,7 @@ def recorded_shifts(
 
     Without `measure` return those written there for the same pairs; none where there are none.
     """
-    plain = {"source_digest": "", "target_digest": ""}
-    rows = [replace(pair, **plain) for split in pairs.values() for pair in split]
-    every = [replace(p, further=join_further(i._replace(digest="") for i in p.more)) if p.further else p for p in rows]
+    every = [pair.with_digests({}) for rows in pairs.values() for pair in rows]
     path, made_from = manifests and manifests / RECORD, pairs_digest(every)
     if not measure:
         return _read_record(path, made_from) if path is not None and path.is_file() else {}

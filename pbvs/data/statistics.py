@@ -123,7 +123,7 @@ def measure_groups(
     for entry in catalog.entries:
         members[group_of(entry)].append(entry)
     wants = {
-        group: [Want(entry.path, group[1], intensity.rule(entry)) for entry in evenly_spaced(entries, OF_A_GROUP)]
+        group: [Want(entry.path, group[1], intensity[group]) for entry in evenly_spaced(entries, OF_A_GROUP)]
         for group, entries in sorted(members.items())
     }
     every = [want for chosen in wants.values() for want in chosen]
@@ -144,7 +144,7 @@ def doubts_of(groups: Mapping[Group, Brightness], intensity: RuleTable) -> list[
         what = f"{archive}: of its {modality} images ({kind})"
         if found.clipped > CLIPPED:
             sentences.append(
-                f"{what} {found.clipped:.0%} of the numbers lie outside of {intensity.rules[group]} and are clipped; "
+                f"{what} {found.clipped:.0%} of the numbers lie outside of {intensity[group]} and are clipped; "
                 f'a recipe may set another under [radiometry.archives."{archive}"].'
             )
         if found.empty > EMPTY:

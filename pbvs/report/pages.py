@@ -14,6 +14,7 @@ import numpy as np
 from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry, natural_key
 from pbvs.data.inspection import Archive, Inspection, group_reasons
+from pbvs.data.intensity import group_of
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError, of_data
@@ -328,7 +329,7 @@ def _tile(inspection: Inspection, entries: Sequence[Entry]) -> Tile:
     try:
         modality = inspection.catalog.challenge.modalities[first.info.modality]
         raster = read_raster(
-            inspection.catalog.root / first.path, modality, inspection.intensity.rule(first), side=8 * THUMBNAIL
+            inspection.catalog.root / first.path, modality, inspection.intensity[group_of(first)], side=8 * THUMBNAIL
         )
     except PbvsError as error:
         return Tile(caption, absent=of_data(error) and "cannot be read")

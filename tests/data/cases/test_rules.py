@@ -295,7 +295,7 @@ def test_check_data_shows_type_range_rule_and_place_by_archive_and_modality(worl
     (group,) = [group for group in found.groups if group.modality == "sar"]
     assert (group.archive, group.kind, group.images) == ("Train_Data_X_SAR_IR_RGB", "uint16", 4)
     assert group.figures.high == 18000
-    assert group.rule == found.intensity.rules[group.archive, "sar", "uint16"]
+    assert group.rule == found.intensity[group.archive, "sar", "uint16"]
     assert group.systems == "EPSG:32614"
     assert group.placed == "tags 3, none (CRS without a transform) 1"
     assert group.figures.counts.sum() == pytest.approx(4)
