@@ -88,14 +88,14 @@ def remove_all(paths: Iterable[Path]) -> None:
 
     Raises WriteError when one cannot be removed.
     """
-    path, gone = Path(), list(paths)
-    try:
-        for path in gone:
+    folders = set()
+    for path in paths:
+        with write_errors(path):
             path.unlink(missing_ok=True)
-        for path in {path.parent for path in gone}:
-            sync_folder(path)
-    except OSError as error:
-        raise write_error(path, error) from error
+        folders.add(path.parent)
+    for folder in folders:
+        with write_errors(folder):
+            sync_folder(folder)
 
 
 def copy_files(source: Path, target: Path, but: Container[str] = ()) -> None:
@@ -112,36 +112,30 @@ def replace_folder(new: Path, folder: Path) -> None:
     Killed in the middle it leaves both, of which `restore_folder` makes the earlier state. Raises WriteError.
     """
     gone = folder.with_name(f".{folder.name}.gone")
-    try:
+    with write_errors(folder):
         remove_folder(gone)
         if folder.exists():
             folder.rename(gone)
         new.rename(folder)
         sync_folder(folder.parent)
         remove_folder(gone)
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def restore_folder(folder: Path) -> None:
     """Undo a `replace_folder` that was interrupted before the new folder was in its place; raises WriteError."""
     gone = folder.with_name(f".{folder.name}.gone")
-    try:
+    with write_errors(folder):
         if gone.exists() and not folder.exists():
             gone.rename(folder)
         else:
             remove_folder(gone)
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder with all that it holds, if it is there; raises WriteError when it cannot be removed."""
-    try:
+    with write_errors(folder):
         if folder.is_dir():
             shutil.rmtree(folder)
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -342,17 +336,13 @@ def remove_abandoned(part: Path, remove: Callable[[Path], object] = Path.unlink)
     """Remove a temporary file or folder whose writer is dead: no process holds its lock; return whether it was."""
     if fcntl is None:
         return False
-    handle = -1
-    try:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         handle = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        stack.callback(os.close, handle)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove(part)  # under the lock, or a writer that had not locked it yet might do so now
-    except OSError:
-        return False
-    finally:
-        if handle >= 0:
-            os.close(handle)
-    return True
+        return True
+    return False
 
 
 _ADVICE = {
@@ -377,6 +367,15 @@ def write_error(path: Path, error: OSError) -> WriteError:
         number = int(match.group(1))
     reason = _ADVICE.get(number or 0, f"{error.strerror or error}; check the folder and its disk")
     return WriteError(f"{path} cannot be written: {reason}.")
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the system while `path` is written into the WriteError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 class ReadTooLargeError(Exception):
@@ -508,14 +507,12 @@ def _without_none(value: Any) -> Any:
 
 
 def _check_size(path: Path, limit: int) -> None:
-    try:
+    with contextlib.suppress(OSError):  # told by whoever reads it
         status = Path(path).stat()
-    except OSError:
-        return  # told by whoever reads it
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise PbvsError(f"{path} is no ordinary file; put the file itself there.")
-    if status.st_size > limit:
-        raise PbvsError(f"{path} has {status.st_size:,} bytes, where at most {limit:,} are read; it is not ours.")
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise PbvsError(f"{path} is no ordinary file; put the file itself there.")
+        if status.st_size > limit:
+            raise PbvsError(f"{path} has {status.st_size:,} bytes, where at most {limit:,} are read; it is not ours.")
 
 
 def _check_value(value: Any) -> None:

@@ -259,7 +259,7 @@ class Job(Work):
         if not metadata or not (self._remakes(task) or learns(self.recipe.stages[task])):
             return final
         folder = final.with_name(f".{task}.next")
-        before = [] if self._remakes(task) else [*self.lineage.earlier(task), metadata["made_from"]]
+        before = [] if self._remakes(task) else [*self.lineage.earlier(task), metadata.get("made_from", "")]
         begun = read_metadata(folder / EARLIER).get("models", [])
         barrier()  # every process looks before the first one writes
         if devices.rank() == 0:
@@ -295,9 +295,8 @@ class Job(Work):
     def _predictions(self, task: TaskName, split: str) -> list[str]:
         pairs = self._pairs(task, split)
         folder, path = self._begin(task, split, len(pairs))
-        known = read_metadata(path)
-        if devices.rank():
-            known |= {"images": 0, "seconds": 0.0}
+        counts = {"images": 0, "seconds": 0.0}
+        known = read_metadata(path) | counts if devices.rank() else counts | read_metadata(path)
         # Shared out before looking, as the others write meanwhile.
         mine = pairs[devices.rank() :: devices.world_size()]
         missing = [pair for pair in mine if not (folder / f"{pair.name}.png").is_file()]

@@ -21,6 +21,7 @@ from pbvs.files import (
     open_no_follow,
     read_record,
     write_error,
+    write_errors,
     write_json,
     write_text,
 )
@@ -193,13 +194,13 @@ TASK = {
 SHAPE = {
     "archive": str, "baselines": {"*": {"combined": SCORE, "tasks": {"*": dict}}}, "bytes": int, "combined": SCORE,
     "challenge": (str, dict, type(None)), "data": ({"root": str, "bytes": int, "digest": str}, type(None)),
-    "earlier": [dict], "evaluation_size": str, "failed": int, "free": dict, "installed": bool, "interval": INTERVAL,
+    "earlier": [dict], "evaluation_size": str, "failed": int, "free": dict, "images": int, "installed": bool,
     "input_grid": ({"least": NUMBER, "most": NUMBER, "whole": bool}, type(None)), "made_from": (str, {"*": TEXT}),
     "lpips": {"net": TEXT, "version": TEXT, "is_lpips": bool, "label": str}, "manifests": {"*": str}, "model": TEXT,
-    "models": [str], "notes": ([str], type(None)), "older_start": [str], "packages": {"*": str}, "readme": dict,
-    "root": str,
+    "interval": INTERVAL, "models": [str], "notes": ([str], type(None)), "older_start": [str], "packages": {"*": str},
+    "readme": dict, "root": str,
     "parts": {"stage": dict, "shared": dict, "requires": {"*": str}, "manifests": {"*": str}, "files": {"*": TEXT}},
-    "protocol": {"name": str, "description": str, "terms": list}, "seconds": SCORE, "sha256": str, "split": str,
+    "protocol": {"name": str, "description": str, "terms": list}, "seconds": NUMBER, "sha256": str, "split": str,
     "tasks": {"*": TASK}, "training": ({"chosen_on": TEXT, "parted": bool}, type(None)),
 }  # fmt: skip
 
@@ -234,10 +235,8 @@ def locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout  # not while `pbvs --help` waits
 
     path = folder / NAME
-    try:
+    with write_errors(path):
         make_folder(folder)
-    except OSError as error:
-        raise write_error(path, error) from error
     if path.is_symlink():
         raise PbvsError(f"{path} is a link; remove it and run the command again.")
     lock = FileLock(path, blocking=False, fallback_to_soft=False, is_singleton=False)

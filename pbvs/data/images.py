@@ -25,6 +25,7 @@ Chooser = Callable[[Header], list[int]]
 Part = Callable[[Header], Window | None]  # of an upright image; None is all of it
 
 STRIP = 1 << 26  # bytes that are converted at a time
+ROWS = 512  # of an image in Pillow that are converted at a time
 
 
 class Samples(NamedTuple):
@@ -303,13 +304,19 @@ def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
         return image
     made = np.empty((height, width, image.shape[2]), np.float32)
     for band in range(image.shape[2]):
-        np.clip(resize_freely(image[:, :, band], height, width), 0.0, 1.0, out=made[:, :, band])
+        for top, rows in enumerate(resized_rows(image[:, :, band], height, width)):
+            np.clip(rows, 0.0, 1.0, out=made[top * ROWS : (top + 1) * ROWS, :, band])
     return made
 
 
-def resize_freely(band: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resample one band (H, W) of any range of values with the same filter, without clipping."""
-    return np.asarray(Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC))
+def resized_rows(band: NDArray[np.float32], height: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """Resample one band (H, W) of any range of values with the same filter, without clipping; yield `ROWS` at a time.
+
+    As one array Pillow would hold the result three times.
+    """
+    image = Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC)
+    for top in range(0, height, ROWS):
+        yield np.asarray(image.crop((0, top, width, min(top + ROWS, height))))
 
 
 def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[float, ...] = ()) -> None:

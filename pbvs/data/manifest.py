@@ -139,12 +139,12 @@ def manifest_table(path: Path) -> DataFrame:
             if column not in SINCE_FORMAT_2:
                 raise PbvsError(f"{path} has no column {column!r}; {AGAIN}.")
             frame[column] = ""
-    for line, mistake in _mistakes(frame):
+    for line, mistake in _mistakes(frame, path.stem):
         raise PbvsError(f"{path}, line {line}: {mistake}; {AGAIN}.")
     return cast("DataFrame", frame[list(COLUMNS)])
 
 
-def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
+def _mistakes(frame: DataFrame, stem: str) -> Iterator[tuple[int, str]]:
     """Yield (line as an editor counts it, what is wrong)."""
     for column in ("name", "task", "split", "source"):
         for row in frame.index[frame[column] == ""]:
@@ -166,6 +166,8 @@ def _mistakes(frame: DataFrame) -> Iterator[tuple[int, str]]:
             yield row + 2, "the column 'further' is no JSON list of [path, rule, alignment, digest]"
     for row in frame.index[frame["name"].duplicated()]:
         yield row + 2, f"there are two rows of the same name {frame['name'][row][:80]!r}"
+    for row in frame.index[frame["task"] + "_" + frame["split"] != stem]:
+        yield row + 2, f"the pair is of {frame['task'][row][:80]!r} and {frame['split'][row][:80]!r}, and not of {stem}"
 
 
 def is_pair_name(name: str) -> bool:

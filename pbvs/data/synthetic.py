@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import load_challenge
-from pbvs.data.images import resize, resize_freely, to_uint8, write_png, write_tiff
+from pbvs.data.images import resize, resized_rows, to_uint8, write_png, write_tiff
 from pbvs.errors import UsageError
 from pbvs.files import UNFINISHED, is_unfinished, unfinished, write_text
 from pbvs.logs import track
@@ -241,7 +241,7 @@ def _parcels(
 
 def _smooth_noise(size: int, rng: np.random.Generator, cells: int) -> Image:
     """Noise of unit deviation whose details are size / cells wide."""
-    noise = resize_freely(rng.standard_normal((cells, cells)).astype(np.float32), size, size)
+    noise = np.concatenate(list(resized_rows(rng.standard_normal((cells, cells)).astype(np.float32), size, size)))
     smooth: Image = noise / noise.std()
     return smooth
 

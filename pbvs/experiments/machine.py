@@ -22,7 +22,7 @@ from pbvs.challenge import SPLITS
 from pbvs.data.build import find_challenge
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError
-from pbvs.files import atomic_path, inside, is_unfinished, sha256, write_error
+from pbvs.files import atomic_path, inside, is_unfinished, sha256, write_errors
 from pbvs.metrics.weights import SOURCES, find, get_source, look, read_tensors
 from pbvs.provenance import package_versions, required
 from pbvs.run import CACHE, MANIFESTS, SUBMISSIONS, all_runs, read_metadata
@@ -239,12 +239,9 @@ def clear(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
     Raises PbvsError naming the first file that cannot be removed.
     """
     found = kept(cache, kinds)
-    path = cache
-    try:
-        for path in (path for part in found for path in part.files):
+    for path in (path for part in found for path in part.files):
+        with write_errors(path):
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from None
     emptied = [*{path.parent for part in found for path in part.files}, *(part.folder for part in found)]
     for folder in emptied:
         with contextlib.suppress(OSError):  # something else is in it

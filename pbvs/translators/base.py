@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Task
-from pbvs.data.images import resize, to_uint8, to_uint16, write_png, write_png16
+from pbvs.data.images import resize, resized_rows, to_uint8, to_uint16, write_png, write_png16
 from pbvs.data.manifest import Pair
 from pbvs.devices import ROOM, ahead
 from pbvs.errors import PbvsError
@@ -173,10 +173,11 @@ def _bytes(read: tuple[Pair, ImageArray | str]) -> int:
 
 
 def _write(path: Path, image: ImageArray, shape: tuple[int, ...], dtype: str) -> None:
-    """Write an image at a size; band by band, so that of a large one little is in memory."""
+    """Write an image at a size; band by band and some rows at a time, so that of a large one little is in memory."""
     quantise: Callable[[ImageArray], NDArray[Any]] = to_uint8 if dtype == "uint8" else to_uint16
-    bands = [quantise(resize(image[:, :, band : band + 1], *shape)) for band in range(image.shape[2])]
-    (write_png if dtype == "uint8" else write_png16)(path, np.concatenate(bands, axis=2))
+    rows = (map(quantise, resized_rows(image[:, :, band], *shape)) for band in range(image.shape[2]))
+    pixels = np.stack([np.concatenate([*band]) for band in rows], axis=2)
+    (write_png if dtype == "uint8" else write_png16)(path, pixels)
 
 
 def _batches(items: Iterator[A], size: int, weigh: Callable[[A], int]) -> Iterator[list[A]]:

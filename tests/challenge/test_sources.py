@@ -345,9 +345,9 @@ def test_the_column_is_there_only_where_it_says_something(tmp_path: Path) -> Non
     several = replace(plain, name="b", further=join_further(images))
     write_manifest(tmp_path / "plain.csv", [plain])
     assert "further" not in (tmp_path / "plain.csv").read_text()
-    write_manifest(tmp_path / "both.csv", [plain, several])
-    assert (tmp_path / "both.csv").read_bytes().isascii()
-    assert read_manifest(tmp_path / "both.csv") == [plain, several]
+    write_manifest(tmp_path / "t_train.csv", [plain, several])
+    assert (tmp_path / "t_train.csv").read_bytes().isascii()
+    assert read_manifest(tmp_path / "t_train.csv") == [plain, several]
     assert several.more == images
     assert several.files == (("a.png", ""), (odd, "0" * 64), ("x.png", ""))
     assert plain.paths == ("a.png",)

@@ -55,7 +55,7 @@ def _grown(work: Callable[[], Any]) -> tuple[int, int, Any]:
 
 
 def test_a_row_of_a_manifest_takes_little_memory(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
+    path = tmp_path / "rgb2ir_test.csv"
     rows = [_pair(number) for number in range(ROWS)]
     write_manifest(path, rows)
     now, most, pairs = _grown(lambda: read_manifest(path))
@@ -66,7 +66,7 @@ def test_a_row_of_a_manifest_takes_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_score_takes_little_memory(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
+    path = tmp_path / "rgb2ir_test.csv"
     write_manifest(path, [_pair(number) for number in range(ROWS)])
     pairs = read_manifest(path)
 

@@ -88,7 +88,7 @@ def _read_header(path: Path) -> None:
 def _manifest_seeds() -> list[bytes]:
     from pbvs.data.manifest import COLUMNS
 
-    row = ["a", "sar2eo", "val", "x", "a/b.png", "a/c.png", "2023-01-01", "", "held-out", "none", "1.0"]
+    row = ["a", "rgb2ir", "val", "x", "a/b.png", "a/c.png", "2023-01-01", "", "held-out", "none", "1.0"]
     row += ["full", "window:0:255"]
     lines = [",".join(COLUMNS), *(",".join([f"n{i}", *row[1:]] + [""] * (len(COLUMNS) - len(row))) for i in range(3))]
     return ["\n".join(lines).encode()]

@@ -152,8 +152,16 @@ def test_a_manifest_with_a_column_twice_is_refused_by_its_name(tmp_path: Path) -
         read_manifest(path)
 
 
+@pytest.mark.parametrize(("column", "value"), [("task", "x"), ("task", "sar2rgb"), ("split", "test"), ("split", "x")])
+def test_a_row_of_another_manifest_is_refused(tmp_path: Path, column: str, value: str) -> None:
+    path = _manifest(tmp_path / "sar2eo_val.csv", **{column: value})
+    with pytest.raises(PbvsError, match=rf"line 2: the pair is of .*'{value}'.* and not of sar2eo_val; make it again"):
+        read_manifest(path)
+    assert read_manifest(_manifest(path))[0].task == "sar2eo"
+
+
 def test_short_rows_of_a_manifest_are_filled(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
+    path = tmp_path / "sar2rgb_val.csv"
     path.write_text(",".join(COLUMNS) + "\nb,sar2rgb,val,,b.png\n\n")
     pair = read_manifest(path)[0]
     assert (pair.name, pair.task, pair.source, pair.shift) == ("b", "sar2rgb", "b.png", "")

@@ -46,6 +46,21 @@ def test_the_challenges_size_is_a_square(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "0.png").size == (32, 32)
 
 
+@pytest.mark.parametrize(("dtype", "high"), [("uint8", 255), ("uint16", 65535)])
+@pytest.mark.parametrize("size", [96, 1100])
+def test_an_image_of_any_size_is_what_is_resampled_clipped_and_rounded(
+    tmp_path: Path, size: int, dtype: str, high: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written some rows at a time, the pixels are those of the whole image."""
+    translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale"))
+    made = np.random.default_rng(5).normal(0.5, 0.5, (96, 70, 1)).astype(np.float32)
+    monkeypatch.setattr(translator, "render", lambda images: [made])
+    path = tmp_path / "0.png"
+    predict_pairs(translator, _pairs(1), _read, lambda p: path, size=size, what="x", dtype=dtype)
+    whole = np.asarray(Image.fromarray(made[:, :, 0]).resize((size, size), Image.Resampling.BICUBIC))
+    assert (np.asarray(Image.open(path)) == np.rint(whole.clip(0, 1) * np.float32(high))).all()
+
+
 def test_a_failed_write_stops_the_stream(tmp_path: Path) -> None:
     translator = Grayscale(TASKS["rgb2ir"], GrayscaleStage(method="grayscale"))
     (tmp_path / "file").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> N
     after = _state(run.folder)
     changed = {name for name in before if before[name] != after.get(name)}
     assert changed == {str(lost.relative_to(run.folder))}
+
+
+@pytest.mark.parametrize("key", ["images", "seconds"])
+def test_a_count_that_is_gone_from_a_record_is_taken_again(key: str, run: Run, world: dict[str, Path]) -> None:
+    before, path = _state(run.folder), run.prediction_metadata_file("test", "rgb2ir")
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in metadata.items() if name != key}))
+    predict(None, run="whole", device="cpu", **world)
+    after = json.loads(path.read_text())
+    assert after["images"] in (metadata["images"], len(list(run.prediction_folder("test", "rgb2ir").glob("*.png"))))
+    assert after["seconds"] >= 0
+    assert _state(run.folder).keys() == before.keys()
 
 
 def test_another_factor_makes_only_its_own_images_again(run: Run, world: dict[str, Path]) -> None:
