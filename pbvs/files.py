@@ -208,12 +208,9 @@ def disk_errors(path: Path) -> Iterator[None]:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits; raise PbvsError when it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise read_error(path, error) from error
+    with disk_errors(path), Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
