@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-os.environ.pop(
-    "COLUMNS", None
-)  # a test runner may set it; what is printed is broken into lines where a test asks for it
+# Whoever works on pbvs may have set them: what is printed is broken into lines, and other data read, where a test asks.
+for variable in ("COLUMNS", "PBVS_DATA", "PBVS_CACHE"):
+    os.environ.pop(variable, None)
 
 
 @pytest.fixture(autouse=True)
