@@ -195,7 +195,8 @@ def _notes(task: TaskToScore) -> list[str]:
 @enough_memory("take a smaller --batch and fewer --jobs")
 def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 16) -> TaskScores:
     """Return the numbers of each of the task's pairs, and those of the whole set."""
-    found: list[tuple[Images, Measured | None]] = []
+    numbers = np.full((len(task.pairs), len(judge.columns)), np.nan)
+    said = [("missing", "")] * len(task.pairs)
     features: dict[str, Measured] = {}
     judges = min(MOST_JUDGES, torch.get_num_threads()) if judge.device == "cpu" else 1
     size = batch if judges == 1 else min(batch, CORES_BATCH)
@@ -203,24 +204,23 @@ def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 1
         groups = _groups(_read(judge, task, jobs, batch), size)
         for group in ahead(pool, lambda found: _judge(judge, found), groups, 2 * judges):
             for item, measured in group:
-                found.append((item.without_pixels(), measured))
+                said[item.index] = item.status, item.reason
+                if measured:
+                    numbers[item.index] = [measured.numbers[name] for name in judge.columns]
                 if measured and measured.features:
                     features[item.pair.name] = measured
-    return TaskScores(table_of_rows(judge, found), judge.set_numbers([features[name] for name in sorted(features)]))
+    table = table_of_images(task.pairs, said, DataFrame(numbers, columns=judge.columns))
+    return TaskScores(table, judge.set_numbers([features[name] for name in sorted(features)]))
 
 
-def table_of_rows(judge: Judge, found: Iterable[tuple[Images, Measured | None]]) -> DataFrame:
-    """Return a row for each image, in the manifest's order: the columns of results.TABLE, the metrics, the reason."""
-    rows = sorted(found, key=lambda row: row[0].index)
+def table_of_images(pairs: Sequence[Pair], said: Sequence[tuple[str, str]], numbers: DataFrame) -> DataFrame:
+    """Return a row for each pair: the columns of results.TABLE, the metrics, the reason; `said`: status and reason."""
     texts = [
-        (pair.task, pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", item.status, item.reason)
-        for item, _ in rows
-        for pair in [item.pair]
+        (pair.task, pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", status)
+        for pair, (status, _) in zip(pairs, said, strict=True)
     ]
-    table = DataFrame(texts, columns=[*TABLE, "reason"], dtype=object)
-    for name in judge.columns:
-        table[name] = np.array([measured.numbers[name] if measured else np.nan for _, measured in rows], np.float64)
-    return table[[*TABLE, *judge.columns, "reason"]]
+    table = DataFrame(texts, columns=[*TABLE], dtype=object).join(numbers)
+    return table.assign(reason=np.array([reason for _, reason in said], dtype=object))
 
 
 def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | None]]:

@@ -158,10 +158,6 @@ class Images:
         """The bytes of its pixels."""
         return sum(part.nbytes for part in (self.prediction, self.target, self.valid) if part is not None)
 
-    def without_pixels(self) -> Images:
-        """Return what is left to say of the pair once it is measured."""
-        return Images(self.pair, self.status, self.reason, index=self.index)
-
 
 def quantised(image: NDArray[np.float32], dtype: str) -> Array:
     """Bring an image in [0, 1] to the bits in which predictions are submitted, by rounding."""
