@@ -29,6 +29,7 @@ Pairing = Literal["name", "base", "location"]
 Role = Literal["image", "mosaic", "input", "mask", "unused"]
 Container = Literal["png", "tiff", "npy"]
 Line = Literal["runtime", "cpu", "extra-data", "description", "text"]
+Note = Literal["names", "missing-task", "wrong-size", "one-band"]
 
 GROUPS = ("modality", "split", "task", "source", "location", "base", "date", "id")
 DATE = r"\d{4}[-_]?\d\d[-_]?\d\d"
@@ -318,7 +319,7 @@ class Submission(Settings):
     a_day: int = Field(default=0, ge=0)  # uploads in a calendar day
     in_all: int = Field(default=0, ge=0)
     tasks: Literal["any", "all"] = "any"  # whether a task may be left out
-    notes: dict[Literal["names", "missing-task", "wrong-size", "one-band"], str] = Field(default_factory=dict)
+    notes: dict[Note, str] = Field(default_factory=dict)
 
 
 class Challenge(Settings):

@@ -161,11 +161,10 @@ def open_pair(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> O
     """
     radiometry = radiometry or Radiometry()
     source = _source(pair, root, radiometry)
-    if not pair.target:
-        check_bytes(pair, root)
-        return Opened(source.pixels, None, source.valid)
-    target = _target(pair, root, radiometry)
+    target = _target(pair, root, radiometry) if pair.target else None
     check_bytes(pair, root)
+    if target is None:
+        return Opened(source.pixels, None, source.valid)
     return Opened(source.pixels, target.pixels, source.valid & target.valid)
 
 
@@ -224,19 +223,23 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
     return window.width, window.height
 
 
+def _stored(root: Path, radiometry: Radiometry, name: str, path: str, rule: str) -> tuple[Path, Modality, str]:
+    """Return what `read_raster` needs of an image of the modality `name`, whose manifest says `rule`."""
+    return inside(root, path), radiometry.challenge.modalities[name], radiometry.rule(name, rule, path)
+
+
 def _source(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     name = radiometry.challenge.task(pair.task).source
-    modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.source_rule, pair.source)
-    path = inside(root, pair.source)
+    stored = _stored(root, radiometry, name, pair.source, pair.source_rule)
     target = read_header(inside(root, pair.target)) if pair.target else None
     if target is None or pair.alignment != "georeference":
-        source = _stack(read_raster(path, modality, rule), pair, root, radiometry)
+        source = _stack(read_raster(*stored), pair, root, radiometry)
         return move(resample(source, target.height, target.width), *_shift(pair)) if target else source
 
     def part(header: Header) -> Window | None:
         return _needed(header, target, _window(pair, header, target), _shift(pair))
 
-    source = _stack(read_raster(path, modality, rule, None if pair.further else part), pair, root, radiometry)
+    source = _stack(read_raster(*stored, None if pair.further else part), pair, root, radiometry)
     return warp(source, target, _window(pair, source.header, target), _shift(pair))
 
 
@@ -255,27 +258,24 @@ def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Ras
             f"The pair {pair.name} of {pair.task} has {1 + len(images)} sources, its task {1 + len(names)}; "
             "run `pbvs build-pairs` again."
         )
+    if not images:
+        return first
     rasters = [first]
     for name, image in zip(names, images, strict=True):
-        rule = radiometry.rule(name, image.rule, image.path)
-        modality = radiometry.challenge.modalities[name]
-        rasters.append(_onto(inside(root, image.path), modality, rule, first, image.alignment))
-    if len(rasters) == 1:
-        return first
+        stored = _stored(root, radiometry, name, image.path, image.rule)
+        rasters.append(_onto(stored, first.header, image.alignment == "georeference"))
     pixels = np.concatenate([raster.pixels for raster in rasters], axis=2)
     return Raster(pixels, np.logical_and.reduce([raster.valid for raster in rasters]), first.header)
 
 
-def _onto(path: Path, modality: Modality, rule: str, first: Raster, alignment: str) -> Raster:
+def _onto(stored: tuple[Path, Modality, str], grid: Header, warped: bool) -> Raster:
     """Read an image onto the whole grid of another."""
-    grid = first.header
     whole = Window(0, 0, grid.height, grid.width)
 
     def part(own: Header) -> Window | None:
         return None if _same_grid(own, grid) else _needed(own, grid, whole)
 
-    warped = alignment == "georeference"
-    raster = read_raster(path, modality, rule, part if warped else None)
+    raster = read_raster(*stored, part if warped else None)
     if not warped or _same_grid(raster.header, grid):
         return resample(raster, grid.height, grid.width)
     return warp(raster, grid, whole)
@@ -294,13 +294,11 @@ def _same_grid(own: Header, grid: Header) -> bool:
 def _target(pair: Pair, root: Path, radiometry: Radiometry) -> Raster:
     if not pair.target:
         raise PbvsError(f"The pair {pair.name} of {pair.task} has no target; only its input is known.")
-    name = radiometry.challenge.task(pair.task).target
-    modality, rule = radiometry.challenge.modalities[name], radiometry.rule(name, pair.target_rule, pair.target)
-    path = inside(root, pair.target)
+    stored = _stored(root, radiometry, radiometry.challenge.task(pair.task).target, pair.target, pair.target_rule)
     if pair.alignment != "georeference":
-        return read_raster(path, modality, rule)
+        return read_raster(*stored)
     source = read_header(inside(root, pair.source))
-    return read_raster(path, modality, rule, lambda header: _window(pair, source, header))
+    return read_raster(*stored, lambda header: _window(pair, source, header))
 
 
 def _shift(pair: Pair) -> tuple[float, float]:

@@ -9,6 +9,7 @@ usable or why nothing of it is. Beyond `CAPACITY` those go that were used longes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -16,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from pbvs.data.images import resize, to_uint8
 from pbvs.data.manifest import Pair, check_unchanged
 from pbvs.devices import in_chunks
 from pbvs.errors import PbvsError, of_data
-from pbvs.files import atomic_path, digest, read_record, sweep, write_json
+from pbvs.files import atomic_path, digest, read_record, sweep, write_json, write_text
 from pbvs.logs import track
 from pbvs.recipe import Chips, Radiometry
 
@@ -54,15 +55,6 @@ class Prepared:
     reason: str = ""
 
 
-class Work(NamedTuple):
-    """A pair to prepare, with its files' digests."""
-
-    pair: Pair
-    source: str
-    target: str
-    further: tuple[str, ...] = ()
-
-
 def prepare(
     pairs: Sequence[Pair], root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, jobs: int = 1
 ) -> list[Prepared]:
@@ -77,13 +69,9 @@ def prepare(
     found = digests({path: None for pair in pairs for path in pair.paths}, table, jobs)
     table.write()
     check_unchanged(pairs, found)
-    work = [
-        Work(pair, found[pair.source], found[pair.target], tuple(found[image.path] for image in pair.more))
-        for pair in pairs
-    ]
-    job = partial(_prepare_chunk, root, radiometry, chips, size, cache)
-    stream = track(in_chunks(job, work, jobs, few=32, chunk=8), "preparing chips", len(pairs), unit="pair")
-    prepared = list(stream)
+    job = partial(_prepare, root, radiometry, chips, size, cache)
+    stream = in_chunks(job, [pair.with_digests(found) for pair in pairs], jobs, few=32, chunk=8)
+    prepared = list(track(stream, "preparing chips", len(pairs), unit="pair"))
     make_room(cache, {item.file for item in prepared})
     return prepared
 
@@ -113,50 +101,43 @@ def mark_used(file: Path) -> None:
             os.utime(file)
 
 
-def _prepare_chunk(
-    root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, work: Sequence[Work]
+def _prepare(
+    root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, pairs: Sequence[Pair]
 ) -> list[Prepared]:
-    return [_prepare_one(item, root, radiometry, chips, size, cache) for item in work]
-
-
-def _prepare_one(work: Work, root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Prepared:
-    """Return a pair from the cache, preparing it first when it is not there."""
-    file = _place(work, radiometry, chips, size, cache)
-    try:
-        return _known(work.pair, file) or _make(work.pair, root, radiometry, chips, size, file)
-    except PbvsError as error:  # a full disk or a failing one must not look like a bad image
-        return Prepared(work.pair, cache, reason=of_data(error))
+    """Return pairs from the cache, each prepared first when it is not there."""
+    prepared = []
+    for pair in pairs:
+        file = _place(pair, radiometry, chips, size, cache)
+        try:
+            prepared.append(_known(pair, file) or _make(pair, root, radiometry, chips, size, file))
+        except PbvsError as error:  # a full disk or a failing one must not look like a bad image
+            prepared.append(Prepared(pair, cache, reason=of_data(error)))
+    return prepared
 
 
 def look_up(
     pairs: Sequence[Pair], radiometry: Radiometry, chips: Chips, size: int, cache: Path
 ) -> list[Prepared | None]:
     """Return what the cache has of each pair, by the digests of its manifest; None for what is still to prepare."""
-    known = (
-        Work(pair, pair.source_digest, pair.target_digest, tuple(image.digest for image in pair.more)) for pair in pairs
-    )
-    return [_known(work.pair, _place(work, radiometry, chips, size, cache)) for work in known]
+    return [_known(pair, _place(pair, radiometry, chips, size, cache)) for pair in pairs]
 
 
-def _place(work: Work, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Path:
-    key = _key(work, radiometry, chips, size)
-    return cache / key[:2] / f"{key}.npy"
-
-
-def _key(work: Work, radiometry: Radiometry, chips: Chips, size: int) -> str:
-    pair, source, target, further = work
+def _place(pair: Pair, radiometry: Radiometry, chips: Chips, size: int, cache: Path) -> Path:
+    """Return where a pair with digests is kept: by all that decides what becomes of it."""
     task = radiometry.challenge.task(pair.task)
     rules = [
         radiometry.rule(task.source, pair.source_rule, pair.source),
         radiometry.rule(task.target, pair.target_rule, pair.target),
     ]
     sized = size if chips.mode != "crop" else 0
-    parts = [VERSION, source, target, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized]
+    bytes_of = [pair.source_digest, pair.target_digest]
+    parts = [VERSION, *bytes_of, task.name, pair.alignment, pair.shift, rules, chips.model_dump(), sized]
     stacked = [
-        [content, image.alignment, radiometry.rule(name, image.rule, image.path)]
-        for content, image, name in zip(further, pair.more, task.further, strict=True)
+        [image.digest, image.alignment, radiometry.rule(name, image.rule, image.path)]
+        for image, name in zip(pair.more, task.further, strict=True)
     ]
-    return digest([*parts, stacked] if stacked else parts)
+    key = digest([*parts, stacked] if stacked else parts)
+    return cache / key[:2] / f"{key}.npy"
 
 
 def _known(pair: Pair, file: Path) -> Prepared | None:
@@ -178,13 +159,12 @@ def _known(pair: Pair, file: Path) -> Prepared | None:
 
 
 def _prepared(pair: Pair, file: Path, size: tuple[int, int], verdict: dict[str, Any]) -> Prepared:
-    windows = tuple((top, left) for top, left in verdict.get("windows", ()))
-    bad = tuple((top, left, reason) for top, left, reason in verdict.get("bad", ()))
+    windows, bad = (tuple(map(tuple, verdict.get(key, ()))) for key in ("windows", "bad"))
     return Prepared(pair, file, *size, windows, bad, verdict.get("reason", ""))
 
 
 def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: int, file: Path) -> Prepared:
-    array = _stack(_reduced(open_pair(pair, root, radiometry), chips, size))
+    array = _joined(open_pair(pair, root, radiometry), chips, size)
     verdict = _judge(array, radiometry.challenge.task(pair.task).source_channels, chips, size)
     if verdict:
         write_json(file.with_suffix(".json"), verdict)
@@ -194,25 +174,15 @@ def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: in
     return _prepared(pair, file, array.shape[1:], verdict)
 
 
-def _reduced(opened: Opened, chips: Chips, size: int) -> Opened:
+def _joined(opened: Opened, chips: Chips, size: int) -> Array:
+    """Return the array of an opened pair, reduced to what is asked for."""
     height, width = opened.source.shape[:2]
-    if chips.mode == "whole":
-        new = (size, size)
-    elif max(height, width) > chips.max_side:
-        scale = chips.max_side / max(height, width)
-        new = (max(1, round(height * scale)), max(1, round(width * scale)))
-    else:
-        return opened
+    scale = min(1.0, chips.max_side / max(height, width))
+    new = (max(1, round(height * scale)), max(1, round(width * scale))) if chips.mode != "whole" else (size, size)
     assert opened.target is not None
-    valid = resize(opened.valid[:, :, None].astype(np.float32), *new)[:, :, 0] > 0.99
-    return Opened(resize(opened.source, *new), resize(opened.target, *new), valid)
-
-
-def _stack(opened: Opened) -> Array:
-    assert opened.target is not None
-    valid = opened.valid[:, :, None].astype(np.uint8) * 255
-    joined = np.concatenate([to_uint8(opened.source), to_uint8(opened.target), valid], axis=2)
-    return np.ascontiguousarray(np.moveaxis(joined, 2, 0))
+    valid = resize(opened.valid[:, :, None].astype(np.float32), *new) > 0.99
+    images = to_uint8(resize(opened.source, *new)), to_uint8(resize(opened.target, *new)), valid.astype(np.uint8) * 255
+    return np.ascontiguousarray(np.moveaxis(np.concatenate(images, axis=2), 2, 0))
 
 
 def _judge(array: Array, source_channels: int, chips: Chips, size: int) -> dict[str, Any]:
@@ -223,13 +193,11 @@ def _judge(array: Array, source_channels: int, chips: Chips, size: int) -> dict[
     stride = chips.stride or max(1, size // 2)
     good: list[Corner] = []
     bad: list[tuple[int, int, str]] = []
-    for top in _starts(array.shape[1], size, stride):
-        for left in _starts(array.shape[2], size, stride):
-            reason = bad_chip(array[:, top : top + size, left : left + size], source_channels, chips)
-            if reason:
-                bad.append((top, left, reason))
-            else:
-                good.append((top, left))
+    for top, left in itertools.product(*(_starts(length, size, stride) for length in array.shape[1:])):
+        if reason := bad_chip(array[:, top : top + size, left : left + size], source_channels, chips):
+            bad.append((top, left, reason))
+        else:
+            good.append((top, left))
     return {"windows": good, "bad": bad, "reason": "" if good else f"in none of its windows: {bad[0][2]}"}
 
 
@@ -257,15 +225,12 @@ def bad_chip(array: Array, source_channels: int, chips: Chips) -> str:
     return ""
 
 
-def write_bad_chips(path: Path, prepared: Sequence[Prepared]) -> int:
-    """Write the pairs and windows that are not used and why, one JSON object a line; return how many."""
-    rows: list[dict[str, Any]] = []
+def write_bad_chips(path: Path, prepared: Sequence[Prepared]) -> None:
+    """Write the pairs and windows that are not used and why, one JSON object a line."""
+    lines = []
     for item in prepared:
-        about = {"pair": item.pair.name, "task": item.pair.task}
-        if item.reason:
-            rows.append({**about, "reason": item.reason})
-        else:
-            rows += [{**about, "top": top, "left": left, "reason": reason} for top, left, reason in item.bad]
-    with atomic_path(path) as part:
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return len(rows)
+        windows = [{"top": top, "left": left, "reason": reason} for top, left, reason in item.bad]
+        for row in [{"reason": item.reason}] if item.reason else windows:
+            about = {"pair": item.pair.name, "task": item.pair.task, **row}
+            lines.append(json.dumps(about, ensure_ascii=False) + "\n")
+    write_text(path, "".join(lines))

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -97,8 +97,7 @@ class ChipDataset(Dataset[Sample]):
     def __getitem__(self, at: tuple[int, int]) -> Sample:
         epoch, position = at
         item = self.items[int(self._epoch(epoch)[position])]
-        array = _load(item.prepared)
-        array = self._cut(array, item.corner, epoch, item.number)
+        array = self._cut(_load(item.prepared), item.corner, epoch, item.number)
         split = self.task.source_channels
         tensor = torch.from_numpy(np.require(array, requirements=["C_CONTIGUOUS", "WRITEABLE"]))
         return Sample(tensor[:split], tensor[split:-1], tensor[-1:])
@@ -270,10 +269,8 @@ def _pad(array: Array, size: int) -> Array:
     """Extend an image that is smaller than `size` by reflection, as often as it takes."""
     while min(array.shape[1:]) < size:
         grow = [max(0, min(size - length, length - 1)) if length > 1 else size - 1 for length in array.shape[1:]]
-        widths = ((0, 0), (0, grow[0]), (0, grow[1]))
-        array = (
-            np.pad(array, widths, mode="reflect") if min(array.shape[1:]) > 1 else np.pad(array, widths, mode="edge")
-        )
+        mode: Literal["reflect", "edge"] = "reflect" if min(array.shape[1:]) > 1 else "edge"
+        array = np.pad(array, ((0, 0), (0, grow[0]), (0, grow[1])), mode=mode)
     return array
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.submission.inputs import FORMATS, Inputs
@@ -31,8 +31,7 @@ def suffix(archive: Inspection) -> Iterator[Finding]:
 
 def enclosing_folder(archive: Inspection) -> Iterator[Finding]:
     """The tasks' folders, or the images, must lie at the root."""
-    wrapper = archive.contents.wrapper
-    if wrapper:
+    if wrapper := archive.contents.wrapper:
         message = "everything lies inside this folder instead of at the archive's root"
         yield error("enclosing-folder", wrapper, message, WRITE_AGAIN)
 
@@ -47,8 +46,7 @@ def junk(archive: Inspection) -> Iterator[Finding]:
 def strays(archive: Inspection) -> Iterator[Finding]:
     """No other files may be in the archive."""
     wrong = {name.split("/")[0] for name in archive.contents.folders}
-    for name in sorted(wrong):
-        yield _wrong_folder(archive, name)
+    yield from (_wrong_folder(archive, name) for name in sorted(wrong))
     for entry in archive.contents.strays:
         inner = entry.filename[len(archive.contents.wrapper) :]
         if inner.split("/")[0] in wrong and "/" in inner:
@@ -104,7 +102,7 @@ def missing_task(archive: Inspection) -> Iterator[Finding]:
         return
     # Without the inputs' names nobody can tell the tasks of a flat archive apart.
     for task in missing if out.by_folder or archive.inputs.names else ():
-        message = _noted(archive, "missing-task", "the task has no predictions")
+        message = archive.noted("missing-task", "the task has no predictions")
         hint = f"Add predictions for {task}, be they simple ones."
         yield (error if rules.tasks == "all" else warning)("missing-task", out.label(task), message, hint)
 
@@ -115,11 +113,9 @@ def size(archive: Inspection) -> Iterator[Finding]:
     if rules.max_bytes and archive.length > rules.max_bytes:
         message = f"{said}; the limit is {rules.max_bytes / MEGABYTE:g} MB"
         yield error("size", "", message, "Write smaller images, or with better compression.")
-    exceeded = [limit for limit in rules.warnings if archive.length > limit.bytes]
-    if exceeded:
+    if exceeded := [limit for limit in rules.warnings if archive.length > limit.bytes]:
         smaller = "Write one-band tasks as L (`pbvs package --mode all=L`); they weigh about half."
-        worst = max(exceeded, key=lambda limit: limit.bytes)
-        yield warning("size", "", f"{said}; {worst.message}", smaller)
+        yield warning("size", "", f"{said}; {max(exceeded, key=lambda limit: limit.bytes).message}", smaller)
 
 
 def files(archive: Inspection) -> Iterator[Finding]:
@@ -150,12 +146,6 @@ def readme_place(archive: Inspection) -> Iterator[Finding]:
         yield error("readme-name", found[0], f"the readme is not called {name}", hint)
 
 
-def _noted(archive: Inspection, subject: Literal["names", "missing-task"], message: str) -> str:
-    """Add what the challenge's file notes about a subject."""
-    said = archive.challenge.submission.notes.get(subject, "")
-    return f"{message}; {said}" if said else message
-
-
 # --- The readme as scorers parse it.
 
 PLACEHOLDERS = re.compile(r"^(\.*|-*|todo|none|n/?a|xxx*|description|solution based on .* timofte.*)$", re.IGNORECASE)
@@ -164,17 +154,13 @@ SLOW = 3600.0  # seconds; the whole scoring may take no longer
 
 def parses(archive: Inspection) -> Iterator[Finding]:
     """The lines parse as what they are, by their order."""
-    if not archive.contents.readmes:
-        return
-    if archive.readme is None:
+    if archive.contents.readmes and archive.readme is None:
         yield _error(archive, "readme-unreadable", f"it cannot be read, or has more than {LIMIT} bytes")
-        return
-    try:
-        text = archive.readme.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        yield _error(archive, "readme-encoding", "it is not UTF-8 text")
-        return
-    yield from _lines(archive, text)
+    elif archive.readme is not None:
+        try:
+            yield from _lines(archive, archive.readme.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            yield _error(archive, "readme-encoding", "it is not UTF-8 text")
 
 
 def _lines(archive: Inspection, text: str) -> Iterator[Finding]:
@@ -186,8 +172,7 @@ def _lines(archive: Inspection, text: str) -> Iterator[Finding]:
     except ReadmeError as fault:
         yield _error(archive, "readme-lines", str(fault))
         return
-    count = sum(":" in line for line in text.splitlines())
-    if count > len(lines):
+    if (count := sum(":" in line for line in text.splitlines())) > len(lines):
         message = f"it has {count} lines with a colon where {count_word(len(lines))} are read"
         yield _error(archive, "readme-lines", message)
     kinds = {line.kind for line in lines}
@@ -239,16 +224,16 @@ def against_inputs(archive: Inspection) -> Iterator[Finding]:
         hint = _renaming(set(wanted), there) if extra and len(missing) == len(wanted) else ""
         for stem in sorted(missing):
             hint = hint or f"Add a prediction for the input {printable(stem)}."
-            message = _noted(archive, "names", "it is missing")
-            yield error("missing-image", out.path(task, stem, out.suffixes[0]), message, hint)
+            yield error(
+                "missing-image", out.path(task, stem, out.suffixes[0]), archive.noted("names", "it is missing"), hint
+            )
         for stem in sorted(extra):
-            message = _noted(archive, "names", "there is no input of this name")
-            hint = hint or "Take it out, or name it as its input."
-            yield error("extra-image", extra[stem].name, message, hint)
+            message = archive.noted("names", "there is no input of this name")
+            yield error("extra-image", extra[stem].name, message, hint or "Take it out, or name it as its input.")
 
 
 def _official_count(archive: Inspection, task: str, items: Sequence[Item]) -> Iterator[Finding]:
-    label = archive.contents.out.label(task)
+    label = archive.label(task)
     if archive.inputs.names:
         yield note("names-unchecked", label, "the data hold no test inputs for it; names and count were not checked")
         return
@@ -283,9 +268,9 @@ def _common(names: set[str]) -> str:
 def same_stem(archive: Inspection) -> Iterator[Finding]:
     """One prediction an input, not a PNG and a TIFF."""
     for task, items in archive.contents.images.items():
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = defaultdict(list)
         for item in items:
-            found.setdefault(item.key, []).append(item.suffix)
+            found[item.key].append(item.suffix)
         for stem in sorted(stem for stem, suffixes in found.items() if len(suffixes) > 1):
             suffixes = ", ".join(sorted(found[stem]))
             name = archive.contents.out.path(task, stem)
@@ -317,7 +302,7 @@ def count(archive: Inspection) -> Iterator[Finding]:
         there = len({item.key for item in archive.contents.images.get(task, ())})
         if wanted and there and there != len(wanted):
             message = f"it has {there} predictions for {len(wanted)} inputs"
-            yield error("count", archive.contents.out.label(task), message, "Write one prediction for each input.")
+            yield error("count", archive.label(task), message, "Write one prediction for each input.")
 
 
 RULES: tuple[Callable[[Inspection], Iterable[Finding]], ...] = (

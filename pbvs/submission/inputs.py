@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pbvs.challenge import Challenge, load_challenge
 from pbvs.challenge.model import Container
 from pbvs.data.align import pair_size
-from pbvs.data.catalog import Catalog, PathInfo, PathReader, natural_key, walk
+from pbvs.data.catalog import Catalog, Entry, PathInfo, PathReader, natural_key, walk
 from pbvs.data.headers import read_header
 from pbvs.data.images import read_image
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
@@ -99,15 +99,10 @@ class OutputNames:
         match = self._expression.fullmatch(stem)
         if match is None:
             return None
-        key = match["key"]
-        said = match.groupdict()
-        folder = said.get("folder") or said.get("task0")
-        if folder is not None:
-            task = next(task for task, name in self.folders.items() if name == folder)
-        else:
-            tasks = list(self.challenge.tasks)
-            task = next((task for task in tasks if key in (known or {}).get(task, {})), tasks[0])
-        return OutputName(task, key, f"{dot}{suffix}")
+        key, said = match["key"], match.groupdict()
+        folder, tasks = said.get("folder") or said.get("task0"), list(self.folders)
+        fits = (t for t in tasks if (self.folders[t] == folder if folder else key in (known or {}).get(t, {})))
+        return OutputName(next(fits, tasks[0]), key, f"{dot}{suffix}")
 
     def _compiled(self) -> re.Pattern[str]:
         names = "|".join(re.escape(folder) for folder in sorted(self.folders.values(), key=len, reverse=True))
@@ -158,13 +153,9 @@ class Inputs:
 
     def brightness(self, task: str) -> NDArray[np.float64] | None:
         """Return the mean level, 0..255, of a sample of 8-bit training targets, or None when there are none."""
-        if self.root is None:
-            return None
-        means = [
-            _mean(inside(self.root, name)) for name in evenly_spaced(self.targets.get(task, []), SAMPLE, ends=True)
-        ]
-        known = np.array([mean for mean in means if mean is not None], dtype=np.float64)
-        return known if len(known) else None
+        chosen = evenly_spaced(self.targets.get(task, []), SAMPLE, ends=True) if self.root else []
+        means = [mean for name in chosen if self.root and (mean := _mean(inside(self.root, name))) is not None]
+        return np.array(means, dtype=np.float64) if means else None
 
 
 def is_junk(name: str) -> bool:
@@ -211,19 +202,16 @@ def from_data(root: Path, split: str = "test", challenge: Challenge | None = Non
     out = OutputNames(inputs.challenge)
     names: dict[str, dict[str, str]] = {}
     targets: dict[str, list[str]] = {}
-    for relative, info in _images(root, inputs.challenge):
+    for image in _images(root, inputs.challenge):
+        info = image.info
         served = _given_by(info, inputs.challenge) if info.role == "input" or split == "test" else []
         if info.split == split and served:
-            id = info.id or Path(relative).stem
-            name = "_".join(filter(None, (info.location, id)))
             for task in served:
-                names.setdefault(task, {})[out.key(task, id, name, info.location)] = relative
+                names.setdefault(task, {})[out.key(task, image.id, image.input_name, info.location)] = image.path
         elif info.split == "train" and info.role in ("image", "mosaic"):
-            targets.setdefault(info.modality, []).append(relative)
+            targets.setdefault(info.modality, []).append(image.path)
     if not names:
-        raise UsageError(
-            f"{root} holds no folder {split}/<task> with inputs; give the folder of the archives to --data."
-        )
+        raise UsageError(f"{root} holds no folder {split}/<task> with inputs; give the folder of the images to --data.")
     inputs.names = {**names}
     inputs.targets = {name: targets.get(task.target, []) for name, task in inputs.challenge.tasks.items()}
     return inputs
@@ -270,15 +258,13 @@ def _given_by(info: PathInfo, challenge: Challenge) -> list[str]:
     ]
 
 
-def _images(root: Path, challenge: Challenge) -> Iterator[tuple[str, PathInfo]]:
+def _images(root: Path, challenge: Challenge) -> Iterator[Entry]:
     """Yield the images whose paths say what they are; no folder is entered twice, whatever links lead to it."""
-    if not root.is_dir():
-        raise UsageError(f"There is no data folder {root}; give the folder of the unpacked archives with --data.")
     reader = PathReader(challenge)
     for file in sorted(walk(Catalog(root, challenge, strict=False))):
         info = reader.read(file.path)
         if isinstance(info, PathInfo) and not is_junk(file.path):
-            yield file.path, info
+            yield Entry(file.path, info)
 
 
 def _mean(path: Path) -> float | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.challenge import Challenge
+from pbvs.challenge.model import Note
 from pbvs.errors import PbvsError, of_data
 from pbvs.logs import track
 from pbvs.seeds import evenly_spaced
@@ -175,6 +176,15 @@ class Inspection:
         """The challenge that the archive is for."""
         return self.inputs.challenge
 
+    def label(self, task: str) -> str:
+        """Return what findings about all of a task's images name."""
+        return self.contents.out.label(task)
+
+    def noted(self, subject: Note, message: str) -> str:
+        """Return a message with what the challenge's file notes about its subject."""
+        said = self.challenge.submission.notes.get(subject, "")
+        return f"{message}; {said}" if said else message
+
 
 def inspect_archive(archive: SafeZip, name: str, inputs: Inputs, evaluation_size: EvaluationSize) -> Inspection:
     """Read every entry of a safe archive once, keeping a few numbers of each."""
@@ -248,29 +258,27 @@ MANY = 0.5  # share of a task's images that makes it the task's fault
 
 def readable(archive: Inspection) -> Iterator[Finding]:
     """Every image decodes, in the format of its suffix, with 8 bits."""
-    for image in _all(archive):
-        if image.fault is not None:
-            fault = image.fault
+    for image in itertools.chain.from_iterable(archive.images.values()):
+        if fault := image.fault:
             yield error(fault.rule, image.item.name, f"it {fault}", fault.hint)
 
 
 def sizes(archive: Inspection) -> Iterator[Finding]:
     """Every image has the evaluation size."""
-    for image in _all(archive):
-        if image.stats is None:
-            continue
+    for item, stats in _known(archive):
         try:
-            wanted = archive.size(image.item)
+            wanted = archive.size(item)
         except PbvsError as problem:
-            yield note("size-unchecked", image.item.name, f"its size is not checked: {of_data(problem)}")
+            yield note("size-unchecked", item.name, f"its size is not checked: {of_data(problem)}")
             continue
-        if wanted is not None and (image.stats.width, image.stats.height) != wanted:
-            yield _wrong_size(archive, image.item, image.stats, *wanted)
-    if archive.evaluation_size == "native":
-        yield from _native(archive)
+        if wanted is not None and (stats.width, stats.height) != wanted:
+            yield _wrong_size(archive, item, stats, *wanted)
 
 
-def _native(archive: Inspection) -> Iterator[Finding]:
+def native(archive: Inspection) -> Iterator[Finding]:
+    """Sizes of the inputs' own are meant so, and can be checked where the inputs are known."""
+    if archive.evaluation_size != "native":
+        return
     sides = {task.challenge_size: None for task in archive.challenge.tasks.values() if task.challenge_size}
     if sides:
         asked = " and ".join(f"{side} x {side}" for side in sides)
@@ -283,16 +291,14 @@ def _native(archive: Inspection) -> Iterator[Finding]:
 
 
 def _wrong_size(archive: Inspection, item: Item, stats: ImageStats, width: int, height: int) -> Finding:
-    native = archive.evaluation_size == "native"
     is_, should = f"{stats.width} x {stats.height}", f"{width} x {height}"
-    name = item.name
     if (stats.height, stats.width) == (width, height):
-        return error("size-swapped", name, f"it is {is_}, width and height are swapped", "Transpose it.")
-    message = f"it is {is_} pixels, not {should} as the rules ask"
-    known = archive.challenge.submission.notes.get("wrong-size", "")
-    message += f"; {known}" if known and not native else ""
-    hint = f"Write {item.task} at {should}" + (" (--evaluation-size native if that is meant)." if not native else ".")
-    return error("wrong-size", name, message, hint)
+        return error("size-swapped", item.name, f"it is {is_}, width and height are swapped", "Transpose it.")
+    message, hint = f"it is {is_} pixels, not {should} as the rules ask", f"Write {item.task} at {should}"
+    if archive.evaluation_size != "native":
+        message = archive.noted("wrong-size", message)
+        hint += " (--evaluation-size native if that is meant)"
+    return error("wrong-size", item.name, message, f"{hint}.")
 
 
 def modes(archive: Inspection) -> Iterator[Finding]:
@@ -302,39 +308,24 @@ def modes(archive: Inspection) -> Iterator[Finding]:
         if len(kinds) > 1:
             said = " and ".join(f"{count} {mode}" for mode, count in sorted(kinds.items()))
             hint = "Write one mode a task: pbvs package --mode TASK=RGB."
-            yield warning("mixed-modes", archive.contents.out.label(task), f"its images are {said}", hint)
-        yield from _colour(archive, task, images)
-
-
-def _colour(archive: Inspection, task: str, images: Iterable[Inspected]) -> Iterator[Finding]:
-    if archive.contents.out.channels(task) == 3:
-        for image in images:
-            if image.stats is not None and image.stats.mode == "L":
-                message = "it has one band where the task asks for RGB"
-                yield error("grey-for-colour", image.item.name, message, "Save it as RGB.")
-        return
-    for image in images:
-        if image.stats is not None and not image.stats.gray:
+            yield warning("mixed-modes", archive.label(task), f"its images are {said}", hint)
+    for item, stats in _known(archive):
+        asks_for_colour = archive.contents.out.channels(item.task) == 3
+        if asks_for_colour and stats.mode == "L":
+            message = "it has one band where the task asks for RGB"
+            yield error("grey-for-colour", item.name, message, "Save it as RGB.")
+        elif not asks_for_colour and not stats.gray:
             message = "it has colour, while the target has one band"
-            yield warning("colour-for-grey", image.item.name, message, "Make its bands equal.")
+            yield warning("colour-for-grey", item.name, message, "Make its bands equal.")
 
 
 def one_band(archive: Inspection) -> Iterator[Finding]:
     """Images of one band were scored; whether every scorer takes them nobody knows."""
-    known = archive.challenge.submission.notes.get("one-band", "")
-    tasks = [
-        task
-        for task, images in archive.images.items()
-        if archive.contents.out.channels(task) == 1 and any(image.stats and image.stats.mode == "L" for image in images)
-    ]
-    if tasks and known:
-        message = f"the images of {', '.join(tasks)} have one band; {known}"
+    gray = dict.fromkeys(item.task for item, stats in _known(archive) if stats.mode == "L")
+    tasks = [task for task in gray if archive.contents.out.channels(task) == 1]
+    if tasks and "one-band" in archive.challenge.submission.notes:
+        message = archive.noted("one-band", f"the images of {', '.join(tasks)} have one band")
         yield note("one-band", "", message, "If scoring fails: pbvs package --mode all=RGB.")
-
-
-def _all(archive: Inspection) -> Iterator[Inspected]:
-    for image in archive.images.values():
-        yield from image
 
 
 # --- Allowed, and scores badly: constant images, copies, the wrong brightness, enlargements.
@@ -342,32 +333,29 @@ def _all(archive: Inspection) -> Iterator[Inspected]:
 
 def constant(archive: Inspection) -> Iterator[Finding]:
     """An image of one level holds nothing."""
-    for image, stats in _known(archive):
+    for item, stats in _known(archive):
         if stats.low == stats.high:
             what = {0.0: "all black", 255.0: "all white"}.get(stats.low, f"one gray level ({stats.low:g}) everywhere")
-            yield warning("constant", image.item.name, f"it is {what}", "Predict it again; look at its input.")
+            yield warning("constant", item.name, f"it is {what}", "Predict it again; look at its input.")
 
 
 def repeated(archive: Inspection) -> Iterator[Finding]:
     """Different inputs do not have equal predictions."""
-    for task, images in archive.images.items():
-        known = (image.stats for image in images if image.stats and image.stats.low != image.stats.high)
-        counts = Counter(stats.digest for stats in known)
+    for task in archive.images:
+        counts = Counter(stats.digest for stats in _telling(archive, task))
         if equal := sum(count for count in counts.values() if count > 1):
             message = f"{equal} of its images are equal to another one"
-            hint = "Check that each input got its own prediction."
-            yield warning("repeated", archive.contents.out.label(task), message, hint)
+            yield warning("repeated", archive.label(task), message, "Check that each input got its own prediction.")
 
 
 def copies(archive: Inspection) -> Iterator[Finding]:
     """A prediction that is its input translates nothing."""
     for task, images in archive.images.items():
-        compared = [image for image in images if image.input_difference is not None]
-        equal = [image for image in compared if image.input_difference is not None and image.input_difference < COPY]
-        if compared and len(equal) > MANY * len(compared):
-            message = f"{len(equal)} of {len(compared)} images compared are copies of their inputs"
-            hint = "Pack the predictions, not the inputs."
-            yield warning("copy-of-input", archive.contents.out.label(task), message, hint)
+        compared = [image.input_difference for image in images if image.input_difference is not None]
+        equal = sum(difference < COPY for difference in compared)
+        if equal > MANY * len(compared):
+            message = f"{equal} of {len(compared)} images compared are copies of their inputs"
+            yield warning("copy-of-input", archive.label(task), message, "Pack the predictions, not the inputs.")
 
 
 def brightness(archive: Inspection) -> Iterator[Finding]:
@@ -380,20 +368,16 @@ def brightness(archive: Inspection) -> Iterator[Finding]:
         low, high = np.percentile(targets, [2, 98])
         level = float(np.median(levels))
         if not low - 2 <= level <= high + 2:
-            word = "darker" if level < low else "brighter"
-            message = (
-                f"its images are {word} than training targets: median level {level:.0f}, "
-                f"targets {low:.0f} to {high:.0f}"
-            )
+            levels_said = f"median level {level:.0f}, targets {low:.0f} to {high:.0f}"
+            message = f"its images are {'darker' if level < low else 'brighter'} than training targets: {levels_said}"
             hint = "Check the scaling to 0..255 and the intensity factor."
-            yield warning("brightness", archive.contents.out.label(task), message, hint)
+            yield warning("brightness", archive.label(task), message, hint)
 
 
 def enlarged(archive: Inspection) -> Iterator[Finding]:
     """An image without the finest structure was computed at a lower resolution, or is blurred."""
-    for task, images in archive.images.items():
-        known = (image.stats for image in images if image.stats is not None and image.stats.low != image.stats.high)
-        detail = np.array([stats.detail for stats in known])
+    for task in archive.images:
+        detail = np.array([stats.detail for stats in _telling(archive, task)])
         smooth = int((detail < SMOOTH).sum())
         if smooth > MANY * len(detail):
             message = (
@@ -401,14 +385,18 @@ def enlarged(archive: Inspection) -> Iterator[Finding]:
                 "enlarged from a lower resolution, or blurred"
             )
             hint = "Predict at the evaluation size; blur costs LPIPS and FID."
-            yield warning("enlarged", archive.contents.out.label(task), message, hint)
+            yield warning("enlarged", archive.label(task), message, hint)
 
 
-def _known(archive: Inspection) -> Iterator[tuple[Inspected, ImageStats]]:
-    for images in archive.images.values():
-        for image in images:
-            if image.stats is not None:
-                yield image, image.stats
+def _known(archive: Inspection) -> Iterator[tuple[Item, ImageStats]]:
+    for image in itertools.chain.from_iterable(archive.images.values()):
+        if image.stats is not None:
+            yield image.item, image.stats
 
 
-IMAGE_RULES = (readable, sizes, modes, one_band, constant, repeated, copies, brightness, enlarged)
+def _telling(archive: Inspection, task: str) -> Iterator[ImageStats]:
+    """Yield what is known of a task's images that are not of one level."""
+    return (stats for item, stats in _known(archive) if item.task == task and stats.low != stats.high)
+
+
+IMAGE_RULES = (readable, sizes, native, modes, one_band, constant, repeated, copies, brightness, enlarged)

@@ -59,25 +59,20 @@ def write_package(plan: PackagePlan, inputs: Inputs) -> tuple[Path, list[Finding
     with contextlib.ExitStack() as stack:
         for run in sorted({part.run.folder for part in plan.parts} | {plan.run.folder}):
             stack.enter_context(locked(run))
-        _check_unchanged(plan)
+        for part in plan.parts:
+            if read_metadata(part.run.prediction_metadata_file(plan.split, part.task)) != part.metadata:
+                where = f"{part.task} in the run {part.run.name!r}"
+                raise PbvsError(f"The predictions of {where} were made again meanwhile; start again.")
         sweep(plan.run.folder)
         sweep(path.parent, deep=False)
-        with atomic_path(path) as part:
-            write_zip(part, entries(plan))
-            findings = check(part, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
+        with atomic_path(path) as new:
+            write_zip(new, entries(plan))
+            findings = check(new, inputs=inputs, evaluation_size=plan.evaluation_size, name=path.name)
             if rejected(findings):
                 raise PackageRefused([finding for finding in findings if finding.level == "error"])
         name = "package.json" if plan.split == "test" else f"package-{plan.split}.json"
         write_json(plan.run.folder / name, package_metadata(plan, path))
     return path, findings
-
-
-def _check_unchanged(plan: PackagePlan) -> None:
-    for part in plan.parts:
-        if read_metadata(part.run.prediction_metadata_file(plan.split, part.task)) != part.metadata:
-            raise PbvsError(
-                f"The predictions of {part.task} in the run {part.run.name!r} were made again meanwhile; start again."
-            )
 
 
 def package_path(plan: PackagePlan) -> Path:
@@ -87,7 +82,6 @@ def package_path(plan: PackagePlan) -> Path:
 
 def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:
     """Return what the archive was made of: its digest, each task's source, and the sources' provenance."""
-    provenance = {part.run.name: read_metadata(part.run.provenance_file) or None for part in plan.parts}
     return {
         "archive": path.relative_to(plan.run.submissions).as_posix(),
         "sha256": sha256(path),
@@ -95,19 +89,18 @@ def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:
         "split": plan.split,
         "evaluation_size": plan.evaluation_size,
         "readme": asdict(plan.readme),
-        "tasks": {part.task: _part_metadata(part) for part in plan.parts},
-        "provenance": provenance,
-    }
-
-
-def _part_metadata(part: Part) -> dict[str, Any]:
-    return {
-        "run": part.run.name,
-        "recipe": part.run.recipe().digest(),
-        "made_from": part.metadata.get("made_from"),
-        "images": len(part.names),
-        "mode": part.mode or "as predicted",
-        "format": part.form,
+        "tasks": {
+            part.task: {
+                "run": part.run.name,
+                "recipe": part.run.recipe().digest(),
+                "made_from": part.metadata.get("made_from"),
+                "images": len(part.keys),
+                "mode": part.mode or "as predicted",
+                "format": part.form,
+            }
+            for part in plan.parts
+        },
+        "provenance": {part.run.name: read_metadata(part.run.provenance_file) or None for part in plan.parts},
     }
 
 
@@ -116,11 +109,9 @@ def entries(plan: PackagePlan) -> Iterator[tuple[str, bytes]]:
     rules = plan.challenge.submission
     if rules.readme:
         yield rules.readme_name, write_readme(plan.readme, rules.readme).encode("ascii")
-    total = sum(len(part.names) for part in plan.parts)
-    images = ((part, name) for part in plan.parts for name in part.names)
-    for part, name in track(images, "packing", total, unit="image"):
-        path = part.folder / name
-        yield part.path(name), part.data(path, part.mode)
+    images = [(part, name) for part in plan.parts for name in part.keys]
+    for part, name in track(images, "packing", len(images), unit="image"):
+        yield part.path(name), part.data(part.folder / name, part.mode)
 
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
@@ -141,11 +132,6 @@ class Part:
     mode: str | None = None  # L, RGB, or as they are
     form: Container = "png"
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The files' names, in the archive's order."""
-        return tuple(self.keys)
-
     def path(self, name: str) -> str:
         """Return where a file lies in the archive."""
         return OutputNames(self.challenge).path(self.task, self.keys[name], SUFFIXES[self.form][0])
@@ -164,12 +150,13 @@ class Part:
 
     def estimate(self, mode: str | None) -> float:
         """Return about how many bytes the images take in a mode, from a few of them."""
-        few = [self.folder / name for name in self.names[:: max(1, len(self.names) // SAMPLED)]]
-        total = sum((self.folder / name).stat().st_size for name in self.names)
+        paths = [self.folder / name for name in self.keys]
+        total = sum(path.stat().st_size for path in paths)
         if self._as_stored(mode):
             return total
-        sizes = [(path.stat().st_size, len(self.data(path, mode))) for path in few]
-        return total * sum(new for _, new in sizes) / max(1, sum(old for old, _ in sizes))
+        chosen = paths[:: max(1, len(paths) // SAMPLED)]
+        old, new = (path.stat().st_size for path in chosen), (len(self.data(path, mode)) for path in chosen)
+        return total * sum(new) / max(1, sum(old))
 
     def _as_stored(self, mode: str | None) -> bool:
         return mode is None and self.form == "png" and is_plain(self.challenge.outputs)
@@ -222,14 +209,8 @@ def make_plan(
             known = [pair for task in chosen for pair in inputs.pairs.get(task, {}).values()]
             check_content(known, inputs.root, manifests, there=True)
     recipes = {part.run.name: part.run.recipe() for part in parts}
-    return PackagePlan(
-        run=run,
-        split=split,
-        parts=parts,
-        readme=_readme(parts, recipes, extra_data, description),
-        evaluation_size=_evaluation_size(parts, recipes),
-        challenge=challenge,
-    )
+    readme = _readme(parts, recipes, extra_data, description)
+    return PackagePlan(run, split, parts, readme, _evaluation_size(parts, recipes), challenge)
 
 
 def _form(challenge: Challenge, task: str, form: Container | None) -> Container:

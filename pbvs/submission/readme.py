@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pbvs import __version__
@@ -58,18 +58,16 @@ def parse_readme(text: str, lines: Sequence[ReadmeLine]) -> Readme:
     there = [line for line in text.splitlines() if ":" in line]
     if len(there) < len(lines):
         raise ReadmeError(f"it has {len(there)} lines with a colon where {count_word(len(lines))} are read")
-    readme = Readme()
+    found: dict[str, Any] = {}
     for number, (line, said) in enumerate(zip(lines, there, strict=False), 1):
         value = said.split(":", 1)[1].strip()
         if line.kind == "runtime":
-            readme = replace(readme, runtime=_runtime(value, number))
-        elif line.kind == "cpu":
-            readme = replace(readme, cpu=_flag(value, number))
-        elif line.kind == "extra-data":
-            readme = replace(readme, extra_data=_flag(value, number))
+            found["runtime"] = _runtime(value, number)
+        elif line.kind in ("cpu", "extra-data"):
+            found[line.kind.replace("-", "_")] = _flag(value, number)
         elif line.kind == "description":
-            readme = replace(readme, description=value)
-    return readme
+            found["description"] = value
+    return Readme(**found)
 
 
 def count_word(count: int) -> str:

@@ -8,7 +8,6 @@ import shutil
 import struct
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import TaskToScore
 from pbvs.files import held, matching, remove_abandoned, sweep, write_bytes, write_json
 from pbvs.metrics.protocol import Protocol, choose_protocol
-from pbvs.recipe import Recipe, load_recipe
+from pbvs.recipe import load_recipe
 from pbvs.run import MANIFESTS, SUBMISSIONS
 from pbvs.submission.images import Budget, ImageError, as_prediction
 from pbvs.submission.inputs import Inputs, OutputNames, from_manifests, id_of, is_junk
@@ -71,7 +70,11 @@ def score_archive(
         _check_names(path, found, inputs, split)
         size = _evaluation_size(origin, found, rules)
         recipe = origin.run.recipe() if origin else load_recipe("paper").model_copy(update={"evaluation_size": size})
-        tasks = _tasks(found, inputs, root, recipe, rule, size)
+        radiometry = recipe.radiometry.of(inputs.challenge)
+        tasks = [
+            TaskToScore.of(task, [*pairs.values()], found.folder / task, root, radiometry, rule, size)
+            for task, pairs in inputs.pairs.items()
+        ]
         summary, _ = measure_tasks(path.stem, split, tasks, rule, recipe, rules, **options)
     summary = {**summary, "run": path.stem, "archive": path.name, "evaluation_size": size}
     summary["notes"] += [note] if not lpips_net and (note := usual.other_net(rule)) else []
@@ -142,19 +145,8 @@ def _evaluation_size(origin: Origin | None, found: Unpacked, challenge: Challeng
     if origin:
         return str(origin.metadata.get("evaluation_size") or origin.run.recipe().evaluation_size)
     sides = {name: task.challenge_size for name, task in challenge.tasks.items()}
-    return (
-        "challenge" if all(sizes == {(sides[task], sides[task])} for task, sizes in found.sizes.items()) else "native"
-    )
-
-
-def _tasks(
-    found: Unpacked, inputs: Inputs, root: Path, recipe: Recipe, protocol: Protocol, size: str
-) -> Sequence[TaskToScore]:
-    rules = recipe.radiometry.of(inputs.challenge)
-    return [
-        TaskToScore.of(name, [*pairs.values()], found.folder / name, root, rules, protocol, size)
-        for name, pairs in inputs.pairs.items()
-    ]
+    as_asked = all(sizes == {(sides[task], sides[task])} for task, sizes in found.sizes.items())
+    return "challenge" if as_asked else "native"
 
 
 def _from_targets(targets: Path, split: Split, challenge: Challenge) -> Inputs:

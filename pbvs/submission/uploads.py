@@ -10,7 +10,7 @@ import datetime
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from pbvs.lineage import Stale, stale_archives
 from pbvs.metrics.protocol import PROTOCOLS, choose_protocol
 from pbvs.run import Run, all_runs, locked, read_metadata
 from pbvs.submission.zips import regular_file
-from pbvs.text import csv_cell, from_csv_cell, read_table, table_of, write_table
+from pbvs.text import for_people, from_csv_cell, read_table, table_of, write_table
 
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge
@@ -43,11 +43,6 @@ class Upload:
     status: str = "uploaded"  # or failed, which does not count
     note: str = ""
 
-    @property
-    def day(self) -> str:
-        """The calendar day, YYYY-MM-DD in UTC."""
-        return self.when[:10]
-
 
 COLUMNS = tuple(field.name for field in fields(Upload))
 
@@ -67,15 +62,11 @@ def read_log(submissions: Path) -> list[Upload]:
     table = read_table(path, "correct it by hand or move it away")
     if not set(COLUMNS) <= set(table):
         raise PbvsError(f"{path} has not the columns {', '.join(COLUMNS)}; correct its first line.")
-    rows = table[list(COLUMNS)].itertuples(index=False, name=None)
-    return [_upload(path, line, dict(zip(COLUMNS, row, strict=True))) for line, row in enumerate(rows, 2)]
-
-
-def _upload(path: Path, line: int, values: dict[str, str]) -> Upload:
-    number = values.pop("number")
-    if not (number.isascii() and number.isdecimal() and len(number) < 10) or len(values["when"]) < 10:
-        raise PbvsError(f"{path}, line {line}: number and when are needed; correct or remove the line.")
-    return Upload(int(number), **{column: from_csv_cell(value) for column, value in values.items()})
+    right = table["number"].str.fullmatch("[0-9]{1,9}") & (table["when"].str.len() >= 10)
+    for row in table.index[~right]:
+        raise PbvsError(f"{path}, line {row + 2}: number and when are needed; correct or remove the line.")
+    rows = table[list(COLUMNS)].map(from_csv_cell).itertuples(index=False, name=None)
+    return [Upload(int(number), *texts) for number, *texts in rows]
 
 
 def add(
@@ -154,14 +145,14 @@ def left(uploads: Sequence[Upload], challenge: Challenge, today: datetime.date |
     counted = [upload for upload in uploads if upload.status != "failed"]
     rules = challenge.submission
     return Left(
-        max(0, rules.a_day - sum(upload.day == day for upload in counted)) if rules.a_day else None,
+        max(0, rules.a_day - sum(upload.when.startswith(day) for upload in counted)) if rules.a_day else None,
         max(0, rules.in_all - len(counted)) if rules.in_all else None,
     )
 
 
-def say_left(uploads: Sequence[Upload], challenge: Challenge, today: datetime.date | None = None) -> str:
+def say_left(uploads: Sequence[Upload], challenge: Challenge) -> str:
     """Return what is left as a sentence."""
-    rules, there = challenge.submission, left(uploads, challenge, today)
+    rules, there = challenge.submission, left(uploads, challenge)
     said = [f"{there.today} of {rules.a_day} today (UTC)"] if there.today is not None else []
     said += [f"{there.in_all} of {rules.in_all} in all"] if there.in_all is not None else []
     return f"Left: {', '.join(said)}." if said else f"The challenge {challenge.name} sets no limit of uploads."
@@ -243,6 +234,5 @@ def local_score(run: Run) -> str:
 
 
 def _write(submissions: Path, uploads: Sequence[Upload]) -> None:
-    rows = ([csv_cell(str(value)) for value in asdict(upload).values()] for upload in uploads)
     sweep(submissions, deep=False)
-    write_table(submissions / NAME, table_of(COLUMNS, rows))
+    write_table(submissions / NAME, for_people(table_of(COLUMNS, map(astuple, uploads))))

@@ -11,12 +11,12 @@ import re
 import stat
 import struct
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal
+from typing import IO, Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from pbvs.errors import PbvsError
@@ -31,7 +31,7 @@ END = struct.Struct("<4s4H2LH")  # what ends an archive; its second field is the
 LONGEST_COMMENT = 0xFFFF
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 ARCHIVE_HEADS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!")
-# What zipfile raises for damaged bytes; a strange method or version is a NotImplementedError, a RuntimeError.
+# What zipfile raises for damaged bytes, and (a RuntimeError of a kind) for a method or version that it does not know.
 FAILURES = (
     *(BadZipFile, RuntimeError, ValueError, ArithmeticError, LookupError),
     *(EOFError, OSError, struct.error, zlib.error),
@@ -105,9 +105,7 @@ class SafeZip:
             self._fault("not-a-zip", "", f"it cannot be read as a zip ({error})", "Write the archive again.")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
 
@@ -143,7 +141,7 @@ class SafeZip:
             raise ArchiveError(f"{name} in {self.path.name} holds {count} of {entry.file_size} bytes.")
 
     def _fault(self, rule: str, file: str, message: str, hint: str) -> None:
-        self.faults.append(Finding("error", rule, printable(file), message, hint))
+        self.faults.append(error(rule, file, message, hint))
 
     def _open(self, file: BoundedFile) -> None:
         disk = _disk_number(file)
@@ -318,19 +316,12 @@ class Finding:
     hint: str
 
 
-def error(rule: str, file: str, message: str, hint: str) -> Finding:
-    """Return a finding that would be rejected; what does not print in the file's name is escaped."""
-    return Finding("error", rule, printable(file), message, hint)
+def _found(level: Level, rule: str, file: str, message: str, hint: str = "") -> Finding:
+    """Return a finding; what does not print in the file's name is escaped."""
+    return Finding(level, rule, printable(file), message, hint)
 
 
-def warning(rule: str, file: str, message: str, hint: str) -> Finding:
-    """Return a finding that scores badly or may fail."""
-    return Finding("warning", rule, printable(file), message, hint)
-
-
-def note(rule: str, file: str, message: str, hint: str = "") -> Finding:
-    """Return a finding that is worth knowing."""
-    return Finding("note", rule, printable(file), message, hint)
+error, warning, note = partial(_found, "error"), partial(_found, "warning"), partial(_found, "note")
 
 
 def rejected(findings: Iterable[Finding], strict: bool = False) -> bool:
@@ -338,28 +329,20 @@ def rejected(findings: Iterable[Finding], strict: bool = False) -> bool:
     return any(finding.level == "error" or (strict and finding.level == "warning") for finding in findings)
 
 
-def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Return the findings as JSON objects."""
-    return [asdict(finding) for finding in findings]
-
-
 def as_text(findings: Iterable[Finding], width: int = 0) -> str:
     """Return the findings worst first, those of one rule together, at most `SHOWN` of each written out.
 
     Lines are broken between words at `width` columns; 0 breaks none.
     """
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level)):
-        groups.setdefault((finding.level, finding.rule), []).append(finding)
+        groups[finding.level, finding.rule].append(finding)
     lines = [line for group in groups.values() for line in _group(group)]
     return "\n".join(part for line in lines for part in folded(line, width, 11 if line.startswith(HINT) else 8))
 
 
 def _group(group: list[Finding]) -> list[str]:
-    lines = []
-    for finding in group[:SHOWN]:
-        where = f"{finding.file}: " if finding.file else ""
-        lines.append(f"{finding.level.upper():8}{where}{finding.message}")
+    lines = [f"{each.level.upper():8}{f'{each.file}: ' if each.file else ''}{each.message}" for each in group[:SHOWN]]
     if len(group) > SHOWN:
         lines.append(f"{'':8}... and {len(group) - SHOWN} more of this kind ({group[0].rule})")
     hints = dict.fromkeys(finding.hint for finding in group[:SHOWN] if finding.hint)
