@@ -45,7 +45,7 @@ from pbvs.data.registration import Group, Shift, correct, group_name, recorded_s
 from pbvs.data.split import describe_ground, find_ground, find_neighbours, hold_out, hold_out_scenes, scene_of
 from pbvs.data.statistics import as_json, doubts_of, measure, measure_groups, warnings_of
 from pbvs.errors import PbvsError, UsageError
-from pbvs.files import is_unfinished, json_text, unfinished, write_json, write_text
+from pbvs.files import is_unfinished, json_text, unfinished, write_text
 from pbvs.logs import track
 from pbvs.recipe import Radiometry
 from pbvs.run import MANIFESTS, locked, read_metadata
@@ -158,23 +158,18 @@ def build_pairs(
     if chosen.name not in CHALLENGES.names:
         texts[manifests / CHALLENGE_FILE] = dump_challenge(chosen)
     with locked(manifests):
-        _write(texts, manifests / "summary.json", summary)
+        _write(manifests, {**texts, manifests / "summary.json": json_text(summary.as_json())})
     return summary
 
 
-def _write(texts: dict[Path, str], path: Path, summary: Summary) -> None:
-    """Write the tables that are not there already, and the summary at `path`, when anything has changed."""
-    changed = {file: text for file, text in texts.items() if not _holds(file, text)}
-    if not changed and not is_unfinished(path.parent) and _holds(path, json_text(summary.as_json())):
-        return
-    with unfinished(path.parent):  # half old, half new, they would mix training and validation
-        for file, text in changed.items():
-            write_text(file, text)
-        write_json(path, summary.as_json())
-
-
-def _holds(file: Path, text: str) -> bool:
-    return file.is_file() and file.read_bytes() == text.encode()
+def _write(folder: Path, texts: dict[Path, str]) -> None:
+    """Write the files that are not there already with these texts."""
+    there = {file: file.read_bytes() for file in texts if file.is_file()}
+    changed = {file: text for file, text in texts.items() if there.get(file) != text.encode()}
+    if changed or is_unfinished(folder):
+        with unfinished(folder):  # half old, half new, they would mix training and validation
+            for file, text in changed.items():
+                write_text(file, text)
 
 
 @dataclass

@@ -72,21 +72,15 @@ def georeference_of(file: Any, side: SideFiles) -> Georeference:
         beside = (side.wkt and not wkt) or ((side.transform or side.points) and not (transform or points))
         wkt, transform, points = wkt or side.wkt, transform or side.transform, points or side.points
         origin = side.origin if beside else origin
-    if wkt and (transform or points):
-        return _whole(wkt, transform, points, origin, file.width, file.height)
-    return Georeference(origin=_lacking(wkt, transform or points, side))
+    return from_side_files(SideFiles(wkt, transform, points, None, origin, side.unread), file.width, file.height)
 
 
 def from_side_files(side: SideFiles, width: int, height: int) -> Georeference:
     """Return where an image without tags of its own lies by the files beside it; raises as `georeference_of` does."""
     if side.wkt and (side.transform or side.points):
         return _whole(side.wkt, side.transform, side.points, side.origin, width, height)
-    return Georeference(origin=_lacking(side.wkt, side.transform or side.points, side))
-
-
-def _lacking(wkt: str, grid: tuple[float, ...], side: SideFiles) -> str:
-    """Return what of a georeference is not understood, or which half is there without the other."""
-    return side.unread or ("CRS without a transform" if wkt else "transform without a CRS" if grid else "")
+    half = "CRS without a transform" if side.wkt else "transform without a CRS"
+    return Georeference(origin=side.unread or (half if side.wkt or side.transform or side.points else ""))
 
 
 def _rpc_points(rpcs: Any, width: int, height: int) -> tuple[float, ...]:

@@ -82,17 +82,15 @@ def read_headers(root: Path, files: Sequence[tuple[str, int, bool]]) -> list[Hea
 
     A reason that does not follow from the file's bytes is a ReadError.
     """
+    found: list[Header | str | ReadError] = []
     with gdal():
-        return [_header_or_reason(str(root), *file) for file in files]
-
-
-def _header_or_reason(root: str, path: str, size: int, alone: bool) -> Header | str | ReadError:
-    try:
-        return read_header(Path(f"{root}/{path}"), size, alone)
-    except ReadError as error:
-        return error
-    except PbvsError as error:
-        return str(error).replace(f"{root}/", "")
+        for name, size, alone in files:
+            path = root / name
+            try:
+                found.append(read_header(path, size, alone))
+            except PbvsError as error:
+                found.append(error if isinstance(error, ReadError) else str(error).replace(f"{root}/", ""))
+    return found
 
 
 # --- PNG by its first bytes, as there may be a hundred thousand of them.
@@ -153,23 +151,21 @@ def header_of(file: Any, path: Path, alone: bool = False) -> Header:
     photometric = _photometric(file, tags)
     alpha = _alpha(file)
     numbers = [number for number in range(1, file.count + 1) if number != alpha]
-    side = SideFiles() if alone else _side_files(file, path)
+    told = (file.crs and not file.transform.is_identity) or file.gcps[0]  # by itself where it is
+    side = SideFiles() if alone or told else read_side_files(path)
     where = georeference_of(file, side)
     orientation = 1 if where.crs else _orientation(file, tags)
     width, height = (file.width, file.height) if orientation < 5 else (file.height, file.width)
-    bands = 3 if photometric == "palette" else len(pages) or len(numbers)
-    nodata = side.nodata if file.nodata is None else float(file.nodata)
-    bits = 0 if photometric == "palette" else _bits(file)
-    colours = () if photometric else _colours(file, numbers)
+    palette = photometric == "palette"
     return Header(
         width,
         height,
-        bands,
-        file.dtypes[0],
-        nodata=nodata,
-        bits=bits,
+        bands=3 if palette else len(pages) or len(numbers),
+        dtype=file.dtypes[0],
+        nodata=side.nodata if file.nodata is None else float(file.nodata),
+        bits=0 if palette else _bits(file),
         photometric=photometric,
-        colours=colours,
+        colours=() if photometric else _colours(file, numbers),
         alpha=alpha,
         pages=pages,
         orientation=orientation,
@@ -177,13 +173,6 @@ def header_of(file: Any, path: Path, alone: bool = False) -> Header:
         extra_pages=extra,
         **where._asdict(),
     )
-
-
-def _side_files(file: Any, path: Path) -> SideFiles:
-    """Return what lies beside an image that does not say itself where it is."""
-    if (file.crs and not file.transform.is_identity) or file.gcps[0]:
-        return SideFiles()
-    return read_side_files(path)
 
 
 def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:

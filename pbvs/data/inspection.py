@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ class Archive:
 
     name: str
     images: dict[str, int]  # by modality
-    mosaics: int = 0
-    locations: int = 0
-    incomplete: dict[str, int] = field(default_factory=dict)  # modality -> locations without it
-    sizes: str = ""
-    types: str = ""
-    systems: str = ""
-    points: list[tuple[str, float, float, bool]] = field(default_factory=list)  # name, longitude, latitude, held out
+    mosaics: int
+    locations: int
+    incomplete: dict[str, int]  # modality -> locations without it
+    sizes: str
+    types: str
+    systems: str
+    points: list[tuple[str, float, float, bool]]  # name, longitude, latitude, held out
 
 
 @dataclass
@@ -148,48 +148,44 @@ def _archives(catalog: Catalog, held_out: set[str]) -> list[Archive]:
 
 
 def _archive(name: str, members: list[Entry], held_out: set[str], challenge: Challenge) -> Archive:
-    images = [entry for entry in members if entry.info.role != "mosaic"]
-    counted: Counter[str] = Counter(entry.info.modality for entry in images)
-    archive = Archive(
-        name, {modality: counted.get(modality, 0) for modality in challenge.modalities}, len(members) - len(images)
-    )
-    sides = sorted({max(entry.header.width, entry.header.height) for entry in members})
-    archive.sizes = " to ".join(map(str, dict.fromkeys((sides[0], sides[-1]))))
-    archive.types = ", ".join(sorted({entry.header.dtype for entry in members}))
-    archive.systems = few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key))
+    counted = Counter(entry.info.modality for entry in members if entry.info.role != "mosaic")
+    sides = [max(entry.header.width, entry.header.height) for entry in members]
     stacks: dict[str, list[Entry]] = defaultdict(list)
     for entry in members:
         if entry.info.location:
             stacks[entry.info.location].append(entry)
-    archive.locations = len(stacks)
     by_location = [task for task in challenge.tasks.values() if task.pairing != "name"]
     wanted = {modality for task in by_location for modality in (*task.sources, task.target)}
-    for modality in (modality for modality in challenge.modalities if modality in wanted):
-        without = sum(all(entry.info.modality != modality for entry in stack) for stack in stacks.values())
-        if without:
-            archive.incomplete[modality] = without
-    archive.points = _points(stacks, held_out)
-    return archive
+    there = Counter(modality for stack in stacks.values() for modality in {entry.info.modality for entry in stack})
+    without = {name: len(stacks) - there[name] for name in challenge.modalities if name in wanted}
+    return Archive(
+        name,
+        images={modality: counted[modality] for modality in challenge.modalities},
+        mosaics=len(members) - counted.total(),
+        locations=len(stacks),
+        incomplete={modality: count for modality, count in without.items() if count},
+        sizes=" to ".join(map(str, dict.fromkeys((min(sides), max(sides))))),
+        types=", ".join(sorted({entry.header.dtype for entry in members})),
+        systems=few(sorted({entry.header.crs[:24] or "none" for entry in members}, key=natural_key)),
+        points=_points(stacks, held_out),
+    )
 
 
 def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brightness]) -> list[GroupFigures]:
     members: dict[Group, list[Header]] = defaultdict(list)
     for entry in catalog.entries:
         members[group_of(entry)].append(entry.header)
-    rows = []
-    for group, headers in sorted(members.items()):
-        placed = Counter(_placed(header) for header in headers)
-        rows.append(
-            GroupFigures(
-                *group,
-                images=len(headers),
-                rule=intensity[group],
-                figures=figures.get(group) or Brightness(np.zeros(BINS)),
-                systems=few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
-                placed=", ".join(f"{how} {count}" for how, count in placed.most_common()),
-            )
+    return [
+        GroupFigures(
+            *group,
+            images=len(headers),
+            rule=intensity[group],
+            figures=figures.get(group) or Brightness(np.zeros(BINS)),
+            systems=few(sorted({header.crs[:24] for header in headers if header.crs}, key=natural_key)) or "none",
+            placed=", ".join(f"{how} {count}" for how, count in Counter(map(_placed, headers)).most_common()),
         )
-    return rows
+        for group, headers in sorted(members.items())
+    ]
 
 
 def _placed(header: Header) -> str:
@@ -226,35 +222,30 @@ def _missing(archives: Sequence[Archive], pairs: Pairs, catalog: Catalog) -> lis
         for modality, count in archive.incomplete.items():
             title = catalog.challenge.title_of(modality)
             lines.append(f"{archive.name}: {count} of {archive.locations} locations have no {title}.")
-    loose = Counter(
-        entry.info.source for entry in catalog.entries if entry.info.location and not entry.header.georeferenced
-    )
-    paged = Counter(entry.info.source for entry in catalog.entries if entry.header.extra_pages)
-    lines += [f"{name}: of {count} images not all pages are read, as they are unlike." for name, count in paged.items()]
-    lines += [
-        f"{name}: {count} images have no georeference; equal footprints are assumed." for name, count in loose.items()
-    ]
+    loose = (e.info.source for e in catalog.entries if e.info.location and not e.header.georeferenced)
+    paged = (entry.info.source for entry in catalog.entries if entry.header.extra_pages)
+    for name, count in Counter(paged).items():
+        lines.append(f"{name}: of {count} images not all pages are read, as they are unlike.")
+    for name, count in Counter(loose).items():
+        lines.append(f"{name}: {count} images have no georeference; equal footprints are assumed.")
     return lines
+
+
+KINDS = {  # words of a reason -> all reasons with them, without what differs from file to file
+    "cannot be read": "cannot be read",
+    "says it is": "too large",
+    "it covers": "covers too little of its target",
+    "cannot be the footprint": "another footprint",
+    "byte for byte": "an official input among the training images",
+    "the same name": "the same name as another file",
+    "differ": "sizes of a pair differ",
+}
 
 
 def group_reasons(wrong: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Return the unusable files by the kind of reason, most frequent first."""
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path, reason in wrong:
-        groups[_kind(reason)].append((path, reason))
+        groups[next((kind for mark, kind in KINDS.items() if mark in reason), reason)].append((path, reason))
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return [{"kind": kind, "count": len(rows), "rows": rows} for kind, rows in ordered]
-
-
-def _kind(reason: str) -> str:
-    """Return a reason without the names and numbers that differ from file to file."""
-    kinds = {
-        "cannot be read": "cannot be read",
-        "says it is": "too large",
-        "it covers": "covers too little of its target",
-        "cannot be the footprint": "another footprint",
-        "byte for byte": "an official input among the training images",
-        "the same name": "the same name as another file",
-        "differ": "sizes of a pair differ",
-    }
-    return next((kind for mark, kind in kinds.items() if mark in reason), reason)

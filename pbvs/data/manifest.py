@@ -151,9 +151,8 @@ def _mistakes(frame: DataFrame, stem: str) -> Iterator[tuple[int, str]]:
             yield row + 2, f"the column {column!r} is empty"
     for column in COLUMNS:
         most = LONGEST_CELL * (16 if column == "further" else 1)
-        for row, cell in enumerate(frame[column]):
-            if len(cell) > most:
-                yield row + 2, f"the column {column!r} has more than {most} characters"
+        for row in frame.index[frame[column].str.len() > most]:
+            yield row + 2, f"the column {column!r} has more than {most} characters"
     for row, name in enumerate(frame["name"]):
         if not is_pair_name(name):
             yield row + 2, f"{name[:80]!r} cannot be a file's name"

@@ -88,8 +88,8 @@ def information_surface(
         return None
     inner = np.zeros_like(valid)
     inner[reach:-reach, reach:-reach] = valid[reach:-reach, reach:-reach]
-    moving = _bins(_smooth(np.log(source.mean(axis=2) + 1 / 255)), valid)
-    fixed = _bins(_smooth(target.mean(axis=2)), inner)
+    moving = _bins(np.log(source.mean(axis=2) + 1 / 255), valid)
+    fixed = _bins(target.mean(axis=2), inner)
     if moving is None or fixed is None:
         return None
     return _information(_joint_counts(moving, fixed, reach))
@@ -119,21 +119,20 @@ def estimate(surfaces: Sequence[Surface]) -> Shift | None:
     )
 
 
-def _smooth(band: NDArray[np.float32]) -> NDArray[np.float32]:
+def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Return (BINS, H, W) masks of a smoothed band's bins of equal counts, zero where not valid.
+
+    None when they cannot be told.
+    """
     from scipy.ndimage import gaussian_filter
 
-    smooth: NDArray[np.float32] = gaussian_filter(band.astype(np.float32), SMOOTHING)
-    return smooth
-
-
-def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """Return (BINS, H, W) masks of the bins of equal counts, zero where not valid; None when they cannot be told."""
     if valid.sum() < 64 * BINS:
         return None
-    edges = np.quantile(band[valid], np.linspace(0, 1, BINS + 1)[1:-1])
+    smooth = gaussian_filter(band.astype(np.float32), SMOOTHING)
+    edges = np.quantile(smooth[valid], np.linspace(0, 1, BINS + 1)[1:-1])
     if edges[0] == edges[-1]:
         return None
-    index = np.searchsorted(edges, band, side="right")
+    index = np.searchsorted(edges, smooth, side="right")
     masks: NDArray[np.float32] = ((index[None] == np.arange(BINS)[:, None, None]) & valid).astype(np.float32)
     return masks
 
@@ -146,11 +145,8 @@ def _joint_counts(moving: NDArray[np.float32], fixed: NDArray[np.float32], reach
     spectrum, other = rfft2(moving, axes=(1, 2)), np.conj(rfft2(fixed, axes=(1, 2)))
     rows, columns = (np.arange(-reach, reach + 1) % length for length in shape)
     near = np.ix_(rows, columns)
-    counts = np.empty((BINS, BINS, len(rows), len(columns)))
-    for i in range(BINS):
-        for j in range(BINS):
-            counts[i, j] = irfft2(spectrum[i] * other[j], s=shape)[near]
-    return np.maximum(counts, 0)
+    counts = [[irfft2(first * second, s=shape)[near] for second in other] for first in spectrum]
+    return np.maximum(np.array(counts, np.float64), 0)
 
 
 def _information(counts: NDArray[np.float64]) -> Surface:
@@ -305,8 +301,7 @@ def _surface(root: Path, radiometry: Radiometry, pair: Pair) -> Surface | None:
         of_data(error)
         return None
     assert opened.target is not None
-    middle = tuple(
-        slice(max(0, (length - SIDE) // 2), max(0, (length - SIDE) // 2) + SIDE) for length in opened.valid.shape
-    )
+    starts = (max(0, (length - SIDE) // 2) for length in opened.valid.shape)
+    middle = tuple(slice(start, start + SIDE) for start in starts)
     first = opened.source[:, :, : radiometry.challenge.task(pair.task).first_channels]
     return information_surface(first[middle], opened.target[middle], opened.valid[middle], REACH)

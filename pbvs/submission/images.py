@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.challenge.model import Outputs
-from pbvs.data.images import MAX_PIXELS, MAX_SIDE, read_image
+from pbvs.data.images import MAX_PIXELS, MAX_SIDE, png_options, read_image
 from pbvs.errors import PbvsError, of_data
 
 Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
@@ -382,9 +382,7 @@ def encode(pixels: Pixels, form: str) -> bytes:
     elif form == "tiff":
         Image.fromarray(pixels).save(buffer, format="TIFF", compression="tiff_adobe_deflate")
     else:
-        # Runs suit the differences of one band or of three unlike ones; they waste space where the bands are equal.
-        equal = pixels.ndim == 3 and bool((pixels == pixels[:, :, :1]).all())
-        Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1, compress_type=-1 if equal else 3)
+        Image.fromarray(pixels).save(buffer, format="PNG", **png_options(pixels))
     return buffer.getvalue()
 
 
