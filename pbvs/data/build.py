@@ -12,7 +12,7 @@ from typing import Any
 
 from pbvs.challenge import CHALLENGES, DEFAULT, SPLITS, Challenge, Task, dump_challenge, load_challenge
 from pbvs.data.cache import CACHE_NAME, FileCache, digests
-from pbvs.data.catalog import Catalog, Entry, catalog_tables, first_reasons, natural_key, scan
+from pbvs.data.catalog import Catalog, Entry, catalog_tables, natural_key, scan
 from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.intensity import RuleTable, find_rules, group_of
@@ -449,7 +449,7 @@ def _unpaired(catalog: Catalog, manifests: Path) -> PbvsError:
         write_text(path, table_text(catalog_tables(manifests, catalog)[path]))
     return PbvsError(
         f"{catalog.root} has {len(catalog.entries)} images, but none of them can be paired; "
-        f"{path} says why: {'; '.join(first_reasons(catalog))}"
+        f"{path} says why: {catalog.first_reasons}"
     )
 
 

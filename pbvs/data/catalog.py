@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -121,8 +122,7 @@ class PathReader:
 def _matched(expressions: tuple[re.Pattern[str], ...], relative: str) -> dict[str, str] | None:
     groups: dict[str, str] = {}
     for expression in expressions:
-        match = expression.fullmatch(relative)
-        if match is None:
+        if (match := expression.fullmatch(relative)) is None:
             return None
         groups |= match.groupdict(default="")
     return groups
@@ -130,14 +130,10 @@ def _matched(expressions: tuple[re.Pattern[str], ...], relative: str) -> dict[st
 
 def date_of(stem: str) -> str:
     """Return the first date in a file's name as YYYY-MM-DD, or an empty text."""
-    return next(filter(None, map(_calendar_date, _DATE.finditer(stem))), "")
-
-
-def _calendar_date(match: re.Match[str]) -> str:
-    try:
-        return datetime.date(*(int(part) for part in match.groups())).isoformat()
-    except ValueError:
-        return ""
+    for match in _DATE.finditer(stem):
+        with contextlib.suppress(ValueError):  # the 31st of February
+            return datetime.date(*map(int, match.groups())).isoformat()
+    return ""
 
 
 def number_of(stem: str) -> int | None:
@@ -213,6 +209,11 @@ class Catalog:
     others: int = 0  # files that are no images
     beside: dict[str, str] = field(default_factory=dict)  # stamps of the files that say more of an image, by its name
 
+    @property
+    def first_reasons(self) -> str:
+        """The first three reasons for which files are not used."""
+        return "; ".join(reason if path in reason else f"{path}: {reason}" for path, reason in self.unused[:3])
+
     def leave_out(self, path: str, reason: str) -> None:
         """List a file that cannot be used."""
         self.unused.append((path, " ".join(reason.split())))
@@ -261,13 +262,8 @@ def scan(
         )
     known.write(forget=True)
     if not catalog.entries:
-        raise PbvsError(f"None of the {len(located)} images in {root} can be used: {'; '.join(first_reasons(catalog))}")
+        raise PbvsError(f"None of the {len(located)} images in {root} can be used: {catalog.first_reasons}")
     return catalog
-
-
-def first_reasons(catalog: Catalog) -> list[str]:
-    """Return the first three reasons for which files are not used."""
-    return [reason if path in reason else f"{path}: {reason}" for path, reason in catalog.unused[:3]]
 
 
 def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
@@ -306,10 +302,8 @@ def _read(root: Path, files: list[Found], known: FileCache, jobs: int) -> list[H
 @lru_cache(maxsize=1 << 16)  # chips have one header
 def _decoded(text: str | None) -> Header | str | ReadError | None:
     """Return a header, or the reason why there is none, as the cache has it; None when it has nothing whole."""
-    if text is None:
-        return None
     try:
-        value = json.loads(text)
+        value = json.loads(text or "")
         return value if isinstance(value, str) else Header(*map(_frozen, value))
     except (ValueError, TypeError):
         return None

@@ -175,17 +175,9 @@ def project(points: Sequence[Point], source: str, target: str) -> list[Point]:
     try:
         return list(zip(*transform(*systems, *map(list, zip(*points, strict=True))), strict=True))
     except Exception:  # one point outside of PROJ's domain fails them all, with private classes of rasterio
-        return [_projected(point, *systems) for point in points]
-
-
-def _projected(point: Point, source: Any, target: Any) -> Point:
-    from rasterio.warp import transform
-
-    try:
-        (x,), (y,) = transform(source, target, [point[0]], [point[1]])
-    except Exception:  # as above
-        return math.inf, math.inf
-    return x, y
+        if len(points) == 1:
+            return [(math.inf, math.inf)]
+        return [each for point in points for each in project([point], source, target)]
 
 
 def _check_on_earth(crs: str, transform: Transform, width: int, height: int) -> None:

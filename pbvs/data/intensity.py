@@ -64,10 +64,12 @@ def clipped_share(values: NDArray[np.generic], rule: str, valid: NDArray[np.bool
 def _scaled(values: NDArray[np.generic], rule: str, valid: NDArray[np.bool_] | None) -> Image:
     kind, limits, _ = Rule.parse(rule)
     unit = values.astype(np.float32)
+    if kind.endswith("-db"):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unit = np.float32(10.0 if kind == "power-db" else 20.0) * np.log10(unit)
     if kind == "full":
         low, high = 0.0, limits[0] if limits else full_scale(values.dtype)
     else:
-        unit = _logarithm(unit, kind)
         low, high = _percentiles(unit, valid, *limits) if kind == "percentile" else (limits[0], limits[1])
     with np.errstate(invalid="ignore", over="ignore"):
         if low:
@@ -105,15 +107,6 @@ def bands_of(header: Header, modality: Modality) -> list[int]:
     if told and not (channels == 1 and colours and colours[told[0][0]] in ("red", "green", "blue")):
         return told[0]
     return list(range(channels)) if channels <= count else [0] * channels
-
-
-def _logarithm(values: Image, kind: str) -> Image:
-    if kind not in ("power-db", "amplitude-db"):
-        return values
-    factor = np.float32(10.0 if kind == "power-db" else 20.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decibels: Image = factor * np.log10(values)
-    return decibels
 
 
 def _percentiles(values: Image, valid: NDArray[np.bool_] | None, low: float, high: float) -> tuple[float, float]:
@@ -182,22 +175,19 @@ def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modalit
         return dict.fromkeys(archives, f"window:{low}:{high}")
     if kind == "uint8":
         return dict.fromkeys(archives, "full")
-    training: dict[str, list[Entry]] = {}
-    for name, entries in archives.items():
-        if taught := [entry for entry in entries if entry.info.role != "input" and entry.info.split == "train"]:
-            training[name] = taught
-    if not training:
-        training = dict(archives)
+    taught = {
+        name: [entry for entry in entries if entry.info.role != "input" and entry.info.split == "train"]
+        for name, entries in archives.items()
+    }
+    training = {name: entries for name, entries in taught.items() if entries} or archives
     each = max(4, SAMPLED // len(training))
     seen = {name: _values(root, entries, modality, each) for name, entries in training.items()}
     clusters = _clusters(seen)
     rules = [rule_for(np.concatenate([seen[name] for name in names]), modality, kind) for names in clusters]
     result = {name: rule for names, rule in zip(clusters, rules, strict=True) for name in names}
     for name in archives.keys() - training.keys():
-        result[name] = rules[0]
-        if len(rules) > 1:
-            near = _nearest(_values(root, archives[name], modality, each), clusters, seen)
-            result[name] = rules[near]
+        one = len(rules) == 1
+        result[name] = rules[0 if one else _nearest(_values(root, archives[name], modality, each), clusters, seen)]
     return result
 
 

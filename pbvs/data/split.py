@@ -14,6 +14,7 @@ from pbvs.data.geometry import Footprints
 from pbvs.data.headers import Header
 from pbvs.data.manifest import Pair
 from pbvs.seeds import derive
+from pbvs.text import few
 
 MEETING = 0.01  # share of an image that another must cover to show the same ground: neighbours' borders may touch
 TUNING = 0.1  # share of the training locations that choose epochs and factors
@@ -173,10 +174,9 @@ def describe_ground(neighbours: Mapping[str, set[str]], held: set[str], between:
         "each with all that it overlaps with in training."
     ]
     if between:
-        names = sorted(between, key=natural_key)
+        names = few(sorted(between, key=natural_key))
         sentences.append(
-            f"{len(between)} locations between both sides are on neither ({', '.join(names[:3])}"
-            f"{' ...' if len(names) > 3 else ''}): all of their archive lies together."
+            f"{len(between)} locations between both sides are on neither ({names}): all of their archive lies together."
         )
     return sentences
 

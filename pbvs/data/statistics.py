@@ -76,14 +76,8 @@ class Brightness:
     def as_json(self) -> dict[str, Any]:
         """Return count, mean, deviation and the histogram as shares."""
         shares = self.counts / max(self.counts.sum(), 1e-12)
-        return {
-            "images": self.images,
-            "mean": round(self.mean, 4),
-            "deviation": round(self.deviation, 4),
-            "clipped": round(self.clipped, 4),
-            "empty": round(self.empty, 4),
-            "histogram": [round(float(share), 5) for share in shares],
-        }
+        figures = {name: round(getattr(self, name), 4) for name in ("mean", "deviation", "clipped", "empty")}
+        return {"images": self.images, **figures, "histogram": [round(float(share), 5) for share in shares]}
 
 
 Table = dict[str, dict[str, Brightness]]  # what -> split -> brightness
@@ -103,7 +97,7 @@ def measure(
         for role in ("source", "target")
     }
     every = sorted({want for group in wants.values() for want in group})
-    figures = _figures(root, every, cache or FileCache(None, root), jobs, challenge)
+    figures = _figures(root, every, cache, jobs, challenge)
     inputs: Table = {}
     modalities: Table = {}
     for ((task, split), role), group in wants.items():
@@ -123,16 +117,13 @@ def measure_groups(
     for entry in catalog.entries:
         members[group_of(entry)].append(entry)
     wants = {
-        group: [Want(entry.path, group[1], intensity[group]) for entry in evenly_spaced(entries, OF_A_GROUP)]
+        Want(entry.path, group[1], intensity[group]): group
         for group, entries in sorted(members.items())
+        for entry in evenly_spaced(entries, OF_A_GROUP)
     }
-    every = [want for chosen in wants.values() for want in chosen]
-    cache = cache or FileCache(None, catalog.root)
-    figures = _figures(catalog.root, every, cache, jobs, catalog.challenge)
     groups: dict[Group, Brightness] = {}
-    for group, chosen in wants.items():
-        for found in (figures[want] for want in chosen if want in figures):
-            _add(groups, group, found)
+    for want, found in _figures(catalog.root, [*wants], cache, jobs, catalog.challenge).items():
+        _add(groups, wants[want], found)
     return groups
 
 
@@ -185,8 +176,9 @@ def _add(table: dict[K, Brightness], key: K, found: Figures) -> None:
 
 
 def _figures(
-    root: Path, wants: Sequence[Want], cache: FileCache, jobs: int, challenge: Challenge
+    root: Path, wants: Sequence[Want], cache: FileCache | None, jobs: int, challenge: Challenge
 ) -> dict[Want, Figures]:
+    cache = cache or FileCache(None, root)
     stamps = {want: cache.stamp(want.path) for want in wants}
     known = {want: _counts(cache.get(_kind_of(want), want.path, stamps[want])) for want in wants}
     missing = [want for want, counts in known.items() if counts is None]

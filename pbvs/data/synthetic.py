@@ -105,24 +105,21 @@ def _location(seed: int, town: int, number: int) -> Iterator[Step]:
     else:
         folder = f"demo_town_merged_chips_stacks/stack_{number:02d}"
     yield from _optical(folder, inner, rng, town, number, (NAD, (1.0, 0.0, east, 0.0, -1.0, north)))
+    side = round((SIDE + 2 * MARGIN) * 0.8)
     for date in ("20230412", "20230718")[: 2 if number % 2 else 1]:
         if town == 0:
-            side = round((SIDE + 2 * MARGIN) * 0.8)
-            sar = resize(_shifted_radar(scene, rng), side, side)
             grid = (UTM, (1.25, 0.0, east - MARGIN, 0.0, -1.25, north + MARGIN))
-            yield f"{folder}/{date}_SYNTH_GEC.tiff", sar, grid
+            yield f"{folder}/{date}_SYNTH_GEC.tiff", resize(_shifted_radar(scene, rng), side, side), grid
         else:
             yield f"{folder}/{date}_SYNTH_GEC.tif", _shifted_radar(inner, rng), None
 
 
-def _optical(
-    folder: str, scene: Scene, rng: np.random.Generator, town: int, number: int, grid: tuple[str, tuple[float, ...]]
-) -> Iterator[Step]:
+def _optical(folder: str, scene: Scene, rng: np.random.Generator, town: int, number: int, grid: Grid) -> Iterator[Step]:
     views = []
+    where = grid if town == 0 else None
     for date, season in (("20230501", 0.85), ("20230721", 1.1)):
         bands = scene.optical(rng, season, light=float(rng.uniform(0.9, 1.1)))
         views.append(bands)
-        where = grid if town == 0 else None
         deep = town == 1 and number % 4 == 0  # some of the archives' images have 16 bits
         rgb = np.rint(bands[:, :, :3] * 65535).astype(np.uint16) if deep else bands[:, :, :3]
         yield f"{folder}/{date}_SYNTH_rgb.tiff", rgb, where
@@ -169,10 +166,17 @@ Image = NDArray[np.float32]
 FIELD, FOREST, WATER, ROAD, ROOF, SOIL = range(6)
 # Reflectance in red, green, blue and near infrared (vegetation is dark in red and bright in near infrared, water dark
 # in all), and radar backscatter as an amplitude, for each kind of ground.
-REFLECTANCE = np.array([
-    [0.26, 0.34, 0.20, 0.62], [0.10, 0.19, 0.10, 0.50], [0.06, 0.11, 0.17, 0.03],
-    [0.38, 0.37, 0.36, 0.36], [0.60, 0.52, 0.46, 0.46], [0.48, 0.40, 0.30, 0.44],
-], np.float32)  # fmt: skip
+REFLECTANCE = np.array(
+    [
+        [0.26, 0.34, 0.20, 0.62],
+        [0.10, 0.19, 0.10, 0.50],
+        [0.06, 0.11, 0.17, 0.03],
+        [0.38, 0.37, 0.36, 0.36],
+        [0.60, 0.52, 0.46, 0.46],
+        [0.48, 0.40, 0.30, 0.44],
+    ],
+    np.float32,
+)
 BACKSCATTER = np.array([0.26, 0.38, 0.05, 0.10, 0.46, 0.20], np.float32)
 LOOKS = 4  # independent looks that SAR speckle is averaged over
 
