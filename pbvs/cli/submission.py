@@ -106,7 +106,7 @@ def _say_plan(planned: PackagePlan, with_readme: bool) -> None:
         modes = ("L", "RGB") if planned.challenge.tasks[part.task].target_channels == 1 else ()
         others = [f"{_megabytes(part.estimate(mode))} as {mode}" for mode in modes if mode != part.mode]
         asked = f"{_megabytes(part.estimate(part.mode))} as {part.mode or 'they are'}"
-        rows.append((part.task, f"{len(part.keys)} images from {part.run.name}", asked, ", ".join(others) or "-"))
+        rows.append((part.task, f"{len(part.paths)} images from {part.run.name}", asked, ", ".join(others) or "-"))
     options.echo_table(("task", "what", "size", "about"), rows)
     if with_readme:
         click.echo(write_readme(planned.readme, planned.challenge.submission.readme), nl=False)

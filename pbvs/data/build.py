@@ -296,7 +296,7 @@ class Builder:
 
     def _add(self, name: str, task: str, split: str, checked: Sequence[Match | Refusal]) -> list[Match]:
         """Add a location's pairs: in training every candidate or those drawn, elsewhere those drawn."""
-        every = split == "train" and self.rules.keeps_candidates
+        every = split == "train" and self.rules.sampling == "random" and self.rules.draw == "each-epoch"
         matches = (
             [item for item in checked if isinstance(item, Match)] if every else draw(checked, name, task, self.rules)
         )

@@ -44,11 +44,6 @@ class Rules:
         """Most pairs of a location that are drawn; 0 is no limit."""
         return 0 if self.sampling == "all" else self.pairs_per_location
 
-    @property
-    def keeps_candidates(self) -> bool:
-        """Whether training manifests hold every candidate, of which an epoch draws some."""
-        return self.sampling == "random" and self.draw == "each-epoch"
-
 
 class Match(NamedTuple):
     """A source and a target that show the same ground, and how that is known."""
@@ -87,9 +82,7 @@ class Location:
         return min(entry.info.source for entry in self)
 
     def __iter__(self) -> Iterator[Entry]:
-        for group in (self.images, self.mosaics):
-            for entries in group.values():
-                yield from entries
+        return itertools.chain.from_iterable([*self.images.values(), *self.mosaics.values()])
 
     def add(self, entry: Entry) -> None:
         """Take an image in."""

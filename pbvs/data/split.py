@@ -95,9 +95,9 @@ class _Choice:
         self.archives: dict[str, list[str]] = defaultdict(list)
         for archive, name in locations:
             self.archives[archive].append(name)
-        names = [name for members in self.archives.values() for name in members]
+        names = dict.fromkeys(name for members in self.archives.values() for name in members)
         self.seed = seed
-        self.neighbours = {name: neighbours.get(name, set()) & set(names) for name in names}
+        self.neighbours = {name: neighbours.get(name, set()) & names.keys() for name in names}
         self.pieces: dict[str, set[str]] = defaultdict(set)
         self.ground = find_ground(self.neighbours)
         for name, piece in self.ground.items():

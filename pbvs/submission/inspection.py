@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -84,7 +84,8 @@ def enclosing_folder(entries: Sequence[ZipInfo], out: OutputNames) -> str:
     names = [entry.filename for entry in entries if not entry.is_dir() and not is_junk(entry.filename)]
     wrapper = ""
     while True:
-        first = _only_folder(name[len(wrapper) :] for name in names)
+        folders = {name[len(wrapper) :].rpartition("/")[0].partition("/")[0] for name in names}  # "" at the root
+        first = folders.pop() if len(folders) == 1 else ""
         if not first or (out.by_folder and first in out.folders.values()):
             return wrapper
         inside = f"{wrapper}{first}/"
@@ -94,17 +95,6 @@ def enclosing_folder(entries: Sequence[ZipInfo], out: OutputNames) -> str:
         if not out.by_folder and max((name.count("/") for name in rest), default=0) < out.depth - 1:
             return wrapper
         wrapper = inside
-
-
-def _only_folder(names: Iterable[str]) -> str:
-    """Return the one folder that holds all of the names, or '' when there are several, or files beside it."""
-    first = ""
-    for name in names:
-        folder, slash, _ = name.partition("/")
-        if not slash or folder != (first or folder):
-            return ""
-        first = folder
-    return first
 
 
 def _is_readme(name: str, out: OutputNames) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs.challenge import Challenge, load_challenge
-from pbvs.challenge.model import Container
+from pbvs.challenge.model import Container, Outputs
 from pbvs.data.build import find_root
 from pbvs.data.catalog import natural_key
 from pbvs.data.manifest import check_content
@@ -94,7 +94,7 @@ def package_metadata(plan: PackagePlan, path: Path) -> dict[str, Any]:
                 "run": part.run.name,
                 "recipe": part.run.recipe().digest(),
                 "made_from": part.metadata.get("made_from"),
-                "images": len(part.keys),
+                "images": len(part.paths),
                 "mode": part.mode or "as predicted",
                 "format": part.form,
             }
@@ -109,9 +109,9 @@ def entries(plan: PackagePlan) -> Iterator[tuple[str, bytes]]:
     rules = plan.challenge.submission
     if rules.readme:
         yield rules.readme_name, write_readme(plan.readme, rules.readme).encode("ascii")
-    images = [(part, name) for part in plan.parts for name in part.keys]
+    images = [(part, name) for part in plan.parts for name in part.paths]
     for part, name in track(images, "packing", len(images), unit="image"):
-        yield part.path(name), part.data(part.folder / name, part.mode)
+        yield part.paths[name], part.data(part.folder / name, part.mode)
 
 
 # --- What goes into an archive, and from which run: decided and compared with the manifests before a byte is written.
@@ -127,14 +127,10 @@ class Part:
     run: Run
     metadata: Mapping[str, Any]  # predictions/<split>/<task>.json
     folder: Path
-    keys: Mapping[str, str]  # names of the files in the folder, in the archive's order -> what they are in the archive
-    challenge: Challenge
+    paths: Mapping[str, str]  # names of the files in the folder, in the archive's order -> paths in the archive
+    outputs: Outputs
     mode: str | None = None  # L, RGB, or as they are
     form: Container = "png"
-
-    def path(self, name: str) -> str:
-        """Return where a file lies in the archive."""
-        return OutputNames(self.challenge).path(self.task, self.keys[name], SUFFIXES[self.form][0])
 
     def data(self, path: Path, mode: str | None) -> bytes:
         """Return one image's bytes as they go into the archive in a mode; a link is not followed.
@@ -144,13 +140,13 @@ class Part:
         try:
             with os.fdopen(open_no_follow(path, os.O_RDONLY), "rb") as file:
                 stored = file.read()
-            return stored if self._as_stored(mode) else recode(stored, mode, self.form, self.challenge.outputs)
+            return stored if self._as_stored(mode) else recode(stored, mode, self.form, self.outputs)
         except (OSError, ValueError) as error:
             raise PbvsError(f"The prediction {path} cannot be packed: it {error}; predict it again.") from None
 
     def estimate(self, mode: str | None) -> float:
         """Return about how many bytes the images take in a mode, from a few of them."""
-        paths = [self.folder / name for name in self.keys]
+        paths = [self.folder / name for name in self.paths]
         total = sum(path.stat().st_size for path in paths)
         if self._as_stored(mode):
             return total
@@ -159,7 +155,7 @@ class Part:
         return total * sum(new) / max(1, sum(old))
 
     def _as_stored(self, mode: str | None) -> bool:
-        return mode is None and self.form == "png" and is_plain(self.challenge.outputs)
+        return mode is None and self.form == "png" and is_plain(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -239,10 +235,10 @@ def _part(run: Run, split: str, task: str, inputs: Inputs, mode: str | None, for
     names = sorted((name for name in visible_names(folder) if name.endswith(".png")), key=natural_key)
     keys = {pair.name: key for key, pair in inputs.pairs.get(task, {}).items()}
     _compare(keys, names, folder, again)
-    out = OutputNames(inputs.challenge)
-    found = {name: keys.get(name[:-4]) or out.key(task, name[:-4]) for name in names}
+    out, suffix = OutputNames(inputs.challenge), SUFFIXES[form][0]
+    paths = {name: out.path(task, keys.get(name[:-4]) or out.key(task, name[:-4]), suffix) for name in names}
     metadata = read_metadata(run.prediction_metadata_file(split, task))
-    return Part(task, run, metadata, folder, found, inputs.challenge, mode, form)
+    return Part(task, run, metadata, folder, paths, inputs.challenge.outputs, mode, form)
 
 
 def _compare(wanted: Mapping[str, str], files: Sequence[str], folder: Path, again: str) -> None:

@@ -61,7 +61,7 @@ def run(quick: bool) -> list[Row]:
             with atomic_path(folder / "ours.zip") as part:
                 write_zip(part, entries(plan))
 
-        count = sum(len(part.keys) for part in plan.parts)
+        count = sum(len(part.paths) for part in plan.parts)
         return [
             compare(PART, f"archive of {count} written / zip -0", write, lambda: zip_stored(predictions, target),
                     repeats=5 if quick else 9, bound="<= 1.3"),
