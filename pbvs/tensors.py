@@ -127,14 +127,10 @@ def check_safetensors(path: Path, name: str = "") -> None:
     calls the file.
     """
     what = f"The checkpoint {name or path} is damaged or no safetensors file"
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            text = file.read(length) if 2 <= length <= min(HEADER, size - 8) else b""
-    except OSError as error:
-        raise read_error(path, error) from error
+    with disk_errors(path), path.open("rb") as file:
+        size, head = path.stat().st_size, file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        text = file.read(length) if 2 <= length <= min(HEADER, size - 8) else b""
     try:
         tensors = {key: value for key, value in parse_json(text, "").items() if key != "__metadata__"}
         spans = sorted(tuple(value["data_offsets"]) for value in tensors.values())

@@ -23,6 +23,7 @@ from pbvs.training.step import Batch, BatchPlan, Chips, Feed, Schedule, Training
 from pbvs.training.validation import VALIDATION, Log, epoch_line, write_curves
 
 DIVERGED = 20.0  # times the lowest epoch's loss
+PAIRS = "pairs"  # the part of a state's identity that earlier versions did not write
 PARTED = 1.05  # times the lowest distance by a network that no loss has seen
 Validation = Mapping[str, float | None]
 
@@ -300,12 +301,14 @@ class Trainer:
         self.sums.copy_(tensors["sums"])
         say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
         if metadata.get("choice", self.settings.choice) != self.settings.choice:
+            say(f"{self.what}: validates on other images or by another measure; scores of before do not compare")
             self._choose_again()
 
     def _is_ours(self, identity: Any) -> bool:
         stage = identity.get("stage") if isinstance(identity, dict) else None
         if isinstance(stage, dict):
-            identity = {**identity, "stage": {k: v for k, v in stage.items() if k not in self.settings.free}}
+            stage = {k: v for k, v in stage.items() if k not in self.settings.free}
+            identity = {PAIRS: self.settings.identity[PAIRS], **identity, "stage": stage}
         return bool(identity == dict(self.settings.identity))
 
     def _continue(self, ends: list[int]) -> None:

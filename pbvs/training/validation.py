@@ -70,7 +70,7 @@ class Validator:
     @property
     def identity(self) -> list[Any]:
         """What the scores depend on beside the network: the protocol, the pairs, and the size of comparison."""
-        return [self.judge.protocol.model_dump(mode="json"), [pair.paths for pair in self.pairs], self.size]
+        return [self.judge.protocol.model_dump(mode="json"), [pair.files for pair in self.pairs], self.size]
 
     def __call__(self, network: nn.Module, epoch: int) -> dict[str, float | None]:
         """Return the means of `NAMES` over all pairs; None for what the protocol does not measure."""

@@ -18,6 +18,7 @@ from torch import nn
 from pbvs.challenge.model import load_challenge
 from pbvs.data.align import open_pair
 from pbvs.data.dataset import ChipDataset
+from pbvs.data.manifest import pairs_digest
 from pbvs.data.split import split_for_tuning
 from pbvs.errors import PbvsError, enough_memory
 from pbvs.files import digest
@@ -31,7 +32,7 @@ from pbvs.training.checkpoint import TranslatorConfig
 from pbvs.training.distributed import numerics
 from pbvs.training.losses import PerceptualLoss, PerceptualTerm
 from pbvs.training.step import Batch, Chips, Execution, Feed, Schedule, TrainingStep
-from pbvs.training.trainer import Settings, Trainer
+from pbvs.training.trainer import PAIRS, Settings, Trainer
 from pbvs.training.validation import Validator, make_judge
 from pbvs.translators.base import FitContext, ImageArray, Translator
 from pbvs.translators.inference import Grid, Inference, pixel_budget, translate
@@ -296,21 +297,16 @@ class NetworkTranslator(Translator):
 
     def _identity(self, context: FitContext, samples: int) -> dict[str, Any]:
         recipe, stage = context.recipe, self.stage.identity(self.stage.FREE)
+        parts = (recipe.radiometry, recipe.chips, recipe.sampling)
+        how = [part.model_dump(mode="json", exclude_defaults=True) for part in parts]
         return {
             "task": self.task.name,
             "method": stage.get("method", self.method),
             "kind": checkpoint.kind_of(self.config),
             "network": asdict(self.config),
             "stage": stage,
-            "data": digest(
-                [
-                    [pair.paths for pair in context.train],
-                    [
-                        part.model_dump(mode="json", exclude_defaults=True)
-                        for part in (recipe.radiometry, recipe.chips, recipe.sampling)
-                    ],
-                ]
-            ),
+            "data": digest([[pair.paths for pair in context.train], how]),
+            PAIRS: pairs_digest(context.train),
             "seed": recipe.seed,
             "samples": samples,
         }

@@ -23,6 +23,7 @@ from pbvs.run import Run
 from pbvs.training.trainer import Trainer
 from pbvs.training.validation import read_log
 from pbvs.translators.pix2pixhd import Pix2PixHDStage
+from pbvs.translators.pix2pixhd.translator import Pix2PixHD
 
 NETWORK = {
     "method": "pix2pixhd",
@@ -297,6 +298,35 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
         predict(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"])
     written = list((tmp_path / "s/gray/predictions/test/rgb2ir").glob("*.png"))
     assert len(written) == len(pairs) - 1
+
+
+def test_training_that_was_stopped_begins_again_on_images_that_changed(
+    world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: Pix2PixHD, context: Any, validator: Any) -> None:
+        raise KeyboardInterrupt
+
+    root, manifests = tmp_path / "data", tmp_path / "manifests"
+    shutil.copytree(world["root"], root)
+    build_pairs(root, manifests)
+    where = {"tasks": ["sar2eo"], "root": root, "manifests": manifests, "submissions": tmp_path / "s", "device": "cpu"}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Pix2PixHD, "_choose_flips", stop)  # all is learnt, and the model not marked as done
+        predict(_recipe(), **where)
+    predict(_recipe(), **where)
+    assert "going on after step" in capfd.readouterr().err
+    shutil.rmtree(tmp_path / "s")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Pix2PixHD, "_choose_flips", stop)
+        predict(_recipe(), **where)
+    image = root / read_manifest(manifest_path(manifests, "sar2eo", "train"))[0].source
+    Image.open(image).point(lambda level: 255 - level).save(image)
+    build_pairs(root, manifests)
+    predict(_recipe(), **where)
+    assert "was trained from other data or settings" in capfd.readouterr().err
+    predict(_recipe(), run="fresh", **where)
+    models = [tmp_path / f"s/{name}/models/sar2eo/model.safetensors" for name in ("tiny", "fresh")]
+    assert models[0].read_bytes() == models[1].read_bytes()
 
 
 def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: dict[str, Path], tmp_path: Path) -> None:

@@ -142,7 +142,9 @@ def test_more_epochs_replace_the_kept_network_only_by_a_better_one(tmp_path: Pat
     assert published == [1, 2, 4, 5]
 
 
-def test_where_epochs_are_compared_otherwise_the_kept_network_is_measured_again(tmp_path: Path) -> None:
+def test_where_epochs_are_compared_otherwise_the_kept_network_is_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     published: list[int] = []
     kept: list[str] = []
 
@@ -157,6 +159,7 @@ def test_where_epochs_are_compared_otherwise_the_kept_network_is_measured_again(
     little_trainer(tmp_path, schedule=Schedule(1e-3, 2), **options("a", _scores(0.3, 0.1))).run()
     little_trainer(tmp_path, schedule=Schedule(1e-3, 4), **options("b", _scores(30.0, 31.0, 29.0))).run()
     assert published == [1, 2, 4]
+    assert "validates on other images or by another measure" in capsys.readouterr().err
     assert kept == ["b"]  # measured first, 30, under which the third epoch is no better than the second
     little_trainer(tmp_path, schedule=Schedule(1e-3, 4), **options("b", _scores())).run()
     assert kept == ["b"]
