@@ -88,8 +88,8 @@ def nested(archive: Inspection) -> Iterator[Finding]:
 
 
 def _where(archive: Inspection) -> str:
-    out = archive.contents.out
-    return f"Predictions are called {out.pattern}{out.suffixes[0]}."
+    path = re.sub(r"\{(\w+)\}", r"<\1>", archive.challenge.outputs.path)
+    return f"Predictions are called {path}{archive.contents.out.suffixes[0]}."
 
 
 def missing_task(archive: Inspection) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from pbvs.errors import PbvsError, of_data
 Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+DEPTH = 24  # where a PNG says its bits a channel
 TIFF_HEADS = (b"II*\x00", b"MM\x00*")
 NPY_HEAD = b"\x93NUMPY"
 OTHER_HEADS = {b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"%!PS": "EPS", b"<": "XML"}
@@ -140,7 +141,7 @@ def _decode_plain(data: bytes, expected: str, budget: Budget | None) -> NDArray[
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=[expected]) as image:
                 _check_head(image)
-                if expected == "PNG" and _is_deep(data):
+                if expected == "PNG" and data[DEPTH] == 16:  # of which Pillow drops half where there are three channels
                     raise ImageError("mode", "has 16 bits a channel", "Save it as 8-bit RGB.")
                 if budget:
                     budget.take(image.width * image.height * len(image.getbands()))
@@ -152,11 +153,6 @@ def _decode_plain(data: bytes, expected: str, budget: Budget | None) -> NDArray[
     except Exception as error:
         # Decoders of damaged files raise what they like; whatever it is, the image cannot be read.
         raise ImageError("unreadable", f"cannot be decoded ({error})", "Save it again as 8-bit gray or RGB.") from None
-
-
-def _is_deep(data: bytes) -> bool:
-    """Return whether a PNG has 16 bits a channel, of which Pillow drops half where there are three channels."""
-    return data[24] == 16
 
 
 def _check_head(image: Image.Image) -> None:
@@ -249,7 +245,7 @@ def _checked(pixels: Pixels, outputs: Outputs) -> Pixels:
 def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
     plain = is_plain(outputs)
     levels: Pixels = pixels if plain else from_numbers(pixels, outputs) * 255.0
-    bands = levels if levels.ndim == 3 else levels[:, :, None]
+    bands = np.atleast_3d(levels)
     mean, low, high = _levels(levels) if plain else (bands.mean(axis=(0, 1)), levels.min(), levels.max())
     corner = bands[:CROP, :CROP]
     enlarged = any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))  # by repeating pixels
@@ -346,7 +342,7 @@ def recode(data: bytes, mode: str | None, form: str, outputs: Outputs = PLAIN) -
 
 def decode_stored(data: bytes) -> Pixels:
     """Return the pixels of a prediction as a run stores it: a PNG of 8 or 16 bits. Raises ImageError."""
-    deep = data.startswith(PNG_HEAD) and len(data) > 24 and _is_deep(data)
+    deep = data.startswith(PNG_HEAD) and data[DEPTH : DEPTH + 1] == b"\x10"
     return decode(data, "PNG", Outputs(dtype="uint16") if deep else PLAIN)
 
 
@@ -391,7 +387,7 @@ def _encode_wide(pixels: Pixels, form: str) -> bytes:
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
-    bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    bands = np.atleast_3d(pixels)
     height, width, count = bands.shape
     how = {"driver": "PNG"} if form == "png" else {"driver": "GTiff", "compress": "deflate"}
     with warnings.catch_warnings(), MemoryFile() as memory:

@@ -61,11 +61,6 @@ class OutputNames:
         return self.challenge.outputs.path.count("/") + 1
 
     @property
-    def pattern(self) -> str:
-        """The path as people read it: <task>/<id>."""
-        return _FIELD.sub(r"<\1>", self.challenge.outputs.path)
-
-    @property
     def suffixes(self) -> tuple[str, ...]:
         """The suffixes, in lower case, of the containers that are taken."""
         outputs = self.challenge.outputs

@@ -221,7 +221,7 @@ def _difference(pixels: NDArray[Any], item: Item, inputs: Inputs) -> float | Non
     source = inputs.image(item.task, item.key)
     if source is None or source.dtype != np.uint8 or pixels.dtype != np.uint8:
         return None
-    bands = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    bands = np.atleast_3d(pixels)
     if source.shape[2] != bands.shape[2] and min(source.shape[2], bands.shape[2]) != 1:
         return None
     resized = _resized(np.asarray(source, dtype=np.uint8), bands.shape[1], bands.shape[0])
@@ -232,8 +232,7 @@ def _resized(source: NDArray[np.uint8], width: int, height: int) -> NDArray[np.u
     if source.shape[:2] == (height, width):
         return source
     image = Image.fromarray(source[:, :, 0] if source.shape[2] == 1 else source[:, :, :3])
-    array = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    return array if array.ndim == 3 else array[:, :, None]
+    return np.atleast_3d(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
 
 
 # --- The rules: each image is readable to its last byte, of the right format, size and mode.
