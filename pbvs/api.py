@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,14 @@ from pbvs.run import Run as RunFolder
 from pbvs.run import choose_run as choose_folder
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from pbvs.data.build import Summary
     from pbvs.evaluation.compare import Comparison
     from pbvs.evaluation.results import Scores
     from pbvs.experiments.calibrate import Calibration
     from pbvs.metrics.protocol import Protocol
+    from pbvs.pipeline import Request
     from pbvs.preflight import Plan
     from pbvs.translators.scenes import Model
 
@@ -142,27 +145,31 @@ def build_pairs(
     )
 
 
-def predict(
-    recipe: str | StrPath | Recipe | None = None,
-    *,
-    run: str | StrPath | RunFolder | None = None,
-    tasks: Sequence[str] | None = None,
-    splits: Sequence[str] = ("test", "val"),
-    data: StrPath | None = None,
-    manifests: StrPath = MANIFESTS,
-    submissions: StrPath = SUBMISSIONS,
-    weights: StrPath | None = None,
-    device: str = "auto",
-    jobs: int = 1,
-    retrain: bool = False,
-    lpips_net: str | None = None,
-    deterministic: bool = False,
-    challenge: str | StrPath | None = None,
-) -> Run:
+class Choices(TypedDict, total=False):
+    """What `predict` and `plan` can be told, by the names of the command's options; the comments say the defaults."""
+
+    run: str | StrPath | RunFolder | None  # the recipe's name
+    tasks: Sequence[str] | None  # all of the recipe
+    splits: Sequence[str]  # ("test", "val")
+    data: StrPath | None  # $PBVS_DATA, or the folder that the manifests were made from
+    manifests: StrPath  # "data_manifests"
+    submissions: StrPath  # "submissions"
+    weights: StrPath | None  # $PBVS_WEIGHTS
+    device: str  # "auto"
+    jobs: int  # 1
+    retrain: bool  # False
+    lpips_net: str | None  # the recipe's
+    deterministic: bool  # False
+    challenge: str | StrPath | None  # the recipe's or the manifests' own
+
+
+def predict(recipe: str | StrPath | Recipe | None = None, **choices: Unpack[Choices]) -> Run:
     """Make a run: train or load the model of every stage, and write the predictions; what is done is kept.
 
     `recipe` is a built-in name, a path or a Recipe, by default the run's own; `tasks` limits the work to those and
-    what they require; `challenge` is a name or a TOML file, without it the recipe's or the manifests' own.
+    what they require; `challenge` is a name or a TOML file, without it the recipe's or the manifests' own. The other
+    keywords are those of `api.Choices`: run, splits, data, manifests, submissions, weights, device, jobs, retrain,
+    lpips_net and deterministic.
     Raises PbvsError when data, manifests or weights are missing or some inputs could not be read
     (the rest is written then), UsageError for an unknown recipe, task or device.
 
@@ -172,37 +179,11 @@ def predict(
     """
     from pbvs import pipeline
 
-    made = pipeline.predict(
-        _named_recipe(recipe, manifests, challenge),
-        **_where(run, data, manifests, submissions, weights),
-        tasks=tasks,
-        splits=splits,
-        device=device,
-        jobs=jobs,
-        retrain=retrain,
-        lpips_net=lpips_net,
-        deterministic=deterministic,
-        challenge=None if challenge is None else str(challenge),
-    )
+    made = pipeline.predict(_request(recipe, **choices))
     return Run(made.name, made.submissions)
 
 
-def plan(
-    recipe: str | StrPath | Recipe | None = None,
-    *,
-    run: str | StrPath | RunFolder | None = None,
-    tasks: Sequence[str] | None = None,
-    splits: Sequence[str] = ("test", "val"),
-    data: StrPath | None = None,
-    manifests: StrPath = MANIFESTS,
-    submissions: StrPath = SUBMISSIONS,
-    weights: StrPath | None = None,
-    device: str = "auto",
-    retrain: bool = False,
-    lpips_net: str | None = None,
-    challenge: str | StrPath | None = None,
-    measure: bool = True,
-) -> Plan:
+def plan(recipe: str | StrPath | Recipe | None = None, *, measure: bool = True, **choices: Unpack[Choices]) -> Plan:
     """Return what `predict`, called the same way, would do, and make nothing; printed, it is what `--dry-run` says.
 
     `plan.stages` has a row per task with its steps and images, `plan.weights` the file of each net that training needs
@@ -220,17 +201,7 @@ def plan(
     """
     from pbvs import pipeline
 
-    return pipeline.plan(
-        _named_recipe(recipe, manifests, challenge),
-        **_where(run, data, manifests, submissions, weights),
-        tasks=tasks,
-        splits=splits,
-        device=device,
-        retrain=retrain,
-        lpips_net=lpips_net,
-        challenge=None if challenge is None else str(challenge),
-        measure=measure,
-    )
+    return pipeline.plan(_request(recipe, **choices), measure)
 
 
 def score(
@@ -420,42 +391,34 @@ def _run(run: str | StrPath | RunFolder | None, submissions: StrPath) -> RunFold
     return RunFolder(path.name, path.parent) if len(path.parts) > 1 else RunFolder(str(run), Path(submissions))
 
 
-def _named_recipe(
-    recipe: str | StrPath | Recipe | None, manifests: StrPath, challenge: str | StrPath | None
-) -> Recipe | None:
-    """Return the recipe for the challenge asked for, or for the manifests' own."""
+def _request(
+    recipe: str | StrPath | Recipe | None,
+    run: str | StrPath | RunFolder | None = None,
+    data: StrPath | None = None,
+    manifests: StrPath = MANIFESTS,
+    submissions: StrPath = SUBMISSIONS,
+    weights: StrPath | None = None,
+    challenge: str | StrPath | None = None,
+    **rest: Any,
+) -> Request:
+    """Return what the pipeline is asked for; the recipe is for the challenge asked for, or the manifests' own."""
     from pbvs.data.build import challenge_of
+    from pbvs.pipeline import Request
 
-    if recipe is None or isinstance(recipe, Recipe):
-        return recipe
     asked = None if challenge is None else str(challenge)
-    return load_recipe(Path(recipe), asked, asked or challenge_of(Path(manifests)))
-
-
-class _Where(TypedDict):
-    run: str | None
-    root: Path
-    manifests: Path
-    submissions: Path
-    weights: Path | None
-
-
-def _where(
-    run: str | StrPath | RunFolder | None,
-    data: StrPath | None,
-    manifests: StrPath,
-    submissions: StrPath,
-    weights: StrPath | None,
-) -> _Where:
-    """Return a run's name and all folders, as the pipeline takes them."""
+    if recipe is not None and not isinstance(recipe, Recipe):
+        recipe = load_recipe(Path(recipe), asked, asked or challenge_of(Path(manifests)))
     folder = None if run is None else _run(run, submissions)
-    return {
-        "run": folder.name if folder else None,
-        "root": _data(data, manifests),
-        "manifests": Path(manifests),
-        "submissions": folder.submissions if folder else Path(submissions),
-        "weights": _path(weights),
-    }
+    return Request(
+        recipe,
+        run=folder.name if folder else None,
+        root=_data(data, manifests),
+        manifests=Path(manifests),
+        submissions=folder.submissions if folder else Path(submissions),
+        weights=_path(weights),
+        challenge=asked,
+        **rest,
+    )
 
 
 def _path(path: StrPath | None) -> Path | None:

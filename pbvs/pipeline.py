@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
 from pbvs import devices
 from pbvs.challenge.model import DEFAULT, load_challenge
@@ -36,104 +36,23 @@ from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Outcome, Translator, predict_pairs
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 MODEL_FILE = "model.safetensors"
-
-
-class Asked(TypedDict, total=False):
-    """The fields of `Request` but for the recipe, as keywords of `predict` and `plan`."""
-
-    run: str | None
-    tasks: Sequence[str] | None
-    root: Path | None
-    manifests: Path
-    submissions: Path
-    weights: Path | None
-    device: str
-    jobs: int
-    retrain: bool
-    lpips_net: str | None
-    deterministic: bool
-    challenge: str | None
-
-
-def predict(
-    recipe: str | Path | Recipe | None = None,
-    *,
-    splits: Sequence[str] = ("test", "val"),
-    change_recipe: bool = False,
-    **asked: Unpack[Asked],
-) -> Run:
-    """Make a run: every stage's model is loaded or trained, and its predictions are written.
-
-    What is already done from the same recipe and manifests is left alone, and nothing finished is removed before its
-    successor is there. `tasks` limits the work to those tasks and the stages that they require; `retrain` makes the
-    models of `tasks` again; `lpips_net` replaces the trunk of the stages that are trained for `tasks`, `deterministic`
-    asks for the same bits on a GPU too, `challenge` replaces the recipe's. A run keeps its recipe: another one is taken
-    only with `change_recipe`, but more epochs go on from where training ended. First the plan is said: stages, steps,
-    images, weights, disk.
-
-    Returns the run. Raises PbvsError when data, manifests or weights are missing, when the run has another recipe, or
-    when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
-    All of these but unreadable inputs are found before anything is written.
-    """
-    request = Request(recipe, **asked)
-    folder = request.chosen[1]
-    if not folder.exists():
-        request.job().check(splits, change_recipe)  # nothing of a run is made when it cannot be
-    with _single_writer(folder.folder):
-        failures = _work(request.job(), splits, change_recipe)
-    if failures:
-        raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
-    return folder
-
-
-def _work(job: Job, splits: Sequence[str], change_recipe: bool) -> list[str]:
-    """Do the work of a call under the run's lock; return what could not be predicted."""
-    job.restore()
-    job.check(splits, change_recipe)
-    if devices.rank() == 0:
-        for line in job.plan(splits).lines():
-            say(line)
-    job.start()
-    return [failure for task in job.wanted() for failure in job.do(task, splits)]
-
-
-def plan(
-    recipe: str | Path | Recipe | None = None,
-    *,
-    splits: Sequence[str] = ("test", "val"),
-    change_recipe: bool = False,
-    measure: bool = True,
-    **asked: Unpack[Asked],
-) -> Plan:
-    """Return what `predict` would do, called the same way; nothing is made.
-
-    With `measure`, how long training takes is found by a few steps of each stage. Raises what `predict` raises before
-    it begins, but for weights that are missing: the plan names them (`problem`).
-    """
-    request = Request(recipe, **asked)
-    job = request.job()
-    job.check_data(splits, change_recipe)
-    found = job.plan(splits, measure=measure and devices.world_size() == 1)
-    try:
-        job.check_machine()
-    except UsageError:
-        raise
-    except PbvsError as error:
-        return replace(found, problem=str(error))
-    return found
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a call of `predict` asks for, as it was given."""
+    """What a call of `predict` asks for, as it was given.
+
+    `tasks` limits the work to those tasks and the stages that they require; `retrain` makes the models of `tasks`
+    again; `lpips_net` replaces the trunk of the stages that are trained for `tasks`, `deterministic` asks for the same
+    bits on a GPU too, `challenge` replaces the recipe's. A run keeps its recipe: another one is taken only with
+    `change_recipe`, but more epochs go on from where training ended.
+    """
 
     recipe: str | Path | Recipe | None = None
     run: str | None = None
     tasks: Sequence[str] | None = None
+    splits: Sequence[str] = ("test", "val")
     root: Path | None = None
     manifests: Path = MANIFESTS
     submissions: Path = SUBMISSIONS
@@ -144,6 +63,7 @@ class Request:
     lpips_net: str | None = None
     deterministic: bool = False
     challenge: str | None = None
+    change_recipe: bool = False
 
     @cached_property
     def chosen(self) -> tuple[Recipe, Run]:
@@ -170,6 +90,55 @@ class Request:
         return Job(
             recipe, run, root, self.manifests, self.weights, self.device, self.jobs, asked, self.retrain, instead
         )
+
+
+def predict(request: Request) -> Run:
+    """Make a run: every stage's model is loaded or trained, and its predictions are written.
+
+    What is already done from the same recipe and manifests is left alone, and nothing finished is removed before its
+    successor is there. First the plan is said: stages, steps, images, weights, disk.
+
+    Returns the run. Raises PbvsError when data, manifests or weights are missing, when the run has another recipe, or
+    when some inputs could not be read (the rest is written then); UsageError for an unknown recipe, task or device.
+    All of these but unreadable inputs are found before anything is written.
+    """
+    folder = request.chosen[1]
+    if not folder.exists():
+        request.job().check(request.splits, request.change_recipe)  # nothing of a run is made when it cannot be
+    with _single_writer(folder.folder):
+        failures = _work(request.job(), request)
+    if failures:
+        raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
+    return folder
+
+
+def _work(job: Job, request: Request) -> list[str]:
+    """Do the work of a call under the run's lock; return what could not be predicted."""
+    job.restore()
+    job.check(request.splits, request.change_recipe)
+    if devices.rank() == 0:
+        for line in job.plan(request.splits).lines():
+            say(line)
+    job.start()
+    return [failure for task in job.wanted() for failure in job.do(task, request.splits)]
+
+
+def plan(request: Request, measure: bool = True) -> Plan:
+    """Return what `predict` would do; nothing is made.
+
+    With `measure`, how long training takes is found by a few steps of each stage. Raises what `predict` raises before
+    it begins, but for weights that are missing: the plan names them (`problem`).
+    """
+    job = request.job()
+    job.check_data(request.splits, request.change_recipe)
+    found = job.plan(request.splits, measure=measure and devices.world_size() == 1)
+    try:
+        job.check_machine()
+    except UsageError:
+        raise
+    except PbvsError as error:
+        return replace(found, problem=str(error))
+    return found
 
 
 @dataclass

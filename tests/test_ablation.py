@@ -22,7 +22,7 @@ from pbvs.experiments.ablation import (
     copy_model,
     row_recipe,
 )
-from pbvs.pipeline import predict
+from pbvs.pipeline import Request, predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
 from pbvs.report.pages import render_ablation
 from pbvs.settings import merged
@@ -221,7 +221,9 @@ def test_an_equal_stage_is_copied_from_the_row_that_has_it(world: World, plan: A
 
 
 def test_an_equal_model_is_copied_from_a_run_that_is_shared(world: World, plan: AblationPlan, tmp_path: Path) -> None:
-    predict(gray(), run="finished", root=world.root, manifests=world.manifests, submissions=tmp_path, device="cpu")
+    predict(
+        Request(gray(), run="finished", root=world.root, manifests=world.manifests, submissions=tmp_path, device="cpu")
+    )
     rows = make(world, plan, tmp_path, only=["as it is"], share=("finished",))
     assert json.loads(rows[0].metadata_file.read_text())["copied"] == ["sar2eo", "rgb2ir"]
 

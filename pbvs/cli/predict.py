@@ -63,12 +63,12 @@ def predict(
     from pbvs import pipeline
 
     recipe_or_name = _changed(recipe, run, submissions, changes) if changes else recipe
-    choices |= {"run": run, "tasks": tasks or None, "splits": splits or ("test", "val")}
-    choices |= {"root": data, "submissions": submissions}
+    choices |= {"run": run, "tasks": tasks or None, "root": data, "submissions": submissions}
+    request = pipeline.Request(recipe_or_name, splits=splits or ("test", "val"), **choices)
     if dry_run:
-        _say_plan(pipeline.plan(recipe_or_name, **choices))
+        _say_plan(pipeline.plan(request))
         return
-    made = pipeline.predict(recipe_or_name, **choices)
+    made = pipeline.predict(request)
     options.echo(f"Predictions: {made.folder / 'predictions'}")
     options.echo(f"Next: pbvs score --split val --run {made.name}")
 

@@ -135,14 +135,16 @@ def make_row(made: Made, rows: Sequence[Made], bench: Bench) -> None:
     copied = [] if bench.retrain else share_models(made, rows, bench)
     how: dict[str, Any] = {key: getattr(bench, key) for key in ("root", "manifests", "weights", "device", "jobs")}
     pipeline.predict(
-        made.recipe,
-        run=made.run.name,
-        tasks=made.row.tasks,
-        splits=(SPLIT,),
-        submissions=bench.submissions,
-        retrain=bench.retrain,
-        change_recipe=True,  # the rows say what a run's recipe is
-        **how,
+        pipeline.Request(
+            made.recipe,
+            run=made.run.name,
+            tasks=made.row.tasks,
+            splits=(SPLIT,),
+            submissions=bench.submissions,
+            retrain=bench.retrain,
+            change_recipe=True,  # the rows say what a run's recipe is
+            **how,
+        )
     )
     score(made.run, SPLIT, protocol=bench.protocol, lpips_net=bench.lpips_net, **how)
     mark_done(made.metadata_file, origin, seconds=round(time.perf_counter() - start, 1), copied=copied)

@@ -225,7 +225,7 @@ def reproduce(
     second, device = again(run), _set_threads(provenance)
     _begin(run, second)
     for task in dict.fromkeys(task for _, task in done):
-        pipeline.predict(
+        asked = pipeline.Request(
             run.recipe(),
             run=second.name,
             tasks=[task],
@@ -237,6 +237,7 @@ def reproduce(
             device=device,
             jobs=jobs,
         )
+        pipeline.predict(asked)
     unequal = [found for split, task in done if (found := compare_predictions(run, second, split, task))]
     write_json(second.folder / MARK, {"run": run.name, "finished": True, "equal": not unequal})
     return unequal

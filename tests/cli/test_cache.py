@@ -16,7 +16,7 @@ from pbvs.data import chips
 from pbvs.data.build import build_pairs
 from pbvs.data.synthetic import write_demo
 from pbvs.evaluation.evaluate import score
-from pbvs.pipeline import predict
+from pbvs.pipeline import Request, predict
 from pbvs.recipe import parse_recipe
 from tests.pipeline.test_runner import NETWORK
 
@@ -107,7 +107,7 @@ def test_what_training_and_scoring_keep_is_all_known_and_as_large_as_du_says(
     build_pairs(tmp_path / "data", tmp_path / "manifests")
     recipe = parse_recipe({"name": "r", "stages": {"sar2eo": NETWORK}}, "r")
     places = {"root": tmp_path / "data", "manifests": tmp_path / "manifests"}
-    run = predict(recipe, splits=["val"], device="cpu", **places)
+    run = predict(Request(recipe, splits=["val"], device="cpu", **places))
     score(run, lpips_net="random", **places)
     files = [path for path in (tmp_path / ".cache" / "pbvs").rglob("*") if path.is_file()]
     found = shown()

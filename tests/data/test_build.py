@@ -262,7 +262,7 @@ def test_the_stand_in_has_pairs_for_every_task(standin: Path, tmp_path: Path) ->
 def test_predict_stops_at_an_image_that_changed_and_goes_on_after_build_pairs(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pbvs.pipeline import predict
+    from pbvs.pipeline import Request, predict
 
     root, manifests = tmp_path / "data", tmp_path / "m"
     shutil.copytree(demo, root)
@@ -271,14 +271,14 @@ def test_predict_stops_at_an_image_that_changed_and_goes_on_after_build_pairs(
     recipe = tmp_path / "gray.toml"
     recipe.write_text('name = "gray"\nevaluation_size = "native"\n[stages.rgb2ir]\nmethod = "grayscale"\n')
     options = {"run": "gray", "root": root, "manifests": manifests, "splits": ("test",)}
-    predict(recipe, **options)
+    predict(Request(recipe, **options))
     pair = manifests_of(manifests)["rgb2ir", "test"][0]
     made = tmp_path / f"submissions/gray/predictions/test/rgb2ir/{pair.name}.png"
     before = made.read_bytes()
     write_tiff(root / pair.source, read_image(root / pair.source)[::-1])
     with pytest.raises(PbvsError, match=f"{pair.source} has changed since the manifests were made; run `pbvs build-"):
-        predict(recipe, **options)
+        predict(Request(recipe, **options))
     assert made.read_bytes() == before
     build_pairs(root, manifests)
-    predict(recipe, **options)
+    predict(Request(recipe, **options))
     assert made.read_bytes() != before

@@ -16,7 +16,7 @@ from pbvs.data.build import build_pairs
 from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError
-from pbvs.pipeline import Job, plan, predict
+from pbvs.pipeline import Job, Request, plan, predict
 from pbvs.preflight import Plan, StagePlan
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
@@ -91,7 +91,7 @@ def test_training_takes_the_steps_and_writes_the_bytes_that_were_planned(
 ) -> None:
     recipe, label = RECIPES[name], name.replace(" ", "-")
     first = _plan(recipe, label, places)
-    run = predict(recipe, run=label, splits=["val"], device="cpu", **places)
+    run = predict(Request(recipe, run=label, splits=["val"], device="cpu", **places))
     again = _plan(recipe, f"{label}-again", places)  # what is left out is known now
     for task in recipe.stages:
         assert again[task].all_steps == _last_step(run, task)
@@ -111,7 +111,7 @@ def test_steps_of_windows_are_known_once_they_are_cut(places: dict[str, Path]) -
     stage = _plan(recipe, "windows", places)["sar2rgb"]
     assert stage.all_steps is None
     assert "train 2 epochs on" in str(stage)
-    run = predict(recipe, run="windows", splits=["val"], device="cpu", **places)
+    run = predict(Request(recipe, run="windows", splits=["val"], device="cpu", **places))
     assert _plan(recipe, "windows-again", places)["sar2rgb"].all_steps == _last_step(run, "sar2rgb")
 
 
@@ -120,7 +120,7 @@ def test_a_finished_run_has_nothing_left(places: dict[str, Path]) -> None:
     before = _plan(recipe, "done", places)
     count = len(read_manifest(manifest_path(places["manifests"], "sar2ir", "val")))
     assert before["sar2ir"].images == {"val": (count, 0)}
-    run = predict(recipe, run="done", splits=["val"], device="cpu", **places)
+    run = predict(Request(recipe, run="done", splits=["val"], device="cpu", **places))
     next(iter(sorted(run.prediction_folder("val", "sar2ir").glob("*.png")))).unlink()
     after = _plan(recipe, "done", places)
     assert [stage.trains for stage in after.values()] == [False, False]
@@ -132,7 +132,7 @@ def test_a_finished_run_has_nothing_left(places: dict[str, Path]) -> None:
 def test_predict_begins_with_its_plan(places: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
     recipe = _recipe({"sar2rgb": {**UNET, "epochs": 1}})
     lines = _job(recipe, "said", places).plan(("val",)).lines()
-    predict(recipe, run="said", splits=["val"], device="cpu", **places)
+    predict(Request(recipe, run="said", splits=["val"], device="cpu", **places))
     assert capfd.readouterr().err.splitlines()[: len(lines)] == lines
 
 
@@ -166,14 +166,14 @@ def test_all_missing_weights_are_named_at_once_and_nothing_is_made(
         "sar2eo": {**NETWORK, "size": 32, "vgg_weight": 1.0},
         "sar2rgb": {**UNET, "size": 32, "lpips_weight": 1.0, "lpips_net": "alex"},
     }
-    found = plan(_recipe(stages), run="bare", device="cpu", **places)
+    found = plan(Request(_recipe(stages), run="bare", device="cpu", **places))
     assert found.weights == {"vgg19": None, "alex": None}
     assert "vgg19 (for sar2eo), alex (for sar2rgb)" in found.problem
     said = " ".join(str(found).split())
     assert "Weights: vgg19 is missing, alex is missing" in said and said.endswith(found.problem)
     assert "not measured while weights are missing" in said
     with pytest.raises(PbvsError, match=r"vgg19 \(for sar2eo\), alex \(for sar2rgb\)"):
-        predict(_recipe(stages), run="bare", device="cpu", **places)
+        predict(Request(_recipe(stages), run="bare", device="cpu", **places))
     assert not (places["submissions"] / "bare").exists()
 
 
@@ -191,7 +191,7 @@ def test_what_would_stop_training_is_said_before_anything_is_made(
     last = {**changes} if "method" in changes else {**UNET, **changes}
     recipe = _recipe({"sar2eo": UNET, "sar2rgb": last})
     with pytest.raises(PbvsError, match=sentence):
-        predict(recipe, run="stopped", device="cpu", **places)
+        predict(Request(recipe, run="stopped", device="cpu", **places))
     assert not (places["submissions"] / "stopped").exists()
 
 

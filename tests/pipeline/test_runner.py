@@ -17,7 +17,7 @@ from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json
 from pbvs.lineage import stale, training_notes
-from pbvs.pipeline import predict
+from pbvs.pipeline import Request, predict
 from pbvs.recipe import Recipe, parse_recipe
 from pbvs.run import Run
 from pbvs.training.trainer import Trainer
@@ -62,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def run(world: dict[str, Path]) -> Run:
-    return predict(_recipe(), run="whole", device="cpu", **world)
+    return predict(Request(_recipe(), run="whole", device="cpu", **world))
 
 
 def _state(folder: Path) -> dict[str, int]:
@@ -83,7 +83,7 @@ def test_every_input_has_its_prediction(run: Run, world: dict[str, Path], task: 
 
 def test_a_second_run_does_nothing_that_is_done(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
-    predict(_recipe(), run="whole", device="cpu", **world)
+    predict(Request(_recipe(), run="whole", device="cpu", **world))
     assert _state(run.folder) == before
 
 
@@ -91,7 +91,7 @@ def test_only_what_was_lost_is_made_again(run: Run, world: dict[str, Path]) -> N
     before = _state(run.folder)
     lost = next(iter(sorted(run.prediction_folder("test", "rgb2ir").glob("*.png"))))
     lost.unlink()
-    predict(None, run="whole", device="cpu", **world)
+    predict(Request(None, run="whole", device="cpu", **world))
     after = _state(run.folder)
     changed = {name for name in before if before[name] != after.get(name)}
     assert changed == {str(lost.relative_to(run.folder))}
@@ -115,27 +115,29 @@ def test_another_factor_makes_only_its_own_images_again(run: Run, world: dict[st
     brighter = recipe.stages["rgb2ir"].model_copy(update={"intensity": 1.2})
     changed = recipe.model_copy(update={"stages": {**recipe.stages, "rgb2ir": brighter}})
     with pytest.raises(PbvsError, match=r"stages\.rgb2ir\.intensity: 1\.3 then, 1\.2 now"):
-        predict(changed, run="whole", **world)
+        predict(Request(changed, run="whole", **world))
     assert _state(run.folder) == before
-    predict(changed, run="whole", change_recipe=True, **world)
+    predict(Request(changed, run="whole", change_recipe=True, **world))
     after = _state(run.folder)
     assert {Path(name).parts[2] for name in before if before[name] != after[name]} == {"rgb2ir"}
-    predict(recipe, run="whole", change_recipe=True, device="cpu", **world)
+    predict(Request(recipe, run="whole", change_recipe=True, device="cpu", **world))
 
 
 def test_a_trained_model_is_never_lost_by_a_changed_recipe(run: Run, world: dict[str, Path]) -> None:
     before = _state(run.folder)
     for change_recipe in (False, True):
         with pytest.raises(PbvsError, match="--retrain"):
-            predict(_recipe(learning_rate=1e-3), run="whole", device="cpu", change_recipe=change_recipe, **world)
+            predict(
+                Request(_recipe(learning_rate=1e-3), run="whole", device="cpu", change_recipe=change_recipe, **world)
+            )
     assert _state(run.folder) == before
 
 
 def test_more_epochs_go_on_where_training_ended(world: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    predict(_recipe(), run="longer", tasks=["sar2eo"], device="cpu", **world)
-    predict(_recipe(epochs=2), run="longer", tasks=["sar2eo"], device="cpu", **world)
+    predict(Request(_recipe(), run="longer", tasks=["sar2eo"], device="cpu", **world))
+    predict(Request(_recipe(epochs=2), run="longer", tasks=["sar2eo"], device="cpu", **world))
     assert "going on after step" in capfd.readouterr().err
-    whole = predict(_recipe(epochs=2), run="at-once", tasks=["sar2eo"], device="cpu", **world)
+    whole = predict(Request(_recipe(epochs=2), run="at-once", tasks=["sar2eo"], device="cpu", **world))
     longer = Run("longer", world["submissions"])
     state = "models/sar2eo/state.safetensors"
     assert (longer.folder / state).exists() and (whole.folder / state).exists()
@@ -169,7 +171,7 @@ def _chain(first: int, second: int) -> Recipe:
 
 @pytest.fixture(scope="module")
 def chain(world: dict[str, Path]) -> Run:
-    return predict(_chain(2, 2), run="chain", splits=["val"], device="cpu", **world)
+    return predict(Request(_chain(2, 2), run="chain", splits=["val"], device="cpu", **world))
 
 
 @pytest.fixture
@@ -190,9 +192,9 @@ def test_a_unet_goes_on_with_more_epochs_and_what_started_from_it_is_named(
     run, where = copied
     before = _files(run.folder)
     with pytest.raises(PbvsError, match=r"sar2rgb was trained .*requires\.sar2eo changed.*--task sar2rgb --retrain"):
-        predict(_chain(4, 2), **where)
+        predict(Request(_chain(4, 2), **where))
     assert _files(run.folder) == before
-    predict(_chain(4, 2), tasks=["sar2eo"], **where)
+    predict(Request(_chain(4, 2), tasks=["sar2eo"], **where))
     said = capfd.readouterr().err
     assert "unet: go on from epoch 2 to 4," in said and "sar2eo: goes on from epoch 2 to 4" in said
     rates = read_log(run.model("sar2eo") / "log.csv")["learning_rate"].tolist()
@@ -202,8 +204,8 @@ def test_a_unet_goes_on_with_more_epochs_and_what_started_from_it_is_named(
     assert {name: after.get(name) for name in before if "sar2rgb" in name} == {
         name: data for name, data in before.items() if "sar2rgb" in name
     }
-    predict(None, tasks=["sar2rgb"], retrain=True, **where)
-    predict(None, **where)
+    predict(Request(None, tasks=["sar2rgb"], retrain=True, **where))
+    predict(Request(None, **where))
     assert not stale(run, where["manifests"])
 
 
@@ -213,7 +215,7 @@ def test_all_stages_go_on_each_from_its_own_end_also_after_a_kill_between_them(
     run, where = copied
     at_once = Run("chain", where["submissions"] / "whole")
     shutil.copytree(run.folder, at_once.folder)
-    predict(_chain(3, 4), **{**where, "submissions": at_once.submissions})
+    predict(Request(_chain(3, 4), **{**where, "submissions": at_once.submissions}))
     finished = (run.model("sar2rgb") / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
         plain, epochs = Trainer.save, []
@@ -226,9 +228,9 @@ def test_all_stages_go_on_each_from_its_own_end_also_after_a_kill_between_them(
 
         patch.setattr(Trainer, "save", save)
         with pytest.raises(KeyboardInterrupt):
-            predict(_chain(3, 4), **where)
+            predict(Request(_chain(3, 4), **where))
     assert (run.model("sar2rgb") / "model.safetensors").read_bytes() == finished
-    predict(_chain(3, 4), **where)
+    predict(Request(_chain(3, 4), **where))
     for task in ("sar2eo", "sar2rgb"):
         for name in ("model.safetensors", "earlier.json"):
             path = Path("models") / task / name
@@ -241,10 +243,10 @@ def test_all_stages_go_on_each_from_its_own_end_also_after_a_kill_between_them(
     assert not stale(run, where["manifests"])
     before = _files(run.folder)
     with pytest.raises(PbvsError, match="sar2rgb has 4 epochs and the recipe asks for 3"):
-        predict(_chain(3, 3), **where)
+        predict(Request(_chain(3, 3), **where))
     (run.model("sar2eo") / "state.safetensors").unlink()
     with pytest.raises(PbvsError, match=r"state\.safetensors, from which the training of sar2eo would go on"):
-        predict(_chain(5, 5), **where)
+        predict(Request(_chain(5, 5), **where))
     del before["models/sar2eo/state.safetensors"]
     assert _files(run.folder) == before
 
@@ -259,10 +261,10 @@ def test_what_an_interrupted_training_left_is_taken_by_its_own_kind_alone(
         patch.setattr(Trainer, "_step", lambda self, micro: _stop())
         for options in ({}, {"retrain": True}, {}):
             with pytest.raises(KeyboardInterrupt):
-                predict(_chain(3, 2), tasks=["sar2eo"], **options, **where)
+                predict(Request(_chain(3, 2), tasks=["sar2eo"], **options, **where))
             there = (run.folder / "models/.sar2eo.next/state.safetensors").is_file()
             assert there == (options == {})
-    predict(_chain(3, 2), tasks=["sar2eo"], **where)
+    predict(Request(_chain(3, 2), tasks=["sar2eo"], **where))
     longer = read_log(run.model("sar2eo") / "log.csv")["learning_rate"].tolist()
     assert longer[:2] == rates and len(longer) == 3
     assert not list((run.folder / "models").glob(".*"))
@@ -275,7 +277,7 @@ def _stop() -> None:
 def test_a_task_that_the_recipe_lacks_is_refused(world: dict[str, Path]) -> None:
     only = parse_recipe({"name": "x", "stages": {"rgb2ir": {"method": "grayscale"}}}, "x")
     with pytest.raises(UsageError, match="no stage for sar2eo"):
-        predict(only, tasks=["sar2eo"], **world)
+        predict(Request(only, tasks=["sar2eo"], **world))
 
 
 def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], tmp_path: Path) -> None:
@@ -286,7 +288,7 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
     broken.write_bytes(broken.read_bytes()[:100])
     only = parse_recipe({"name": "gray", "stages": {"rgb2ir": {"method": "grayscale"}}}, "gray")
     with pytest.raises(PbvsError, match=f"{pairs[0].source} has changed since the manifests were made"):
-        predict(only, run="b", **{**world, "root": root})
+        predict(Request(only, run="b", **{**world, "root": root}))
     # Manifests of earlier versions do not say what the bytes were.
     manifests = tmp_path / "manifests"
     shutil.copytree(world["manifests"], manifests)
@@ -295,7 +297,7 @@ def test_a_broken_input_is_told_and_the_rest_is_written(world: dict[str, Path], 
         write_manifest(path, [replace(pair, source_digest="", target_digest="") for pair in read_manifest(path)])
     world = {**world, "manifests": manifests}
     with pytest.raises(PbvsError, match="1 inputs could not be predicted"):
-        predict(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"])
+        predict(Request(only, root=root, manifests=world["manifests"], submissions=tmp_path / "s", splits=["test"]))
     written = list((tmp_path / "s/gray/predictions/test/rgb2ir").glob("*.png"))
     assert len(written) == len(pairs) - 1
 
@@ -336,12 +338,14 @@ def test_training_does_not_begin_without_a_file_that_the_manifest_names(world: d
     (root / gone).unlink()
     with pytest.raises(PbvsError, match="run `pbvs build-pairs` again"):
         predict(
-            _recipe(),
-            tasks=["sar2eo"],
-            root=root,
-            manifests=world["manifests"],
-            submissions=tmp_path / "s",
-            device="cpu",
+            Request(
+                _recipe(),
+                tasks=["sar2eo"],
+                root=root,
+                manifests=world["manifests"],
+                submissions=tmp_path / "s",
+                device="cpu",
+            )
         )
     assert not list((tmp_path / "s").rglob("*.safetensors"))
 
@@ -354,12 +358,12 @@ def test_a_newer_version_with_more_settings_goes_on_with_the_model(run: Run, wor
     newer = Newer.model_validate(recipe.stages["sar2eo"].model_dump())
     same = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": newer}})
     before = _state(run.folder)
-    predict(same, run="whole", tasks=["sar2eo"], device="cpu", **world)
+    predict(Request(same, run="whole", tasks=["sar2eo"], device="cpu", **world))
     assert _state(run.folder) == before
     other = newer.model_copy(update={"novelty": 2.0})
     changed = recipe.model_copy(update={"stages": {**recipe.stages, "sar2eo": other}})
     with pytest.raises(PbvsError, match="another recipe"):
-        predict(changed, run="whole", tasks=["sar2eo"], device="cpu", **world)
+        predict(Request(changed, run="whole", tasks=["sar2eo"], device="cpu", **world))
 
 
 def test_changed_data_are_seen_before_and_after_the_manifests_are_made_again(tmp_path: Path) -> None:
@@ -370,17 +374,17 @@ def test_changed_data_are_seen_before_and_after_the_manifests_are_made_again(tmp
         {"name": "gray", "evaluation_size": "native", "stages": {"rgb2ir": {"method": "grayscale"}}}, "gray"
     )
     place = {"root": root, "manifests": manifests, "submissions": tmp_path / "s"}
-    run = predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+    run = predict(Request(only, splits=["test"], **place))  # type: ignore[arg-type]
     before = _state(run.folder)
     pair = read_manifest(manifest_path(manifests, "rgb2ir", "test"))[0]
     other = read_manifest(manifest_path(manifests, "rgb2ir", "test"))[1]
     (root / pair.source).write_bytes((root / other.source).read_bytes())
     with pytest.raises(PbvsError, match="has changed since the manifests were made; run `pbvs build-pairs` again"):
-        predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+        predict(Request(only, splits=["test"], **place))  # type: ignore[arg-type]
     assert _state(run.folder) == before
     build_pairs(root, manifests)
     assert [item.what for item in stale(run, manifests)] == ["The predictions of rgb2ir (test)"]
-    predict(only, splits=["test"], **place)  # type: ignore[arg-type]
+    predict(Request(only, splits=["test"], **place))  # type: ignore[arg-type]
     assert not stale(run, manifests)
     a, b = (Image.open(run.prediction("test", "rgb2ir", each.name)).tobytes() for each in (pair, other))
     assert a == b

@@ -27,13 +27,15 @@ def run(workspace: Workspace) -> Run:
 
 def predicted(workspace: Workspace, name: str) -> Run:
     return pipeline.predict(
-        parse_recipe(GREY, "test"),
-        run=name,
-        splits=["test"],
-        root=workspace.root,
-        manifests=workspace.manifests,
-        submissions=workspace.submissions,
-        device="cpu",
+        pipeline.Request(
+            parse_recipe(GREY, "test"),
+            run=name,
+            splits=["test"],
+            root=workspace.root,
+            manifests=workspace.manifests,
+            submissions=workspace.submissions,
+            device="cpu",
+        )
     )
 
 
