@@ -66,7 +66,7 @@ class Run(RunFolder):
         >>> pbvs.Run("demo").report().name
         'report.html'
         """
-        from pbvs.report import write_report
+        from pbvs.report.run_page import write_report
 
         root, folder = _data(data, manifests), Path(manifests)
         return write_report(self.existing(), root=root, manifests=folder, one_file=one_file, jobs=jobs)

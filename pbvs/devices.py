@@ -180,6 +180,7 @@ def ahead(
     room, held, used, asked = threading.Condition(), 0, 0, -1
 
     def make(number: int, item: T) -> R:
+        """Do the work when there is room for its result, or when nobody waits for another."""
         nonlocal held
         with room:
             room.wait_for(lambda: held < ROOM or number <= asked)
@@ -189,6 +190,7 @@ def ahead(
         return result
 
     def take() -> R:
+        """Return the next result and make room of the one before."""
         nonlocal held, used, asked
         with room:
             held, asked = held - used, asked + 1

@@ -206,14 +206,15 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> s
     return few([_change(key, *values) for key, values in unlike(then, now).items()], most, "; ")
 
 
-def unlike(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between two nested tables: dotted key -> both values, None for what is not there.
+def unlike(*tables: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return what is not the same in all nested tables: dotted key -> each one's value, None for what is not there.
 
     >>> unlike({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     {'a.c': (2, 3), 'd': (None, 4)}
     """
-    old, new = flat(then), flat(now)
-    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+    known = [flat(table) for table in tables]
+    found = {key: tuple(values.get(key) for values in known) for key in sorted(set().union(*known))}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
 
 
 def flat(tables: Mapping[str, Any], path: str = "") -> Parts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, PrivateAttr, field_validator, model_validator
 
@@ -66,8 +68,8 @@ def _any_stage(_: Any, handler: Any) -> Any:
 
     The registry is asked for by name, since it lies above: a method's settings build on `Stage`.
     """
-    classes: tuple[type[Stage], ...] = importlib.import_module("pbvs.translators").stage_classes()
-    return handler.generate_schema(Annotated[Union[classes], Field(discriminator="method")])  # noqa: UP007
+    classes: tuple[Any, ...] = importlib.import_module("pbvs.translators").stage_classes()
+    return handler.generate_schema(Annotated[functools.reduce(operator.or_, classes), Field(discriminator="method")])
 
 
 AnyStage = Annotated[Stage, GetPydanticSchema(_any_stage)]

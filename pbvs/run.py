@@ -158,7 +158,7 @@ def all_runs(submissions: Path = SUBMISSIONS) -> list[Run]:
     """Return the runs below `submissions`, by name."""
     if not submissions.is_dir():
         return []
-    names = sorted(filter(is_name, os.listdir(submissions)))  # noqa: PTH208 - glob leaves out what it may not read
+    names = sorted(path.name for path in submissions.iterdir() if is_name(path.name))
     return [run for run in (Run(name, submissions) for name in names) if _may_read(run) and run.exists()]
 
 

@@ -21,6 +21,7 @@ from pbvs.experiments.ablation import (
     ablate,
     copy_model,
     row_recipe,
+    row_recipes,
 )
 from pbvs.pipeline import Request, predict
 from pbvs.recipe import Recipe, load_recipe, parse_recipe
@@ -257,6 +258,13 @@ def test_the_command_writes_table_and_page(world: World, tmp_path: Path) -> None
     assert "\n'=as it is," in (folder / "ablation-rows-gray.csv").read_text()
     with pytest.raises(UsageError, match="no row 'other'"):
         CliRunner().invoke(cli, [*common, "--only", "other"], catch_exceptions=False)
+
+
+def test_rows_of_one_recipe_say_so_beside_another() -> None:
+    plan = ABLATIONS.load("best")
+    assert len(row_recipes(plan, load_recipe(plan.recipe))) == len(plan.rows)
+    with pytest.raises(PbvsError, match=r"no such key.*The rows are for `--recipe best`\.$"):
+        row_recipes(plan, load_recipe("demo"))
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,15 @@ def check_data(
     from pbvs.data.build import find_challenge, find_root
     from pbvs.data.inspection import inspect_data
     from pbvs.errors import ReadError
-    from pbvs.files import sweep
-    from pbvs.report.pages import write_data_page
+    from pbvs.files import sweep, write_text
+    from pbvs.report.pages import render_data
 
     root, known = find_root(root or data, manifests), find_challenge(challenge, manifests)
     found = inspect_data(root, manifests, challenge=known, shifts=not no_shift, **choices)
-    sweep(manifests, deep=False)
-    sweep((output or manifests / "check-data.html").absolute().parent, deep=False)
-    page = write_data_page(found, output or manifests / "check-data.html")
+    page = output or manifests / "check-data.html"
+    for folder in (manifests, page.absolute().parent):
+        sweep(folder, deep=False)
+    write_text(page, render_data(found))
     for line in _lines(found):
         options.echo(line)
     options.echo(f"The page with maps, histograms and images is {page}")

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,8 @@ from click.shell_completion import CompletionItem
 
 from pbvs.challenge import SPLITS
 from pbvs.devices import use_backend
-from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs
+from pbvs.errors import UsageError
+from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs, choose_run
 from pbvs.text import escaped, folded, listed, shown_width, terminal_width
 
 if TYPE_CHECKING:
@@ -63,9 +65,6 @@ run = click.option("--run", type=RUN, help="Name of the run; without it the one 
 changes = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe (repeatable)."
 )
-recipe = click.option(
-    "--recipe", type=RECIPE, default="demo", show_default=True, help="A built-in recipe's name or a .toml file."
-)
 challenge = click.option(
     "--challenge", metavar="NAME|FILE", help="The challenge: a name of `pbvs challenge list`, or a .toml file."
 )
@@ -96,9 +95,11 @@ backend = click.option(
 one_file = click.option("--one-file", is_flag=True, help="Put the images into the page itself, to hand it on.")
 images = click.option(
     "--images",
+    "all_images",
     type=click.Choice(["worst", "all"]),
     default="worst",
     show_default=True,
+    callback=lambda _, __, chosen: chosen == "all",
     help="Which images are kept at full size; there is a thumbnail of each.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -109,7 +110,47 @@ def together(*chosen: Callable[[F], F]) -> Callable[[F], F]:
     return lambda command: functools.reduce(lambda done, option: option(done), reversed(chosen), command)
 
 
-folders = together(data, manifests, submissions)
+@dataclass(frozen=True)
+class Folders:
+    """The folders that a command was given: of the data (None where neither option nor variable names it), and ours."""
+
+    data: Path | None
+    manifests: Path
+    submissions: Path
+
+    @property
+    def root(self) -> Path:
+        """The data root, else the one that the manifests remember; raises UsageError when there is none."""
+        from pbvs.data.build import find_root
+
+        return find_root(self.data, self.manifests)
+
+    @property
+    def root_or_none(self) -> Path | None:
+        """The data root, or None with a word on it: a page then has numbers only."""
+        try:
+            return self.root
+        except UsageError as error:
+            if self.data is not None:
+                raise
+            echo(f"The page will have no inputs and targets: {error}", err=True)
+            return None
+
+    def run(self, name: str | None) -> Run:
+        """Return the run of this name, or the one worked on last; raises PbvsError when there is none."""
+        return choose_run(name, self.submissions)
+
+
+def folders(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --data, --manifests and --submissions; the command gets them together, as `folders`."""
+
+    @functools.wraps(command)
+    def called(*args: Any, data: Path | None, manifests: Path, submissions: Path, **choices: Any) -> Any:
+        return command(*args, folders=Folders(data, manifests, submissions), **choices)
+
+    return together(data, manifests, submissions)(called)
+
+
 scoring = together(protocol, weights, lpips_net, device)
 
 

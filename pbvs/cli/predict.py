@@ -47,8 +47,7 @@ def predict(
     splits: tuple[str, ...],
     recipe: str | None,
     run: str | None,
-    data: Path | None,
-    submissions: Path,
+    folders: options.Folders,
     changes: tuple[str, ...],
     dry_run: bool,
     **choices: Any,
@@ -62,9 +61,16 @@ def predict(
         raise UsageError("Say which tasks: `pbvs predict --all`, or --task NAME (repeatable).")
     from pbvs import pipeline
 
-    recipe_or_name = _changed(recipe, run, submissions, changes) if changes else recipe
-    choices |= {"run": run, "tasks": tasks or None, "root": data, "submissions": submissions}
-    request = pipeline.Request(recipe_or_name, splits=splits or ("test", "val"), **choices)
+    request = pipeline.Request(
+        _changed(recipe, run, folders.submissions, changes) if changes else recipe,
+        run=run,
+        tasks=tasks or None,
+        splits=splits or ("test", "val"),
+        root=folders.data,
+        manifests=folders.manifests,
+        submissions=folders.submissions,
+        **choices,
+    )
     if dry_run:
         _say_plan(pipeline.plan(request))
         return
@@ -176,7 +182,12 @@ def _translate(model: Model, source: Path, target: Path) -> str:
 
 @click.command()
 @click.option("--rows", default="paper", show_default=True, help="paper, best, or a .toml file with rows of your own.")
-@options.recipe
+@click.option(
+    "--recipe",
+    type=options.RECIPE,
+    show_default="the one that the rows are for, or demo",
+    help="A built-in recipe's name or a .toml file, which the rows change.",
+)
 @click.option("--run", "prefix", help="What the runs' names begin with; else rows and recipe.")
 @click.option("--only", multiple=True, metavar="ROW", help="Make only this row now (repeatable).")
 @click.option("--share", multiple=True, metavar="RUN", help="Copy this run's models where they are the same.")
@@ -188,13 +199,11 @@ def _translate(model: Model, source: Path, target: Path) -> str:
 @click.option("--dry-run", is_flag=True, help="Say what the rows are and stop.")
 def ablate(
     rows: str,
-    recipe: str,
+    recipe: str | None,
     prefix: str | None,
     only: tuple[str, ...],
     share: tuple[str, ...],
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     changes: tuple[str, ...],
     dry_run: bool,
     **choices: Any,
@@ -204,45 +213,36 @@ def ablate(
     Started again, it goes on with the rows that are not done. The table is printed and written as CSV, JSON and a page
     with images. "/" stands where a row has nothing to say of a task.
     """
-    from pbvs.experiments.ablation import ABLATIONS, row_recipe
+    from pbvs.experiments.ablation import ABLATIONS, row_recipes
     from pbvs.experiments.ablation import ablate as make_rows
     from pbvs.recipe import load_recipe, with_changes
     from pbvs.run import Run
 
-    plan, base = ABLATIONS.load(rows), with_changes(load_recipe(recipe), changes)
+    plan = ABLATIONS.load(rows)
+    base = with_changes(load_recipe(recipe or plan.recipe or "demo"), changes)
     names = [row.name for row in plan.rows]
     if unknown := [name for name in only if name not in names]:
         raise UsageError(f"There is no row {unknown[0]!r}; the rows are {', '.join(names)}.")
-    if unknown := [name for name in share if not Run(name, submissions).exists()]:
-        raise UsageError(f"There is no run {unknown[0]!r} in {submissions} to share models with.")
+    if unknown := [name for name in share if not Run(name, folders.submissions).exists()]:
+        raise UsageError(f"There is no run {unknown[0]!r} in {folders.submissions} to share models with.")
     if dry_run:
-        for row in plan.rows:
-            stages = row_recipe(row, base).model_dump()["stages"]
-            options.echo(f"{row.name}: " + ", ".join(f"{task} {stage['method']}" for task, stage in stages.items()))
+        for row, made in row_recipes(plan, base):
+            methods = [f"{task} {stage.method}" for task, stage in made.stages.items()]
+            options.echo(f"{row.name}: {', '.join(methods)}")
         return
     prefix = prefix or f"{Path(rows).stem}-{base.name}"
-    made = make_rows(
-        plan,
-        base,
-        prefix=prefix,
-        root=data,
-        manifests=manifests,
-        only=only,
-        submissions=submissions,
-        share=share,
-        **choices,
-    )
-    _write(plan, base.name, made, submissions / f"ablation-{prefix}", data, manifests)
+    choices |= {"root": folders.data, "manifests": folders.manifests, "submissions": folders.submissions}
+    done = make_rows(plan, base, prefix=prefix, only=only, share=share, **choices)
+    _write(plan, base.name, done, folders.submissions / f"ablation-{prefix}", folders)
 
 
-def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, data: Path | None, manifests: Path) -> None:
-    from pbvs.data.build import find_root
+def _write(plan: AblationPlan, recipe: str, made: list[Made], stem: Path, folders: options.Folders) -> None:
     from pbvs.experiments import ablation as tables
     from pbvs.files import sweep, write_json, write_text
-    from pbvs.report import write_report
     from pbvs.report.pages import render_ablation
+    from pbvs.report.run_page import write_report
 
-    root = find_root(data, manifests)
+    root, manifests = folders.root, folders.manifests
     for row in made:
         write_report(row.run, root=root, manifests=manifests)
     table = tables.tabulate(plan, recipe, made)
@@ -277,9 +277,7 @@ def calibrate(
     run: str | None,
     recipe: str | None,
     tasks: tuple[str, ...],
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     protocol: str | None,
     lpips_net: str | None,
     dry_run: bool,
@@ -292,16 +290,16 @@ def calibrate(
     """
     from pbvs.experiments.calibrate import calibrate as run_calibrate
     from pbvs.recipe import load_recipe
-    from pbvs.run import Run, choose_run
+    from pbvs.run import Run
 
     begin = load_recipe(recipe) if recipe else None
-    chosen = Run(run or begin.name, submissions) if begin else choose_run(run, submissions)
+    chosen = Run(run or begin.name, folders.submissions) if begin else folders.run(run)
     found = run_calibrate(
         chosen,
         tasks or None,
         begin=begin,
-        root=data,
-        manifests=manifests,
+        root=folders.data,
+        manifests=folders.manifests,
         protocol=protocol,
         lpips_net=lpips_net,
         write=not dry_run,
@@ -320,13 +318,12 @@ def calibrate(
 
 
 def _lines(result: Calibration) -> list[str]:
-    names = ("before", "closed", "after")
+    rows = [("recipe", result.before, "before"), ("closed form (L2)", result.closed, "closed")]
     lines = [f"{result.task}: {result.images} training pairs, {result.held_out_images} held out"]
     lines.append(f"  {'':<22}{'factor':>8}{'training':>10}{'held out':>10}")
-    for name, title in zip(names, ("recipe", "closed form (L2)", "kept"), strict=True):
-        held = result.held_out.get(name)
-        text = "-" if held is None else f"{held:.4f}"
-        lines.append(f"  {title:<22}{getattr(result, name).intensity:>8.4g}{result.train[name]:>10.4f}{text:>10}")
+    for title, tone, name in (*rows, ("kept", result.after, "after")):
+        held = f"{result.held_out[name]:.4f}" if name in result.held_out else "-"
+        lines.append(f"  {title:<22}{tone.intensity:>8.4g}{result.train[name]:>10.4f}{held:>10}")
     tone = result.after
     if tone.channel_weights or tone.offset or tone.gamma != 1.0:
         weights = ", ".join(f"{weight:g}" for weight in tone.channel_weights) or "equal"

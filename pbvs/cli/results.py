@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from pbvs.challenge import Split
 from pbvs.cli import options
 from pbvs.errors import UsageError
 from pbvs.text import terminal_width
-
-if TYPE_CHECKING:
-    from pbvs.run import Run
 
 
 @click.command()
@@ -32,9 +29,7 @@ if TYPE_CHECKING:
 @options.as_json
 def compare(
     runs: tuple[str, ...],
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     split: str | None,
     protocol: str | None,
     seeds: bool,
@@ -42,9 +37,8 @@ def compare(
     page: Path | None,
     no_page: bool,
     one_file: bool,
-    images: str,
-    jobs: int,
     as_json: bool,
+    **choices: Any,
 ) -> None:
     """Compare scored runs with the first one: differences with intervals, and images of the largest changes.
 
@@ -53,12 +47,16 @@ def compare(
     if len(runs) < 2 or len(set(runs)) != len(runs):
         raise UsageError("Name at least two different runs; the first is the one to compare with.")
     from pbvs.evaluation.compare import compare as compare_runs
-    from pbvs.evaluation.compare import comparison_table
+    from pbvs.evaluation.compare import comparison_table, seeds_table, seeds_text
     from pbvs.run import Run
 
-    first, *others = (Run(name, submissions) for name in runs)
+    first, *others = (Run(name, folders.submissions) for name in runs)
     if seeds:
-        _seeds([first, *others], split, protocol, as_json)
+        table = seeds_table([first, *others], split, protocol)
+        if as_json:
+            options.echo_json(table.to_dict("index"))
+        else:
+            options.echo(seeds_text(table, terminal_width()))
         return
     found = [compare_runs(first, other, anyway=anyway, split=split, protocol=protocol) for other in others]
     if as_json:
@@ -68,33 +66,9 @@ def compare(
     if not no_page:
         from pbvs.report.pages import write_comparisons
 
-        page = page or submissions / f"compare-{'-'.join(runs)[:150]}.html"
-        root = root_or_none(data, manifests)
-        write_comparisons(page, found, root, manifests, one_file=one_file, all_images=images == "all", jobs=jobs)
+        page = page or folders.submissions / f"compare-{'-'.join(runs)[:150]}.html"
+        write_comparisons(page, found, folders.root_or_none, folders.manifests, inline=one_file, **choices)
         options.echo(f"\nPage: {page}", err=as_json)
-
-
-def _seeds(runs: list[Run], split: str | None, protocol: str | None, as_json: bool) -> None:
-    from pbvs.evaluation.compare import seeds_table, seeds_text
-
-    table = seeds_table(runs, split, protocol)
-    if as_json:
-        options.echo_json(table.to_dict("index"))
-    else:
-        options.echo(seeds_text(table, terminal_width()))
-
-
-def root_or_none(data: Path | None, manifests: Path) -> Path | None:
-    """Return the data root, or None with a word on it: the page then has numbers only."""
-    from pbvs.data.build import find_root
-
-    try:
-        return find_root(data, manifests)
-    except UsageError as error:
-        if data is not None:
-            raise
-        options.echo(f"The page will have no inputs and targets: {error}", err=True)
-        return None
 
 
 @click.command()
@@ -142,9 +116,7 @@ def score(
     archive: Path | None,
     split: Split,
     run: str | None,
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     targets: Path | None,
     challenge: str | None,
     no_baselines: bool,
@@ -162,14 +134,14 @@ def score(
         raise UsageError("--challenge is for scoring an ARCHIVE; a run has its own.")
     from pbvs.evaluation.results import score_table
 
-    settings = {**choices, "root": data, "manifests": manifests, "baselines": not no_baselines}
+    settings = {**choices, "root": folders.data, "manifests": folders.manifests, "baselines": not no_baselines}
     if archive is not None:
         from pbvs.submission.score import score_archive, summary_path
         from pbvs.submission.uploads import doubts_of_archive
 
-        more = {"submissions": submissions, **settings}
-        found = score_archive(archive, split, targets=targets, challenge=challenge, **more)
-        options.echo_stale(doubts_of_archive(archive, manifests))
+        settings["submissions"] = folders.submissions
+        found = score_archive(archive, split, targets=targets, challenge=challenge, **settings)
+        options.echo_stale(doubts_of_archive(archive, folders.manifests))
         if as_json:
             options.echo_json(found)
             return
@@ -177,19 +149,16 @@ def score(
         options.echo(f"Written: {summary_path(archive)}")
         return
     from pbvs.evaluation.evaluate import score as run_score
-    from pbvs.run import choose_run
+    from pbvs.report.run_page import write_report
 
-    scores = run_score(choose_run(run, submissions), split, **settings)
-    options.echo_stale(options.stale_of(scores.run, manifests, scores.folder))
+    scores = run_score(folders.run(run), split, **settings)
+    options.echo_stale(options.stale_of(scores.run, folders.manifests, scores.folder))
     if as_json:
         options.echo_json(dict(scores.summary))
     else:
         options.echo(score_table(scores, terminal_width()))
         options.echo(f"Written: {scores.folder / 'summary.json'}")
-    from pbvs.data.build import find_root
-    from pbvs.report import write_report
-
-    report = write_report(scores.run, root=find_root(data, manifests), manifests=manifests)
+    report = write_report(scores.run, root=folders.root, manifests=folders.manifests)
     options.echo(f"Report:  {report}", err=as_json)
 
 
@@ -202,25 +171,15 @@ def score(
 @options.one_file
 @options.images
 @options.jobs
-def report(
-    run: str | None, data: Path | None, manifests: Path, submissions: Path, one_file: bool, images: str, jobs: int
-) -> None:
+def report(run: str | None, folders: options.Folders, one_file: bool, **choices: Any) -> None:
     """Write a run's report.html again: scores where there are any, else images to look at.
 
     `pbvs score` does this by itself; this command is for runs without scores, after training or packaging, and for
     a page of one file to hand on.
     """
-    from pbvs.report import write_report
-    from pbvs.run import choose_run
+    from pbvs.report.run_page import write_report
 
-    chosen = choose_run(run, submissions)
-    path = write_report(
-        chosen,
-        root=root_or_none(data, manifests),
-        manifests=manifests,
-        one_file=one_file,
-        all_images=images == "all",
-        jobs=jobs,
-    )
+    chosen, manifests = folders.run(run), folders.manifests
+    path = write_report(chosen, root=folders.root_or_none, manifests=manifests, one_file=one_file, **choices)
     options.echo_stale(options.stale_of(chosen, manifests))
     options.echo(f"Report: {path}" + ("" if one_file else f" (its images are in {path.stem}_files)"))

@@ -176,9 +176,7 @@ def failed(folder: Path, number: int, note: str | None) -> None:
 def reproduce(
     context: click.Context,
     run: str,
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     weights: Path | None,
     jobs: int,
     check_only: bool,
@@ -189,18 +187,17 @@ def reproduce(
     Exit status 1 when something that can change the result differs (--check-only), or predictions do.
     """
     from pbvs.experiments import runs as making
-    from pbvs.experiments.runs import remove as remove_run
     from pbvs.run import Run
 
-    first = Run(run, submissions)
-    found = making.compare_circumstances(first, manifests, data, weights)
+    first, root, manifests = Run(run, folders.submissions), folders.data, folders.manifests
+    found = making.compare_circumstances(first, manifests, root, weights)
     for difference in found:
         options.echo(str(difference))
     if not found:
         options.echo("Data, manifests, weights, code and versions are as they were.")
     if check_only:
         context.exit(1 if any(difference.decisive for difference in found) else 0)
-    unequal = making.reproduce(first, manifests=manifests, root=data, weights=weights, jobs=jobs)
+    unequal = making.reproduce(first, manifests=manifests, root=root, weights=weights, jobs=jobs)
     second = making.again(first)
     for line in unequal:
         options.echo(str(line))
@@ -209,7 +206,7 @@ def reproduce(
         context.exit(1)
     options.echo("Equal: every prediction is the same in every pixel.")
     if not keep:
-        remove_run(second)
+        making.remove(second)
 
 
 @click.command()

@@ -50,9 +50,7 @@ MEGABYTE = 1e6
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 def package(
     run: str | None,
-    data: Path | None,
-    manifests: Path,
-    submissions: Path,
+    folders: options.Folders,
     tasks: str | None,
     sources: tuple[str, ...],
     modes: tuple[str, ...],
@@ -65,20 +63,20 @@ def package(
 
     The same content gives the same bytes. An archive that would be rejected is not kept, and the earlier one stays.
     """
-    from pbvs.run import choose_run
     from pbvs.submission import package as archive
     from pbvs.submission.uploads import doubts_of_archive
     from pbvs.submission.zips import as_text, verdict
 
-    chosen = choose_run(run, submissions)
-    inputs = archive.inputs_of(manifests, data, split, chosen.challenge())
+    chosen, manifests = folders.run(run), folders.manifests
+    challenge = chosen.challenge()
+    inputs = archive.inputs_of(manifests, folders.data, split, challenge)
     planned = archive.make_plan(
         chosen,
         inputs,
         split=split,
         tasks=[task.strip() for task in tasks.split(",")] if tasks else (),
-        others=archive.parse_sources(sources, submissions, chosen.challenge()),
-        modes=archive.parse_modes(modes, chosen.challenge()),
+        others=archive.parse_sources(sources, folders.submissions, challenge),
+        modes=archive.parse_modes(modes, challenge),
         manifests=None if allow_stale else manifests,
         **choices,
     )

@@ -68,7 +68,7 @@ class Comparison:
     tasks: Sequence[Difference]
     combined: Difference
     changes: pd.DataFrame
-    recipe: Mapping[str, tuple[Any, Any]]  # keys of the two recipes that differ, with both values
+    recipe: Mapping[str, tuple[Any, ...]]  # keys of the two recipes that differ, with both values
     warnings: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -189,15 +189,18 @@ def _unlike(what: str, old: Any, new: Any) -> str:
     return "" if old == new else f"{what} is {old} in the one and {new} in the other"
 
 
-def recipe_differences(before: Run, after: Run) -> dict[str, tuple[Any, Any]]:
-    """Return the recipes' keys that are not the same, with both values; names and descriptions are not told.
+def recipe_differences(*runs: Run) -> dict[str, tuple[Any, ...]]:
+    """Return the recipes' keys that are not the same, with each run's value; names and descriptions are not told.
 
     Of a stage whose method is another only the method is told.
     """
-    recipes = [read_toml(run.recipe_file) if run.recipe_file.is_file() else {} for run in (before, after)]
-    found = {key: both for key, both in unlike(*recipes).items() if key not in ("name", "description")}
+    found = unlike(*(read_toml(run.recipe_file) if run.recipe_file.is_file() else {} for run in runs))
     stages = tuple(key.removesuffix("method") for key in found if key.endswith(".method"))
-    return {key: values for key, values in found.items() if key.endswith(".method") or not key.startswith(stages)}
+    return {
+        key: values
+        for key, values in found.items()
+        if key not in ("name", "description") and (key.endswith(".method") or not key.startswith(stages))
+    }
 
 
 def image_changes(old: Scores, new: Scores) -> pd.DataFrame:
@@ -306,7 +309,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int =
     return "\n".join(lines)
 
 
-def _recipe_lines(recipe: Mapping[str, tuple[Any, Any]], width: int, most: int = 8) -> list[str]:
+def _recipe_lines(recipe: Mapping[str, tuple[Any, ...]], width: int, most: int = 8) -> list[str]:
     if not recipe:
         return ["The recipes are the same."]
     lines = [f"recipe: {key} = {old} -> {new}" for key, (old, new) in list(recipe.items())[:most]]

@@ -103,11 +103,9 @@ def ablate(
 def planned(plan: AblationPlan, recipe: str | Path | Recipe, prefix: str, bench: Bench) -> list[Made]:
     """Return every row with its run and recipe; raise PbvsError when one of the recipes cannot be."""
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    ordered = load_challenge(base.challenge).ordered
-    plan_rows = [row if row.tasks else row.model_copy(update={"tasks": ordered}) for row in plan.rows]
     if bench.lpips_net:
         base = with_settings(base, {"lpips_net": bench.lpips_net})
-    return [Made(row, Run(f"{prefix}-{row.slug}", bench.submissions), row_recipe(row, base)) for row in plan_rows]
+    return [Made(row, Run(f"{prefix}-{row.slug}", bench.submissions), made) for row, made in row_recipes(plan, base)]
 
 
 def made_from(made: Made, bench: Bench) -> str:
@@ -207,6 +205,7 @@ class AblationPlan(Settings):
     """A whole table; changes are measured against the row `reference`, else against the first."""
 
     title: str
+    recipe: str = ""  # that the rows are for; empty: any
     reference: str = ""
     rows: tuple[Row, ...] = Field(min_length=1)
 
@@ -226,6 +225,21 @@ class AblationPlan(Settings):
 
 
 ABLATIONS = Library("ablation", AblationPlan, "experiments/ablations")
+
+
+def row_recipes(plan: AblationPlan, base: Recipe) -> list[tuple[Row, Recipe]]:
+    """Return each row, with the tasks that it is about, and its recipe.
+
+    Raises PbvsError when one cannot be; it says which recipe the rows are for where `base` is another.
+    """
+    ordered = load_challenge(base.challenge).ordered
+    rows = [row if row.tasks else row.model_copy(update={"tasks": ordered}) for row in plan.rows]
+    try:
+        return [(row, row_recipe(row, base)) for row in rows]
+    except PbvsError as error:
+        if plan.recipe in ("", base.name):
+            raise
+        raise PbvsError(f"{error} The rows are for `--recipe {plan.recipe}`.") from None
 
 
 def row_recipe(row: Row, base: Recipe) -> Recipe:

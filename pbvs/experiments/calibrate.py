@@ -7,8 +7,10 @@ least squares. What is searched is the protocol's own score, on 8-bit images, wi
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ class Judge:
     def __init__(self, protocol: Protocol, weights: Path | None, device: str):
         self.protocol = protocol.of_images().model_copy(update={"shown": ("rmse", "lpips")})
         self.measure = Measure(self.protocol, weights, device, cache=_Memory())
-        self.count = 0
+        self.numbers = itertools.count(1)
 
     @property
     def label(self) -> str:
@@ -130,20 +132,14 @@ class Judge:
         starts = [max(0, (length - CROP) // 2) for length in target.shape[:2]]
         rows, columns = (slice(start, start + CROP) for start in starts)
         pixels = to_uint8(target[rows, columns])
-        self.count += 1
-        return Sample(source[rows, columns], pixels, valid[rows, columns], str(self.count))
+        return Sample(source[rows, columns], pixels, valid[rows, columns], str(next(self.numbers)))
 
     def point(self, tone: Tone, samples: Sequence[Sample]) -> Point:
         """Return the mean score, RMSE and LPIPS of a tone."""
-        scores, errors, distances = [], [], []
-        for sample in samples:
-            made = tone.apply(sample.source)
-            pair = self.measure.pair(made, sample.target)
-            numbers = self.measure.measure([pair], [sample.key])[0].numbers
-            scores.append(self.protocol.task_score(numbers) or 0.0)
-            errors.append(numbers["rmse"])
-            distances.append(numbers["lpips"])
-        return Point(tone.intensity, *(float(np.mean(values)) for values in (scores, errors, distances)))
+        made = [tone.apply(sample.source) for sample in samples]
+        targets, keys = [sample.target for sample in samples], [sample.key for sample in samples]
+        means = self.measure.score_images(made, targets, keys=keys).mean()
+        return Point(tone.intensity, *(float(means[name]) for name in ("score", "rmse", "lpips")))
 
 
 def calibrate(
@@ -191,13 +187,11 @@ def calibrate(
         found = []
         for task in _chosen(recipe, tasks):
             first = _first_model(run, recipe, task, torch_device)
-            read = [
+            train, held_out = (
                 _samples(task, split, judge, first, recipe, data_root, manifests, pairs) for split in ("train", "val")
-            ]
-            stage = recipe.stages[task]
-            assert isinstance(stage, ToneStage)
-            tone = Tone(stage.intensity, stage.channel_weights, stage.offset, stage.gamma)
-            found.append(fit(task, tone, judge, read[0], read[1], extras))
+            )
+            tone = Tone(**recipe.stages[task].model_dump(include=set(ToneStage.TONE)))
+            found.append(fit(task, tone, judge, train, held_out, extras))
         if write:
             _write(run, recipe, found, rule, judge, manifests)
     return found
@@ -252,14 +246,12 @@ def _samples(
 
 def _spread(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
     """Return `count` pairs, one of each location before a second of any."""
-    order = generator(seed, "calibrate").permutation(len(pairs))
-    turns: dict[str, int] = {}
-    ranked: list[tuple[int, int, Pair]] = []
-    for index in order:
-        location = pairs[index].location
-        turns[location] = turns.get(location, 0) + 1
-        ranked.append((turns[location], len(ranked), pairs[index]))
-    return [pair for _, _, pair in sorted(ranked, key=lambda item: item[:2])[:count]]
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[int, Pair]] = []
+    for index in generator(seed, "calibrate").permutation(len(pairs)):
+        turns[pairs[index].location] += 1
+        ranked.append((turns[pairs[index].location], pairs[index]))
+    return [pair for _, pair in sorted(ranked, key=lambda item: item[0])[:count]]
 
 
 def fit(
@@ -272,21 +264,12 @@ def fit(
         bent = [_with_gamma(train, closed, gamma) for gamma in GAMMAS]
         start = min(bent, key=lambda tone: judge.point(tone, train).score)
     curve, found = search(start, lambda tone: judge.point(tone, train))
-    known = {"before": before, "closed": closed, "after": found}
-    scores = {name: judge.point(tone, train).score for name, tone in known.items()}
-    best = min(known, key=lambda name: (scores[name], name != "before"))
-    tones = {**known, "after": known[best]}
-    return Calibration(
-        task,
-        before,
-        closed,
-        tones["after"],
-        len(train),
-        {**scores, "after": scores[best]},
-        {name: judge.point(tone, held_out).score for name, tone in tones.items()} if held_out else {},
-        len(held_out),
-        curve,
-    )
+    tones = {"before": before, "closed": closed, "after": found}
+    scores = {name: judge.point(tone, train).score for name, tone in tones.items()}
+    best = min(tones, key=lambda name: (scores[name], name != "before"))
+    tones["after"], scores["after"] = tones[best], scores[best]
+    seen = {name: judge.point(tone, held_out).score for name, tone in tones.items()} if held_out else {}
+    return Calibration(task, before, closed, tones["after"], len(train), scores, seen, len(held_out), curve)
 
 
 def closed_form(samples: Sequence[Sample], channels: bool = False, offset: bool = False) -> Tone:
@@ -323,12 +306,9 @@ def _with_gamma(samples: Sequence[Sample], tone: Tone, gamma: float) -> Tone:
 
 def _tidy(tone: Tone) -> Tone:
     """Return the tone within what a recipe allows, rounded to what matters in 8 bits."""
-    return Tone(
-        round(min(max(tone.intensity, 0.01), 10.0), 4),
-        tuple(round(weight, 4) for weight in tone.channel_weights),
-        round(min(max(tone.offset, -1.0), 1.0), 4),
-        round(tone.gamma, 4),
-    )
+    weights = tuple(round(weight, 4) for weight in tone.channel_weights)
+    intensity, offset = min(max(tone.intensity, 0.01), 10.0), min(max(tone.offset, -1.0), 1.0)
+    return Tone(round(intensity, 4), weights, round(offset, 4), round(tone.gamma, 4))
 
 
 def search(start: Tone, judge: Callable[[Tone], Point]) -> tuple[list[Point], Tone]:
@@ -337,14 +317,14 @@ def search(start: Tone, judge: Callable[[Tone], Point]) -> tuple[list[Point], To
     low, high, count = start.intensity * LOW, start.intensity * HIGH, GRID
     for _ in range(FINER + 1):
         for intensity in np.linspace(low, high, count):
-            tone = _tidy(Tone(float(intensity), start.channel_weights, start.offset, start.gamma))
+            tone = _tidy(replace(start, intensity=float(intensity)))
             if tone.intensity not in found:
                 found[tone.intensity] = judge(tone)
         best = min(found.values(), key=lambda point: point.score)
         step = (high - low) / (count - 1)
         low, high, count = best.intensity - step, best.intensity + step, 5
     points = sorted(found.values(), key=lambda point: point.intensity)
-    return points, _tidy(Tone(best.intensity, start.channel_weights, start.offset, start.gamma))
+    return points, _tidy(replace(start, intensity=best.intensity))
 
 
 def _write(

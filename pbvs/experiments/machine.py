@@ -121,9 +121,7 @@ def _weights(folder: Path | None, verify: bool) -> Iterator[Finding]:
 
 def _folders(*folders: Path) -> Iterator[Finding]:
     for folder in (*folders, Path(tempfile.gettempdir())):
-        there = folder.absolute()
-        while not there.exists():
-            there = there.parent
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             yield Finding("BAD", str(folder), f"{there} is no folder that you may write in; change its owner or mode")
             continue
@@ -200,13 +198,14 @@ class Kind(NamedTuple):
     what: str
 
 
+_FEATURES, _TARGETS = rf"features/{_FOLDER}/{_DIGEST}\.safetensors", rf"targets/{_FOLDER}/{_DIGEST}\.[\w-]+\.npy"
 KINDS = {
-    name: Kind(name, folder, names, what)
-    for name, folder, names, what in (
-        ("chips", "", rf"{_FOLDER}/{_DIGEST}\.(npy|json)|digests\.csv|bad_[^/]+\.jsonl", "aligned training pairs"),
-        ("features", "features", rf"features/{_FOLDER}/{_DIGEST}\.safetensors", "what networks made of scored targets"),
-        ("baselines", "baselines", rf"baselines/{_DIGEST}\.json", "scores of the inputs as they are"),
-        ("targets", "targets", rf"targets/{_FOLDER}/{_DIGEST}\.[\w-]+\.npy", "of earlier versions; nothing reads them"),
+    kind.name: kind
+    for kind in (
+        Kind("chips", "", rf"{_FOLDER}/{_DIGEST}\.(npy|json)|digests\.csv|bad_[^/]+\.jsonl", "aligned training pairs"),
+        Kind("features", "features", _FEATURES, "what networks made of scored targets"),
+        Kind("baselines", "baselines", rf"baselines/{_DIGEST}\.json", "scores of the inputs as they are"),
+        Kind("targets", "targets", _TARGETS, "of earlier versions; nothing reads them"),
     )
 }
 

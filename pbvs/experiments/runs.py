@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError, UsageError, damage_ignored
+from pbvs.evaluation.compare import recipe_differences
 from pbvs.files import digest, is_name, matching, read_toml, remove_folder, sha256, sync_folder, write_json
-from pbvs.lineage import Stale, flat, stale, unlike
+from pbvs.lineage import Stale, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
 from pbvs.run import DONE, MANIFESTS, Run, all_runs, locked, read_metadata
@@ -43,11 +45,10 @@ class Row:
 
 def overview(submissions: Path, manifests: Path = MANIFESTS) -> list[Row]:
     """Return a row for each run, by name; a damaged run is a row with its problem."""
-    uploads = read_log(submissions)
-    numbers: dict[str, tuple[int, ...]] = {}
-    for upload in uploads:
-        numbers[upload.run] = (*numbers.get(upload.run, ()), upload.number)
-    return [_row(run, numbers.get(run.name, ()), manifests) for run in all_runs(submissions)]
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for upload in read_log(submissions):
+        numbers[upload.run].append(upload.number)
+    return [_row(run, tuple(numbers[run.name]), manifests) for run in all_runs(submissions)]
 
 
 def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
@@ -61,7 +62,9 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             problems.append(str(error))
             return otherwise
 
-    recipe: dict[str, Any] = tried(lambda: _tables(run), {})
+    recipe: dict[str, Any] = {}
+    with damage_ignored():
+        recipe = read_toml(run.recipe_file)
     found: list[Path] = tried(lambda: matching(run.folder, "**/*"), [])
     files = [path for path in found if path.is_file() and not path.is_symlink()]
     digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
@@ -83,14 +86,10 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
 def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return the recipe's keys that are not the same in all runs, with each run's value (None where absent).
 
-    Of a stage whose method is not the same everywhere only the method is told; names and descriptions are not.
+    What `recipe_differences` leaves out is not told.
     """
-    recipes = {run.name: flat(_tables(run)) for run in runs}
-    keys = sorted({key for values in recipes.values() for key in values} - {"name", "description"})
-    table = {key: {name: values.get(key) for name, values in recipes.items()} for key in keys}
-    different = {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
-    stages = tuple(key.removesuffix("method") for key in different if key.endswith(".method"))
-    return {key: values for key, values in different.items() if key.endswith(".method") or not key.startswith(stages)}
+    names = [run.name for run in runs]
+    return {key: dict(zip(names, values, strict=True)) for key, values in recipe_differences(*runs).items()}
 
 
 def remove(run: Run, *, archive: bool = True) -> list[Path]:
@@ -129,12 +128,6 @@ def _archives(run: Run, folder: Path) -> list[Path]:
             if archive.is_file() and sha256(archive) == record.get("sha256"):
                 found.append(archive)
     return found
-
-
-def _tables(run: Run) -> dict[str, Any]:
-    with damage_ignored():
-        return read_toml(run.recipe_file)
-    return {}
 
 
 def _time(path: Path) -> str:
@@ -189,8 +182,8 @@ def compare_circumstances(run: Run, manifests: Path, root: Path | None, weights:
     data_root = root or _root(then)
     device = str((then.get("device") or {}).get("kind", "cpu"))
     now = collect(run.recipe(), manifests, weights, device, root=data_root)
-    found = unlike(then, now).items()
-    return [Difference(key, *values, key.startswith(DECISIVE)) for key, values in found if not key.startswith(IGNORED)]
+    found = {key: both for key, both in unlike(then, now).items() if not key.startswith(IGNORED)}
+    return [Difference(key, before, after, key.startswith(DECISIVE)) for key, (before, after) in found.items()]
 
 
 def _root(provenance: Mapping[str, Any]) -> Path:
@@ -270,13 +263,8 @@ def _set_threads(provenance: Mapping[str, Any]) -> str:
 
 def predictions_there(run: Run) -> list[tuple[str, str]]:
     """Return split and task of the predictions that a run has, in the recipe's order."""
-    order = run.recipe().order()
-    return [
-        (split, task)
-        for task in order
-        for split in SPLITS
-        if run.prediction_folder(split, task).with_name(f"{task}.json").is_file()
-    ]
+    found = [(split, task) for task in run.recipe().order() for split in SPLITS]
+    return [(split, task) for split, task in found if run.prediction_metadata_file(split, task).is_file()]
 
 
 def compare_predictions(first: Run, second: Run, split: str, task: str) -> Unequal | None:

@@ -107,11 +107,6 @@ class Metric(ABC):
     def __init__(self, name: str, setting: Setting):
         self.name = name
 
-    @classmethod
-    def label(cls, name: str) -> str:
-        """Return what people call the metric, for a table's head."""
-        return name.upper()
-
 
 class ImageMetric(Metric):
     """A metric of one image's pixels."""

@@ -240,11 +240,6 @@ class _OnInception(SetMetric):
         self.network = setting.network("inception", lambda: InceptionNetwork(setting))
         self.layer = LAYERS.index(int(name.rsplit("-", 1)[1]))
 
-    @classmethod
-    def label(cls, name: str) -> str:
-        """Return FID or KID, with the layer where it is not the usual one."""
-        return name.upper().removesuffix("-2048").replace("-", " ")
-
 
 @register
 class Fid(_OnInception):
@@ -278,11 +273,6 @@ class FrechetVgg(SetMetric):
     def __init__(self, name: str, setting: Setting):
         super().__init__(name, setting)
         self.network = setting.network("vgg-means", lambda: VggNetwork(setting))
-
-    @classmethod
-    def label(cls, name: str) -> str:
-        """Return its own name."""
-        return "Frechet VGG-16"
 
     def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:
         """Return the Frechet distance of the features."""

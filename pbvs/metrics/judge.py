@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,20 +179,20 @@ class Judge:
         return found
 
     def score_images(
-        self, predictions: Sequence[Array], targets: Sequence[Array], valid: Sequence[NDArray[np.bool_]] = ()
+        self, predictions: Sequence[Array], targets: Sequence[Array], keys: Sequence[str] = ()
     ) -> DataFrame:
         """Return a row for each image, with a column for each metric and its `score` by the terms that images have.
 
-        Images are (H, W, C) of any sizes: 8 bits as they are submitted, or floating point in [0, 1]. This is what
-        chooses an epoch: `judge.score_images(made, targets)["score"].mean()`. Raises PbvsError as `measure` does.
+        Images are (H, W, C) of any sizes: 8 bits as they are submitted, or floating point in [0, 1]; `keys` name the
+        targets in the cache. This is what chooses an epoch: `judge.score_images(made, targets)["score"].mean()`.
+        Raises PbvsError as `measure` does.
         """
         from pandas import DataFrame
 
         rule = self.protocol.of_images()
-        masks: list[NDArray[np.bool_] | None] = [*valid] or [None] * len(targets)
         rows = []
-        for prediction, target, mask in zip(predictions, targets, masks, strict=True):
-            numbers: Mapping[str, float] = self.measure([self.pair(prediction, target, mask)])[0].numbers
+        for prediction, target, key in zip(predictions, targets, keys or [""] * len(targets), strict=True):
+            numbers = self.measure([self.pair(prediction, target)], [key])[0].numbers
             rows.append({**numbers, "score": rule.task_score(numbers)})
         return DataFrame(rows, columns=[*self.columns, "score"])
 

@@ -318,12 +318,6 @@ class LpipsMetric(FeatureMetric):
         net = name.removeprefix("lpips-")
         self.network: Any = setting.network(name, lambda: LpipsNetwork(net, setting))
 
-    @classmethod
-    def label(cls, name: str) -> str:
-        """Return LPIPS, with the net where that is told."""
-        net = name.removeprefix("lpips").lstrip("-")
-        return "not LPIPS" if net == "random" else f"LPIPS {net}".strip()
-
     def compare(self, prediction: Features, target: Features) -> float:
         """Return the distance of two images from their features."""
         result: float = self.network.compare(prediction, target)

@@ -105,11 +105,6 @@ class MsSsim(ImageMetric):
     higher_is_better = True
     bounds = (0.0, 1.0)
 
-    @classmethod
-    def label(cls, name: str) -> str:
-        """Return the usual spelling."""
-        return "MS-SSIM"
-
     def measure(self, pair: ImagePair) -> float:
         """Return the product of contrast and structure at each scale and of luminance at the coarsest.
 

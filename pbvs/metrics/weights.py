@@ -95,7 +95,9 @@ def hub_folder() -> Path:
 
 
 def _expanded(folder: Path | str) -> Path:
-    return Path(os.path.expanduser(folder))  # noqa: PTH111 - pathlib's fails where there is no home
+    with contextlib.suppress(RuntimeError):  # where there is no home
+        return Path(folder).expanduser()
+    return Path(folder)
 
 
 def folders(folder: Path | None) -> list[Path]:

@@ -1,8 +1,6 @@
-"""What pages are made of: templates, formatted numbers, and charts as inline SVG that stretch with the page while their
-text and strokes keep their size.
+"""What pages are made of: templates, formatted numbers, and charts, measured here and drawn by `templates/charts.html`.
 
-Positions along x are percentages; curves lie in a nested 100 x 100 view that is stretched, with strokes that are not.
-Every text goes through markupsafe, so a name from the data cannot become markup.
+Every text goes through jinja2's escaping, so a name from the data cannot become markup.
 """
 
 from __future__ import annotations
@@ -29,6 +27,10 @@ from pbvs.seeds import evenly_spaced
 T = TypeVar("T")
 MAX_TICKS = 400  # images drawn in one row; more would be a smear
 MAX_POINTS = 300  # points of one curve
+MAX_SPOTS = 2000
+WIDTH, HEIGHT = 320, 200  # of a map, in units of its drawing
+FILLED = 0.78  # share of a map that its points take
+KILOMETRES = 111.32  # in a degree of latitude
 
 
 @dataclass(frozen=True)
@@ -40,95 +42,10 @@ class ScoreRow:
     interval: tuple[float, float] | None
     images: Sequence[float] = ()
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A quantity over the course of training; `best` is the index to mark."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    best: int | None = None
-
-
-def upper_end(values: Iterable[float]) -> float:
-    """Return a round number at or above the largest value, at least 0.1."""
-    top = max(0.1, max(values, default=0.1))
-    step: float = 10.0 ** math.floor(math.log10(top))
-    return next(step * factor for factor in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * factor >= top * 0.999)
-
-
-Axis = list[tuple[float, str]]  # (percent, text)
-
-
-def score_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
-    """Draw the rows on one scale that starts at 0; return (row, image) and the axis."""
-    top = upper_end(_numbers(rows))
-    return [(row, _score_row(row, 0.0, top)) for row in rows], [(25.0 * i, f"{top * i / 4:.3g}") for i in range(5)]
-
-
-def difference_rows(rows: Sequence[ScoreRow]) -> tuple[list[tuple[ScoreRow, Markup]], Axis]:
-    """Draw differences on one scale with 0 in its middle; return (row, image) and the axis."""
-    top = upper_end(10 * abs(value) for value in _numbers(rows)) / 10
-    drawn = [(row, _score_row(row, -top, top)) for row in rows]
-    return drawn, [(50.0 + 25.0 * i, f"{top * i / 2:+.3g}" if i else "0") for i in range(-2, 3)]
-
-
-def _numbers(rows: Sequence[ScoreRow]) -> Iterator[float]:
-    for row in rows:
-        yield from row.images
-        yield from row.interval or ()
-        yield row.mean or 0.0
-
-
-def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
-    parts = [Markup('<line class="rule" x1="0" x2="100%" y1="13" y2="13"/>')]
-    if low < 0:
-        parts.append(Markup('<line class="zero" x1="50%" x2="50%" y1="0" y2="26"/>'))
-    tick = Markup('<line class="tick" x1="{0}%" x2="{0}%" y1="6" y2="20"/>')
-    values = np.sort(row.images)
-    parts += [
-        tick.format(_percent(float(values[i]), low, high))
-        for i in evenly_spaced(range(len(values)), MAX_TICKS, ends=True)
-    ]
-    if row.interval:
-        start, end = (_percent(value, low, high) for value in row.interval)
-        bar = Markup('<rect class="interval" x="{}%" width="{}%" y="9" height="8" rx="2"/>')
-        parts.append(bar.format(start, round(max(end - start, 0.3), 3)))
-    if row.mean is not None:
-        parts.append(Markup('<circle class="mean" cx="{}%" cy="13" r="5"/>').format(_percent(row.mean, low, high)))
-    return Markup('<svg class="row" role="img" aria-label="{}" width="100%" height="26">{}</svg>').format(
-        _describe(row), Markup("").join(parts)
-    )
-
-
-def _describe(row: ScoreRow) -> str:
-    text = f"{row.label}: " + ("no score" if row.mean is None else f"{row.mean:.3f}")
-    return text + (f", interval {row.interval[0]:.3f} to {row.interval[1]:.3f}" if row.interval else "")
-
-
-def _percent(value: float, low: float, high: float) -> float:
-    return round(100.0 * min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0), 3)
-
-
-def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
-    """Draw two densities over the same bins from 0 to 1: the target filled, the prediction as a line."""
-    # Clipped black and white make peaks that would flatten all the rest; they may leave the image.
-    inner = [*prediction[1:-1], *target[1:-1]]
-    top = 1.05 * max([*inner, 0.02 * sum(target), 1e-12])
-    filled = Markup('<path class="target" d="M0,100 {} L100,100 Z"/>').format(_steps(target, top))
-    line = _steps(prediction, top).replace("L", "M", 1)
-    drawn = Markup('<path class="prediction" d="{}"/>').format(line)
-    return _stretched(Markup("{}{}").format(filled, drawn), f"Histogram of {label}: prediction against target", 92)
-
-
-def _steps(heights: Sequence[float], top: float) -> str:
-    width = 100.0 / max(len(heights), 1)
-    points = []
-    for i, height in enumerate(heights):
-        y = round(100.0 - 100.0 * min(height / top, 1.0), 2)
-        points += [f"L{i * width:.2f},{y}", f"L{(i + 1) * width:.2f},{y}"]
-    return " ".join(points)
+    def __str__(self) -> str:
+        """Return it in words."""
+        text = f"{self.label}: " + ("no score" if self.mean is None else f"{self.mean:.3f}")
+        return text + (f", interval {self.interval[0]:.3f} to {self.interval[1]:.3f}" if self.interval else "")
 
 
 @dataclass(frozen=True)
@@ -143,44 +60,6 @@ class Plot:
     note: str = ""
 
 
-def curve(data: Curve, unit: str = "epoch") -> Plot:
-    """Draw one curve on its own scale, from its smallest to its largest value."""
-    low, high = min(data.y), max(data.y)
-    spread = high - low
-    start, length = data.x[0], (data.x[-1] - data.x[0]) or 1.0
-
-    def point(i: int) -> str:
-        height = (data.y[i] - low) / spread if spread else 0.5
-        return f"{100 * (data.x[i] - start) / length:.2f},{95 - 90 * height:.2f}"
-
-    path = "M" + " L".join(point(i) for i in evenly_spaced(range(len(data.y)), MAX_POINTS, ends=True))
-    parts = [Markup('<path class="curve" d="{}"/>').format(path)]
-    note = f"last {data.y[-1]:.4g}"
-    if data.best is not None:
-        x = 100 * (data.x[data.best] - start) / length
-        parts.append(Markup('<line class="best" x1="{0:.2f}" x2="{0:.2f}" y1="0" y2="100"/>').format(x))
-        note = f"best {data.y[data.best]:.4g} at {unit} {data.x[data.best]:g}, {note}"
-    svg = _stretched(Markup("").join(parts), f"{data.name} over training", 84)
-    ends = (f"{data.x[0]:g}", f"{data.x[-1]:g}")
-    return Plot(data.name.replace("_", " "), svg, (f"{high:.3g}", f"{low:.3g}"), ends, unit, note)
-
-
-def distribution(title: str, values: Sequence[float]) -> Plot:
-    """Draw how many images have which value, in 24 bins from the smallest to the largest, with the median marked."""
-    known = np.asarray(values, np.float64)
-    low, high = float(known.min()), float(known.max())
-    high = high if high > low else low + 1e-3
-    counts, _ = np.histogram(known, bins=24, range=(low, high))
-    top, width = max(1, int(counts.max())), 100 / len(counts)
-    bar = Markup('<rect class="bar" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>')
-    bars = [bar.format(i * width, 100 - 100 * n / top, width * 0.92, 100 * n / top) for i, n in enumerate(counts)]
-    x = 100 * (float(np.median(known)) - low) / (high - low)
-    line = Markup('<line class="middle" x1="{0:.2f}" x2="{0:.2f}" y1="0" y2="100"/>').format(x)
-    svg = _stretched(Markup("").join([*bars, line]), f"Histogram of {title}", 110)
-    note = f"{len(known)} images, median {np.median(known):.3f}"
-    return Plot(title, svg, (str(top), "0"), (f"{low:.3f}", f"{high:.3f}"), "images by score", note)
-
-
 @dataclass(frozen=True)
 class Spot:
     """A point that opens an image or lists a location when it is clicked."""
@@ -192,75 +71,161 @@ class Spot:
     value: float = 0.0
 
 
+def _draw(chart: str, label: str, **numbers: Any) -> Markup:
+    """Return a chart as the macro of its name draws it."""
+    return Markup(getattr(environment().get_template("charts.html").module, chart)(label, **numbers))
+
+
+def upper_end(values: Iterable[float]) -> float:
+    """Return a round number at or above the largest value, at least 0.1."""
+    top = max(0.1, max(values, default=0.1))
+    step: float = 10.0 ** math.floor(math.log10(top))
+    return next(step * factor for factor in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * factor >= top * 0.999)
+
+
+Axis = list[tuple[float, str]]  # (percent, text)
+
+
+def score_rows(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """Draw the rows on one scale that starts at 0; return rows of (row, image) and the axis."""
+    top = upper_end(_numbers(rows))
+    axis: Axis = [(25.0 * i, f"{top * i / 4:.3g}") for i in range(5)]
+    return {"rows": [(row, _score_row(row, 0.0, top)) for row in rows], "axis": axis}
+
+
+def difference_rows(rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    """Draw differences on one scale with 0 in its middle; return rows of (row, image) and the axis."""
+    top = upper_end(10 * abs(value) for value in _numbers(rows)) / 10
+    axis: Axis = [(50.0 + 25.0 * i, f"{top * i / 2:+.3g}" if i else "0") for i in range(-2, 3)]
+    return {"rows": [(row, _score_row(row, -top, top)) for row in rows], "axis": axis}
+
+
+def _numbers(rows: Sequence[ScoreRow]) -> Iterator[float]:
+    for row in rows:
+        yield from (*row.images, *(row.interval or ()), row.mean or 0.0)
+
+
+def _score_row(row: ScoreRow, low: float, high: float) -> Markup:
+    ticks, interval, mean = (
+        [_percent(value, low, high) for value in values]
+        for values in (
+            evenly_spaced(sorted(row.images), MAX_TICKS, ends=True),
+            row.interval or (),
+            () if row.mean is None else (row.mean,),
+        )
+    )
+    return _draw("row", str(row), zero=low < 0, ticks=ticks, interval=interval, mean=mean[0] if mean else None)
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return round(100.0 * min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0), 3)
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return " L".join(f"{x:.2f},{y:.2f}" for x, y in points)
+
+
+def histogram(prediction: Sequence[float], target: Sequence[float], label: str) -> Markup:
+    """Draw two densities over the same bins from 0 to 1: the target filled, the prediction as a line."""
+    # Clipped black and white make peaks that would flatten all the rest; they may leave the image.
+    top = 1.05 * max([*prediction[1:-1], *target[1:-1], 0.02 * sum(target), 1e-12])
+    paths = {
+        name: _path(
+            (100.0 * side / len(heights), 100.0 - 100.0 * min(height / top, 1.0))
+            for i, height in enumerate(heights)
+            for side in (i, i + 1)
+        )
+        for name, heights in (("prediction", prediction), ("target", target))
+    }
+    return _draw("histogram", f"Histogram of {label}: prediction against target", **paths)
+
+
+def curve(name: str, x: Sequence[float], y: Sequence[float], best: int | None = None, unit: str = "epoch") -> Plot:
+    """Draw a quantity over training on its own scale, smallest to largest value; `best` is the index to mark."""
+    low, high = min(y), max(y)
+    start, length = x[0], (x[-1] - x[0]) or 1.0
+    heights = [(value - low) / (high - low) if high > low else 0.5 for value in y]
+    points = [(100 * (at - start) / length, 95 - 90 * height) for at, height in zip(x, heights, strict=True)]
+    note = f"last {y[-1]:.4g}"
+    if best is not None:
+        note = f"best {y[best]:.4g} at {unit} {x[best]:g}, {note}"
+    svg = _draw(
+        "curve",
+        f"{name} over training",
+        points=_path(evenly_spaced(points, MAX_POINTS, ends=True)),
+        best=None if best is None else round(points[best][0], 2),
+    )
+    return Plot(name.replace("_", " "), svg, (f"{high:.3g}", f"{low:.3g}"), (f"{x[0]:g}", f"{x[-1]:g}"), unit, note)
+
+
+def distribution(title: str, values: Sequence[float]) -> Plot:
+    """Draw how many images have which value, in 24 bins from the smallest to the largest, with the median marked."""
+    low, high, median = (float(value) for value in (np.min(values), np.max(values), np.median(values)))
+    high = high if high > low else low + 1e-3
+    counts, _ = np.histogram(values, bins=24, range=(low, high))
+    top, width = max(1, int(counts.max())), 100 / len(counts)
+    bars = [(round(i * width, 2), round(0.92 * width, 2), round(100 * n / top, 2)) for i, n in enumerate(counts)]
+    svg = _draw("distribution", f"Histogram of {title}", bars=bars, middle=_percent(median, low, high))
+    note = f"{len(values)} images, median {median:.3f}"
+    return Plot(title, svg, (str(top), "0"), (f"{low:.3f}", f"{high:.3f}"), "images by score", note)
+
+
 def scatter(title: str, spots: Sequence[Spot], unit: str) -> Plot:
     """Draw images as points of two numbers; a click opens one."""
     left, right = min(spot.x for spot in spots), max(spot.x for spot in spots)
     low, high = min(spot.y for spot in spots), max(spot.y for spot in spots)
-    dot = Markup(
-        '<circle class="spot" cx="{}%" cy="{}%" r="3.5" data-image="{}" data-task="{}"><title>{}</title></circle>'
-    )
-    kept = evenly_spaced(spots, 2000)
-    drawn = [
-        dot.format(
-            2 + 0.96 * _percent(spot.x, left, right or 1.0),
-            98 - 0.96 * _percent(spot.y, low, high),
-            spot.name,
-            spot.task,
-            f"{spot.name}: {spot.y:.3f} at {spot.x:.3f}",
-        )
-        for spot in kept
+    dots = [
+        (2 + 0.96 * _percent(spot.x, left, right or 1.0), 98 - 0.96 * _percent(spot.y, low, high), spot)
+        for spot in evenly_spaced(spots, MAX_SPOTS)
     ]
-    svg = Markup('<svg class="plot" role="img" aria-label="{}" width="100%" height="150">{}</svg>').format(
-        title, Markup("").join(drawn)
-    )
     ends = (f"{left:.2f}", f"{right:.2f}")
-    return Plot(title, svg, (f"{high:.3f}", f"{low:.3f}"), ends, unit, correlation(spots))
+    return Plot(
+        title, _draw("scatter", title, dots=dots), (f"{high:.3f}", f"{low:.3f}"), ends, unit, correlation(spots)
+    )
 
 
 def correlation(spots: Sequence[Spot]) -> str:
     """Say how two numbers go together: Spearman's rank correlation, where there are enough images."""
-    if len(spots) < 8 or len({spot.x for spot in spots}) < 2 or len({spot.y for spot in spots}) < 2:
+    table = pd.DataFrame([(spot.x, spot.y) for spot in spots])
+    if len(table) < 8 or table.nunique().min() < 2:
         return f"{len(spots)} images"
-    ranks = pd.DataFrame([(spot.x, spot.y) for spot in spots]).rank()
-    value = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    return f"{len(spots)} images, rank correlation {value:+.2f}"
+    return f"{len(spots)} images, rank correlation {table.rank().corr().iloc[0, 1]:+.2f}"
 
 
-def location_map(title: str, spots: Sequence[Spot], task: str) -> Plot:
-    """Draw locations, x and y in degrees east and north, north up; the colour says in which fifth a value lies."""
-    width, height = 320.0, 200.0
-    middle_x = (min(spot.x for spot in spots) + max(spot.x for spot in spots)) / 2
-    middle_y = (min(spot.y for spot in spots) + max(spot.y for spot in spots)) / 2
-    squeeze = max(0.05, math.cos(math.radians(middle_y)))
-    reach = max(
-        (max(abs(spot.x - middle_x) for spot in spots)) * 2 * squeeze / width,
-        (max(abs(spot.y - middle_y) for spot in spots)) * 2 / height,
-        1e-5,
-    )
-    ranked = sorted(spot.value for spot in spots)
-    edges = [ranked[min(len(ranked) - 1, len(ranked) * i // 5)] for i in range(1, 5)]
-    dot = Markup(
-        '<circle class="spot level{}" cx="{:.2f}" cy="{:.2f}" r="4.5" data-location="{}" data-task="{}">'
-        "<title>{}</title></circle>"
-    )
-    drawn = [
-        dot.format(
-            sum(spot.value >= edge for edge in edges) if edges[0] < edges[-1] else 2,
-            width / 2 + (spot.x - middle_x) * squeeze * 0.86 / reach,
-            height / 2 - (spot.y - middle_y) * 0.8 / reach,
-            spot.name,
-            task,
-            f"{spot.name}: {spot.value:.3f}",
-        )
-        for spot in sorted(spots, key=lambda spot: spot.value)
+# --- Maps: locations of one neighbourhood, north up.
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where points lie in a drawing of `WIDTH` by `HEIGHT` units, how long a unit is, and where the middle lies."""
+
+    points: Sequence[tuple[float, float]]
+    kilometres: float
+    where: str
+
+
+def project(longitudes: Sequence[float], latitudes: Sequence[float]) -> Projection:
+    """Return points in degrees as points in a drawing, both scales the same at their mean latitude."""
+    squeeze = max(0.05, math.cos(math.radians(sum(latitudes) / len(latitudes))))
+    (west, east), (south, north) = ((min(values), max(values)) for values in (longitudes, latitudes))
+    x, y = (west + east) / 2, (south + north) / 2
+    scale = FILLED / max((east - west) * squeeze / WIDTH, (north - south) / HEIGHT, 1e-5)
+    points = [
+        (round(WIDTH / 2 + (east - x) * squeeze * scale, 2), round(HEIGHT / 2 - 6 - (north - y) * scale, 2))
+        for east, north in zip(longitudes, latitudes, strict=True)
     ]
-    svg = Markup('<svg class="map" viewBox="0 0 320 200" role="img" aria-label="{}">{}</svg>').format(
-        title, Markup("").join(drawn)
-    )
-    kilometres = reach * width * 111.32 / 0.86
-    note = f"{len(spots)} locations around {abs(middle_y):.2f}° {'N' if middle_y >= 0 else 'S'}, "
-    note += f"{abs(middle_x):.2f}° {'E' if middle_x >= 0 else 'W'}; the map is {kilometres:.3g} km wide"
-    return Plot(title, svg, note=note)
+    where = f"{abs(y):.2f}° {'N' if y >= 0 else 'S'}, {abs(x):.2f}° {'E' if x >= 0 else 'W'}"
+    return Projection(points, KILOMETRES / scale, where)
+
+
+def location_map(title: str, spots: Sequence[Spot]) -> Plot:
+    """Draw locations, x and y in degrees east and north; the colour says in which fifth a value lies."""
+    spots = sorted(spots, key=lambda spot: spot.value)
+    placed = project([spot.x for spot in spots], [spot.y for spot in spots])
+    edges = [spots[len(spots) * i // 5].value for i in range(1, 5)]
+    levels = [sum(spot.value >= edge for edge in edges) if edges[0] < edges[-1] else 2 for spot in spots]
+    note = f"{len(spots)} locations around {placed.where}; the map is {placed.kilometres * WIDTH:.3g} km wide"
+    return Plot(title, _draw("map", title, dots=list(zip(levels, placed.points, spots, strict=True))), note=note)
 
 
 def clusters(points: Sequence[T], at: Callable[[T], tuple[float, float]], cell: float = 2.0) -> list[list[T]]:
@@ -281,13 +246,6 @@ def clusters(points: Sequence[T], at: Callable[[T], tuple[float, float]], cell: 
             waiting += [(column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (column + i, row + j) in cells]
         groups.append(group)
     return sorted(groups, key=len, reverse=True)
-
-
-def _stretched(content: Markup, label: str, height: int) -> Markup:
-    return Markup(
-        '<svg class="plot" role="img" aria-label="{}" width="100%" height="{}" viewBox="0 0 100 100" '
-        'preserveAspectRatio="none">{}</svg>'
-    ).format(label, height, content)
 
 
 # --- Templates into pages: everything is escaped, nothing is loaded from elsewhere, and only our own script runs.

@@ -36,6 +36,7 @@ ERROR_END = 0.5  # an error of this size, or a larger one, gets the last colour
 ERROR_COLOURS = np.array(
     [[12, 10, 30], [70, 20, 110], [160, 45, 110], [235, 105, 60], [252, 190, 70], [253, 250, 210]], np.float64
 )
+NO_DATA = "no data folder given"
 ImageArray = NDArray[np.float32]
 
 
@@ -172,13 +173,18 @@ def side_by_side(found: Sequence[ImageArray | None], side: int) -> ImageArray:
     return sheet
 
 
-def strip(opened: Opened, has_target: bool) -> list[Tile]:
+def tiles(opened: Opened, has_target: bool) -> list[Tile]:
     """Return input and prediction, and where there is a target also it and the error map."""
-    tiles = [tile("Input", opened.source, "no data folder given"), tile("Prediction", opened.prediction)]
-    if not has_target:
-        return tiles
-    tiles.append(tile("Target", opened.target, "no data folder given"))
-    return [*tiles, tile("Error", error_of_opened(opened))]
+    found = [tile("Input", opened.source, NO_DATA), tile("Prediction", opened.prediction)]
+    if has_target:
+        found += [tile("Target", opened.target, NO_DATA), tile("Error", error_of_opened(opened))]
+    return found
+
+
+def strip(pair: Pair, tiles: Sequence[Tile], problem: str, heading: str = "", note: str = "") -> dict[str, Any]:
+    """Return a pair's tiles with what stands above them, for the template's macro `strip`."""
+    said = {"heading": heading, "note": note, "problem": problem}
+    return {**said, "location": pair.location, "name": pair.name, "tiles": tiles}
 
 
 def level_counts(image: ImageArray, bins: int = 64) -> NDArray[np.int64]:
@@ -270,7 +276,7 @@ class Gallery:
     def show(self, task: str, title: str, items: Iterable[Item]) -> list[Shown]:
         """Read the items' images, keep what the page needs of them, and return that; the worst come first."""
         numbers = itertools.count()
-        worst = heapq.nsmallest(MOST_ROWS, zip(items, numbers), key=lambda found: self._badness(found[0]))  # noqa: B905
+        worst = heapq.nsmallest(MOST_ROWS, zip(items, numbers, strict=False), key=lambda it: self._badness(it[0]))
         ordered = [item for item, _ in worst]
         self.left_out += next(numbers) - len(ordered)
         if not ordered:

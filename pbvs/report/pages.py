@@ -18,7 +18,7 @@ from pbvs.data.intensity import group_of
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError, of_data
-from pbvs.evaluation.compare import Comparison, Difference, recipe_differences
+from pbvs.evaluation.compare import Comparison
 from pbvs.evaluation.results import Scores, read_scores
 from pbvs.files import sweep, write_text
 from pbvs.recipe import Recipe
@@ -36,34 +36,31 @@ IMAGES = 3  # of a task in an ablation, spread from the reference's best to its 
 
 
 def write_comparisons(
-    path: Path,
-    comparisons: Sequence[Comparison],
-    root: Path | None,
-    manifests: Path,
-    *,
-    one_file: bool = False,
-    all_images: bool = False,
-    jobs: int = 1,
+    path: Path, comparisons: Sequence[Comparison], root: Path | None, manifests: Path, **how: Any
 ) -> None:
-    """Write the page of runs compared with the first, its images beside it; raises PbvsError when it cannot."""
+    """Write the page of runs compared with the first, its images beside it; `how` are fields of `Gallery`.
+
+    Raises PbvsError when it cannot be written.
+    """
     if not comparisons:
         raise PbvsError("There is nothing to compare; name at least two runs.")
     sweep(path.parent, deep=False)
     runs = [comparisons[0].before.run, *(comparison.after.run for comparison in comparisons)]
-    panes = ["Input", *(run.name for run in runs), "Target", *(f"Error of {run.name}" for run in runs)]
+    names = [run.name for run in runs]
     gallery = Gallery(
         path,
-        panes,
-        [*(f"change in {run.name}" for run in runs[1:]), *(run.name for run in runs)],
+        ["Input", *names, "Target", *(f"Error of {name}" for name in names)],
+        [*(f"change in {name}" for name in names[1:]), *names],
         key=[comparison.as_json() for comparison in comparisons],
-        inline=one_file,
-        all_images=all_images,
-        jobs=jobs,
+        **how,
     )
+    challenge = runs[0].challenge()
     for task in dict.fromkeys(row.label for comparison in comparisons for row in comparison.tasks):
-        pairs = {pair.name: pair for pair in _pairs(manifests, task, comparisons[0].after.split)}
-        gallery.show(task, task_title(runs[0].challenge(), task), _items(comparisons, runs, task, pairs, root))
-    write_text(path, render_comparisons(comparisons, gallery))
+        pairs = _pairs(manifests, task, comparisons[0].after.split)
+        gallery.show(task, task_title(challenge, task), _items(comparisons, runs, task, pairs, root))
+    title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
+    views = [comparison_view(comparison) for comparison in comparisons]
+    write_text(path, render("compare.html", challenge, title=title, comparisons=views, explorer=gallery.view()))
     gallery.finish()
 
 
@@ -97,19 +94,11 @@ def _read(made: Sequence[tuple[Run, Recipe]], pair: Pair | None, root: Path | No
     return Panes([*shown, *map(images.error_of_opened, opened)], problem)
 
 
-def render_comparisons(comparisons: Sequence[Comparison], gallery: Gallery) -> str:
-    """Return the HTML of one or several comparisons with the same first run."""
-    names = [comparisons[0].before.run.name, *(comparison.after.run.name for comparison in comparisons)]
-    title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
-    views = [comparison_view(comparison) for comparison in comparisons]
-    return render(
-        "compare.html", comparisons[0].before.run.challenge(), title=title, comparisons=views, explorer=gallery.view()
-    )
-
-
 def comparison_view(comparison: Comparison) -> dict[str, Any]:
-    """Return what the template shows of one comparison."""
-    drawn, axis = charts.difference_rows([_chart_row(comparison, row) for row in comparison.rows])
+    """Return what the template shows of one comparison; `-` stands where a recipe does not have a key."""
+    changes, settings = comparison.changes, comparison.recipe
+    images_of = {row.label: changes.loc[changes["task"] == row.label, "difference"].tolist() for row in comparison.rows}
+    rows = [charts.ScoreRow(row.label, row.difference, row.interval, images_of[row.label]) for row in comparison.rows]
     return {
         "before": comparison.before.run.name,
         "after": comparison.after.run.name,
@@ -119,27 +108,15 @@ def comparison_view(comparison: Comparison) -> dict[str, Any]:
         "is_lpips": comparison.after.is_lpips and comparison.before.is_lpips,
         "warnings": comparison.warnings,
         "rows": comparison.rows,
-        "chart": {"rows": drawn, "axis": axis},
-        "settings": setting_differences(comparison.before.run, comparison.after.run),
+        "chart": charts.difference_rows(rows),
+        "settings": [(key, *("-" if value is None else value for value in both)) for key, both in settings.items()],
         "identical": comparison.combined.identical,
     }
 
 
-def setting_differences(before: Run, after: Run) -> list[tuple[str, str, str]]:
-    """Return the keys in which two runs' recipes differ, with both values; `-` where a recipe has no such key."""
-    found = recipe_differences(before, after)
-    shown = {key: ["-" if value is None else str(value) for value in values] for key, values in found.items()}
-    return [(key, old, new) for key, (old, new) in shown.items()]
-
-
-def _chart_row(comparison: Comparison, row: Difference) -> charts.ScoreRow:
-    images = comparison.changes.loc[comparison.changes["task"] == row.label, "difference"].tolist()
-    return charts.ScoreRow(row.label, row.difference, row.interval, images)
-
-
-def _pairs(manifests: Path, task: str, split: str) -> Sequence[Pair]:
+def _pairs(manifests: Path, task: str, split: str) -> dict[str, Pair]:
     path = manifest_path(manifests, task, split)
-    return read_manifest(path) if path.is_file() else ()
+    return {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
 
 
 # --- The page of an ablation: its table, then the same images as each row makes them.
@@ -150,12 +127,7 @@ def render_ablation(table: Ablation, rows: Sequence[Made], root: Path | None, ma
     results = {made.run.name: read_scores(made.run) for made in rows}
     tasks = [_ablation_task(task, rows, results, root, manifests) for task in table.tasks]
     return render(
-        "ablation.html",
-        rows[0].challenge,
-        title=table.title,
-        table=table,
-        columns=table.columns,
-        tasks=[t for t in tasks if t],
+        "ablation.html", rows[0].challenge, title=table.title, table=table, tasks=[task for task in tasks if task]
     )
 
 
@@ -163,36 +135,25 @@ def _ablation_task(
     task: str, rows: Sequence[Made], results: dict[str, Scores], root: Path | None, manifests: Path
 ) -> dict[str, Any] | None:
     taking = [made for made in rows if task in made.row.tasks]
-    path = manifest_path(manifests, task, "val")
-    pairs = {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
+    pairs = _pairs(manifests, task, "val")
     scores = {made.run.name: results[made.run.name].scores(task) for made in taking}
-    common = set(pairs).intersection(*(set(found) for found in scores.values())) if taking else set()
+    common = set(pairs).intersection(*scores.values()) if taking else set()
     if not common:
         return None
     ranked = sorted(common, key=lambda name: (scores[taking[0].run.name][name], name))
-    places = sorted({round(i * (len(ranked) - 1) / (IMAGES - 1)) for i in range(IMAGES)})
-    return {"task": task, "strips": [_ablation_strip(pairs[ranked[place]], taking, scores, root) for place in places]}
+    shown = evenly_spaced(ranked, IMAGES, ends=True)
+    return {"task": task, "strips": [_ablation_strip(pairs[name], taking, scores, root) for name in shown]}
 
 
 def _ablation_strip(
     pair: Pair, taking: Sequence[Made], scores: dict[str, dict[str, float]], root: Path | None
 ) -> dict[str, Any]:
     first = images.open_images(taking[0].run, taking[0].recipe, pair, root)
-    tiles = [images.tile("Input", first.source, "no data folder given", SIDE)]
+    tiles = [tile("Input", first.source, images.NO_DATA, SIDE)]
     for made in taking:
-        opened = images.open_images(made.run, made.recipe, pair, None)
-        tiles.append(
-            images.tile(f"{made.row.name} {scores[made.run.name][pair.name]:.3f}", opened.prediction, side=SIDE)
-        )
-    tiles.append(images.tile("Target", first.target, "no data folder given", SIDE))
-    return {
-        "heading": "",
-        "note": "",
-        "location": pair.location,
-        "name": pair.name,
-        "problem": first.problem,
-        "tiles": tiles,
-    }
+        prediction = images.open_images(made.run, made.recipe, pair, None).prediction
+        tiles.append(tile(f"{made.row.name} {scores[made.run.name][pair.name]:.3f}", prediction, side=SIDE))
+    return images.strip(pair, [*tiles, tile("Target", first.target, images.NO_DATA, SIDE)], first.problem)
 
 
 # --- The page of `pbvs check-data`: what is there, what is missing, what is wrong, and how it looks.
@@ -200,16 +161,8 @@ def _ablation_strip(
 THUMBNAIL = 128  # pixels
 SHOWN = 24  # locations with thumbnails
 LISTED = 200  # files that cannot be used, of each kind of reason
-WIDTH, HEIGHT = 320, 200  # of a map, in units of its drawing
-KILOMETRES = 111.32  # in a degree of latitude
 
 MapPoint = tuple[str, float, float, bool]  # name, longitude, latitude, held out
-
-
-def write_data_page(inspection: Inspection, path: Path) -> Path:
-    """Write the page, one file that loads nothing, and return its path."""
-    write_text(path, render_data(inspection))
-    return path
 
 
 def render_data(inspection: Inspection) -> str:
@@ -239,28 +192,19 @@ def clusters(points: Sequence[MapPoint]) -> list[list[MapPoint]]:
 
 
 def map_of(name: str, located: Sequence[MapPoint]) -> dict[str, Any]:
-    """Return locations as points in a drawing, north up, those held out on top, with a scale bar."""
-    longitudes, latitudes = [point[1] for point in located], [point[2] for point in located]
-    squeeze = max(0.05, math.cos(math.radians(sum(latitudes) / len(latitudes))))
-    middle = ((min(longitudes) + max(longitudes)) / 2, (min(latitudes) + max(latitudes)) / 2)
-    reach = max((max(longitudes) - min(longitudes)) * squeeze / WIDTH, (max(latitudes) - min(latitudes)) / HEIGHT, 1e-5)
-    scale = 0.78 / reach
-    points = [
-        {
-            "name": title,
-            "x": round(WIDTH / 2 + (x - middle[0]) * squeeze * scale, 2),
-            "y": round(HEIGHT / 2 - 6 - (y - middle[1]) * scale, 2),
-            "held": held,
-        }
-        for title, x, y, held in sorted(located, key=lambda point: point[3])
-    ]
-    bar = _round_number(WIDTH / 4 / scale * KILOMETRES)
+    """Return locations as points in a drawing, those held out on top, with a scale bar."""
+    located = sorted(located, key=lambda point: point[3])
+    placed = charts.project([point[1] for point in located], [point[2] for point in located])
+    bar = _round_number(charts.WIDTH / 4 * placed.kilometres)
     return {
         "name": name,
-        "points": points,
-        "bar": round(bar / KILOMETRES * scale, 2),
+        "points": [
+            {"name": title, "x": x, "y": y, "held": held}
+            for (title, _, _, held), (x, y) in zip(located, placed.points, strict=True)
+        ],
+        "bar": round(bar / placed.kilometres, 2),
         "length": f"{bar:g} km" if bar >= 1 else f"{bar * 1000:g} m",
-        "where": f"{_degrees(middle[1], 'N', 'S')}, {_degrees(middle[0], 'E', 'W')}",
+        "where": placed.where,
         "held": sum(held for *_, held in located),
     }
 
@@ -285,8 +229,7 @@ def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
         + " L".join(f"{index + 0.5:.1f},{40 - 38 * min(share / top, 1.0):.2f}" for index, share in enumerate(row))
         for split, row in shares.items()
     }
-    means = {split: figure.mean for split, figure in splits.items()}
-    return {"title": title, "lines": lines, "means": means, "images": {s: f.images for s, f in splits.items()}}
+    return {"title": title, "lines": lines, "means": {split: figure.mean for split, figure in splits.items()}}
 
 
 def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
@@ -340,7 +283,3 @@ def _round_number(value: float) -> float:
     """Return the largest of 1, 2 and 5 times a power of ten that is not above `value`."""
     power: float = 10.0 ** math.floor(math.log10(value))
     return max(step * power for step in (1, 2, 5) if step * power <= value)
-
-
-def _degrees(value: float, positive: str, negative: str) -> str:
-    return f"{abs(value):.2f}° {positive if value >= 0 else negative}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -18,13 +19,13 @@ from pbvs.challenge import Challenge
 from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import BASELINE_NAMES, TEXTS, Scores, number, read_scores, table
-from pbvs.files import matching, sha256
+from pbvs.files import matching, sha256, sweep, write_text
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
 from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Shown, levels_of
-from pbvs.run import Run, read_metadata
+from pbvs.run import MANIFESTS, Run, read_metadata
 from pbvs.seeds import evenly_spaced
 from pbvs.text import read_table
 
@@ -42,21 +43,31 @@ FEWEST_ON_MAP, MAPS = 3, 6
 T = TypeVar("T")
 
 
-def render_run(
-    run: Run, root: Path | None, manifests: Path, *, inline: bool = False, all_images: bool = False, jobs: int = 1
-) -> tuple[str, Gallery]:
-    """Return the HTML of a run's report and the gallery whose files it shows; raise PbvsError without such a run."""
+def write_report(
+    run: Run, *, root: Path | None = None, manifests: Path = MANIFESTS, one_file: bool = False, **how: Any
+) -> Path:
+    """Write `report.html` and its folder `report_files/` from whatever the run has so far, and return the page's path.
+
+    `root` is the data root for the images; without it the page has numbers but no images of inputs and targets.
+    `one_file` puts everything into the page itself; `how` are further fields of `Gallery`: `all_images` keeps every
+    image at full size, where otherwise a thumbnail is kept of each and full size only of the worst, as many as make 64
+    megapixels a task, and `jobs` threads read. Raises PbvsError when the run does not exist or the page cannot be
+    written; a part that is missing or damaged (an image, a log) is named on the page instead.
+    """
+    for folder in (run.folder, run.scores):
+        sweep(folder, deep=False)
     evidence = gather(run, manifests)
     gallery = Gallery(
         run.report_file,
         ("Input", "Prediction", "Target", "Error"),
         metrics_of(evidence.results),
         key=[dict(evidence.results.summary) if evidence.results else None, [*map(dict, evidence.batches.values())]],
-        inline=inline,
-        all_images=all_images,
-        jobs=jobs,
+        inline=one_file,
+        **how,
     )
-    return render("run.html", evidence.challenge, **run_view(evidence, root, gallery)), gallery
+    write_text(run.report_file, render("run.html", evidence.challenge, **run_view(evidence, root, gallery)))
+    gallery.finish()
+    return run.report_file
 
 
 def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[str, Any]:
@@ -83,12 +94,8 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
 
 
 def _sensitivity(evidence: Evidence) -> list[dict[str, Any]]:
-    rows = evidence.results.summary.get("sensitivity") if evidence.results else None
-    return [
-        {"reading": str(row.get("reading", "")), "combined": row.get("combined"), "tasks": table(row.get("tasks"))}
-        for row in (rows if isinstance(rows, list) else [])
-        if isinstance(row, dict)
-    ]
+    rows = list_of(evidence.results.summary.get("sensitivity")) if evidence.results else []
+    return [{"reading": "", **row, "tasks": table(row.get("tasks"))} for row in rows if isinstance(row, dict)]
 
 
 @dataclass(frozen=True)
@@ -187,14 +194,12 @@ def list_of(value: Any) -> list[Any]:
 
 def headline(results: Scores) -> dict[str, Any]:
     """Return the combined score with what it is, and the sentences to read before it."""
-    expected = [task for task in results.names if results.task(task)]
+    tasks = {task: found for task in results.names if (found := results.task(task))}
     counts = {task: Counter(results.table(task)["location"]) for task in results.names}
     baselines = table(results.summary.get("baselines"))
     return {
-        "baselines": {
-            BASELINE_NAMES.get(name, name): number(table(b).get("combined")) for name, b in baselines.items()
-        },
-        "combined": number(results.summary.get("combined")),
+        "baselines": {BASELINE_NAMES.get(name, name): table(found) for name, found in baselines.items()},
+        "combined": results.summary.get("combined"),
         "interval": interval_of(results.summary.get("interval")),
         "split": results.split,
         "protocol": results.protocol,
@@ -203,9 +208,9 @@ def headline(results: Scores) -> dict[str, Any]:
         "is_lpips": results.is_lpips,
         "partial": bool(results.summary.get("partial")),
         "caveats": caveats(results, counts),
-        "tasks": [task_row(results, task) for task in expected],
+        "tasks": [task_row(results, task) for task in tasks],
         "has_fid_term": bool(results.rule and results.rule.set_terms),
-        "has_fid": any(number(results.task(task).get("fid")) is not None for task in expected),
+        "has_fid": any(number(found.get("fid")) is not None for found in tasks.values()),
         "locations": len({location for found in counts.values() for location in found}),
         "images": sum(found.total() for found in counts.values()),
     }
@@ -234,44 +239,41 @@ def caveats(results: Scores, counts: Mapping[str, Counter[str]]) -> list[str]:
 
 
 def task_row(results: Scores, task: str) -> dict[str, Any]:
-    """Return one line of the table of tasks."""
+    """Return one line of the table of tasks; numbers are as they are stored."""
     found, baselines = results.task(task), table(results.summary.get("baselines")).values()
-    numbers = {key: number(found.get(key)) for key in ("score", "rmse", "l1", "mse", "lpips", "fid", "kid")}
+    numbers = {key: found.get(key) for key in ("score", "rmse", "l1", "lpips", "fid", "kid")}
     return {
         "task": task,
         "status": str(found.get("status", "")),
-        "reason": str(found.get("reason") or ""),
         "images": found.get("images", 0),
         "expected": found.get("expected", found.get("images", 0)),
         "interval": interval_of(found.get("interval")),
-        "baselines": [number(table(table(b.get("tasks")).get(task)).get("score")) for b in baselines],
+        "baselines": [table(table(table(each).get("tasks")).get(task)).get("score") for each in baselines],
         **numbers,
     }
 
 
 def score_chart(results: Scores) -> dict[str, Any]:
     """Return the chart of task scores with every image, mean and interval."""
-    rows = []
-    for task in results.names:
-        found = results.task(task)
-        scores = results.table(task)["score"].tolist()
-        if found:
-            interval = interval_of(found.get("interval"))
-            rows.append(charts.ScoreRow(task, number(found.get("score")), interval, scores))
-    combined = number(results.summary.get("combined"))
-    rows.append(charts.ScoreRow("combined", combined, interval_of(results.summary.get("interval"))))
-    drawn, axis = charts.score_rows(rows)
-    return {"rows": drawn, "axis": axis}
+    parts = {task: found for task in results.names if (found := results.task(task))}
+    parts["combined"] = {**results.summary, "score": results.combined}
+    rows = [
+        charts.ScoreRow(
+            name, number(found.get("score")), interval_of(found.get("interval")), results.table(name)["score"].tolist()
+        )
+        for name, found in parts.items()
+    ]
+    return charts.score_rows(rows)
 
 
 def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gallery) -> dict[str, Any] | None:
     """Return a task's images, charts, locations and training curves; None when there is nothing of it."""
     examples = chosen(evidence, task)
-    strips = [_strip(evidence, pair, heading, note, root) for heading, pair, note in examples]
+    strips = [_strip(evidence, pair, root, heading, note) for heading, pair, note in examples]
     curves = training_curves(evidence, task)
     if not strips and not curves and not (evidence.results and len(evidence.results.table(task, scored=False))):
         return None
-    stage = next((stage for name, stage in evidence.recipe.stages.items() if name == task), None)
+    stage = evidence.recipe.stages.get(task)
     shown = gallery.show(task, task_title(evidence.challenge, task), items(evidence, task, root))
     return {
         "task": task,
@@ -350,16 +352,14 @@ def score_charts(task: str, shown: Sequence[Shown]) -> list[charts.Plot]:
 
 def location_maps(results: Scores | None, task: str) -> list[charts.Plot]:
     """Return maps of the locations that are named by their coordinates, coloured by score."""
-    spots = []
-    for row in locations(results, task):
-        found = COORDINATE.match(row["location"])
-        if found and row["score"] is not None:
-            latitude, longitude = float(found[1]), float(found[2])
-            spots.append(charts.Spot(longitude, latitude, row["location"], task, row["score"]))
-    groups = [group for group in charts.clusters(spots, lambda spot: (spot.x, spot.y)) if len(group) >= FEWEST_ON_MAP][
-        :MAPS
+    spots = [
+        charts.Spot(float(found[2]), float(found[1]), row["location"], task, score)
+        for row in locations(results, task)
+        if (found := COORDINATE.match(row["location"])) and (score := number(row["score"])) is not None
     ]
-    return [charts.location_map("Score by location", group, task) for group in groups]
+    groups = charts.clusters(spots, lambda spot: (spot.x, spot.y))
+    large = [group for group in groups if len(group) >= FEWEST_ON_MAP]
+    return [charts.location_map("Score by location", group) for group in large[:MAPS]]
 
 
 def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
@@ -409,36 +409,32 @@ def _measured(results: Scores, image: Mapping[str, Any]) -> str:
     return f"{image['score']:.3f}, the {how} of {' and '.join(parts)}"
 
 
-def _strip(evidence: Evidence, pair: Pair, heading: str, note: str, root: Path | None) -> dict[str, Any]:
+def _strip(evidence: Evidence, pair: Pair, root: Path | None, heading: str = "", note: str = "") -> dict[str, Any]:
     opened = images.open_images(evidence.run, evidence.recipe, pair, root)
-    return {
-        "heading": heading,
-        "note": note,
-        "location": pair.location,
-        "name": pair.name,
-        "problem": opened.problem,
-        "tiles": images.strip(opened, bool(pair.target)),
-    }
+    return images.strip(pair, images.tiles(opened, bool(pair.target)), opened.problem, heading, note)
 
 
 def locations(results: Scores | None, task: str) -> list[dict[str, Any]]:
     """Return the task's locations, worst first."""
     found = table(results.task(task).get("locations")) if results else {}
-    rows = [
-        {"location": str(name), "images": table(said).get("images", 0)}
-        | {key: number(table(said).get(key)) for key in ("rmse", "lpips", "score")}
-        for name, said in found.items()
-    ]
-    return sorted(rows, key=lambda row: (-(row["score"] or 0.0), row["location"]))
+    empty = {"images": 0, "rmse": None, "lpips": None, "score": None}
+    rows = [{**empty, **table(said), "location": str(name)} for name, said in found.items()]
+    return sorted(rows, key=lambda row: (-(number(row["score"]) or 0.0), row["location"]))
 
 
 def training_curves(evidence: Evidence, task: str) -> list[charts.Plot]:
-    """Return a small chart for each column of the training log, the measures of validation first."""
+    """Return a small chart for each column of the training log that says something, those of validation first."""
     log = evidence.logs.get(task, {})
     names = [name for name in log if name not in AXES]
     names.sort(key=lambda name: (not name.startswith("val"), name == "learning_rate"))
-    drawn = [_curve(name, log[name], _axis(log)) for name in names]
-    return [item for item in drawn if item]
+    along = log.get("epoch") or log.get("step") or itertools.count()
+    drawn = []
+    for name in names:
+        points = [(x, y) for x, y in zip(along, log[name], strict=False) if x is not None and y is not None]
+        if len(points) > 1 and any(y for _, y in points):
+            x, y = zip(*points, strict=True)
+            drawn.append(charts.curve(name, x, y, int(np.argmin(y)) if name.startswith("val") else None))
+    return drawn
 
 
 def training_samples(evidence: Evidence, task: str) -> list[images.Tile]:
@@ -454,28 +450,12 @@ def training_samples(evidence: Evidence, task: str) -> list[images.Tile]:
     return tiles
 
 
-def _axis(log: Mapping[str, Sequence[float | None]]) -> Sequence[float | None]:
-    for name in ("epoch", "step"):
-        if name in log:
-            return log[name]
-    return [float(i) for i in range(max((len(values) for values in log.values()), default=0))]
-
-
-def _curve(name: str, values: Sequence[float | None], axis: Sequence[float | None]) -> charts.Plot | None:
-    points = [(x, y) for x, y in zip(axis, values, strict=False) if x is not None and y is not None]
-    if len(points) < 2 or not any(y for _, y in points):
-        return None
-    x, y = [point[0] for point in points], [point[1] for point in points]
-    best = int(np.argmin(y)) if name.startswith("val") else None
-    return charts.curve(charts.Curve(name, x, y, best))
-
-
 def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, Any] | None:
     """Return a few test inputs with their predictions; None when no test image of the task was predicted."""
     made = predicted(evidence, "test", task)
     if not made:
         return None
-    strips = [_strip(evidence, pair, "", "", root) for pair in evenly_spaced(made, TEST_IMAGES, ends=True)]
+    strips = [_strip(evidence, pair, root) for pair in evenly_spaced(made, TEST_IMAGES, ends=True)]
     return {"task": task, "strips": strips, "count": len(made)}
 
 

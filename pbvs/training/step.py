@@ -63,9 +63,15 @@ class Execution:
 class TrainingStep(ABC):
     """A way of training: the trainer steps the optimisers, averages `network`, saves and restores everything."""
 
-    modules: Mapping[str, nn.Module]  # all that has weights to learn
-    optimizers: Mapping[str, Optimizer]
     losses: tuple[str, ...]  # names of what `accumulate` returns; the first is watched for divergence
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], execution: Execution | None = None
+    ):
+        self.modules = modules  # all that has weights to learn
+        self.optimizers = optimizers
+        self.execution = execution or Execution()
+        self._called: dict[str, nn.Module] = {}
 
     @property
     @abstractmethod
@@ -81,7 +87,12 @@ class TrainingStep(ABC):
 
     def begin_epoch(self, epoch: int) -> None:
         """Do what changes between epochs; `epoch` counts from 1. Called also when a run resumes inside one."""
-        return
+        if not self._called:
+            self._called = {name: self.execution.prepare(module) for name, module in self.modules.items()}
+
+    def called(self, name: str) -> nn.Module:
+        """Return what is called in a module's place: joined with the other processes', compiled, once epochs begin."""
+        return self._called.get(name, self.modules[name])
 
     def step(self, rate: float) -> None:
         """Let every optimiser take one step at this learning rate and forget its gradients."""

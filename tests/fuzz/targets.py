@@ -297,7 +297,7 @@ def _json_seeds() -> list[bytes]:
 
 def _read_results(path: Path) -> None:
     from pbvs.evaluation.results import read_scores
-    from pbvs.report import write_report
+    from pbvs.report.run_page import write_report
     from pbvs.run import Run
 
     folder = path.parent / "runs" / "r"

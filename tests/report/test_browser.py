@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pbvs.evaluation.compare import compare
-from pbvs.report import write_report
 from pbvs.report.pages import write_comparisons
+from pbvs.report.run_page import write_report
 from tests.report.browser import Tab, browser, find_browser
 from tests.report.world import World
 

@@ -20,8 +20,8 @@ from pbvs.cli import cli
 from pbvs.data.images import write_png
 from pbvs.errors import PbvsError
 from pbvs.files import write_json, write_text
-from pbvs.report import charts, images, write_report
-from pbvs.report.run_page import read_log
+from pbvs.report import charts, images
+from pbvs.report.run_page import read_log, write_report
 from pbvs.run import Run
 from tests.report.world import HOSTILE, World
 
@@ -235,7 +235,7 @@ def test_locations_named_by_their_coordinates_are_on_a_map() -> None:
     far = charts.Spot(10.0, 50.0, "far", "t", 0.2)
     groups = charts.clusters([*spots, far], lambda spot: (spot.x, spot.y))
     assert [len(group) for group in groups] == [4, 1]
-    drawn = charts.location_map("x", groups[0], "t")
+    drawn = charts.location_map("x", groups[0])
     places = {name: float(x) for x, name in re.findall(r'cx="([\d.]+)"[^>]*data-location="(\S+)"', drawn.svg)}
     assert places["34_0"] < places["34_1"] < places["34_3"]
     assert "118" not in drawn.note or "W" in drawn.note
@@ -426,14 +426,14 @@ def test_axes_end_at_round_numbers(values: list[float], end: float) -> None:
 
 def test_charts_escape_and_stay_in_their_frame() -> None:
     row = charts.ScoreRow("<b>", 0.5, (0.4, 0.6), [0.1, 0.9])
-    drawn, axis = charts.score_rows([row])
+    drawn, axis = charts.score_rows([row]).values()
     assert "<b>" not in drawn[0][1]
     assert "&lt;b&gt;" in drawn[0][1]
     assert axis[-1] == (100.0, "1")
 
 
 def test_one_point_or_a_flat_curve_is_drawn() -> None:
-    flat = charts.curve(charts.Curve("flat", [0, 1, 2], [0.5, 0.5, 0.5]))
+    flat = charts.curve("flat", [0, 1, 2], [0.5, 0.5, 0.5])
     assert flat.svg.count(",50.00") == 3
 
 

@@ -66,9 +66,9 @@ def test_large_targets_are_compared_within_a_bound_of_memory() -> None:
     seen: list[tuple[int, ...]] = []
 
     class Spy(Judge):
-        def score_images(self, predictions, targets, valid=()):  # type: ignore[no-untyped-def]
+        def score_images(self, predictions, targets, keys=()):  # type: ignore[no-untyped-def]
             seen.extend(image.shape for image in (*predictions, *targets))
-            return super().score_images(predictions, targets, valid)
+            return super().score_images(predictions, targets, keys)
 
     spy = Spy(load_protocol(terms=["rmse"], shown=["rmse"]))
     large = Validator([Pair("0", "sar2eo", "val", "location", "source")], lambda pair: Opened(0, 2000), identity, spy)

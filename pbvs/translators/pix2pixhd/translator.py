@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -50,12 +51,12 @@ class Pix2PixHD(NetworkTranslator):
         return GeneratorConfig(
             self.channels(self.task.source_channels),
             self.channels(self.task.target_channels),
-            stage.generator_width,
-            stage.downsamplings,
-            stage.residual_blocks,
-            stage.local_enhancers,
-            stage.local_blocks,
-            stage.upsampling,
+            width=stage.generator_width,
+            downsamplings=stage.downsamplings,
+            blocks=stage.residual_blocks,
+            enhancers=stage.local_enhancers,
+            enhancer_blocks=stage.local_blocks,
+            upsampling=stage.upsampling,
         )
 
     @property
@@ -96,10 +97,9 @@ class Pix2PixHD(NetworkTranslator):
     def publish(self, folder: Path, method: TrainingStep, network: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Write the generator, and the discriminator for stages that start from this one."""
         described = self.describe(metadata)
-        discriminator = method.modules["discriminator"]
-        channels = {"channels": [self.config.source_channels, self.config.target_channels]}
+        known = {**described, "channels": [self.config.source_channels, self.config.target_channels]}
         checkpoint.write_model(
-            folder / DISCRIMINATOR, discriminator, self.discriminator_config, {**described, **channels}
+            folder / DISCRIMINATOR, method.modules["discriminator"], self.discriminator_config, known
         )
         checkpoint.write_model(folder / MODEL, network, self.config, described)
 
@@ -107,12 +107,7 @@ class Pix2PixHD(NetworkTranslator):
         if not self.stage.vgg_weight:
             return None
         trunk = load_trunk(self.stage.vgg_trunk, context.weights).to(self.device)
-        imagenet = self.stage.vgg_input == "imagenet"
-
-        def distance(fake: Tensor, real: Tensor) -> Tensor:
-            return vgg_distance(trunk, fake, real, imagenet=imagenet)
-
-        return distance
+        return partial(vgg_distance, trunk, imagenet=self.stage.vgg_input == "imagenet")
 
     def _first_networks(self, context: FitContext) -> tuple[GlobalGenerator | LocalEnhancer, MultiscaleDiscriminator]:
         seed, task = context.recipe.seed, self.task.name
@@ -189,12 +184,11 @@ class GanStep(TrainingStep):
         execution: Execution | None = None,
         fix_global_epochs: int = 0,
     ):
+        modules = {"generator": generator, "discriminator": discriminator}
+        super().__init__(modules, {name: adam(module, rate) for name, module in modules.items()}, execution)
         self.generator, self.discriminator = generator, discriminator
-        self.modules = {"generator": generator, "discriminator": discriminator}
-        self.optimizers = {name: adam(module, rate) for name, module in self.modules.items()}
         self.weights, self.vgg, self.perceptual = weights, vgg, perceptual
-        self.execution, self.fix_global_epochs = execution or Execution(), fix_global_epochs
-        self._called: dict[str, nn.Module] = {}
+        self.fix_global_epochs = fix_global_epochs
 
     @property
     def network(self) -> nn.Module:
@@ -209,15 +203,14 @@ class GanStep(TrainingStep):
                 if parameter.requires_grad != learns:
                     parameter.requires_grad_(learns)
                     self._called.clear()
-        if not self._called:
-            self._called = {name: self.execution.prepare(module) for name, module in self.modules.items()}
+        super().begin_epoch(epoch)
 
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both losses to the networks that each is for."""
         batch = self.execution.batch(batch)
         with self.execution.exchange(self._called.values(), last):
             with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.execution.half_precision):
-                fake = self._forward("generator")(batch.source)
+                fake = self.called("generator")(batch.source)
                 fake = torch.where(batch.valid, fake, batch.target.to(fake.dtype))
                 fakes, reals = self.judge(batch, fake)
                 loss_d = (losses.lsgan(fakes, 0.0) + losses.lsgan(reals, 1.0)) / 2
@@ -230,7 +223,7 @@ class GanStep(TrainingStep):
 
     def judge(self, batch: Batch, fake: Tensor) -> tuple[Features, Features]:
         """Return the discriminator's features of fake and real, from one run on both: its norm keeps images apart."""
-        features = self._forward("discriminator")(
+        features = self.called("discriminator")(
             torch.cat((batch.source, batch.source)), torch.cat((fake, batch.target.to(fake.dtype)))
         )
         n = len(fake)
@@ -248,9 +241,6 @@ class GanStep(TrainingStep):
             "lpips": self.perceptual(fake, batch.target, batch.first) if self.perceptual else zero,
             "l2": losses.l2(fake, batch.target),
         }
-
-    def _forward(self, name: str) -> nn.Module:
-        return self._called.get(name, self.modules[name])
 
 
 def learning(module: nn.Module) -> list[nn.Parameter]:

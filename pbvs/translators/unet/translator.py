@@ -33,31 +33,15 @@ class UNetTranslator(NetworkTranslator):
     @property
     def config(self) -> UNetConfig:
         """The U-Net that the recipe asks for."""
-        stage = self.stage
-        return UNetConfig(
-            self.channels(self.task.source_channels),
-            self.channels(self.task.target_channels),
-            stage.width,
-            stage.levels,
-            stage.widest,
-            stage.blocks,
-            stage.style,
-            stage.shuffle,
-            stage.residual,
-        )
+        source, target = self.channels(self.task.source_channels), self.channels(self.task.target_channels)
+        sizes = ("width", "levels", "widest", "blocks", "style", "shuffle", "residual")
+        return UNetConfig(source, target, **self.stage.model_dump(include=set(sizes)))
 
     @property
     def augmentation(self) -> Augmentation:
         """Flips and turns, zoom, and inputs made softer, crisper, darker or brighter, as the recipe says."""
-        stage = self.stage
-        return Augmentation(
-            flips=stage.dihedral,
-            turns=stage.dihedral,
-            blur=stage.blur,
-            sharpen=stage.sharpen,
-            brightness=stage.brightness,
-            zoom=stage.zoom,
-        )
+        changes = self.stage.model_dump(include={"blur", "sharpen", "brightness", "zoom"})
+        return Augmentation(flips=self.stage.dihedral, turns=self.stage.dihedral, **changes)
 
     @property
     def schedule(self) -> Schedule:
@@ -165,26 +149,18 @@ class UNetStep(TrainingStep):
         weight_decay: float = 0.01,
         execution: Execution | None = None,
     ):
-        self.modules = {"unet": network}
-        self.optimizers = {
-            "unet": torch.optim.AdamW(network.parameters(), rate, BETAS, weight_decay=weight_decay, fused=True)
-        }
-        self.weights, self.perceptual, self.execution = weights, perceptual, execution or Execution()
-        self._called: nn.Module | None = None
+        optimizer = torch.optim.AdamW(network.parameters(), rate, BETAS, weight_decay=weight_decay, fused=True)
+        super().__init__({"unet": network}, {"unet": optimizer}, execution)
+        self.weights, self.perceptual = weights, perceptual
 
     @property
     def network(self) -> nn.Module:
         """The U-Net."""
         return self.modules["unet"]
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Join the processes' networks, where there are several."""
-        if self._called is None:
-            self._called = self.execution.prepare(self.network)
-
     def accumulate(self, batch: Batch, share: float, last: bool) -> Mapping[str, Tensor]:
         """Add the gradients of both terms."""
-        batch, called = self.execution.batch(batch), self.network if self._called is None else self._called
+        batch, called = self.execution.batch(batch), self.called("unet")
         with self.execution.exchange([called], last):
             with torch.autocast(batch.source.device.type, torch.bfloat16, enabled=self.execution.half_precision):
                 made = called(batch.source)
