@@ -56,16 +56,12 @@ class Lineage:
     fresh: frozenset[str] = frozenset()
     known: dict[Path, str] = field(default_factory=dict, compare=False)  # digests of manifests read so far
 
-    def stage(self, task: TaskName) -> Stage:
-        """Return the recipe's stage."""
-        return self.recipe.stages[task]
-
     def model_parts(self, task: TaskName, stage: Stage | None = None) -> Parts:
         """Return all that a stage's model is made from: settings, what stages share, pairs, earlier models.
 
         `stage` stands for the recipe's own. Raises PbvsError when a manifest is missing that it learns from.
         """
-        stage = stage or self.stage(task)
+        stage = stage or self.recipe.stages[task]
         parts: Parts = {"stage": stage.identity(), "requires": {name: self.model(name) for name in stage.requires}}
         if learns(stage):
             shared = self.recipe.model_dump(mode="json", exclude=UNRELATED, exclude_defaults=True)
@@ -117,7 +113,7 @@ class Lineage:
 
     def as_trained(self, task: TaskName) -> Stage:
         """Return the recipe's stage with what may change between trainings as it was for the finished model."""
-        stage, record = self.stage(task), read_metadata(self.run.model_metadata_file(task))
+        stage, record = self.recipe.stages[task], read_metadata(self.run.model_metadata_file(task))
         known: Parts = (record.get("parts") or {}).get("stage", {})
         if "parts" not in record and self.run.exists():  # as versions up to 0.1 wrote it: in the run's recipe alone
             old = self.run.recipe().stages.get(task)
@@ -136,7 +132,9 @@ class Lineage:
             name: [*self.earlier(name), read_metadata(self.run.model_metadata_file(name)).get("made_from")]
             for name in started
         }
-        if self.stage(task).all_epochs > then.all_epochs and all(started[name] in known[name] for name in started):
+        if self.recipe.stages[task].all_epochs > then.all_epochs and all(
+            started[name] in known[name] for name in started
+        ):
             parts["requires"] = started or parts["requires"]
         return then if model_digest(parts) == record.get("made_from") else None
 
@@ -144,10 +142,9 @@ class Lineage:
         """Return the stages that have gone on since a finished model started from theirs."""
         record = read_metadata(self.run.model_metadata_file(task))
         then = (record.get("parts") or {}).get("requires", {})
-        older = (
-            {name for name, source in then.items() if source != self.model(name)} if learns(self.stage(task)) else ()
-        )
-        return sorted({*older, *record.get("older_start", [])})
+        now = then if learns(self.recipe.stages[task]) else {}
+        older = {name for name, source in now.items() if source != self.model(name)}
+        return sorted(older.union(record.get("older_start", [])))
 
     def manifest(self, task: str, split: str) -> str:
         """Return a manifest's SHA-256; raise PbvsError when there is none."""
@@ -161,13 +158,13 @@ class Lineage:
     def _needed(self, task: TaskName) -> Iterator[TaskName]:
         """Yield the task and those whose models it uses."""
         yield task
-        for name in self.stage(task).requires:
-            if not learns(self.stage(task)):  # a network only starts from the other's weights
+        for name in self.recipe.stages[task].requires:
+            if not learns(self.recipe.stages[task]):  # a network only starts from the other's weights
                 yield from self._needed(name)
 
     def networks(self, task: TaskName) -> list[TaskName]:
         """Return the stages whose trained networks translate a task's inputs: itself, or the first of a cascade."""
-        return [name for name in self._needed(task) if learns(self.stage(name))]
+        return [name for name in self._needed(task) if learns(self.recipe.stages[name])]
 
     def _roots(self, root: Path | None) -> Iterator[str]:
         if root is not None:
@@ -248,9 +245,9 @@ def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
     lineage = Lineage(run, run.recipe())
     translated = {task: lineage.networks(task) for task in lineage.recipe.order() if task in set(tasks)}
     networks = list(dict.fromkeys(name for names in translated.values() for name in names))
-    found = {name: read_metadata(run.model_metadata_file(name)).get("training") for name in networks}
-    known = {name: table if isinstance(table, dict) else {} for name, table in found.items()}
-    chosen = {name: known[name].get("chosen_on", lineage.stage(name).chosen_on) for name in networks}
+    records = {name: read_metadata(run.model_metadata_file(name)) for name in networks}
+    known = {name: record.get("training") or {} for name, record in records.items()}
+    chosen = {name: known[name].get("chosen_on", lineage.recipe.stages[name].chosen_on) for name in networks}
     notes = [_chosen_note(where, [n for n in networks if chosen[n] == where], split) for where in ("val", "train")]
     parted = ", ".join(name for name in networks if known[name].get("parted"))
     if parted:
@@ -258,16 +255,14 @@ def training_notes(run: Run, split: str, tasks: Iterable[str]) -> list[str]:
             f"{parted}: to a net that training did not see, the epoch that was kept is further from the targets than "
             "an earlier one (`parted`): it may have learnt its loss and not the images."
         )
-    older = [
-        (name, start)
-        for name in networks
-        for start in read_metadata(run.model_metadata_file(name)).get("older_start", [])
+    notes += [
+        f"{name} started from {start} as it was before that went on with more epochs."
+        for name, record in records.items()
+        for start in record.get("older_start", [])
     ]
-    notes += [f"{name} started from {start} as it was before that went on with more epochs." for name, start in older]
-    grids = {
-        task: read_metadata(run.prediction_metadata_file(split, task)) for task, names in translated.items() if names
-    }
-    return [*filter(None, notes), *_grid_notes({t: r["input_grid"] for t, r in grids.items() if "input_grid" in r})]
+    made = {task: read_metadata(run.prediction_metadata_file(split, task)) for task in translated if translated[task]}
+    grids = {task: record["input_grid"] for task, record in made.items() if "input_grid" in record}
+    return [*filter(None, notes), *_grid_notes(grids)]
 
 
 def _chosen_note(where: str, names: Sequence[str], split: str) -> str:
@@ -336,7 +331,7 @@ def stale_model(lineage: Lineage, task: TaskName) -> Iterator[Stale]:
         return
     if not lineage.has_model(task):
         renew = f"pbvs predict --run {lineage.run.name} --task {task}"
-        if learns(lineage.stage(task)) and not lineage.goes_on(task):
+        if learns(lineage.recipe.stages[task]) and not lineage.goes_on(task):
             renew += " --retrain"
         yield Stale(f"The model of {task}", _why(record, lineage.model_parts(task), "recipe or manifests"), renew)
 
@@ -443,20 +438,20 @@ def report_sources(run: Run) -> dict[str, str]:
 
 def calibration_parts(lineage: Lineage, task: TaskName) -> Parts:
     """Return what a calibration is made from: the first model, if there is one, and the training pairs."""
-    records = {name: read_metadata(lineage.run.model_metadata_file(name)) for name in lineage.stage(task).requires}
+    records = {
+        name: read_metadata(lineage.run.model_metadata_file(name)) for name in lineage.recipe.stages[task].requires
+    }
     firsts = {name: record.get("made_from") for name, record in records.items()}
     return {"manifest train": lineage.manifest(task, "train"), **{f"model of {name}": d for name, d in firsts.items()}}
 
 
 def prediction_source(run: Run, split: str, task: str) -> str | None:
-    """Return the digest of what a task's predictions were made from, as their record says; None without a record."""
+    """Return the digest of what a task's predictions were made from, as their record says; None without a record.
+
+    A summary of scores remembers it of each task, as `made_from`.
+    """
     value = read_metadata(run.prediction_metadata_file(split, task)).get("made_from")
     return value if isinstance(value, str) else None
-
-
-def score_sources(run: Run, split: str, tasks: Iterable[str]) -> dict[str, str | None]:
-    """Return `prediction_source` of each task: what a summary of scores remembers as `made_from`."""
-    return {task: prediction_source(run, split, task) for task in tasks}
 
 
 def refuse_stale(run: Run, split: str, tasks: Sequence[str], manifests: Path = MANIFESTS) -> None:
@@ -473,8 +468,8 @@ def _has_manifests(lineage: Lineage, task: TaskName, training: Iterable[str], sp
     waiting: list[TaskName] = [task]
     while waiting:
         name = waiting.pop()
-        waiting += lineage.stage(name).requires
-        if learns(lineage.stage(name)) or (name == task and "val" not in training):
+        waiting += lineage.recipe.stages[name].requires
+        if learns(lineage.recipe.stages[name]) or (name == task and "val" not in training):
             needed += [(name, part) for part in training]
     return all(manifest_path(lineage.manifests, name, part).is_file() for name, part in needed)
 

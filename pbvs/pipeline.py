@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from pbvs.files import (
 from pbvs.lineage import EARLIER, free_settings, learns
 from pbvs.logs import duration, say
 from pbvs.preflight import Plan, Work, tasks_with_parts, with_settings
-from pbvs.recipe import Recipe, Stage, TaskName, load_recipe
+from pbvs.recipe import Recipe, Stage, TaskName, load_recipe, with_changes
 from pbvs.run import CACHE, DONE, MANIFESTS, SUBMISSIONS, Run, locked, mark_done, read_metadata
 from pbvs.translators import make_translator
 from pbvs.translators.base import FitContext, Outcome, Translator, predict_pairs
@@ -63,12 +63,23 @@ class Request:
     lpips_net: str | None = None
     deterministic: bool = False
     challenge: str | None = None
+    changes: Sequence[str] = ()  # of the recipe, as `--set` has them
     change_recipe: bool = False
 
     @cached_property
     def chosen(self) -> tuple[Recipe, Run]:
-        """The recipe and the run; raises UsageError where the recipe has no stage for a task asked for."""
-        recipe, run = _choose(self.recipe, self.run, self.submissions, self.challenge, self.manifests)
+        """The recipe, the run's own where none is named and the run exists, and the run.
+
+        Raises UsageError where the recipe has no stage for a task asked for.
+        """
+        given = Run(self.run, self.submissions) if self.run is not None else None
+        if self.recipe is None and given and given.exists():
+            recipe = given.recipe()
+        else:
+            asked = self.challenge or challenge_of(self.manifests)
+            named = self.recipe or default_recipe(asked)
+            recipe = named if isinstance(named, Recipe) else load_recipe(named, self.challenge, asked)
+        recipe, run = with_changes(recipe, self.changes), given or Run(recipe.name, self.submissions)
         for task in self.tasks or ():
             if task not in recipe.stages:
                 has = ", ".join(recipe.stages)
@@ -83,7 +94,7 @@ class Request:
         instead = {"lpips_net": self.lpips_net, "deterministic": self.deterministic}
         instead = {key: value for key, value in instead.items() if value}
         recipe, run = self.chosen
-        recipe = run.recipe() if self.recipe is None and run.exists() else recipe
+        recipe = run.recipe() if self.recipe is None and not self.changes and run.exists() else recipe
         asked = frozenset(self.tasks or recipe.stages)
         recipe = with_settings(recipe, instead, tasks_with_parts(recipe, asked))
         root = find_root(self.root, self.manifests)
@@ -105,7 +116,8 @@ def predict(request: Request) -> Run:
     folder = request.chosen[1]
     if not folder.exists():
         request.job().check(request.splits, request.change_recipe)  # nothing of a run is made when it cannot be
-    with _single_writer(folder.folder):
+    # The first process holds the run's lock; the others of a torchrun group work under it.
+    with locked(folder.folder) if devices.rank() == 0 else contextlib.nullcontext():
         failures = _work(request.job(), request)
     if failures:
         raise PbvsError(f"{len(failures)} inputs could not be predicted, the rest is written: {' '.join(failures[:5])}")
@@ -335,18 +347,6 @@ class Job(Work):
         )
 
 
-def _choose(
-    recipe: str | Path | Recipe | None, run: str | None, submissions: Path, challenge: str | None, manifests: Path
-) -> tuple[Recipe, Run]:
-    """Return the recipe and the run: the run's own recipe when none is named and the run exists."""
-    if recipe is None and run is not None and Run(run, submissions).exists():
-        return Run(run, submissions).recipe(), Run(run, submissions)
-    asked = challenge or challenge_of(manifests)
-    named = recipe or default_recipe(asked)
-    chosen = named if isinstance(named, Recipe) else load_recipe(named, challenge, asked)
-    return chosen, Run(run or chosen.name, submissions)
-
-
 def default_recipe(challenge: str = DEFAULT) -> str:
     """Return the recipe used when none is named: the paper's where there is a GPU to train it, else the demo's.
 
@@ -362,16 +362,6 @@ def default_recipe(challenge: str = DEFAULT) -> str:
     if name == "demo":
         say("No GPU here: the recipe is demo, which shows that everything works; --recipe paper trains the real one.")
     return name
-
-
-@contextlib.contextmanager
-def _single_writer(folder: Path) -> Iterator[None]:
-    """Hold the run's lock in the first process; the others of a torchrun group work under it."""
-    if devices.rank() != 0:
-        yield
-        return
-    with locked(folder):
-        yield
 
 
 def barrier() -> None:

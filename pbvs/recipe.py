@@ -7,6 +7,7 @@ import importlib
 import operator
 import re
 from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -311,19 +312,19 @@ class Recipe(Settings):
 
 def order_of(stages: dict[TaskName, Stage]) -> list[TaskName]:
     """Sort stages so that each comes after those it requires; raise ValueError on a gap or a circle."""
+    for task, stage in stages.items():
+        if missing := [name for name in stage.requires if name not in stages]:
+            raise ValueError(f"stage {task} needs a stage {missing[0]}, which the recipe does not have")
+    sorter = TopologicalSorter({task: stage.requires for task, stage in stages.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = ", ".join(task for task in stages if task in error.args[1])
+        raise ValueError(f"the stages {circle} wait for each other in a circle") from None
     done: list[TaskName] = []
-    waiting = dict(stages)
-    while waiting:
-        for task, stage in waiting.items():
-            missing = [name for name in stage.requires if name not in stages]
-            if missing:
-                raise ValueError(f"stage {task} needs a stage {missing[0]}, which the recipe does not have")
-        ready = [task for task, stage in waiting.items() if all(name in done for name in stage.requires)]
-        if not ready:
-            raise ValueError(f"the stages {', '.join(waiting)} wait for each other in a circle")
-        done.extend(ready)
-        for task in ready:
-            del waiting[task]
+    while ready := sorted(sorter.get_ready(), key=list(stages).index):
+        done += ready
+        sorter.done(*ready)
     return done
 
 

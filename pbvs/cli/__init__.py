@@ -180,10 +180,8 @@ def _run(arguments: list[str]) -> int:
 
 def explain(error: Exception) -> tuple[str, int]:
     """Return the sentence and the exit status for an error that ended a command."""
-    if isinstance(error, UsageError):
-        return f"Usage error: {error}", error.exit_status
     if isinstance(error, PbvsError):
-        return f"Error: {error}", error.exit_status
+        return f"{'Usage error' if isinstance(error, UsageError) else 'Error'}: {error}", error.exit_status
     if is_out_of_memory(error):
         return "Error: There is not enough memory; take fewer --jobs, or a smaller batch_size or size in the recipe.", 1
     if type(error).__name__ in ("TerminatedWorkerError", "BrokenProcessPool") or "DataLoader worker" in str(error):

@@ -9,6 +9,7 @@ import click
 
 from pbvs.cli import options
 from pbvs.errors import PbvsError
+from pbvs.metrics.weights import SOURCES
 
 
 @click.command()
@@ -89,15 +90,7 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
 
 # --- `pbvs weights`: where the frozen networks' weights are, and how to get them.
 
-USES = {
-    "alex": "LPIPS; the demo's loss",
-    "squeeze": "LPIPS; the smallest",
-    "vgg": "LPIPS; what protocols prefer, the paper's loss",
-    "vgg19": "pix2pixHD's perceptual loss",
-    "inception": "FID and KID",
-}
-NETS = tuple(USES)
-which = click.argument("nets", type=click.Choice(NETS), nargs=-1)
+which = click.argument("nets", type=click.Choice(list(SOURCES)), nargs=-1)
 
 
 @click.group()
@@ -112,12 +105,12 @@ def weights() -> None:
 @options.weights
 def list_weights(weights: Path | None) -> None:
     """Say which weights there are, what for, and where they were found."""
-    from pbvs.metrics.weights import SOURCES, folders, look
+    from pbvs.metrics.weights import folders, look
 
     for net, source in SOURCES.items():
         path = look(net, weights)
         where = str(path) if path else f"missing; {source.megabytes} MB to fetch: {source.url}"
-        options.echo(f"{net:<10}{source.title:<22}{USES[net]}\n{'':<10}{where}")
+        options.echo(f"{net:<10}{source.title:<22}{source.use}\n{'':<10}{where}")
     options.echo("Searched: " + ", ".join(map(str, folders(weights))))
 
 
@@ -141,7 +134,7 @@ def verify(nets: tuple[str, ...], weights: Path | None) -> None:
     from pbvs.metrics.weights import find, look
 
     failures = []
-    for net in nets or [net for net in NETS if look(net, weights)]:
+    for net in nets or [net for net in SOURCES if look(net, weights)]:
         path = find(net, weights)
         try:
             options.echo(f"{net}: {path}: {run_verify(net, path)}")
@@ -152,7 +145,7 @@ def verify(nets: tuple[str, ...], weights: Path | None) -> None:
 
 
 @weights.command()
-@click.argument("nets", type=click.Choice(NETS), nargs=-1, required=True)
+@click.argument("nets", type=click.Choice(list(SOURCES)), nargs=-1, required=True)
 @options.weights
 @click.option("--to", "target", type=options.FOLDER, help="Folder to write into; else beside the full file.")
 def slim(nets: tuple[str, ...], weights: Path | None, target: Path | None) -> None:

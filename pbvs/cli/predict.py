@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pbvs.experiments.ablation import AblationPlan, Made
     from pbvs.experiments.calibrate import Calibration
     from pbvs.preflight import Plan
-    from pbvs.recipe import Recipe
     from pbvs.translators.scenes import Form, Model
 
 
@@ -48,7 +47,6 @@ def predict(
     recipe: str | None,
     run: str | None,
     folders: options.Folders,
-    changes: tuple[str, ...],
     dry_run: bool,
     **choices: Any,
 ) -> None:
@@ -62,7 +60,7 @@ def predict(
     from pbvs import pipeline
 
     request = pipeline.Request(
-        _changed(recipe, run, folders.submissions, changes) if changes else recipe,
+        recipe,
         run=run,
         tasks=tasks or None,
         splits=splits or ("test", "val"),
@@ -87,17 +85,6 @@ def _say_plan(plan: Plan) -> None:
     if plan.problem:
         raise PbvsError(plan.problem)
     options.echo(CLEAR)
-
-
-def _changed(recipe: str | None, run: str | None, submissions: Path, changes: tuple[str, ...]) -> Recipe:
-    """Return the recipe that would be taken, with what --set changes."""
-    from pbvs.pipeline import default_recipe
-    from pbvs.recipe import load_recipe, with_changes
-    from pbvs.run import Run
-
-    own = recipe is None and run is not None and Run(run, submissions).exists()
-    chosen = Run(str(run), submissions).recipe() if own else load_recipe(recipe or default_recipe())
-    return with_changes(chosen, changes)
 
 
 # --- `pbvs translate`: one's own images through a trained model.
@@ -139,12 +126,16 @@ def translate(
     memory that grows with their width alone. What is there already is kept, so a stopped command goes on.
     """
     from pbvs import load_model
+    from pbvs.logs import track
     from pbvs.translators.scenes import find_inputs, plan_targets
 
     planned = plan_targets(find_inputs(inputs), out, form)
     model = load_model(run, task, submissions=submissions, device=device, rule=rule)
     waiting = [(source, target) for source, target in planned if again or not target.is_file()]
-    failures = _translate_all(model, [source for source, _ in planned], waiting)
+    if waiting and not model.rules:
+        model.look_at([source for source, _ in planned])
+    done = (_translate(model, source, target) for source, target in track(waiting, "translating", unit="image"))
+    failures = [failure for failure in done if failure]
     kept = len(planned) - len(waiting)
     already = f" ({kept} were there already; --again translates them again)" if kept else ""
     options.echo(f"{len(waiting) - len(failures)} of {len(planned)} images translated into {out}{already}.")
@@ -152,18 +143,6 @@ def translate(
         options.echo(f"Intensity: {'; '.join(said)}. Another: --rule.")
     if failures:
         raise PbvsError(f"{len(failures)} images could not be translated: {' '.join(failures[:3])}")
-
-
-def _translate_all(model: Model, seen: list[Path], waiting: list[tuple[Path, Path]]) -> list[str]:
-    """Translate the files one by one; return a sentence for each that could not be."""
-    from pbvs.logs import track
-
-    if not waiting:
-        return []
-    if not model.rules:
-        model.look_at(seen)
-    done = (_translate(model, source, target) for source, target in track(waiting, "translating", unit="image"))
-    return [failure for failure in done if failure]
 
 
 def _translate(model: Model, source: Path, target: Path) -> str:

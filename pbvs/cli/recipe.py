@@ -16,7 +16,6 @@ from pbvs.text import aligned, folded, listed, terminal_width
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge
     from pbvs.data.recognition import Trial
-    from pbvs.recipe import Stage
     from pbvs.settings import Key
 
 
@@ -96,46 +95,33 @@ def sections() -> list[Section]:
     """Return every table of a recipe; what the methods with a network have in common stands in one of its own."""
     from pbvs.recipe import Chips, Radiometry, Recipe, Sampling
     from pbvs.settings import Key, describe
-    from pbvs.translators import METHODS
+    from pbvs.translators import METHODS, stage_class
     from pbvs.translators.settings import NetworkStage, Perceptual
 
     modality = Key("MODALITY", '"auto"', "a rule", "Rule of a modality of the challenge, such as `sar`.")
-    return [
+    found = [
         Section("", "The recipe itself", describe(Recipe)),
         Section("[radiometry]", "How a file's numbers become [0, 1]", [modality, *describe(Radiometry)]),
         Section("[chips]", "How pairs become training chips", describe(Chips)),
         Section("[sampling]", "Which pairs of each location an epoch sees", describe(Sampling)),
-        *(section for name in METHODS for section in _own(name)),
-        Section("[stages.TASK]", "Every method with a network", describe(NetworkStage)[1:]),
-        Section("[[stages.TASK.perceptual]]", "One LPIPS term of the loss", describe(Perceptual)),
     ]
+    for name in METHODS:
+        trained = issubclass(stage_class(name), NetworkStage)
+        about = f'method = "{name}"' + (", beside and in place of what every network has" if trained else "")
+        found.append(Section("[stages.TASK]", about, describe(stage_class(name), NetworkStage if trained else None)))
+    found.append(Section("[stages.TASK]", "Every method with a network", describe(NetworkStage)[1:]))
+    return [*found, Section("[[stages.TASK.perceptual]]", "One LPIPS term of the loss", describe(Perceptual))]
 
 
 def method_sections(name: str) -> list[Section]:
     """Return every key of a stage with this method."""
     from pbvs.settings import describe, tables_of
+    from pbvs.translators import stage_class
 
-    stage = _stage(name)
+    stage = stage_class(name)
     below = {kind: key for key, field in stage.model_fields.items() for kind in tables_of(field.annotation)}
-    found = [Section("[stages.TASK]", f'Every key of method = "{name}"', describe(stage))]
     tables = [Section(f"[[stages.TASK.{key}]]", f"Each of `{key}`", describe(kind)) for kind, key in below.items()]
-    return [*found, *tables]
-
-
-def _own(name: str) -> Iterator[Section]:
-    from pbvs.settings import describe
-    from pbvs.translators.settings import NetworkStage
-
-    stage = _stage(name)
-    trained = issubclass(stage, NetworkStage)
-    about = f'method = "{name}"' + (", beside and in place of what every network has" if trained else "")
-    yield Section("[stages.TASK]", about, describe(stage, NetworkStage if trained else None))
-
-
-def _stage(name: str) -> type[Stage]:
-    from pbvs.translators import METHODS, stage_classes
-
-    return dict(zip(METHODS, stage_classes(), strict=True))[name]
+    return [Section("[stages.TASK]", f'Every key of method = "{name}"', describe(stage)), *tables]
 
 
 def _text(found: Iterable[Section], width: int) -> Iterator[str]:

@@ -93,29 +93,23 @@ anyway = click.option(
 def submissions(context: click.Context, submissions: Path, as_json: bool) -> None:
     """List what was uploaded, by SHA-256, with local and board scores, and how many more are allowed."""
     context.obj = submissions
-    if context.invoked_subcommand is None and as_json:
-        _log_as_json(submissions)
-    elif context.invoked_subcommand is None:
-        _say_log(submissions)
+    if context.invoked_subcommand is None:
+        _say_log(submissions, as_json)
 
 
-def _log_as_json(folder: Path) -> None:
-    from pbvs.submission import uploads as log
-
-    uploads = log.read_log(folder)
-    left = log.left(uploads, log.challenge_of(folder))
-    options.echo_json({"uploads": [asdict(upload) for upload in uploads], "left": left._asdict()})
-
-
-def _say_log(folder: Path) -> None:
+def _say_log(folder: Path, as_json: bool = False) -> None:
     from pbvs.submission import uploads as log
     from pbvs.text import printable
 
-    uploads = log.read_log(folder)
+    uploads, challenge = log.read_log(folder), log.challenge_of(folder)
+    if as_json:
+        left = log.left(uploads, challenge)
+        options.echo_json({"uploads": [asdict(upload) for upload in uploads], "left": left._asdict()})
+        return
     if uploads:
         head = ("no", "when (UTC)", "archive", "sha256", "run", "local", "board", "status", "note")
         options.echo_table(head, [(str(up.number), up.when, *map(printable, _texts(up))) for up in uploads])
-    options.echo(log.say_left(uploads, log.challenge_of(folder)))
+    options.echo(log.say_left(uploads, challenge))
 
 
 def _texts(up: Upload) -> tuple[str, ...]:
@@ -160,8 +154,7 @@ def failed(folder: Path, number: int, note: str | None) -> None:
     """Mark upload NUMBER as failed: the platform does not count it."""
     from pbvs.submission import uploads as log
 
-    changes = {"status": "failed", "note": note} if note is not None else {"status": "failed"}
-    log.amend(number, folder, changes)
+    log.amend(number, folder, {"status": "failed"} | ({} if note is None else {"note": note}))
     _say_log(folder)
 
 

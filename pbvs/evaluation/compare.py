@@ -157,7 +157,10 @@ def mismatches(old: Scores, new: Scores) -> list[str]:
         found.append(_unlike(f"the protocol's {key}", *values))
     keys = ("net", "version", "is_lpips", "digest")
     found += [_unlike(f"LPIPS' {key}", old.lpips.get(key), new.lpips.get(key)) for key in keys]
-    found += _recipe_mismatches(old.run, new.run)
+    # What recipes say of targets: at which size and how bright they are.
+    about = {"evaluation_size", "radiometry"}
+    recipes = (scores.run.recipe().model_dump(mode="json", include=about) for scores in (old, new))
+    found += [_unlike(f"the recipe's {key}", *both) for key, both in unlike(*recipes).items()]
     for task in dict.fromkeys([*old.names, *new.names]):
         names = [set(scores.table(task, scored=False)["name"]) for scores in (old, new)]
         if all(names) and names[0] != names[1]:
@@ -174,15 +177,6 @@ def _terms(rule: Mapping[str, Any]) -> str:
         }
         texts.append(f"{term['metric']}{f' {rest}' if rest else ''}")
     return ", ".join(texts)
-
-
-def _recipe_mismatches(old: Run, new: Run) -> list[str]:
-    """Return what the recipes say of targets: at which size and how bright they are."""
-    recipes = [run.recipe().model_dump(mode="json") for run in (old, new)]
-    return [
-        _unlike(f"the recipe's {key}", *(recipe.get(key) for recipe in recipes))
-        for key in ("evaluation_size", "radiometry")
-    ]
 
 
 def _unlike(what: str, old: Any, new: Any) -> str:
@@ -268,10 +262,8 @@ def seeds_table(runs: Sequence[Run], split: str | None = None, protocol: str | N
     rows = {task: [scores.task(task).get("score") for scores in read] for task in read[0].names}
     rows["combined"] = [scores.combined for scores in read]
     table = pd.DataFrame(rows, index=[run.name for run in runs], dtype=float).T.dropna(how="all")
-    values = table.copy()
-    return table.assign(
-        mean=values.mean(axis=1), deviation=values.std(axis=1), low=values.min(axis=1), high=values.max(axis=1)
-    )
+    spread = table.agg(["mean", "std", "min", "max"], axis=1)
+    return table.join(spread.set_axis(["mean", "deviation", "low", "high"], axis=1))
 
 
 def seeds_text(table: pd.DataFrame, width: int = WIDTH) -> str:

@@ -30,7 +30,7 @@ from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore, file_stat
 from pbvs.evaluation.results import SUMMARY, TABLE, Scores, TaskScores, table, write_scores
 from pbvs.evaluation.summary import summarise
 from pbvs.files import digest, inside, read_json, write_json
-from pbvs.lineage import score_sources, training_notes
+from pbvs.lineage import prediction_source, training_notes
 from pbvs.logs import track
 from pbvs.metrics import perceptual
 from pbvs.metrics.judge import Judge, Measured
@@ -85,7 +85,7 @@ def score(
         summary, tables = measure_tasks(
             found.name, split, tasks, rule, recipe, challenge, weights=weights, jobs=jobs, **options
         )
-        summary["made_from"] = score_sources(found, split, tables)
+        summary["made_from"] = {name: prediction_source(found, split, name) for name in tables}
         scored = [name for name in tables if summary["tasks"][name]["images"]]
         summary["notes"] += training_notes(found, split, scored)
         summary["notes"] += net_notes(found, split, usual, rule) if lpips_net is None else []
@@ -122,20 +122,16 @@ def measure_tasks(
     kept below `cache` for the next time, unless that is None. Raises PbvsError when no image could be scored.
     """
     with contextlib.ExitStack() as stack:
-        store = FeatureCache(cache / "features") if cache else None
-        if store:
-            stack.callback(store.close)
+        store = stack.enter_context(contextlib.closing(FeatureCache(cache / "features"))) if cache else None
         unseen = unseen_net(recipe, rule, weights)
         judge = Judge(
             rule, weights, resolve_device(device), extra=[f"lpips-{unseen}"] if unseen else (), fid=fid, cache=store
         )
-        measured = {task.name: score_task(judge, task, jobs=jobs, batch=batch) for task in tasks}
+        scored = partial(score_task, judge, jobs=jobs, batch=batch)
+        measured = {task.name: scored(task) for task in tasks}
         check_scored(measured, split)
-        compared = {}
-        if baselines or any(isinstance(term.baseline, str) for term in rule.terms):
-            compared = score_baselines(
-                judge, tasks, cache, lambda task: score_task(judge, task, jobs=jobs, batch=batch)
-            )
+        wanted = baselines or any(isinstance(term.baseline, str) for term in rule.terms)
+        compared = score_baselines(judge, tasks, cache, scored) if wanted else {}
         trained = trained_nets(recipe)
         summary = summarise(name, split, judge, measured, compared, trained, tuple(challenge.tasks))
         summary["notes"] += [note for task in tasks for note in _notes(task)]
@@ -166,7 +162,7 @@ def find_task(
     if not path.is_file():
         return None
     predictions, size = run.prediction_folder(split, name), recipe.evaluation_size
-    return TaskToScore.of(name, read_manifest(path), predictions, root, recipe.radiometry, protocol, size)
+    return TaskToScore(name, read_manifest(path), predictions, root, recipe.radiometry, protocol, size)
 
 
 def check_scored(measured: dict[str, TaskScores], split: str) -> None:

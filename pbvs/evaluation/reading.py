@@ -6,9 +6,10 @@ import contextlib
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,49 +43,38 @@ class Refused(PbvsError):
 
 @dataclass(frozen=True)
 class TaskToScore:
-    """One task's pairs with targets, where its predictions are, and how targets are read."""
+    """One task's pairs of a split, where its predictions are, and how both are read and compared."""
 
     name: str
-    pairs: Sequence[Pair]
+    listed: Sequence[Pair]  # those without a target, too
     predictions: Path
     root: Path
     radiometry: Radiometry
-    size: int | None = None  # side of the square at which it is evaluated; None for the target's own size
-    other_size: str = "refuse"  # what happens to a prediction of another size: refuse or resample
-    dtype: str = "uint8"  # of predictions; targets are quantised to it
-    known: Container[str] = frozenset()  # every name of the split, also those without a target
+    protocol: Protocol | None = None
+    evaluation_size: str = "native"  # the recipe's, where the protocol leaves it to that: challenge or native
     predict: Callable[[Pair], NDArray[np.float32]] | None = None  # makes the prediction instead of reading one
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        pairs: Sequence[Pair],
-        folder: Path,
-        root: Path,
-        rules: Radiometry,
-        protocol: Protocol,
-        size: str,
-    ) -> TaskToScore:
-        """Return a task's pairs that have targets, as the protocol compares them, or the recipe's evaluation `size`."""
-        challenge = rules.challenge
-        square = (size if protocol.evaluation_size == "recipe" else protocol.evaluation_size) == "challenge"
-        return cls(
-            name,
-            [pair for pair in pairs if pair.target],
-            folder,
-            root,
-            rules,
-            challenge.task(name).challenge_size if square else None,
-            protocol.other_size,
-            challenge.outputs.stored,
-            known=frozenset(pair.name for pair in pairs),
-        )
+    @cached_property
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs that have a target."""
+        return [pair for pair in self.listed if pair.target]
 
     @property
     def task(self) -> Task:
         """What the challenge says of the task."""
         return self.radiometry.challenge.task(self.name)
+
+    @property
+    def size(self) -> int | None:
+        """The side of the square at which it is evaluated; None for the target's own size."""
+        rule = self.protocol.evaluation_size if self.protocol else "recipe"
+        asked = self.evaluation_size if rule == "recipe" else rule
+        return self.task.challenge_size if asked == "challenge" else None
+
+    @property
+    def dtype(self) -> str:
+        """The type of predictions, to which targets are quantised."""
+        return self.radiometry.challenge.outputs.stored
 
     def prediction(self, pair: Pair) -> Path:
         """Path of the submitted image."""
@@ -132,7 +122,7 @@ class TaskToScore:
         pixels = _with_channels(path, stored, shape[2])
         if pixels.shape[:2] == shape[:2]:
             return pixels
-        if self.other_size == "resample":
+        if self.protocol and self.protocol.other_size == "resample":
             return quantised(resize((pixels / LEVELS[self.dtype]).astype(np.float32), *shape[:2]), self.dtype)
         height, width = pixels.shape[:2]
         raise Refused(
@@ -179,8 +169,8 @@ def _with_channels(path: Path, pixels: Array, channels: int) -> Array:
 
 def unexpected_predictions(task: TaskToScore) -> dict[str, list[str]]:
     """Return the files in a folder of predictions that no pair asks for, by what is wrong with them."""
-    names = visible_names(task.predictions)
-    unknown = sorted(name for name in names if not (name.endswith(".png") and name[:-4] in task.known))
+    names, known = visible_names(task.predictions), {pair.name for pair in task.listed}
+    unknown = sorted(name for name in names if not (name.endswith(".png") and name[:-4] in known))
     stems = dict.fromkeys((_stem(name) for name in unknown), 0)
     for name in visible_names(task.predictions) if stems else ():
         if (stem := _stem(name)) in stems:

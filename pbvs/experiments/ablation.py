@@ -22,7 +22,7 @@ from pbvs.evaluation.results import WIDTH, number, read_scores
 from pbvs.files import copy_files, digest, remove_folder, replace_folder, sha256
 from pbvs.logs import say
 from pbvs.metrics.protocol import choose_protocol
-from pbvs.preflight import with_settings
+from pbvs.preflight import tasks_with_parts, with_settings
 from pbvs.recipe import Recipe, TaskName, load_recipe, parse_recipe
 from pbvs.run import DONE, MANIFESTS, SUBMISSIONS, Run, is_done, mark_done, read_metadata
 from pbvs.settings import Library, Settings, merged
@@ -253,12 +253,9 @@ def row_recipe(row: Row, base: Recipe) -> Recipe:
     tables["stages"] = row_stages(row, tables["stages"])
     tables["name"], tables["description"] = row.slug, f"{row.name}: {row.about}" if row.about else row.name
     whole = parse_recipe(tables, f"of the row {row.name!r}")
-    needed = set(row.tasks or load_challenge(whole.challenge).ordered)
-    for task in reversed(whole.order()):
-        if task in needed:
-            needed.update(whole.stages[task].requires)
     if absent := [task for task in row.tasks if task not in whole.stages]:
         raise PbvsError(f"The row {row.name!r} is about {absent[0]}, for which the recipe has no stage.")
+    needed = tasks_with_parts(whole, row.tasks or load_challenge(whole.challenge).ordered)
     return whole.model_copy(update={"stages": {t: s for t, s in whole.stages.items() if t in needed}})
 
 
@@ -333,15 +330,14 @@ def tabulate(plan: AblationPlan, recipe: str, rows: Sequence[Made]) -> Ablation:
 
 def _line(made: Made, reference: Made | None) -> Line:
     results = read_scores(made.run)
-    scores: dict[str, float | None] = {task: number(results.task(task).get("score")) for task in made.row.tasks}
-    known = {task: scores[task] for task in made.challenge.ordered if scores.get(task) is not None}
-    if len(known) == len(made.challenge.tasks):
-        known = {"combined": number(results.summary.get("combined")), **known}
-    changes: dict[str, Difference] = {}
-    if reference and made.run != reference.run:
-        changes = _changes(reference, made)
-    numbers = {column: value for column, value in known.items() if value is not None}
-    return Line(made.row.name, made.row.about, made.run.name, numbers, changes, made.seconds)
+    scores = {
+        task: number(results.task(task).get("score")) for task in made.challenge.ordered if task in made.row.tasks
+    }
+    if len(scores) == len(made.challenge.tasks) and None not in scores.values():
+        scores = {"combined": results.combined, **scores}
+    changes = _changes(reference, made) if reference and made.run != reference.run else {}
+    known = {column: value for column, value in scores.items() if value is not None}
+    return Line(made.row.name, made.row.about, made.run.name, known, changes, made.seconds)
 
 
 def _changes(reference: Made, made: Made) -> dict[str, Difference]:
@@ -355,29 +351,24 @@ def _changes(reference: Made, made: Made) -> dict[str, Difference]:
 
 def ablation_text(table: Ablation, width: int = WIDTH) -> str:
     """Return the table as text of at most `width` columns: scores, then changes against the reference."""
-    head = ["", *table.columns]
-    scores = [[line.name, *(_score(line, column) for column in table.columns)] for line in table.lines]
-    changes = [
-        [line.name, *(_change(line, column) for column in table.columns)] for line in table.lines if line.changes
-    ]
+    scores, changes = [["", *table.columns]], [["", *table.columns]]
+    for line in table.lines:
+        scores.append([line.name, *(f"{line.scores[key]:.4f}" if key in line.scores else "/" for key in table.columns)])
+        if line.changes:
+            changes.append([line.name, *(_change(line.changes.get(column)) for column in table.columns)])
     lines = [
         *folded(f"{table.title}, recipe {table.recipe}", width, 2),
         *folded(f"{table.rule}; lower is better", width, 2),
         "",
-        *aligned([head, *scores], width),
+        *aligned(scores, width),
     ]
-    if changes:
+    if changes[1:]:
         lines += ["", *folded(f"Change against {table.reference} (* the 95 % interval excludes 0):", width, 2)]
-        lines += aligned([head, *changes], width)
+        lines += aligned(changes, width)
     return "\n".join(lines)
 
 
-def _score(line: Line, column: str) -> str:
-    return f"{line.scores[column]:.4f}" if column in line.scores else "/"
-
-
-def _change(line: Line, column: str) -> str:
-    change = line.changes.get(column)
+def _change(change: Difference | None) -> str:
     return "/" if change is None else f"{change.difference:+.4f}{'*' if change.verdict in ('better', 'worse') else ' '}"
 
 

@@ -22,14 +22,13 @@ from torch.nn import functional
 
 from pbvs.errors import PbvsError
 from pbvs.metrics.base import Array, Features, Network, SetMetric, Setting, register
-from pbvs.metrics.perceptual import Frozen, as_tensor, full_precision, load_trunk, pick
+from pbvs.metrics.perceptual import Frozen, as_tensor, full_precision, imagenet_normalised, load_trunk, pick
 from pbvs.metrics.weights import find, fingerprint, read_tensors
 
 ENOUGH = 2048  # images below which FID at 2048 dimensions is singular and biased upward
 BLOCK = 2048  # rows of a kernel matrix that are in memory at a time
 SIDE = 299
 LAYERS = (64, 192, 768, 2048)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Vectors = NDArray[np.floating]
 
@@ -218,21 +217,26 @@ class VggNetwork(Network):
     @torch.inference_mode()
     def features(self, images: Sequence[Array]) -> list[Features]:
         """Return the means of the last tap of each image."""
-        mean, deviation = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         with full_precision(self.device):
-            x = ((as_tensor(images, self.device) + 1) / 2 - mean) / deviation
-            found = self.trunk(x)[-1].mean((2, 3)).cpu()
+            found = self.trunk(imagenet_normalised(as_tensor(images, self.device)))[-1].mean((2, 3)).cpu()
         return [[vector] for vector in found]
 
 
-def stacked(features: Sequence[Features], layer: int = 0) -> NDArray[np.float32]:
-    """Return the vectors of one layer of many images, (N, D); raises PbvsError when there are fewer than two."""
-    if len(features) < 2:
-        raise PbvsError(f"A distance of two sets needs at least 2 images in each, not {len(features)}.")
-    return np.stack([image[layer].numpy() for image in features])
+class _SetDistance(SetMetric):
+    """A distance of two sets of vectors: those of one layer of a network's features."""
+
+    layer = 0
+
+    def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:
+        """Return the distance of the features; raises PbvsError when a set has fewer than two images."""
+        first, second = (np.array([each[self.layer].numpy() for each in images]) for images in (predictions, targets))
+        return self._between(first, second)
+
+    def _between(self, first: Vectors, second: Vectors) -> float:
+        return fid(first, second)
 
 
-class _OnInception(SetMetric):
+class _OnInception(_SetDistance):
     """A metric at one of Inception's layers, the number at the end of its name."""
 
     def __init__(self, name: str, setting: Setting):
@@ -247,10 +251,6 @@ class Fid(_OnInception):
 
     names = tuple(f"fid-{layer}" for layer in LAYERS)
 
-    def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:
-        """Return the Frechet distance of the features."""
-        return fid(stacked(predictions, self.layer), stacked(targets, self.layer))
-
 
 @register
 class Kid(_OnInception):
@@ -258,13 +258,12 @@ class Kid(_OnInception):
 
     names = tuple(f"kid-{layer}" for layer in LAYERS)
 
-    def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:
-        """Return the unbiased squared kernel distance of the features."""
-        return kid(stacked(predictions, self.layer), stacked(targets, self.layer))
+    def _between(self, first: Vectors, second: Vectors) -> float:
+        return kid(first, second)
 
 
 @register
-class FrechetVgg(SetMetric):
+class FrechetVgg(_SetDistance):
     """The Frechet distance of VGG-16's features (relu5_3, means over positions): not FID, and on no common scale."""
 
     names = ("frechet-vgg16",)
@@ -273,7 +272,3 @@ class FrechetVgg(SetMetric):
     def __init__(self, name: str, setting: Setting):
         super().__init__(name, setting)
         self.network = setting.network("vgg-means", lambda: VggNetwork(setting))
-
-    def distance(self, predictions: Sequence[Features], targets: Sequence[Features]) -> float:
-        """Return the Frechet distance of the features."""
-        return fid(stacked(predictions), stacked(targets))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NETS = ("alex", "squeeze", "vgg")  # with published heads
 VERSION = "0.1"
 EPSILON = 1e-10
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CHEAPEST_FIRST = ("squeeze", "alex", "vgg")
 # net -> torchvision's function, indices of the activations that are compared, pixels a side that it needs.
 # Taps: those of LPIPS v0.1, and for VGG-19 relu1_1 to relu5_1 as pix2pixHD takes.
@@ -270,6 +271,12 @@ def as_tensor(images: Sequence[Array], device: str = "cpu") -> Tensor:
     stacked = np.stack(images)
     tensor = torch.from_numpy(stacked.astype(np.float32)).to(device)
     return tensor.permute(0, 3, 1, 2).div(LEVELS.get(str(stacked.dtype), 1.0) / 2).sub_(1.0)
+
+
+def imagenet_normalised(x: Tensor) -> Tensor:
+    """Return (N, 3, H, W) in [-1, 1] with ImageNet's mean and deviation instead."""
+    mean, deviation = (x.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((x + 1) / 2 - mean) / deviation
 
 
 def full_precision(device: str) -> contextlib.AbstractContextManager[None]:

@@ -6,6 +6,7 @@ metrics of the registry (pbvs.metrics.base).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -319,8 +320,9 @@ def load_protocol(source: str | Path | Mapping[str, Any] | Protocol = DEFAULT, *
         file = PROTOCOLS.file(source)
         tables, where = read_toml(file), str(file)
     tables = PROTOCOLS.complete({"description": "", "source": "", **tables}, where)
-    tables = with_terms_or_as_it_is(tables) | {key: value for key, value in changes.items() if value is not None}
-    return PROTOCOLS.parse(tables, where)
+    with contextlib.suppress(ValueError):  # tables that are wrong stay as they are: validation says how
+        tables = with_terms(tables)
+    return PROTOCOLS.parse(tables | {key: value for key, value in changes.items() if value is not None}, where)
 
 
 def is_current(tables: Mapping[str, Any]) -> bool:
@@ -354,14 +356,6 @@ def choose_protocol(challenge: Challenge, asked: str | Path | Protocol | None = 
     name = challenge.protocol if asked is None else asked
     own = challenge.protocols.get(str(name)) if not isinstance(name, Protocol) else None
     return load_protocol({"name": str(name), **own} if own is not None else name)
-
-
-def with_terms_or_as_it_is(tables: dict[str, Any]) -> dict[str, Any]:
-    """Return `with_terms`, or the tables as they are where they are wrong: validation says how."""
-    try:
-        return with_terms(tables)
-    except ValueError:
-        return tables
 
 
 # --- What the combined score would be under the readings of the rule that are not settled.

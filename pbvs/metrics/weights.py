@@ -36,6 +36,7 @@ class Source:
     full: str  # as published; the part after the last '-' begins the file's SHA-256
     url: str
     megabytes: int
+    use: str = ""
     prefix: str = ""  # keys that are used begin so
     other_names: tuple[str, ...] = ()
 
@@ -54,18 +55,18 @@ _TORCHVISION = "https://download.pytorch.org/models/"
 _FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
 
 
-def _torchvision(net: str, title: str, full: str, megabytes: int) -> Source:
+def _torchvision(net: str, title: str, full: str, megabytes: int, use: str) -> Source:
     slim = f"{full.split('-')[0]}-features.safetensors"
-    return Source(net, title, slim, full, _TORCHVISION + full, megabytes, "features.")
+    return Source(net, title, slim, full, _TORCHVISION + full, megabytes, use, "features.")
 
 
 SOURCES: dict[str, Source] = {
     source.net: source
     for source in (
-        _torchvision("alex", "AlexNet", "alexnet-owt-7be5be79.pth", 233),
-        _torchvision("squeeze", "SqueezeNet 1.1", "squeezenet1_1-b8a52dc0.pth", 5),
-        _torchvision("vgg", "VGG-16", "vgg16-397923af.pth", 528),
-        _torchvision("vgg19", "VGG-19", "vgg19-dcbb9e9d.pth", 548),
+        _torchvision("alex", "AlexNet", "alexnet-owt-7be5be79.pth", 233, "LPIPS; the demo's loss"),
+        _torchvision("squeeze", "SqueezeNet 1.1", "squeezenet1_1-b8a52dc0.pth", 5, "LPIPS; the smallest"),
+        _torchvision("vgg", "VGG-16", "vgg16-397923af.pth", 528, "LPIPS; what protocols prefer, the paper's loss"),
+        _torchvision("vgg19", "VGG-19", "vgg19-dcbb9e9d.pth", 548, "pix2pixHD's perceptual loss"),
         Source(
             "inception",
             "Inception-v3 for FID",
@@ -73,6 +74,7 @@ SOURCES: dict[str, Source] = {
             "pt_inception-2015-12-05-6726825d.pth",
             _FID + "pt_inception-2015-12-05-6726825d.pth",
             91,
+            "FID and KID",
             other_names=("weights-inception-2015-12-05-6726825d.pth",),
         ),
     )

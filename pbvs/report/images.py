@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.data.images import read_image, resize, to_uint8
-from pbvs.data.manifest import Pair
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.devices import ahead
 from pbvs.errors import PbvsError, of_data
 from pbvs.files import digest, sweep, write_bytes
@@ -49,6 +49,13 @@ class Opened:
     target: ImageArray | None = None
     problem: str = ""
 
+    @property
+    def error(self) -> ImageArray | None:
+        """The coloured error, where prediction and target are there."""
+        if self.prediction is None or self.target is None:
+            return None
+        return error_map(error_of(self.prediction, self.target))
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -59,6 +66,12 @@ class Tile:
     width: int = SIDE
     height: int = SIDE
     absent: str = ""
+
+
+def pairs_of(manifests: Path, task: str, split: str) -> dict[str, Pair]:
+    """Return a task's pairs of a split by their names; none where there is no manifest."""
+    path = manifest_path(manifests, task, split)
+    return {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
 
 
 def open_images(run: Run, recipe: Recipe, pair: Pair, root: Path | None) -> Opened:
@@ -108,13 +121,6 @@ def error_of(prediction: ImageArray, target: ImageArray) -> NDArray[np.float32]:
         fitted, prediction = fitted.mean(axis=2, keepdims=True), prediction.mean(axis=2, keepdims=True)
     error: NDArray[np.float32] = np.abs(prediction - fitted).mean(axis=2)
     return error
-
-
-def error_of_opened(opened: Opened) -> ImageArray | None:
-    """Return the coloured error where both images are there."""
-    if opened.prediction is None or opened.target is None:
-        return None
-    return error_map(error_of(opened.prediction, opened.target))
 
 
 def error_map(error: NDArray[np.float32]) -> ImageArray:
@@ -177,7 +183,7 @@ def tiles(opened: Opened, has_target: bool) -> list[Tile]:
     """Return input and prediction, and where there is a target also it and the error map."""
     found = [tile("Input", opened.source, NO_DATA), tile("Prediction", opened.prediction)]
     if has_target:
-        found += [tile("Target", opened.target, NO_DATA), tile("Error", error_of_opened(opened))]
+        found += [tile("Target", opened.target, NO_DATA), tile("Error", opened.error)]
     return found
 
 

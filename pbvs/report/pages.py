@@ -15,7 +15,7 @@ from pbvs.data.align import read_raster
 from pbvs.data.catalog import Entry, natural_key
 from pbvs.data.inspection import Archive, Inspection, group_reasons
 from pbvs.data.intensity import group_of
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.manifest import Pair
 from pbvs.data.statistics import Brightness
 from pbvs.errors import PbvsError, of_data
 from pbvs.evaluation.compare import Comparison
@@ -56,7 +56,7 @@ def write_comparisons(
     )
     challenge = runs[0].challenge()
     for task in dict.fromkeys(row.label for comparison in comparisons for row in comparison.tasks):
-        pairs = _pairs(manifests, task, comparisons[0].after.split)
+        pairs = images.pairs_of(manifests, task, comparisons[0].after.split)
         gallery.show(task, task_title(challenge, task), _items(comparisons, runs, task, pairs, root))
     title = " and ".join(names) if len(names) == 2 else f"{names[0]} and {len(names) - 1} more runs"
     views = [comparison_view(comparison) for comparison in comparisons]
@@ -91,7 +91,7 @@ def _read(made: Sequence[tuple[Run, Recipe]], pair: Pair | None, root: Path | No
     opened = [images.open_images(run, recipe, pair, root) for run, recipe in made]
     shown = [opened[0].source, *(each.prediction for each in opened), opened[0].target]
     problem = " ".join(dict.fromkeys(each.problem for each in opened if each.problem))
-    return Panes([*shown, *map(images.error_of_opened, opened)], problem)
+    return Panes([*shown, *(each.error for each in opened)], problem)
 
 
 def comparison_view(comparison: Comparison) -> dict[str, Any]:
@@ -114,11 +114,6 @@ def comparison_view(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _pairs(manifests: Path, task: str, split: str) -> dict[str, Pair]:
-    path = manifest_path(manifests, task, split)
-    return {pair.name: pair for pair in read_manifest(path)} if path.is_file() else {}
-
-
 # --- The page of an ablation: its table, then the same images as each row makes them.
 
 
@@ -135,7 +130,7 @@ def _ablation_task(
     task: str, rows: Sequence[Made], results: dict[str, Scores], root: Path | None, manifests: Path
 ) -> dict[str, Any] | None:
     taking = [made for made in rows if task in made.row.tasks]
-    pairs = _pairs(manifests, task, "val")
+    pairs = images.pairs_of(manifests, task, "val")
     scores = {made.run.name: results[made.run.name].scores(task) for made in taking}
     common = set(pairs).intersection(*scores.values()) if taking else set()
     if not common:
@@ -234,49 +229,38 @@ def plot(title: str, splits: dict[str, Brightness]) -> dict[str, Any]:
 
 def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
     """Return strips of thumbnails: some locations of every archive, some chips and some inputs."""
-    chosen: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    groups: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in inspection.catalog.entries:
         info = entry.info
         folder = f"{info.split}/{info.task}" if info.role == "input" else info.split
-        chosen[info.source, info.location or f"{folder}/{entry.stem}"].append(entry)
-    by_source: dict[str, list[tuple[str, list[Entry]]]] = defaultdict(list)
-    for (source, name), members in chosen.items():
-        by_source[source].append((name, members))
-    each = max(2, SHOWN // max(1, len(by_source)))
+        groups[info.source][info.location or f"{folder}/{entry.stem}"].append(entry)
+    each = max(2, SHOWN // max(1, len(groups)))
     return [
-        {"title": name, "archive": source, "tiles": tiles, "task": members[0].info.task}
-        for source, groups in sorted(by_source.items())
-        for name, members in evenly_spaced(sorted(groups, key=lambda group: natural_key(group[0])), each)
-        if (tiles := _tiles(inspection, members))
+        {"title": name, "archive": source, "tiles": tiles, "task": members[name][0].info.task}
+        for source, members in sorted(groups.items())
+        for name in evenly_spaced(sorted(members, key=natural_key), each)
+        if (tiles := _tiles(inspection, members[name]))
     ]
 
 
 def _tiles(inspection: Inspection, members: Sequence[Entry]) -> list[Tile]:
-    """Return the first image of each modality of a location, and how many more there are."""
-    by_modality: dict[str, list[Entry]] = defaultdict(list)
+    """Return the first image of each modality of a location, no mosaic where there is another."""
+    by_modality: dict[str, list[Entry]] = {name: [] for name in inspection.catalog.challenge.modalities}
     for entry in sorted(members, key=lambda entry: entry.info.role == "mosaic"):
         by_modality[entry.info.modality].append(entry)
-    return [
-        _tile(inspection, by_modality[modality])
-        for modality in inspection.catalog.challenge.modalities
-        if modality in by_modality
-    ]
+    return [_tile(inspection, entries[0], len(entries)) for entries in by_modality.values() if entries]
 
 
-def _tile(inspection: Inspection, entries: Sequence[Entry]) -> Tile:
-    first = entries[0]
-    more = f"1 of {len(entries)}" if len(entries) > 1 else ""
-    caption = ", ".join(
-        filter(None, (f"{inspection.catalog.challenge.title_of(first.info.modality)} {first.info.date}".strip(), more))
-    )
+def _tile(inspection: Inspection, entry: Entry, count: int) -> Tile:
+    catalog, name = inspection.catalog, entry.info.modality
+    said = f"{catalog.challenge.title_of(name)} {entry.info.date}".strip()
+    caption = f"{said}, 1 of {count}" if count > 1 else said
+    rule, modality = inspection.intensity[group_of(entry)], catalog.challenge.modalities[name]
     try:
-        modality = inspection.catalog.challenge.modalities[first.info.modality]
-        raster = read_raster(
-            inspection.catalog.root / first.path, modality, inspection.intensity[group_of(first)], side=8 * THUMBNAIL
-        )
+        pixels = read_raster(catalog.root / entry.path, modality, rule, side=8 * THUMBNAIL).pixels
     except PbvsError as error:
         return Tile(caption, absent=of_data(error) and "cannot be read")
-    return tile(caption, raster.pixels, side=THUMBNAIL)
+    return tile(caption, pixels, side=THUMBNAIL)
 
 
 def _round_number(value: float) -> float:

@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +15,11 @@ import numpy as np
 import pandas as pd
 
 from pbvs.challenge import Challenge
-from pbvs.data.manifest import Pair, manifest_path, read_manifest
+from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError, damage_ignored, of_data
 from pbvs.evaluation.results import BASELINE_NAMES, TEXTS, Scores, number, read_scores, table
 from pbvs.files import matching, sha256, sweep, write_text
 from pbvs.lineage import REPORT, grid_text, report_sources, stale
-from pbvs.recipe import Recipe
 from pbvs.report import charts, images
 from pbvs.report.charts import render, task_title
 from pbvs.report.images import Gallery, Item, Panes, Shown, levels_of
@@ -56,7 +54,7 @@ def write_report(
     """
     for folder in (run.folder, run.scores):
         sweep(folder, deep=False)
-    evidence = gather(run, manifests)
+    evidence = Evidence(run, manifests)
     gallery = Gallery(
         run.report_file,
         ("Input", "Prediction", "Target", "Error"),
@@ -84,7 +82,9 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
         "tests": [test for test in tests if test],
         "challenge_tasks": list(evidence.challenge.tasks),
         "sensitivity": _sensitivity(evidence),
-        "provenance": provenance(evidence),
+        "provenance": evidence.provenance,
+        "batches": _batches(evidence),
+        "files": _files(evidence),
         "problems": evidence.problems,
         "doubts": evidence.doubts,
         "stale": evidence.stale,
@@ -98,82 +98,55 @@ def _sensitivity(evidence: Evidence) -> list[dict[str, Any]]:
     return [{"reading": "", **row, "tasks": table(row.get("tasks"))} for row in rows if isinstance(row, dict)]
 
 
-@dataclass(frozen=True)
 class Evidence:
-    """The parts of a run; `problems` are sentences about what is there and cannot be read."""
+    """The parts of a run but for its images; `problems` are sentences about what is there and cannot be read.
 
-    run: Run
-    recipe: Recipe
-    results: Scores | None
-    pairs: Mapping[tuple[str, str], list[Pair]]  # by (split, task), where there is a manifest
-    logs: Mapping[str, Mapping[str, Sequence[float | None]]]  # by task, then by column
-    models: Mapping[str, Mapping[str, Any]]  # models/<task>/done.json
-    batches: Mapping[tuple[str, str], Mapping[str, Any]]  # predictions/<split>/<task>.json
-    provenance: Mapping[str, Any]
-    problems: list[str] = field(default_factory=list)
-    doubts: Sequence[str] = ()  # what build-pairs says of the data: clipped, empty, half placed, another brightness
-    stale: Sequence[str] = ()  # sentences on what the page shows and is not made from what is there now
-    sources: Mapping[str, str] = field(default_factory=dict)  # what the page is made from: lineage.report_sources
+    Raises PbvsError only when there is no such run.
+    """
 
-    @property
-    def challenge(self) -> Challenge:
-        """The challenge that the run is for."""
-        return self.recipe.radiometry.challenge
+    def __init__(self, run: Run, manifests: Path) -> None:
+        self.run, self.recipe, self.problems = run, run.recipe(), list[str]()
+        self.challenge: Challenge = self.recipe.radiometry.challenge
+        tasks = list(self.challenge.tasks)
+        keys = [(split, task) for split in ("val", "test") for task in tasks]
+        self.results = self._attempt(lambda: read_scores(run) if run.score_folders() else None, None)
+        self.pairs: dict[tuple[str, str], dict[str, Pair]] = {
+            key: self._attempt(partial(images.pairs_of, manifests, *key[::-1]), {}) for key in keys
+        }
+        self.logs: dict[str, dict[str, list[float | None]]] = {
+            task: self._attempt(partial(read_log, run.model(task) / "log.csv"), {}) for task in tasks
+        }
+        self.models = {task: self._record(run.model_metadata_file(task)) for task in tasks}
+        self.batches = {key: self._record(run.prediction_metadata_file(*key)) for key in keys}
+        self.provenance = self._record(run.provenance_file)
+        # What build-pairs says of the data: clipped, empty, half placed, another brightness.
+        self.doubts = [str(line) for line in list_of(self._record(manifests / "summary.json").get("doubts"))]
+        self.stale: list[str] = []  # sentences on what the page shows and is not made from what is there now
+        self.sources: Mapping[str, str] = {}  # what the page is made from
+        with damage_ignored():  # of which the page says so elsewhere
+            self.stale = [str(item) for item in stale(run, manifests) if item.what != REPORT]
+        with damage_ignored():
+            self.sources = report_sources(run)
 
-
-def gather(run: Run, manifests: Path) -> Evidence:
-    """Read everything but the images; raise PbvsError only when there is no such run."""
-    recipe = run.recipe()
-    problems: list[str] = []
-
-    def attempt(exists: bool, read: Callable[[], T], otherwise: T) -> T:
+    def _attempt(self, read: Callable[[], T], otherwise: T) -> T:
         """Read a part, or note why it cannot be read."""
-        if not exists:
-            return otherwise
         try:
             return read()
         except PbvsError as error:
-            problems.append(of_data(error))
+            self.problems.append(of_data(error))
             return otherwise
 
-    def read_table(path: Path) -> Mapping[str, Any]:
-        return attempt(path.is_file(), lambda: read_metadata(path), {})
-
-    def read_pairs(split: str, task: str) -> list[Pair] | None:
-        path = manifest_path(manifests, task, split)
-        return attempt(path.is_file(), lambda: read_manifest(path), None)
-
-    tasks = recipe.radiometry.challenge.tasks
-    keys = [(split, task) for split in ("val", "test") for task in tasks]
-    logs: dict[str, Path] = {task: run.model(task) / "log.csv" for task in tasks}
-    return Evidence(
-        run=run,
-        recipe=recipe,
-        results=attempt(bool(run.score_folders()), lambda: read_scores(run), None),
-        pairs={key: pairs for key in keys if (pairs := read_pairs(*key))},
-        logs={task: attempt(path.is_file(), partial(read_log, path), {}) for task, path in logs.items()},
-        models={task: read_table(run.model_metadata_file(task)) for task in tasks},
-        batches={key: read_table(run.prediction_folder(*key).with_suffix(".json")) for key in keys},
-        provenance=read_table(run.provenance_file),
-        problems=problems,
-        doubts=[str(line) for line in list_of(read_table(manifests / "summary.json").get("doubts"))],
-        stale=unless_damaged(lambda: [str(item) for item in stale(run, manifests) if item.what != REPORT], []),
-        sources=unless_damaged(lambda: report_sources(run), {}),
-    )
-
-
-def unless_damaged(read: Callable[[], T], otherwise: T) -> T:
-    """Return what `read` does, or a stand-in where a record is damaged, of which the page says so elsewhere."""
-    with damage_ignored():
-        return read()
-    return otherwise
+    def _record(self, path: Path) -> Mapping[str, Any]:
+        return self._attempt(lambda: read_metadata(path), {})
 
 
 def read_log(path: Path) -> dict[str, list[float | None]]:
-    """Read a training log: for each column its numbers, None where a cell is empty or not finite.
+    """Read a training log, if there is one: for each column its numbers, None where a cell is empty or not finite.
 
     Columns without a single number are left out.
     """
+    if not path.is_file():
+        return {}
     frame = read_table(path)
     columns = {str(name): [number(value) for value in frame[name]] for name in frame}
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
@@ -293,7 +266,7 @@ def task_section(evidence: Evidence, task: str, root: Path | None, gallery: Gall
 def items(evidence: Evidence, task: str, root: Path | None) -> Iterator[Item]:
     """Yield every image of a task that was scored, or where none was, every one that was predicted."""
     results = evidence.results
-    pairs = {pair.name: pair for pair in evidence.pairs.get(("val", task), ())}
+    pairs = evidence.pairs["val", task]
     rows = results.table(task, scored=False) if results and results.split == "val" else pd.DataFrame()
     for pair in () if len(rows) else predicted(evidence, "val", task):
         yield Item(pair.name, pair.location, {}, partial(_read, evidence, pair, root))
@@ -309,7 +282,7 @@ def _read(evidence: Evidence, pair: Pair | None, root: Path | None) -> Panes:
     if pair is None:
         return Panes((), "the manifests no longer list this image")
     opened = images.open_images(evidence.run, evidence.recipe, pair, root)
-    return Panes([opened.source, opened.prediction, opened.target, images.error_of_opened(opened)], opened.problem)
+    return Panes([opened.source, opened.prediction, opened.target, opened.error], opened.problem)
 
 
 def metrics_of(results: Scores | None) -> list[str]:
@@ -367,8 +340,7 @@ def chosen(evidence: Evidence, task: str) -> list[tuple[str, Pair, str]]:
     results = evidence.results
     if results and results.split == "val":
         ranked = ranks(results, task)
-        names = [image["name"] for image in ranked.values()]
-        known = {pair.name: pair for pair in evidence.pairs.get(("val", task), ()) if pair.name in names}
+        known = evidence.pairs["val", task]
         found = [(heading, image) for heading, image in ranked.items() if image["name"] in known]
         if found:
             return [(heading, known[image["name"]], _measured(results, image)) for heading, image in found]
@@ -389,12 +361,8 @@ def ranks(results: Scores, task: str) -> dict[str, Mapping[str, Any]]:
 
 def predicted(evidence: Evidence, split: str, task: str, with_target: bool = False) -> Sequence[Pair]:
     """Return the pairs of a split and task whose prediction is there."""
-
-    def is_there(pair: Pair) -> bool:
-        return bool(pair.target or not with_target) and evidence.run.prediction(split, task, pair.name).is_file()
-
-    pairs = evidence.pairs.get((split, task))
-    return [pair for pair in pairs or () if is_there(pair)]
+    pairs = [pair for pair in evidence.pairs[split, task].values() if pair.target or not with_target]
+    return [pair for pair in pairs if evidence.run.prediction(split, task, pair.name).is_file()]
 
 
 def name_terms(results: Scores) -> list[str]:
@@ -459,22 +427,14 @@ def test_section(evidence: Evidence, task: str, root: Path | None) -> dict[str, 
     return {"task": task, "strips": strips, "count": len(made)}
 
 
-def provenance(evidence: Evidence) -> dict[str, Any]:
-    """Return what says how the run can be made again, and the files it left."""
-    return {"entries": list(evidence.provenance.items()), "batches": _batches(evidence), "files": _files(evidence)}
-
-
 def _batches(evidence: Evidence) -> list[dict[str, Any]]:
     rows = []
     for (split, task), found in evidence.batches.items():
         if found:
             images, seconds = number(found.get("images")), number(found.get("seconds"))
             each = seconds / images if images and seconds is not None else None
-            rows.append(
-                {"split": split, "task": task, "images": found.get("images"), "each": each}
-                | {"device": str(found.get("device", "")), "size": str(found.get("evaluation_size", ""))}
-                | {"inputs": grid_text(found.get("input_grid"))}
-            )
+            known = {"device": "", "evaluation_size": "", "images": None, **found, "split": split, "task": task}
+            rows.append({**known, "each": each, "inputs": grid_text(found.get("input_grid"))})
     return rows
 
 

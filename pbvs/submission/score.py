@@ -72,7 +72,7 @@ def score_archive(
         recipe = origin.run.recipe() if origin else load_recipe("paper").model_copy(update={"evaluation_size": size})
         radiometry = recipe.radiometry.of(inputs.challenge)
         tasks = [
-            TaskToScore.of(task, [*pairs.values()], found.folder / task, root, radiometry, rule, size)
+            TaskToScore(task, [*pairs.values()], found.folder / task, root, radiometry, rule, size)
             for task, pairs in inputs.pairs.items()
         ]
         summary, _ = measure_tasks(path.stem, split, tasks, rule, recipe, rules, **options)

@@ -286,10 +286,5 @@ def _fits(name: str, value: Tensor, parameter: Tensor) -> bool:
     return value.shape == shape and value.dtype == dtype
 
 
-def progress_values(progress: Progress) -> dict[str, Any]:
-    """Return progress as JSON values; Python writes and reads floats exactly."""
-    return asdict(progress)
-
-
 def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

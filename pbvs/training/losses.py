@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pbvs.metrics.perceptual import imagenet_normalised
 from pbvs.networks.pix2pixhd import Features
 from pbvs.seeds import generator
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # relu1_1 .. relu5_1, published pix2pixHD
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def lsgan(features: Features, truth: float) -> Tensor:
@@ -44,13 +43,6 @@ def three_channels(x: Tensor) -> Tensor:
     if x.shape[1] == 3:
         return x
     return x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-
-
-def imagenet_normalised(x: Tensor) -> Tensor:
-    """Return (N, 3, H, W) in [-1, 1] with ImageNet's mean and deviation instead."""
-    mean = x.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
-    deviation = x.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return ((x + 1) / 2 - mean) / deviation
 
 
 def vgg_distance(

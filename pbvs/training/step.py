@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from pbvs.devices import rank, world_size
 from pbvs.errors import PbvsError
@@ -200,29 +200,6 @@ class BatchPlan:
                 yield [(epoch, (start + i) % self.samples) for i in range(self.batch_size)]
 
 
-class Keys(Sampler[list[Key]]):
-    """A plan's batches from a step on, as the loader wants them."""
-
-    def __init__(self, plan: BatchPlan, first_step: int, last_step: int):
-        self.plan, self.first_step, self.last_step = plan, first_step, last_step
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.plan.batches(self.first_step, self.last_step, rank())
-
-    def __len__(self) -> int:
-        return (self.last_step - self.first_step) * self.plan.accumulate
-
-
-class _Keyed(Dataset[Any]):
-    """A data set for DataLoader, which would not take a protocol."""
-
-    def __init__(self, chips: Chips):
-        self.chips = chips
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.chips[key]
-
-
 @dataclass(frozen=True)
 class Feed:
     """How batches come to the network: its device, how many processes load ahead, its channels (None: the files')."""
@@ -237,14 +214,14 @@ def batches(chips: Chips, plan: BatchPlan, first_step: int, last_step: int, feed
     device, workers = feed.device, feed.workers
     on_gpu = device.startswith("cuda")
     loader: DataLoader[Any] = DataLoader(
-        _Keyed(chips),
-        batch_sampler=Keys(plan, first_step, last_step),
+        cast("Dataset[Any]", chips),  # which need be no more than what can be asked for a key
+        batch_sampler=plan.batches(first_step, last_step, rank()),
         num_workers=workers,
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator().manual_seed(0),
     )
-    for keys, (source, target, valid) in zip(Keys(plan, first_step, last_step), loader, strict=True):
+    for keys, (source, target, valid) in zip(plan.batches(first_step, last_step, rank()), loader, strict=True):
         epoch, position = keys[0]
         yield Batch(
             replicated(symmetric(source.to(device, non_blocking=True)), feed.channels and feed.channels[0]),
@@ -268,11 +245,6 @@ def replicated(x: Tensor, channels: int | None) -> Tensor:
             f"The network takes {channels} channels but the images have {x.shape[1]}; change `channels` in the recipe."
         )
     return x.repeat(1, channels, 1, 1)
-
-
-def make_plan(chips: Chips, batch_size: int, accumulate: int) -> BatchPlan:
-    """Return the plan for this data set and the processes that there are."""
-    return BatchPlan(len(chips), batch_size, accumulate, world_size())
 
 
 # --- Small data sets seen several times in one epoch, so that what is done once an epoch stays cheap.

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pbvs.devices import world_size
 from pbvs.errors import PbvsError
 from pbvs.files import sweep
 from pbvs.logs import meter, say
 from pbvs.run import STATE
 from pbvs.training import checkpoint, distributed
-from pbvs.training.step import Batch, BatchPlan, Chips, Feed, Schedule, TrainingStep, batches, make_plan
+from pbvs.training.step import Batch, BatchPlan, Chips, Feed, Schedule, TrainingStep, batches
 from pbvs.training.validation import VALIDATION, Log, epoch_line, write_curves
 
 DIVERGED = 20.0  # times the lowest epoch's loss
@@ -72,7 +73,7 @@ class Trainer:
         self.method, self.chips, self.folder, self.settings = method, chips, folder, settings
         self.what, self.validate, self.publish, self.kept = what, validate, publish, kept
         self.schedule = settings.schedule
-        self.plan: BatchPlan = make_plan(chips, settings.batch_size, settings.accumulate)
+        self.plan = BatchPlan(len(chips), settings.batch_size, settings.accumulate, world_size())
         self.average = Average(method.network, settings.ema_decay)
         self.progress = checkpoint.Progress()
         self.sums = torch.zeros(len(method.losses), dtype=torch.float64, device=settings.feed.device)
@@ -163,14 +164,8 @@ class Trainer:
         self._judge(validation, epoch)
         if log is not None:
             row = {"epoch": epoch, "step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
-            log.add(
-                {
-                    **row,
-                    "learning_rate": self.schedule.at(epoch),
-                    **means,
-                    **{f"val_{k}": v for k, v in validation.items()},
-                }
-            )
+            measured = {f"val_{name}": value for name, value in validation.items()}
+            log.add({**row, "learning_rate": self.schedule.at(epoch), **means, **measured})
             names = (*self.method.losses, *VALIDATION, "learning_rate")
             write_curves(self.folder / "curves.png", {name: log.column(name) for name in names})
             say(self._line(epoch, means[self.method.losses[0]], validation.get("score")))
@@ -259,7 +254,7 @@ class Trainer:
         if not distributed.is_main():
             return
         tensors = self._tensors() | checkpoint.optimizer_tensors(self.method.optimizers)
-        metadata: dict[str, Any] = {"progress": checkpoint.progress_values(self.progress)}
+        metadata: dict[str, Any] = {"progress": asdict(self.progress)}
         metadata |= {"identity": dict(self.settings.identity), "choice": self.settings.choice}
         metadata |= {"ends": [*self.schedule.ends, self.schedule.epochs], "lpips_net": self.settings.lpips_net}
         checkpoint.write_tensors(self.folder / STATE, tensors, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,16 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from pbvs.challenge.model import Challenge
+from pbvs.data.align import Opened
 from pbvs.data.images import resize, to_uint8, write_png
 from pbvs.data.manifest import Pair
 from pbvs.devices import rank, world_size
 from pbvs.errors import PbvsError
 from pbvs.files import write_text
 from pbvs.logs import duration, say
-from pbvs.metrics import protocol as scoring
 from pbvs.metrics.judge import Judge
 from pbvs.metrics.perceptual import unseen_net
-from pbvs.metrics.protocol import DEFAULT, choose_protocol, load_protocol
+from pbvs.metrics.protocol import DEFAULT, Protocol, choose_protocol, load_protocol
 from pbvs.metrics.weights import look
 from pbvs.training import distributed
 
@@ -34,20 +34,6 @@ NAMES = ("rmse", "lpips", "unseen", "score")
 
 ImageArray = NDArray[np.float32]
 Translate = Callable[[nn.Module, Sequence[ImageArray]], list[ImageArray]]
-
-
-class Opened(Protocol):
-    """A pair's images on one grid, (H, W, C) float32 in [0, 1]."""
-
-    @property
-    def source(self) -> ImageArray:
-        """The input."""
-        ...
-
-    @property
-    def target(self) -> ImageArray | None:
-        """What it should become."""
-        ...
 
 
 @dataclass
@@ -128,7 +114,7 @@ def make_judge(
     return Judge(protocol, weights, device, extra=(unseen,) if unseen else ()), unseen
 
 
-def _settled(rule: scoring.Protocol, before: str | None, weights: Path | None, auto: bool) -> scoring.Protocol:
+def _settled(rule: Protocol, before: str | None, weights: Path | None, auto: bool) -> Protocol:
     """Return the protocol with the net that its training's epochs are compared by, and say where that is another."""
     kept = before if before in rule.lpips_net and look(str(before), weights) else None
     found = rule.settle(kept, weights)

@@ -33,9 +33,16 @@ METHODS: dict[str, Method] = {
 }
 
 
+def stage_class(method: str) -> type[Stage]:
+    """Import and return the settings of a method; raises KeyError for a method that no recipe can name."""
+    folder, name, _ = METHODS[method]
+    found: type[Stage] = getattr(importlib.import_module(folder), name)
+    return found
+
+
 def stage_classes() -> tuple[type[Stage], ...]:
     """Return the settings of every method; a recipe's stages are one of them each, told apart by `method`."""
-    return tuple(getattr(importlib.import_module(method.folder), method.stage) for method in METHODS.values())
+    return tuple(map(stage_class, METHODS))
 
 
 def translator_class(method: str) -> type[Translator]:

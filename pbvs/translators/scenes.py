@@ -235,9 +235,8 @@ def write_scene(path: Path, header: Header, channels: int, strips: Iterator[Stri
     import rasterio
 
     profile: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": channels, "compress": "deflate"}
-    profile |= {"height": header.height, "width": header.width, "BIGTIFF": "IF_SAFER"}
-    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    profile |= {"photometric": "RGB" if channels == 3 else "MINISBLACK"}
+    profile |= {"height": header.height, "width": header.width, "BIGTIFF": "IF_SAFER", "tiled": True}
+    profile |= {"blockxsize": 256, "blockysize": 256, "photometric": "RGB" if channels == 3 else "MINISBLACK"}
     if header.gcps:
         profile |= {"crs": header.crs, "gcps": control_points(header)}
     elif header.georeferenced:
@@ -276,26 +275,17 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
 
 
 def _images(folder: Path, pattern: str) -> list[Path]:
-    found = matching(folder, pattern)
-    return sorted(file for file in found if is_image(file.relative_to(folder)) and file.is_file())
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a relative path has an image's suffix and is not hidden."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def target_of(name: Path, out: Path, form: Form) -> Path:
-    """Return where the translation of `name` goes: the same kind of file, or the one asked for."""
-    kept = ".tif" if name.suffix.lower() in (".tif", ".tiff") else ".png"
-    return out / name.with_suffix({"same": kept, "tiff": ".tif", "png": ".png"}[form])
+    """Return the images of a folder that match and are not hidden, in order."""
+    named = (path for path in matching(folder, pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in named if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def plan_targets(found: Sequence[tuple[Path, Path]], out: Path, form: Form) -> list[tuple[Path, Path]]:
     """Return (input, output) of each; raise UsageError when two inputs would be one output, or one its own."""
     planned: dict[Path, Path] = {}
     for source, name in found:
-        target = target_of(name, out, form)
+        kept = ".tif" if name.suffix.lower() in (".tif", ".tiff") else ".png"
+        target = out / name.with_suffix({"same": kept, "tiff": ".tif", "png": ".png"}[form])
         if target in planned:
             raise UsageError(f"{planned[target]} and {source} would both become {target}; translate them one by one.")
         if target.absolute() == source.absolute():

@@ -69,10 +69,10 @@ def checking(folder: Path, rounds: int) -> Row:
 
 
 def chips(folder: Path, rounds: int) -> Row:
-    from pbvs.training.step import batches, make_plan
+    from pbvs.training.step import BatchPlan, batches
 
     data = loading.chips(folder, 8)
-    plan = make_plan(data, 1, 1)
+    plan = BatchPlan(len(data), 1, 1)
 
     def make(_: Path, count: int) -> Callable[[], Any]:
         return lambda: [None for _ in batches(data, plan, 0, count, loading.feed())]

@@ -50,11 +50,11 @@ def run(quick: bool) -> list[Row]:
     from pbvs.devices import resolve_device
 
     resolve_device("cpu")
-    from pbvs.training.step import batches, make_plan
+    from pbvs.training.step import BatchPlan, batches
 
     with tempfile.TemporaryDirectory() as name:
         data = chips(Path(name), 8)
-        plan = make_plan(data, 1, 1)
+        plan = BatchPlan(len(data), 1, 1)
         trained = method()
         stream: Iterator[Any] = batches(data, plan, 0, 100_000, feed())
         ready = next(stream)

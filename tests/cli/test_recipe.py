@@ -17,7 +17,7 @@ from pbvs.files import parse_toml
 from pbvs.metrics.protocol import load_protocol
 from pbvs.recipe import Chips, Recipe, load_recipe, parse_recipe, with_changes
 from pbvs.settings import Settings, describe, tables_of
-from pbvs.translators import METHODS, stage_classes
+from pbvs.translators import METHODS, stage_class, stage_classes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -76,7 +76,7 @@ def test_the_bounds_that_are_said_are_those_that_hold() -> None:
 @pytest.mark.parametrize("method", list(METHODS))
 def test_the_keys_of_a_method_are_those_of_its_class_with_its_defaults(method: str) -> None:
     sections = json.loads(told("recipe", "keys", method, "--json"))
-    stage = dict(zip(METHODS, stage_classes(), strict=True))[method]
+    stage = stage_class(method)
     defaults = {key["name"]: key["default"] for key in sections[0]["keys"]}
     assert list(defaults) == list(stage.model_fields)
     for name, field in stage.model_fields.items():

@@ -102,7 +102,7 @@ def test_a_count_that_is_gone_from_a_record_is_taken_again(key: str, run: Run, w
     before, path = _state(run.folder), run.prediction_metadata_file("test", "rgb2ir")
     metadata = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in metadata.items() if name != key}))
-    predict(None, run="whole", device="cpu", **world)
+    predict(Request(None, run="whole", device="cpu", **world))
     after = json.loads(path.read_text())
     assert after["images"] in (metadata["images"], len(list(run.prediction_folder("test", "rgb2ir").glob("*.png"))))
     assert after["seconds"] >= 0

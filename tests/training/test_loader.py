@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pbvs.errors import PbvsError
-from pbvs.training.step import BatchPlan, Feed, batches, make_plan, replicated
+from pbvs.training.step import BatchPlan, Feed, batches, replicated
 from tests.training.little import LittleChips
 
 
@@ -34,7 +34,7 @@ def test_processes_share_what_one_with_their_batches_together_sees(accumulate: i
 
 def test_workers_change_nothing() -> None:
     chips = LittleChips()
-    plan = make_plan(chips, 2, 1)
+    plan = BatchPlan(len(chips), 2, 1)
     found = [list(batches(chips, plan, 1, 5, Feed(workers=workers))) for workers in (0, 2)]
     for a, b in zip(*found, strict=True):
         assert torch.equal(a.source, b.source)

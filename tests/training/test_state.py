@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.training.little import little_trainer
 def test_tensors_and_floats_come_back_exactly(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 4), "b": torch.tensor(1 / 3, dtype=torch.float64), "c": torch.randn(4, 4).t()}
     progress = checkpoint.Progress(step=7, seconds=0.1 + 0.2, best_score=1 / 3)
-    checkpoint.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": checkpoint.progress_values(progress)})
+    checkpoint.write_tensors(tmp_path / "s.safetensors", tensors, {"progress": dataclasses.asdict(progress)})
     found, metadata = checkpoint.read_tensors(tmp_path / "s.safetensors")
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
     assert checkpoint.Progress(**metadata["progress"]) == progress
