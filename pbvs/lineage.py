@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pbvs import aliases
+from pbvs.challenge import SPLITS
 from pbvs.challenge.model import DEFAULT, load_challenge
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError
@@ -71,7 +72,7 @@ class Lineage:
             parts["manifests"] = {split: self.manifest(task, split) for split in ("train", "val")}
         return parts
 
-    def model(self, task: TaskName, stage: Stage | None = None) -> str:
+    def model(self, task: TaskName) -> str:
         """Return the digest of `model_parts`, by which a finished model is known.
 
         A model that was installed from a bundle keeps the one that it came with: it is used as it is.
@@ -79,7 +80,7 @@ class Lineage:
         record = read_metadata(self.run.model_metadata_file(task))
         if record.get("installed") and task not in self.fresh:
             return str(record["made_from"])
-        return model_digest(self.model_parts(task, stage))
+        return model_digest(self.model_parts(task))
 
     def prediction_parts(self, task: TaskName, split: str) -> Parts:
         """Return all that a task's predictions are made from: the model and its files, the manifest, the size."""
@@ -195,12 +196,12 @@ def model_digest(parts: Parts) -> str:
     return digest(value)
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any], most: int = 4) -> str:
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return what differs between two recorded values, such as `intensity: 1.3 then, 1.5 now`; '' when nothing does.
 
     Digests are not shown, only which of them changed.
     """
-    return few([_change(key, *values) for key, values in unlike(then, now).items()], most, "; ")
+    return few([_change(key, *values) for key, values in unlike(then, now).items()], 4, "; ")
 
 
 def unlike(*tables: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -299,26 +300,20 @@ def grid_text(grid: Any) -> str:
 # --- What of a run is stale.
 
 
-def stale(
-    run: Run,
-    manifests: Path = MANIFESTS,
-    *,
-    tasks: Sequence[str] | None = None,
-    splits: Iterable[str] = ("val", "test"),
-) -> list[Stale]:
+def stale(run: Run, manifests: Path = MANIFESTS) -> list[Stale]:
     """Return what of a run is not made from what it would be made from now, with why and what renews it.
 
     Looked at are models, predictions, scores, archives, calibrations and the report that are there; where the manifests
     are not, what depends on them counts as it was. Raises PbvsError when the run's recipe cannot be read.
     """
     lineage = Lineage(run, run.recipe(), manifests)
-    chosen = [task for task in lineage.recipe.order() if not tasks or task in tasks]
+    tasks = lineage.recipe.order()
     found = [
-        *(item for task in chosen for item in stale_model(lineage, task)),
-        *(item for task in chosen for split in splits for item in stale_predictions(lineage, task, split)),
-        *stale_scores(run, chosen),
+        *(item for task in tasks for item in stale_model(lineage, task)),
+        *(item for task in tasks for split in SPLITS[1:] for item in stale_predictions(lineage, task, split)),
+        *stale_scores(run, tasks),
         *stale_archives(run),
-        *(item for task in chosen for item in stale_calibration(lineage, task)),
+        *(item for task in tasks for item in stale_calibration(lineage, task)),
         *stale_report(run),
     ]
     return list(dict.fromkeys(found))

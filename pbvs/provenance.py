@@ -81,11 +81,11 @@ def code() -> dict[str, Any]:
     return {"version": pbvs.__version__, "sources": source_digest(), "git": git_commit(PACKAGE.parent)}
 
 
-def source_digest(package: Path = PACKAGE) -> str:
+def source_digest() -> str:
     """Return one SHA-256 over the names and bytes of the package's Python and TOML files."""
     total = hashlib.sha256()
-    for path in sorted(path for path in matching(package, "**/*") if path.suffix in {".py", ".toml"}):
-        total.update(f"{path.relative_to(package).as_posix()}\0{sha256(path)}\n".encode())
+    for path in sorted(path for path in matching(PACKAGE, "**/*") if path.suffix in {".py", ".toml"}):
+        total.update(f"{path.relative_to(PACKAGE).as_posix()}\0{sha256(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -25,9 +25,7 @@ Values = Mapping[str, Sequence[float]]  # location -> one value an image
 Floats = NDArray[np.float64]
 
 
-def combined_interval(
-    tasks: Mapping[str, Values], seed: int, n: int = DRAWS, level: float = LEVEL
-) -> tuple[float, float] | None:
+def combined_interval(tasks: Mapping[str, Values], seed: int, n: int = DRAWS) -> tuple[float, float] | None:
     """Return the interval of the mean over the tasks of each task's mean over its images.
 
     A location is drawn for all tasks at once, since its images serve several of them. None where a task has fewer than
@@ -52,17 +50,15 @@ def combined_interval(
     error = float(_moments(shifted, counts, once)[1][0])
     if error <= 1e-12 * max(1.0, abs(center)):
         return center, center
-    low, high = _quantiles(shifted, counts, error, fewest, seed, n, level)
+    low, high = _quantiles(shifted, counts, error, fewest, seed, n)
     return center - high * error, center - low * error
 
 
-def _quantiles(
-    sums: Floats, counts: Floats, error: float, fewest: int, seed: int, n: int, level: float
-) -> tuple[float, float]:
+def _quantiles(sums: Floats, counts: Floats, error: float, fewest: int, seed: int, n: int) -> tuple[float, float]:
     """Return the quantiles of (estimate - truth) / standard error: Student's, or where wider those of draws."""
     from scipy.special import stdtrit  # Student's t without the 25 MB of scipy.stats
 
-    student = float(stdtrit(fewest - 1, (1 + level) / 2)) * max(1.0, _jackknife(sums, counts) / error)
+    student = float(stdtrit(fewest - 1, (1 + LEVEL) / 2)) * max(1.0, _jackknife(sums, counts) / error)
     if fewest < ENOUGH:
         return -student, student
     count = sums.shape[1]
@@ -73,7 +69,7 @@ def _quantiles(
     usable = np.isfinite(means) & (errors > 1e-3 * error)
     if usable.sum() < n // 2:
         return -student, student
-    low, high = np.quantile(means[usable] / errors[usable], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means[usable] / errors[usable], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return min(float(low), -student), max(float(high), student)
 
 

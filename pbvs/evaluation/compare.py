@@ -25,6 +25,7 @@ SAME = 5e-4  # a smaller change is none in three digits
 EQUAL = 1e-6  # a smaller change is none at all: what rounding in a network leaves
 SEED = 2024
 TOO_FEW = "too few locations"
+EXAMPLES = 3  # images that got better, or worse, the most
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,6 @@ def compare(
     after: Run,
     *,
     anyway: bool = False,
-    seed: int = SEED,
     split: str | None = None,
     protocol: str | None = None,
 ) -> Comparison:
@@ -123,10 +123,8 @@ def compare(
         raise PbvsError(f"The runs {before.name} and {after.name} have no scored image in common; score both again.")
     rises = bool(new.rule and new.rule.higher_is_better)
     changes = changes.sort_values(["difference", "task", "name"], ascending=[not rises, True, True], ignore_index=True)
-    tasks = [
-        _difference(task, changes[changes["task"] == task], seed, rises) for task in dict.fromkeys(changes["task"])
-    ]
-    combined = _difference("combined", changes, seed, rises)
+    tasks = [_difference(task, changes[changes["task"] == task], rises) for task in dict.fromkeys(changes["task"])]
+    combined = _difference("combined", changes, rises)
     return Comparison(
         old,
         new,
@@ -220,7 +218,7 @@ def shortfalls(old: Scores, new: Scores, changes: pd.DataFrame) -> list[str]:
     return said
 
 
-def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Difference:
+def _difference(label: str, changes: pd.DataFrame, rises: bool) -> Difference:
     values = {
         str(task): {str(location): found.tolist() for location, found in rows.groupby("location")["difference"]}
         for task, rows in changes.groupby("task")
@@ -228,7 +226,7 @@ def _difference(label: str, changes: pd.DataFrame, seed: int, rises: bool) -> Di
     means = changes.groupby("task")[["before", "after"]].mean().mean()
     better, worse = (int((sign * changes["difference"] > SAME).sum()) for sign in ((1, -1) if rises else (-1, 1)))
     identical = bool((changes["difference"] == 0).all())
-    span = combined_interval(values, seed)
+    span = combined_interval(values, SEED)
     return Difference(
         label, len(changes), float(means["before"]), float(means["after"]), span, better, worse, identical, rises
     )
@@ -278,7 +276,7 @@ def seeds_text(table: pd.DataFrame, width: int = WIDTH) -> str:
 # --- A comparison as text.
 
 
-def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int = 3) -> str:
+def comparison_table(comparison: Comparison, width: int = WIDTH) -> str:
     """Return the comparison as text of at most `width` columns."""
     before, after = comparison.before, comparison.after
     rises = comparison.combined.higher_is_better
@@ -291,7 +289,7 @@ def comparison_table(comparison: Comparison, width: int = WIDTH, examples: int =
         "",
         *aligned([head, *map(_row, comparison.rows)], width),
     ]
-    better, worse = largest(comparison.changes, rises, examples)
+    better, worse = largest(comparison.changes, rises, EXAMPLES)
     for heading, changes in (("Got better the most:", better), ("Got worse the most:", worse)):
         lines += ["", heading] if len(changes) else []
         for row in changes.to_dict("records"):

@@ -140,7 +140,7 @@ def histogram(prediction: Sequence[float], target: Sequence[float], label: str) 
     return _draw("histogram", f"Histogram of {label}: prediction against target", **paths)
 
 
-def curve(name: str, x: Sequence[float], y: Sequence[float], best: int | None = None, unit: str = "epoch") -> Plot:
+def curve(name: str, x: Sequence[float], y: Sequence[float], best: int | None = None) -> Plot:
     """Draw a quantity over training on its own scale, smallest to largest value; `best` is the index to mark."""
     low, high = min(y), max(y)
     start, length = x[0], (x[-1] - x[0]) or 1.0
@@ -148,14 +148,14 @@ def curve(name: str, x: Sequence[float], y: Sequence[float], best: int | None = 
     points = [(100 * (at - start) / length, 95 - 90 * height) for at, height in zip(x, heights, strict=True)]
     note = f"last {y[-1]:.4g}"
     if best is not None:
-        note = f"best {y[best]:.4g} at {unit} {x[best]:g}, {note}"
+        note = f"best {y[best]:.4g} at epoch {x[best]:g}, {note}"
     svg = _draw(
         "curve",
         f"{name} over training",
         points=_path(evenly_spaced(points, MAX_POINTS, ends=True)),
         best=None if best is None else round(points[best][0], 2),
     )
-    return Plot(name.replace("_", " "), svg, (f"{high:.3g}", f"{low:.3g}"), (f"{x[0]:g}", f"{x[-1]:g}"), unit, note)
+    return Plot(name.replace("_", " "), svg, (f"{high:.3g}", f"{low:.3g}"), (f"{x[0]:g}", f"{x[-1]:g}"), "epoch", note)
 
 
 def distribution(title: str, values: Sequence[float]) -> Plot:

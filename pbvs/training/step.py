@@ -103,9 +103,9 @@ class TrainingStep(ABC):
             optimizer.zero_grad(set_to_none=True)
 
 
-def adam(network: nn.Module, rate: float, betas: tuple[float, float] = (0.5, 0.999)) -> torch.optim.Adam:
+def adam(network: nn.Module, rate: float) -> torch.optim.Adam:
     """Return Adam with the published betas over all parameters, in its fused form (one pass over the memory)."""
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(0.5, 0.999), fused=True)
 
 
 # --- The learning rate as a function of the epoch, so that a resumed run needs to remember nothing.
