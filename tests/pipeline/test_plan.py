@@ -204,3 +204,12 @@ def test_time_is_steps_times_their_seconds_and_a_small_disk_is_said() -> None:
     text = " ".join(plan.lines(80))
     assert "about 1.8 h of training" in " ".join(text.split())  # 600 + 6000 seconds
     assert "2.0 GB of chips" in text and "that may not be enough" in " ".join(text.split())
+
+
+def test_what_is_set_changes_the_recipe_of_the_challenge_that_is_asked_for(tmp_path: Path) -> None:
+    asked = Request("small", submissions=tmp_path, challenge="rgb2nir", changes=["seed=7"])
+    recipe, run = asked.chosen
+    assert (recipe.challenge, recipe.seed, run.name) == ("rgb2nir", 7, "small")
+    run.write_recipe(recipe)
+    kept, _ = Request(None, run="small", submissions=tmp_path, changes=["evaluation_size='native'"]).chosen
+    assert (kept.challenge, kept.seed, kept.evaluation_size) == ("rgb2nir", 7, "native")
