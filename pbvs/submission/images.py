@@ -248,7 +248,7 @@ def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
     bands = np.atleast_3d(levels)
     mean, low, high = _levels(levels) if plain else (bands.mean(axis=(0, 1)), levels.min(), levels.max())
     corner = bands[:CROP, :CROP]
-    enlarged = any(_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))  # by repeating pixels
+    enlarged = (_repeats(corner, factor) and _repeats(bands, factor) for factor in (2, 3))  # by repeating pixels
     return ImageStats(
         width=pixels.shape[1],
         height=pixels.shape[0],
@@ -258,7 +258,7 @@ def _stats(pixels: Pixels, outputs: Outputs) -> ImageStats:
         low=float(low),
         high=float(high),
         gray=all(np.array_equal(bands[:, :, 0], bands[:, :, band]) for band in range(1, bands.shape[2])),
-        detail=0.0 if low == high or enlarged else fine_detail(bands[:, :, 0]),
+        detail=0.0 if low == high or any(enlarged) else fine_detail(bands[:, :, 0]),
     )
 
 

@@ -32,6 +32,7 @@ from tests.submission.workspace import README, noise, png_bytes, write_data, wri
 MOST_MEMORY = 1 << 30  # bytes
 MOST_SECONDS = 10.0  # of the processor, Python's start and imports among them
 GIBI = 1 << 30
+TORCH = 512 << 20  # bytes that torch takes when it is imported, as it is built for CUDA
 
 
 class Attack(NamedTuple):
@@ -41,6 +42,7 @@ class Attack(NamedTuple):
     command: str
     words: str
     status: int = 1
+    most: int = MOST_MEMORY
 
 
 class Outcome(NamedTuple):
@@ -371,7 +373,7 @@ ATTACKS: dict[str, Attack] = {
         inputs("sar2eo", ".png", png(6300, noisy=70), network=True), PREDICT + "sar2eo", MADE, 0
     ),
     "input: a colour PNG of 40 megapixels for a network": Attack(
-        inputs("rgb2ir", ".png", png(6300, True, 30), network=True), PREDICT + "rgb2ir", MADE, 0
+        inputs("rgb2ir", ".png", png(6300, True, 30), network=True), PREDICT + "rgb2ir", MADE, 0, MOST_MEMORY + TORCH
     ),
     "input: a PNG of 40 megapixels in 120 kB": Attack(
         inputs("rgb2ir", ".png", png(6300, colour=True)), PREDICT + "rgb2ir", "more than its"
@@ -565,7 +567,7 @@ def main() -> None:
             found = run(folder, *command)
             taken = time.monotonic() - began
         good = found.status == ATTACKS[what].status and ATTACKS[what].words in found.said
-        good = good and found.memory < MOST_MEMORY and found.seconds < MOST_SECONDS
+        good = good and found.memory < ATTACKS[what].most and found.seconds < MOST_SECONDS
         print(
             f"| {what} | {size / 1e3:,.0f} kB | {found.memory / 2**20:.0f} MiB | {found.seconds:.1f} |"
             + ("" if good else f" BAD ({taken:.0f} s): {found.said[-300:]}"),
