@@ -310,10 +310,10 @@ def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
 
 
 def resized_rows(band: NDArray[np.float32], height: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """Resample one band (H, W) of any range of values with the same filter, without clipping; yield `ROWS` at a time.
-
-    As one array Pillow would hold the result three times.
-    """
+    """Resample one band (H, W) of any range with the same filter, unclipped; yield rows, as Pillow triples a whole."""
+    if band.shape == (height, width):
+        yield band
+        return
     image = Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC)
     for top in range(0, height, ROWS):
         yield np.asarray(image.crop((0, top, width, min(top + ROWS, height))))
