@@ -84,7 +84,7 @@ def _pairs(count: int) -> list[Pair]:
 
 
 def test_a_manifest_is_a_list_of_pairs_and_a_frame(tmp_path: Path) -> None:
-    path = tmp_path / "m.csv"
+    path = tmp_path / "rgb2ir_test.csv"
     write_manifest(path, _pairs(50))
     assert read_manifest(path) == _pairs(50)
     frame = manifest_table(path)
@@ -95,22 +95,24 @@ def test_a_manifest_is_a_list_of_pairs_and_a_frame(tmp_path: Path) -> None:
 
 def test_two_rows_of_a_name_are_refused(tmp_path: Path) -> None:
     pairs = _pairs(50)
-    write_manifest(tmp_path / "m.csv", [*pairs, pairs[3]])
-    with pytest.raises(PbvsError, match=r"m\.csv, line 52: there are two rows of the same name 'p3'; make it again"):
-        read_manifest(tmp_path / "m.csv")
+    write_manifest(tmp_path / "rgb2ir_test.csv", [*pairs, pairs[3]])
+    with pytest.raises(
+        PbvsError, match=r"_test\.csv, line 52: there are two rows of the same name 'p3'; make it again"
+    ):
+        read_manifest(tmp_path / "rgb2ir_test.csv")
 
 
 def test_a_manifest_of_an_earlier_version_does_without_the_newer_columns(tmp_path: Path) -> None:
     lines = ["name,task,split,location,source,target,source_date,target_date,origin,alignment,overlap,source_rule"]
     lines = [lines[0] + ",target_rule", "a,rgb2ir,val,here,in/a.png,out/a.png,,,held-out,footprint,1.0000,full,full"]
-    (tmp_path / "m.csv").write_text("\n".join(lines))
-    assert read_manifest(tmp_path / "m.csv") == [
+    (tmp_path / "rgb2ir_val.csv").write_text("\n".join(lines))
+    assert read_manifest(tmp_path / "rgb2ir_val.csv") == [
         Pair("a", "rgb2ir", "val", "here", "in/a.png", "out/a.png", "", "", "held-out", "footprint", "1.0000", "full",
              "full")
     ]  # fmt: skip
-    (tmp_path / "m.csv").write_text(lines[0].replace("overlap,", "") + "\n")
+    (tmp_path / "rgb2ir_val.csv").write_text(lines[0].replace("overlap,", "") + "\n")
     with pytest.raises(PbvsError, match="has no column 'overlap'"):
-        read_manifest(tmp_path / "m.csv")
+        read_manifest(tmp_path / "rgb2ir_val.csv")
 
 
 def _mistakes() -> Iterator[tuple[dict[str, str], str]]:
@@ -128,17 +130,17 @@ def test_a_row_that_cannot_be_a_pair_is_named(tmp_path: Path, change: dict[str, 
 
     pairs = _pairs(3)
     pairs[1] = dataclasses.replace(pairs[1], **change)
-    write_manifest(tmp_path / "m.csv", pairs)
+    write_manifest(tmp_path / "rgb2ir_test.csv", pairs)
     with pytest.raises(PbvsError, match=f"line 3: .*{words}.*make it again with `pbvs build-pairs`"):
-        read_manifest(tmp_path / "m.csv")
+        read_manifest(tmp_path / "rgb2ir_test.csv")
 
 
 @pytest.mark.parametrize("name", ["x" * 251, "é" * 125, "=HYPERLINK(A1)", "+1", "\t=1", "-4.39_-55.20_7"])
 def test_a_manifest_keeps_every_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.png").touch()
     pair = Pair(name, "rgb2ir", "test", "", f"=in/{name}.png")
-    write_manifest(tmp_path / "m.csv", [pair])
-    assert read_manifest(tmp_path / "m.csv") == [pair]
+    write_manifest(tmp_path / "rgb2ir_test.csv", [pair])
+    assert read_manifest(tmp_path / "rgb2ir_test.csv") == [pair]
 
 
 @pytest.mark.parametrize(
@@ -159,18 +161,18 @@ def test_tables_for_people_quote_texts_and_leave_numbers() -> None:
 def test_a_rule_that_a_manifest_takes_is_taken_in_a_recipe_too(tmp_path: Path, rule: str) -> None:
     from pbvs.recipe import Radiometry
 
-    write_manifest(tmp_path / "m.csv", [Pair("a", "rgb2ir", "val", "", "a.png", source_rule=rule)])
-    assert read_manifest(tmp_path / "m.csv")[0].source_rule == Radiometry(rgb=rule).rgb == rule
+    write_manifest(tmp_path / "rgb2ir_test.csv", [Pair("a", "rgb2ir", "test", "", "a.png", source_rule=rule)])
+    assert read_manifest(tmp_path / "rgb2ir_test.csv")[0].source_rule == Radiometry(rgb=rule).rgb == rule
 
 
 def test_the_digest_of_pairs_follows_their_content_and_not_the_file(tmp_path: Path) -> None:
     import dataclasses
 
     pairs = _pairs(4)
-    write_manifest(tmp_path / "m.csv", pairs)
-    text = (tmp_path / "m.csv").read_bytes()
-    (tmp_path / "m.csv").write_bytes(text.replace(b"\n", b"\r\n"))
-    assert pairs_digest(read_manifest(tmp_path / "m.csv")) == pairs_digest(pairs)
+    write_manifest(tmp_path / "rgb2ir_test.csv", pairs)
+    text = (tmp_path / "rgb2ir_test.csv").read_bytes()
+    (tmp_path / "rgb2ir_test.csv").write_bytes(text.replace(b"\n", b"\r\n"))
+    assert pairs_digest(read_manifest(tmp_path / "rgb2ir_test.csv")) == pairs_digest(pairs)
     for column in COLUMNS:
         changed = [*pairs[:2], dataclasses.replace(pairs[2], **{column: "other"}), pairs[3]]
         assert pairs_digest(changed) != pairs_digest(pairs)
