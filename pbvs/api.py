@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from pbvs.run import Run as RunFolder
 from pbvs.run import choose_run as choose_folder
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from pbvs.data.build import Summary
     from pbvs.evaluation.compare import Comparison
     from pbvs.evaluation.results import Scores
@@ -145,31 +143,27 @@ def build_pairs(
     )
 
 
-class Choices(TypedDict, total=False):
-    """What `predict` and `plan` can be told, by the names of the command's options; the comments say the defaults."""
-
-    run: str | StrPath | RunFolder | None  # the recipe's name
-    tasks: Sequence[str] | None  # all of the recipe
-    splits: Sequence[str]  # ("test", "val")
-    data: StrPath | None  # $PBVS_DATA, or the folder that the manifests were made from
-    manifests: StrPath  # "data_manifests"
-    submissions: StrPath  # "submissions"
-    weights: StrPath | None  # $PBVS_WEIGHTS
-    device: str  # "auto"
-    jobs: int  # 1
-    retrain: bool  # False
-    lpips_net: str | None  # the recipe's
-    deterministic: bool  # False
-    challenge: str | StrPath | None  # the recipe's or the manifests' own
-
-
-def predict(recipe: str | StrPath | Recipe | None = None, **choices: Unpack[Choices]) -> Run:
+def predict(
+    recipe: str | StrPath | Recipe | None = None,
+    *,
+    run: str | StrPath | RunFolder | None = None,
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test", "val"),
+    data: StrPath | None = None,
+    manifests: StrPath = MANIFESTS,
+    submissions: StrPath = SUBMISSIONS,
+    weights: StrPath | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    retrain: bool = False,
+    lpips_net: str | None = None,
+    deterministic: bool = False,
+    challenge: str | StrPath | None = None,
+) -> Run:
     """Make a run: train or load the model of every stage, and write the predictions; what is done is kept.
 
     `recipe` is a built-in name, a path or a Recipe, by default the run's own; `tasks` limits the work to those and
-    what they require; `challenge` is a name or a TOML file, without it the recipe's or the manifests' own. The other
-    keywords are those of `api.Choices`: run, splits, data, manifests, submissions, weights, device, jobs, retrain,
-    lpips_net and deterministic.
+    what they require; `challenge` is a name or a TOML file, without it the recipe's or the manifests' own.
     Raises PbvsError when data, manifests or weights are missing or some inputs could not be read
     (the rest is written then), UsageError for an unknown recipe, task or device.
 
@@ -177,13 +171,31 @@ def predict(recipe: str | StrPath | Recipe | None = None, **choices: Unpack[Choi
     >>> len(run.predictions("rgb2ir")) > 0
     True
     """
+    asked = _request(**locals())
     from pbvs import pipeline
 
-    made = pipeline.predict(_request(recipe, **choices))
+    made = pipeline.predict(asked)
     return Run(made.name, made.submissions)
 
 
-def plan(recipe: str | StrPath | Recipe | None = None, *, measure: bool = True, **choices: Unpack[Choices]) -> Plan:
+def plan(
+    recipe: str | StrPath | Recipe | None = None,
+    *,
+    run: str | StrPath | RunFolder | None = None,
+    tasks: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test", "val"),
+    data: StrPath | None = None,
+    manifests: StrPath = MANIFESTS,
+    submissions: StrPath = SUBMISSIONS,
+    weights: StrPath | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    retrain: bool = False,
+    lpips_net: str | None = None,
+    deterministic: bool = False,
+    challenge: str | StrPath | None = None,
+    measure: bool = True,
+) -> Plan:
     """Return what `predict`, called the same way, would do, and make nothing; printed, it is what `--dry-run` says.
 
     `plan.stages` has a row per task with its steps and images, `plan.weights` the file of each net that training needs
@@ -199,9 +211,10 @@ def plan(recipe: str | StrPath | Recipe | None = None, *, measure: bool = True, 
       rgb2ir  grayscale: nothing to train; predict ...
     Nothing stands in the way.
     """
+    asked = _request(**{name: value for name, value in locals().items() if name != "measure"})
     from pbvs import pipeline
 
-    return pipeline.plan(_request(recipe, **choices), measure)
+    return pipeline.plan(asked, measure)
 
 
 def score(
