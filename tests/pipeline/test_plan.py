@@ -38,7 +38,7 @@ UNET = {
 
 
 def _recipe(stages: dict[str, Any], **tables: Any) -> Recipe:
-    return parse_recipe({"name": "r", "stages": stages, **tables}, "r")
+    return parse_recipe({"name": "r", "evaluation_size": "native", "stages": stages, **tables}, "r")
 
 
 @pytest.fixture(scope="module")
