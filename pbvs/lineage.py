@@ -19,7 +19,7 @@ from pbvs.challenge import SPLITS
 from pbvs.challenge.model import DEFAULT, load_challenge
 from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError
-from pbvs.files import digest, matching, sha256
+from pbvs.files import digest, matching, read_toml, sha256
 from pbvs.recipe import Recipe, Stage, TaskName
 from pbvs.run import MANIFESTS, Run, is_done, read_metadata
 from pbvs.text import few
@@ -213,6 +213,20 @@ def unlike(*tables: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     known = [flat(table) for table in tables]
     found = {key: tuple(values.get(key) for values in known) for key in sorted(set().union(*known))}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values[1:])}
+
+
+def recipe_differences(*runs: Run) -> dict[str, tuple[Any, ...]]:
+    """Return the recipes' keys that are not the same, with each run's value; names and descriptions are not told.
+
+    Of a stage whose method is another only the method is told.
+    """
+    found = unlike(*(read_toml(run.recipe_file) if run.recipe_file.is_file() else {} for run in runs))
+    stages = tuple(key.removesuffix("method") for key in found if key.endswith(".method"))
+    return {
+        key: values
+        for key, values in found.items()
+        if key not in ("name", "description") and (key.endswith(".method") or not key.startswith(stages))
+    }
 
 
 def flat(tables: Mapping[str, Any], path: str = "") -> Parts:

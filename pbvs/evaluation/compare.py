@@ -15,8 +15,7 @@ import pandas as pd
 from pbvs.errors import PbvsError
 from pbvs.evaluation.bootstrap import combined_interval
 from pbvs.evaluation.results import WIDTH, Scores, find_scores, read_scores
-from pbvs.files import read_toml
-from pbvs.lineage import unlike
+from pbvs.lineage import recipe_differences, unlike
 from pbvs.metrics.protocol import IGNORED
 from pbvs.run import Run
 from pbvs.text import aligned, folded
@@ -179,20 +178,6 @@ def _terms(rule: Mapping[str, Any]) -> str:
 
 def _unlike(what: str, old: Any, new: Any) -> str:
     return "" if old == new else f"{what} is {old} in the one and {new} in the other"
-
-
-def recipe_differences(*runs: Run) -> dict[str, tuple[Any, ...]]:
-    """Return the recipes' keys that are not the same, with each run's value; names and descriptions are not told.
-
-    Of a stage whose method is another only the method is told.
-    """
-    found = unlike(*(read_toml(run.recipe_file) if run.recipe_file.is_file() else {} for run in runs))
-    stages = tuple(key.removesuffix("method") for key in found if key.endswith(".method"))
-    return {
-        key: values
-        for key, values in found.items()
-        if key not in ("name", "description") and (key.endswith(".method") or not key.startswith(stages))
-    }
 
 
 def image_changes(old: Scores, new: Scores) -> pd.DataFrame:

@@ -14,9 +14,8 @@ import numpy as np
 from pbvs.challenge import SPLITS
 from pbvs.data.images import read_image
 from pbvs.errors import PbvsError, UsageError, damage_ignored
-from pbvs.evaluation.compare import recipe_differences
 from pbvs.files import digest, is_name, matching, read_toml, remove_folder, sha256, sync_folder, write_json
-from pbvs.lineage import Stale, stale, unlike
+from pbvs.lineage import Stale, recipe_differences, stale, unlike
 from pbvs.logs import say, track
 from pbvs.provenance import collect, read_provenance
 from pbvs.run import DONE, MANIFESTS, Run, all_runs, locked, read_metadata
@@ -62,9 +61,7 @@ def _row(run: Run, uploads: tuple[int, ...], manifests: Path) -> Row:
             problems.append(str(error))
             return otherwise
 
-    recipe: dict[str, Any] = {}
-    with damage_ignored():
-        recipe = read_toml(run.recipe_file)
+    recipe: dict[str, Any] = tried(lambda: _tables(run), {})
     found: list[Path] = tried(lambda: matching(run.folder, "**/*"), [])
     files = [path for path in found if path.is_file() and not path.is_symlink()]
     digest = tried(lambda: str(read_metadata(run.folder / "package.json").get("sha256", "")), "")
@@ -128,6 +125,12 @@ def _archives(run: Run, folder: Path) -> list[Path]:
             if archive.is_file() and sha256(archive) == record.get("sha256"):
                 found.append(archive)
     return found
+
+
+def _tables(run: Run) -> dict[str, Any]:
+    with damage_ignored():
+        return read_toml(run.recipe_file)
+    return {}
 
 
 def _time(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def bright(place: Place, factor: float) -> Place:
         gray = source.mean(axis=2, keepdims=True) / 255.0
         write_png(place.target("rgb2ir", n), to_uint8(gray * factor))
     pairs = read_manifest(manifest_path(place.manifests, "rgb2ir", "val"))
-    write_manifest(manifest_path(place.manifests, "rgb2ir", "train"), pairs)
+    write_manifest(manifest_path(place.manifests, "rgb2ir", "train"), [replace(pair, split="train") for pair in pairs])
     return place
 
 

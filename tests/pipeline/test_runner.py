@@ -311,22 +311,28 @@ def test_training_that_was_stopped_begins_again_on_images_that_changed(
     root, manifests = tmp_path / "data", tmp_path / "manifests"
     shutil.copytree(world["root"], root)
     build_pairs(root, manifests)
-    where = {"tasks": ["sar2eo"], "root": root, "manifests": manifests, "submissions": tmp_path / "s", "device": "cpu"}
+    where: dict[str, Any] = {
+        "tasks": ["sar2eo"],
+        "root": root,
+        "manifests": manifests,
+        "submissions": tmp_path / "s",
+        "device": "cpu",
+    }
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Pix2PixHD, "_choose_flips", stop)  # all is learnt, and the model not marked as done
-        predict(_recipe(), **where)
-    predict(_recipe(), **where)
+        predict(Request(_recipe(), **where))
+    predict(Request(_recipe(), **where))
     assert "going on after step" in capfd.readouterr().err
     shutil.rmtree(tmp_path / "s")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Pix2PixHD, "_choose_flips", stop)
-        predict(_recipe(), **where)
+        predict(Request(_recipe(), **where))
     image = root / read_manifest(manifest_path(manifests, "sar2eo", "train"))[0].source
     Image.open(image).point(lambda level: 255 - level).save(image)
     build_pairs(root, manifests)
-    predict(_recipe(), **where)
+    predict(Request(_recipe(), **where))
     assert "was trained from other data or settings" in capfd.readouterr().err
-    predict(_recipe(), run="fresh", **where)
+    predict(Request(_recipe(), run="fresh", **where))
     models = [tmp_path / f"s/{name}/models/sar2eo/model.safetensors" for name in ("tiny", "fresh")]
     assert models[0].read_bytes() == models[1].read_bytes()
 
