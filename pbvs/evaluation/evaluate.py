@@ -7,6 +7,7 @@ batch of its own: two cores that share every convolution wait for each other at 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -212,7 +213,8 @@ def score_task(judge: Judge, task: TaskToScore, *, jobs: int = 1, batch: int = 1
 def table_of_images(pairs: Sequence[Pair], said: Sequence[tuple[str, str]], numbers: DataFrame) -> DataFrame:
     """Return a row for each pair: the columns of results.TABLE, the metrics, the reason; `said`: status and reason."""
     texts = [
-        (pair.task, pair.name, pair.location, pair.source, pair.target, f"{pair.name}.png", status)
+        # interned: the tables of the inputs' own scores hold the same names
+        (pair.task, pair.name, pair.location, pair.source, pair.target, sys.intern(f"{pair.name}.png"), status)
         for pair, (status, _) in zip(pairs, said, strict=True)
     ]
     table = DataFrame(texts, columns=[*TABLE], dtype=object).join(numbers)
