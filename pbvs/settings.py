@@ -132,9 +132,10 @@ def _kinds(table: type[Settings] | None) -> Iterator[type[Settings]]:
 
 def tables_of(annotation: Any) -> Iterator[type[Settings]]:
     """Yield the classes of settings that a type names: itself, or those in a list, a table of tables or a choice."""
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
+    parts = get_args(annotation)  # asked for first: on Python 3.10 list[str] calls itself a type
+    if not parts and isinstance(annotation, type) and issubclass(annotation, Settings):
         yield annotation
-    for part in get_args(annotation):
+    for part in parts:
         yield from tables_of(part)
 
 
