@@ -223,7 +223,8 @@ def image_scores(images: pd.DataFrame, rule: Protocol | None) -> pd.Series[float
         return empty
     usable = images["status"].eq("ok") & images[names].notna().all(axis=1)
     baselines = images.filter(like="baseline:").rename(columns=lambda name: name.partition(":")[2])
-    values, references = (frame[usable].itertuples(index=False, name=None) for frame in (images[names], baselines))
+    # not itertuples: before pandas 3 it has no row where there is no column
+    values, references = (frame[usable].to_numpy().tolist() for frame in (images[names], baselines))
     known = (dict(zip(names, value, strict=True)) for value in values)
     found = [rule.task_score(v, dict(zip(baselines, b, strict=True))) for v, b in zip(known, references, strict=True)]
     return empty.mask(usable, pd.Series(found, index=images.index[usable], dtype=float))
