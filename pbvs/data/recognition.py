@@ -16,7 +16,8 @@ from pbvs.data.catalog import Catalog, Entry, PathReader, natural_key, walk
 from pbvs.data.headers import Header, read_header
 from pbvs.data.pairing import Partners, serves
 from pbvs.errors import PbvsError, damage_ignored
-from pbvs.files import read_text
+from pbvs.files import dump_toml, read_text
+from pbvs.text import printable
 
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_WORDS |= {"dev": "val", "test": "test", "testing": "test"}
@@ -237,7 +238,7 @@ def _toml(
 ) -> str:
     training = next((shape for shape in shapes if shape.split != "test"), shapes[0])
     rules = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    rules.filters |= {"key": _key, "kind": kind_of}
+    rules.filters |= {"key": _key, "kind": kind_of, "text": _text, "printable": printable}
     return rules.from_string(read_text(TEMPLATE)).render(
         name=name,
         folder=root.resolve().name,
@@ -250,7 +251,12 @@ def _toml(
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+
+
+def _text(value: str) -> str:
+    """Return a string as TOML has it: folders are called as their owner likes."""
+    return dump_toml({"_": value}).removeprefix("_ = ").rstrip("\n")
 
 
 def common_folders(paths: Iterable[str]) -> str:

@@ -93,6 +93,15 @@ def test_init_recognises_modalities_splits_and_channels(tmp_path: Path) -> None:
     assert [(task.source, task.target, task.pairing) for task in found.tasks.values()] == [("rgb", "nir", "name")]
 
 
+def test_init_quotes_what_a_folder_is_called(tmp_path: Path) -> None:
+    data = tmp_path / 'da"ta \\ of\nmine'
+    nir(data)
+    path = tmp_path / "first.toml"
+    path.write_text(propose(data, "first"))
+    assert load_challenge(path).layout.description == f"the layout of {data.name}"
+    assert sum(try_layout(load_challenge(path), data).taken.values()) == sum(1 for _ in data.rglob("*.png"))
+
+
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nir(tmp_path / "data")
     path = tmp_path / "mine.toml"
