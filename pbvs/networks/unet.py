@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Residual = Literal["none", "grey"]
+FAINT = 8 / 127.5  # eight gray levels of 256, in the output's [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,31 @@ class UNet(nn.Module):
             finer = functional.interpolate(self.narrow[level](h), scale_factor=2.0)
             h = self.decoder[level](self.join[level](torch.cat((finer, kept[level]), dim=1)), style)
         out = self.head(functional.silu(self.last_norm(h)))
-        out = functional.pixel_shuffle(out if self.training else levelled(out, self.config), self.config.shuffle)
-        out = out if out.dtype == torch.float64 else out.float()
+        out = functional.pixel_shuffle(out if out.dtype == torch.float64 else out.float(), self.config.shuffle)
+        out = out if self.training else without_grid(out, self.config.shuffle)
         return out + x.mean(dim=1, keepdim=True) if self.config.residual == "grey" else out
 
 
-def levelled(out: Tensor, config: UNetConfig) -> Tensor:
-    """Return the head's output with equal means at the `shuffle`^2 positions of each channel's squares of pixels.
+def without_grid(image: Tensor, side: int) -> Tensor:
+    """Return (N, C, H, W) without the faint pattern that repeats every `side` pixels, where it lies over some pixels.
 
-    In images they are equal but for chance; what a network leaves between them is a grid that shows on even ground.
+    Nothing in the losses tells the pixels of a square apart, so a network may leave a difference between them, which
+    shows as dots on even ground. It is what the fine detail of one position in the squares has on average around a
+    pixel, above that of all positions. Detail counts to `FAINT` at most: edges are no pattern.
     """
-    squares = out.reshape(len(out), config.target_channels, -1, *out.shape[2:])
-    means = squares.mean(dim=(3, 4), keepdim=True)
-    return (squares + (means.mean(dim=2, keepdim=True) - means)).reshape(out.shape)
+    if side == 1:
+        return image
+    detail = (image - smooth(image)).clamp(-FAINT, FAINT)
+    means = smooth(functional.pixel_unshuffle(detail, side))
+    means = means.reshape(*image.shape[:2], side**2, *means.shape[2:])
+    return image - functional.pixel_shuffle((means - means.mean(dim=2, keepdim=True)).flatten(1, 2), side)
+
+
+def smooth(x: Tensor) -> Tensor:
+    """Return (N, C, H, W) averaged twice over 5 x 5 pixels, of those that there are at a border."""
+    for _ in range(2):
+        x = functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+    return x
 
 
 class Stack(nn.Module):
