@@ -105,10 +105,7 @@ def explain(error: ValidationError, model: type[Settings]) -> str:
 
 
 def _followed(model: type[Settings] | None, location: tuple[int | str, ...]) -> tuple[list[str], type[Settings] | None]:
-    """Follow pydantic's location of a mistake to the table that holds its last part; the path is as the file has it.
-
-    Pydantic names the class of a stage by its method, which no file does.
-    """
+    """Follow pydantic's location of a mistake to its table and path in the file, which names no class of a stage."""
     path, table = [], model
     for part in location:
         chosen = next(

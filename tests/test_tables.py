@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbvs.data.manifest import COLUMNS, Pair, manifest_table, pairs_digest, read_manifest, write_manifest
+from pbvs.data.manifest import COLUMNS, Pair, manifest_table, pairs_digest, read_manifest
 from pbvs.errors import PbvsError
 from pbvs.seeds import evenly_spaced
 from pbvs.text import csv_cell, for_people, from_csv_cell, quoted, read_table, table_of, table_text, write_table
+from tests.manifests import write_manifest
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=12)
 

@@ -18,7 +18,7 @@ from pbvs.errors import PbvsError, ReadError, WriteError, damage_ignored
 from pbvs.files import disk_errors, inside, is_unfinished
 from pbvs.files import sha256 as digest_of_file
 from pbvs.recipe import RULE_PATTERN
-from pbvs.text import read_table, table_of, write_table
+from pbvs.text import read_table, table_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -103,16 +103,11 @@ def manifest_path(folder: Path, task: str, split: str) -> Path:
     return folder / f"{task}_{split}.csv"
 
 
-def write_manifest(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs as CSV, one row per pair, in the order given.
+def pairs_table(pairs: Iterable[Pair]) -> DataFrame:
+    """Return pairs as a frame of text, one row per pair and one column per field; `further` only where one has it.
 
     Unlike in tables for people no cell is quoted, since paths and names must be exact for whoever reads them.
     """
-    write_table(path, pairs_table(pairs))
-
-
-def pairs_table(pairs: Iterable[Pair]) -> DataFrame:
-    """Return pairs as a frame of text, one row per pair and one column per field; `further` only where one has it."""
     rows = list(pairs)
     columns = COLUMNS if any(pair.further for pair in rows) else COLUMNS[:-1]
     return table_of(columns, map(attrgetter(*columns), rows))

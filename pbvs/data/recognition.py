@@ -133,10 +133,7 @@ def propose(root: Path, name: str) -> str:
 
 
 def _shape(paths: list[str], suffix: str, known: Sequence[str], test: bool) -> Shape:
-    """Say of each folder's level whether it names splits, tasks, modalities or locations, and how names end.
-
-    `known` are the modalities of larger groups of files.
-    """
+    """Say if folders' levels are of splits, tasks, modalities (`known` elsewhere) or locations, and how names end."""
     shape, parts = Shape(paths), []
     pairs = {f"{source}2{target}" for source in known for target in known}
     rows = [path.split("/") for path in paths]

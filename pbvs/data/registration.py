@@ -120,10 +120,7 @@ def estimate(surfaces: Sequence[Surface]) -> Shift | None:
 
 
 def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """Return (BINS, H, W) masks of a smoothed band's bins of equal counts, zero where not valid.
-
-    None when they cannot be told.
-    """
+    """Return (BINS, H, W) masks of a smoothed band's bins of equal counts, 0 where not valid; None where none is."""
     from scipy.ndimage import gaussian_filter
 
     if valid.sum() < 64 * BINS:

@@ -200,10 +200,7 @@ def _histograms(root: Path, challenge: Challenge, wants: Sequence[Want]) -> list
 
 
 def _histogram(root: Path, modality: Modality, want: Want) -> Figures | None:
-    """Return how many valid pixels (bands averaged) lie in each of 64 steps, and the rest of an image's figures.
-
-    None for an image that cannot be read.
-    """
+    """Return an image's figures, the brightness being that of its bands' mean; None where it cannot be read."""
     path = inside(root, want.path)
     try:
         values, valid = read_samples(path, lambda header: bands_of(header, modality), SIDE)[:2]

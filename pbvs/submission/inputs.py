@@ -240,10 +240,7 @@ def check_inputs(inputs: Inputs, split: str, tasks: Iterable[str]) -> None:
 
 
 def _given_by(info: PathInfo, challenge: Challenge) -> list[str]:
-    """Return the tasks of which an image of the test split is an input: where no pattern says so, its sources are.
-
-    An input of several sources is known by the first.
-    """
+    """Return the tasks that a test image is an input of: as patterns say, else those whose first source it is."""
     if info.role == "input":
         return [] if info.modality in challenge.tasks[info.task].further else [info.task]
     return [

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.images import write_png
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
+from tests.manifests import write_manifest
 
 
 def scene(seed: int, side: int, bands: int) -> NDArray[np.uint8]:

@@ -19,13 +19,14 @@ from pbvs.challenge import Challenge, dump_challenge, load_challenge
 from pbvs.cli import main
 from pbvs.data.align import open_pair, open_source
 from pbvs.data.build import build_pairs
-from pbvs.data.manifest import Further, Pair, check_content, join_further, pairs_digest, read_manifest, write_manifest
+from pbvs.data.manifest import Further, Pair, check_content, join_further, pairs_digest, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.evaluate import baseline_image
 from pbvs.evaluation.reading import TaskToScore
 from pbvs.preflight import check_inputs
 from pbvs.recipe import Radiometry, read_recipe
 from tests.challenge.test_end_to_end import colour, png, scene
+from tests.manifests import write_manifest
 
 Numbers = np.ndarray[Any, Any]
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.data.images import write_png
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.evaluation.evaluate import score
 from pbvs.evaluation.results import Scores
 from pbvs.files import write_text
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
+from tests.manifests import write_manifest
 from tests.tasks import TASKS
 
 SIDE = 48

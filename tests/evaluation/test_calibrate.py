@@ -11,10 +11,11 @@ import pytest
 
 from pbvs.data.align import open_pair
 from pbvs.data.images import read_image, to_uint8, write_png
-from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
+from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.calibrate import Sample, Tone, calibrate, closed_form
 from tests.evaluation.hand_made import Place
+from tests.manifests import write_manifest
 
 
 def sample(seed: int, tone: Tone, noise: float = 0.0) -> Sample:

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from pbvs.data.images import read_image, write_png
-from pbvs.data.manifest import Pair, manifest_path, read_manifest, write_manifest
+from pbvs.data.manifest import Pair, manifest_path, read_manifest
 from pbvs.errors import PbvsError, UsageError
 from pbvs.evaluation.reading import FeatureCache, Images, TaskToScore
 from pbvs.evaluation.results import Scores, score_table
 from tests.evaluation.hand_made import SIDE, Place, noise
+from tests.manifests import write_manifest
 from tests.metrics.test_frechet import random_inception
 
 

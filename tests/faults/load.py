@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pbvs.data.images import write_png
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.files import write_json
+from tests.manifests import write_manifest
 
 RECIPE = 'name = "r"\nevaluation_size = "native"\n[stages.rgb2ir]\nmethod = "grayscale"\nintensity = 1.3\n'
 PROTOCOL = 'name = "l2"\nterms = ["pixel"]\n'

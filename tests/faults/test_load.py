@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pbvs.data.manifest import Pair, read_manifest, write_manifest
+from pbvs.data.manifest import Pair, read_manifest
 from pbvs.evaluation.evaluate import table_of_images
 from pbvs.evaluation.results import TaskScores, write_scores
 from pbvs.evaluation.summary import task_summary
@@ -27,6 +27,7 @@ from pbvs.submission.inspection import inspect_archive
 from pbvs.submission.zips import SafeZip, write_zip
 from pbvs.translators.base import predict_pairs
 from tests.faults.scenarios import PACKAGE, PREDICT, _gray, pbvs
+from tests.manifests import write_manifest
 
 ROWS = 4000
 

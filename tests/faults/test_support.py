@@ -15,12 +15,13 @@ import torch
 
 from pbvs import cli, logs
 from pbvs.cli import main
-from pbvs.data.manifest import manifest_path, write_manifest
+from pbvs.data.manifest import manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.experiments.machine import examine, is_bad, text
 from pbvs.files import UNFINISHED, make_folder
 from pbvs.run import locked
 from pbvs.translators import inference
+from tests.manifests import write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
 

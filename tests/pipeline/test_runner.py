@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pbvs.data.build import build_pairs
-from pbvs.data.manifest import manifest_path, read_manifest, write_manifest
+from pbvs.data.manifest import manifest_path, read_manifest
 from pbvs.data.synthetic import write_demo
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import read_json
@@ -24,6 +24,7 @@ from pbvs.training.trainer import Trainer
 from pbvs.training.validation import read_log
 from pbvs.translators.pix2pixhd import Pix2PixHDStage
 from pbvs.translators.pix2pixhd.translator import Pix2PixHD
+from tests.manifests import write_manifest
 
 NETWORK = {
     "method": "pix2pixhd",

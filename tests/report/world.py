@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from pbvs.data.images import to_uint8, write_png
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.files import write_json, write_text
 from pbvs.recipe import dump_recipe, load_recipe
 from pbvs.run import Run
 from pbvs.seeds import generator
+from tests.manifests import write_manifest
 from tests.tasks import TASKS
 
 IMAGES = 7

@@ -16,7 +16,7 @@ import rasterio
 from pbvs.api import package
 from pbvs.challenge import Challenge, dump_challenge
 from pbvs.challenge.model import Outputs
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.errors import PbvsError, UsageError
 from pbvs.files import digest, write_json, write_text
 from pbvs.lineage import Lineage
@@ -36,6 +36,7 @@ from pbvs.submission.images import (
 from pbvs.submission.inputs import OutputNames, from_data
 from pbvs.submission.package import inputs_of
 from pbvs.submission.zips import rejected
+from tests.manifests import write_manifest
 from tests.submission.workspace import noise, png_bytes
 
 SIDE = 24

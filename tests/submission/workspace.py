@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.challenge import load_challenge
-from pbvs.data.manifest import Pair, manifest_path, write_manifest
+from pbvs.data.manifest import Pair, manifest_path
 from pbvs.files import digest, write_json, write_text
 from pbvs.lineage import Lineage
 from pbvs.recipe import dump_recipe, parse_recipe
 from pbvs.run import Run
 from pbvs.submission.readme import Readme, write_readme
+from tests.manifests import write_manifest
 from tests.tasks import TASKS
 
 SIDE = 48

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pbvs.data.images import read_image
-from pbvs.data.manifest import write_manifest
 from pbvs.recipe import dump_recipe
 from pbvs.training import checkpoint, distributed
 from pbvs.training.validation import read_log
 from tests.conftest import REPOSITORY
+from tests.manifests import write_manifest
 from tests.training.process import main as train
 from tests.translators.scenes import recipe_of, write_pairs
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pbvs.data.images import read_image
-from pbvs.data.manifest import write_manifest
 from tests.conftest import REPOSITORY
+from tests.manifests import write_manifest
 from tests.translators.scenes import write_pairs
 
 SETTINGS = '''"""The negative of the input: what a recipe can say of it."""
