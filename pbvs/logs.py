@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from pbvs.text import escaped
+from pbvs.text import escaped, fitted
 
 T = TypeVar("T")
 QUIET_SECONDS = 30.0  # between the lines printed where there is no terminal
@@ -31,11 +31,10 @@ def set_quiet(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line to standard error, where it does not mix with a command's output; what a name holds is escaped."""
-    text = escaped(text)
-    LOG.info(text)
+    """Print a message to standard error, where it does not mix with a command's output: escaped, and `fitted`."""
+    LOG.info(escaped(text))
     if not _quiet or text.startswith("Warning"):
-        print(text, file=sys.stderr, flush=True)
+        print(fitted(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "file") -> Iterator[T]:
@@ -257,8 +256,8 @@ def _watch(read: int) -> None:
 
 def leave(number: int) -> NoReturn:
     """Say the sentence, end this process's children and this process, with the status that shells expect."""
-    with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{SENTENCE}\n".encode())
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{fitted(SENTENCE, sys.stderr)}\n".encode())
     for child in children(os.getpid()):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)

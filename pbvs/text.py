@@ -94,19 +94,24 @@ def terminal_width() -> int:
 
 def shown_width(stream: TextIO) -> int:
     """Return the columns of the terminal that a stream goes to, or of COLUMNS; 0 where nothing need be folded."""
-    return terminal_width() if stream.isatty() or "COLUMNS" in os.environ else 0
+    if "COLUMNS" in os.environ:
+        return terminal_width()
+    return max(40, os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else 0
 
 
 def folded(line: str, width: int, indent: int | None = None) -> list[str]:
     """Return a line as lines of at most `width` characters, the further ones indented, as far as its last column.
 
-    A name that is too long loses its middle; a path that is too long stays whole, to be copied. 0 breaks nothing.
+    A name that is too long loses its middle; a path that is too long stays whole, to be copied, and so does a command
+    that comes next. 0 breaks nothing.
 
     >>> folded("ok    disk  plenty of room", 24)
     ['ok    disk  plenty of', '            room']
     """
     if not width or len(line) <= width:
         return [line]
+    if line.startswith("Next: pbvs "):
+        return ["Next:", f"  {line[6:]}"]
     if indent is None:
         columns = [match.end() for match in re.finditer(r"^ +| {2,}", line) if match.end() <= width // 2]
         indent = columns[-1] if columns else 2
@@ -120,6 +125,12 @@ def folded(line: str, width: int, indent: int | None = None) -> list[str]:
         break_on_hyphens=False,
         replace_whitespace=False,
     ) or [""]
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Return text escaped, and its lines folded where they go to a terminal; in a file or pipe each stays one line."""
+    width = shown_width(stream)
+    return "\n".join(part for line in escaped(text).split("\n") for part in folded(line, width))
 
 
 def aligned(rows: Sequence[Sequence[str]], width: int, least: int = 20) -> list[str]:

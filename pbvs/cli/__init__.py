@@ -19,7 +19,7 @@ from pbvs import __version__, aliases, logs
 from pbvs.devices import world_size
 from pbvs.errors import PbvsError, UsageError, is_out_of_memory
 from pbvs.logs import say
-from pbvs.text import escaped, folded, shown_width
+from pbvs.text import fitted
 
 # group -> name -> (module below pbvs.cli, one line of help); the function is the name with underscores
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -162,19 +162,18 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
-        click.echo(escaped(said.getvalue()), nl=False, err=True)
+        click.echo(fitted(said.getvalue(), sys.stderr), nl=False, err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         if not logs.received:  # else it is said when the process ends
-            click.echo(logs.SENTENCE, err=True)
+            click.echo(fitted(logs.SENTENCE, sys.stderr), err=True)
         return 130
     except Exception as error:
         logs.LOG.exception("")
         if "--debug" in arguments:
             traceback.print_exc()
         sentence, status = explain(error)
-        lines = (part for line in escaped(sentence).split("\n") for part in folded(line, shown_width(sys.stderr)))
-        click.echo("\n".join(lines), err=True)
+        click.echo(fitted(sentence, sys.stderr), err=True)
         return status
 
 

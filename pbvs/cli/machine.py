@@ -82,7 +82,7 @@ def clear(kinds: tuple[str, ...], yes: bool) -> None:
         options.echo(f"There is nothing to clear in {CACHE}.")
         return
     if not yes:
-        click.confirm(f"Remove {count:,} files ({size_text(size)}) from {CACHE}?", abort=True)
+        options.confirm(f"Remove {count:,} files ({size_text(size)}) from {CACHE}?")
     for part in machine.clear(CACHE, chosen):
         if part.files:
             options.echo(f"Removed: {part.kind.name}, {len(part.files):,} files, {size_text(part.size)}")

@@ -18,7 +18,7 @@ from pbvs.challenge import SPLITS
 from pbvs.devices import use_backend
 from pbvs.errors import UsageError
 from pbvs.run import MANIFESTS, SUBMISSIONS, all_runs, choose_run
-from pbvs.text import escaped, folded, listed, shown_width, terminal_width
+from pbvs.text import escaped, fitted, listed, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.lineage import Stale
@@ -174,13 +174,12 @@ def _plain(item: Any) -> Any:
 
 def echo(text: str, err: bool = False) -> None:
     """Print lines, escaped; on a terminal (or with COLUMNS) those that are too long go on below their last column."""
-    width = shown_width(sys.stderr if err else sys.stdout)
-    for line in escaped(text).split("\n"):
-        command = line.removeprefix("Next: ")
-        if 0 < width < len(line) and line.startswith("Next: pbvs "):  # on a line of its own, to be copied
-            click.echo(f"Next:\n  {command}", err=err)
-        else:
-            click.echo("\n".join(folded(line, width)), err=err)
+    click.echo(fitted(text, sys.stderr if err else sys.stdout), err=err)
+
+
+def confirm(text: str) -> None:
+    """Ask before something is removed; whatever is not yes ends the command."""
+    click.confirm(fitted(f"{text} [y/N]:", sys.stdout), abort=True, show_default=False, prompt_suffix=" ")
 
 
 def echo_table(head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None) -> None:

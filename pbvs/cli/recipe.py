@@ -11,7 +11,7 @@ import click
 
 from pbvs.cli import options
 from pbvs.errors import PbvsError, UsageError
-from pbvs.text import aligned, folded, listed, terminal_width
+from pbvs.text import aligned, listed, terminal_width
 
 if TYPE_CHECKING:
     from pbvs.challenge import Challenge
@@ -55,8 +55,7 @@ def list_recipes() -> None:
     from pbvs.recipe import RECIPES, load_recipe
 
     for name in RECIPES.names:
-        for line in folded(f"{name:<12}{load_recipe(name).description}", terminal_width(), 12):
-            click.echo(line)
+        options.echo(f"{name:<12}{load_recipe(name).description}")
 
 
 @recipe.command()

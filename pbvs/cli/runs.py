@@ -75,7 +75,7 @@ def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: b
 
     found = [Run(name, submissions) for name in names]
     if not yes:
-        click.confirm(f"Remove {', '.join(str(run.folder) for run in found)} for good?", abort=True)
+        options.confirm(f"Remove {', '.join(str(run.folder) for run in found)} for good?")
     for run in found:
         for path in remove_run(run, archive=not keep_archive):
             options.echo(f"Removed: {path}")

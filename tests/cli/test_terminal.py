@@ -1,13 +1,20 @@
-"""Every command that prints a table, on a run with a long name: no line is wider than the terminal, nothing is lost."""
+"""Tables of runs with long names, and messages: no line is wider than the terminal, and nothing is lost."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
 import re
+import struct
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from pbvs.cli import main
 from pbvs.data.synthetic import Amounts, write_demo
@@ -93,9 +100,63 @@ def test_a_table_fits_the_terminal_and_loses_nothing(
     log.unlink(missing_ok=True)
     call(words)
     printed = capsys.readouterr()
-    wide = [line for line in printed.out.splitlines() if len(line) > columns]
+    wide = [line for line in (printed.out + printed.err).splitlines() if len(line) > columns]
     # A path, or a command that comes next, stays whole on its own line, to be copied.
     assert [line for line in wide if not re.fullmatch(r"\s*(\S*/\S*|pbvs .*)", line)] == []
     said = " ".join(printed.out.split())
     assert [word for word in wanted if word not in said] == []
     sys.stdout.write(printed.out)
+
+
+# What is typed, and what it says on standard error in one line of more than 60 columns.
+MESSAGES = [
+    (
+        "predict --task sar2eo --run demo --dry-run",
+        "No GPU here: the recipe is demo, which shows that everything ",
+    ),
+    (
+        "build-pairs --data nowhere/at/all",
+        "Usage error: The data folder nowhere/at/all, given by --data or ",
+    ),
+    (
+        "predict --all --recipe nothing.toml",
+        "Usage error: There is no recipe 'nothing.toml'; give the path of a .toml file",
+    ),
+    ("check-data data --format html --nothing", "Error: No such option"),
+    ("scoers --run a-run", "Error: There is no command 'scoers'; did you mean score?"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MESSAGES, ids=[words.split(" --")[0] for words, _ in MESSAGES])
+def test_messages_fold_on_a_terminal_and_are_one_line_in_a_pipe(
+    words: str, said: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    piped = run(words, capsys)
+    assert [line for line in piped.splitlines() if line.startswith(said)] != []
+    shown = on_terminal(words, 60)
+    assert [line for line in shown.splitlines() if len(line) > 60] == []
+    assert shown.split() == piped.split()
+
+
+def run(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main(words.split())
+    return capsys.readouterr().err
+
+
+def on_terminal(words: str, columns: int) -> str:
+    """Return what a command says on standard error where that, and nothing else, is a terminal."""
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    with os.fdopen(reader, "rb", buffering=0) as read, pytest.MonkeyPatch.context() as patch:
+        with os.fdopen(terminal, "w", encoding="utf-8") as stream, pytest.raises(SystemExit):
+            patch.setattr(sys, "stderr", stream)
+            main(words.split())
+        said = b""
+        with contextlib.suppress(OSError):  # how Linux says that a terminal is at its end
+            while part := read.read(4096):
+                said += part
+    return re.sub(r"[^\n]*\r", "", said.decode().replace("\r\n", "\n"))  # a bar that was written over is gone
