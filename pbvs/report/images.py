@@ -208,7 +208,7 @@ THUMBNAIL = 96  # pixels; the panes of a row lie side by side in one file
 LARGEST = 1024  # longer side of an image at full size
 PIXELS = 64e6  # of each task's images at full size, unless more are asked for
 INLINE_PIXELS = 2e6  # the same where everything goes into the page itself
-TITLES = {"rmse": "RMSE", "mse": "MSE", "l1": "L1", "lpips": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
+TITLES = {name: name.upper() for name in ("rmse", "mse", "l1", "psnr", "ssim")} | {"ms_ssim": "MS-SSIM"}
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim", "ms_ssim"})
 BRIGHTNESS = "brightness"  # of the input
 _KEY = re.compile(r"[0-9a-f]{12}")
@@ -257,6 +257,7 @@ class Gallery:
     panes: Sequence[str]
     metrics: Sequence[str]  # the first is what "worst" means
     key: Any
+    is_lpips: bool = True  # what is called so among `metrics`
     inline: bool = False
     all_images: bool = False
     jobs: int = 1
@@ -351,7 +352,7 @@ class Gallery:
             return None
         columns = [
             {
-                "title": title_of(metric),
+                "title": title_of(metric, self.is_lpips),
                 "digits": 2 if metric == "psnr" else 4,
                 "worst": "low" if metric in HIGHER_IS_BETTER else "high",
             }
@@ -375,11 +376,12 @@ class Gallery:
             self.files.rmdir()
 
 
-def title_of(metric: str) -> str:
-    """Return a metric's name as people write it."""
+def title_of(metric: str, is_lpips: bool = True) -> str:
+    """Return a metric's name as people write it; `is_lpips` says whether that of "lpips" has a net with weights."""
     first, _, net = metric.partition("-")
-    if first == "lpips" and net:
-        return f"LPIPS ({net})"
+    if first == "lpips":
+        known = net != "random" if net else is_lpips
+        return f"{'' if known else 'not '}LPIPS{f' ({net})' if net else ''}"
     return TITLES.get(metric, metric.replace("_", " "))
 
 

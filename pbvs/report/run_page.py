@@ -60,6 +60,7 @@ def write_report(
         ("Input", "Prediction", "Target", "Error"),
         metrics_of(evidence.results),
         key=[dict(evidence.results.summary) if evidence.results else None, [*map(dict, evidence.batches.values())]],
+        is_lpips=evidence.results is None or evidence.results.is_lpips,
         inline=one_file,
         **how,
     )
@@ -90,6 +91,7 @@ def run_view(evidence: Evidence, root: Path | None, gallery: Gallery) -> dict[st
         "stale": evidence.stale,
         "made_from": json.dumps(evidence.sources),
         "explorer": gallery.view(),
+        "perceptual": images.title_of("lpips", gallery.is_lpips),
     }
 
 
@@ -367,8 +369,7 @@ def predicted(evidence: Evidence, split: str, task: str, with_target: bool = Fal
 
 def name_terms(results: Scores) -> list[str]:
     """Return the names, as people write them, of what an image's score is the mean of."""
-    perceptual = "LPIPS" if results.is_lpips else "not-LPIPS distance"
-    return [perceptual if term == "lpips" else term.upper() for term in results.terms]
+    return [images.title_of(term, results.is_lpips) for term in results.terms]
 
 
 def _measured(results: Scores, image: Mapping[str, Any]) -> str:

@@ -283,7 +283,11 @@ def test_numbers_that_are_not_lpips_say_so_everywhere(world: World, tmp_path: Pa
     assert "Not LPIPS." in page.text
     assert "(not LPIPS)" in page.text
     assert "LPIPS uses the" not in page.text
-    assert "not-LPIPS distance 0.2" in page.text
+    assert "and not LPIPS 0.2" in page.text
+    titles = [column["title"] for column in explorer(written(world, run)[0])["columns"]]
+    assert "not LPIPS" in titles and "LPIPS" not in titles
+    heads = re.findall(r"<th[^>]*>([^<]*LPIPS[^<]*)</th>", written(world, run)[0])
+    assert heads and set(heads) == {"not LPIPS"}
 
 
 def test_sets_have_a_distance_that_images_have_not(world: World, tmp_path: Path) -> None:
