@@ -38,7 +38,7 @@ Translate = Callable[[nn.Module, Sequence[ImageArray]], list[ImageArray]]
 
 @dataclass
 class Validator:
-    """Measures a network on `pairs`; each process takes its share, and all get the same numbers.
+    """Measures a network on `pairs`, which have targets; each process takes its share, and all get the same numbers.
 
     `unseen` names the metric of a network that no loss has seen. Images are compared at `size` pixels a side, None
     for the targets' own size.
@@ -72,7 +72,7 @@ class Validator:
     def _measure(self, network: nn.Module, index: int) -> list[float]:
         opened = self.open_pair(self.pairs[index])
         if opened.target is None:
-            return [0.0] * len(NAMES)
+            raise PbvsError(f"{self.pairs[index].name} has no target to validate against; name pairs that have one.")
         made = self.translate(network, [opened.source])[0]
         height, width = compared_size(opened.target.shape[0], opened.target.shape[1], self.size)
         prediction = np.rint(resize(made, height, width) * 255) / np.float32(255)

@@ -44,6 +44,15 @@ def validator(judge: Judge, **changes: object) -> Validator:
     return Validator(pairs, lambda pair: Opened(int(pair.name)), identity, judge, **changes)  # type: ignore[arg-type]
 
 
+def test_a_pair_without_a_target_is_an_error_and_not_a_perfect_image() -> None:
+    measure = validator(Judge(load_protocol(terms=["rmse"], shown=["rmse"])))
+    opened = Opened(2)
+    opened.target = None
+    measure.open_pair = lambda pair: opened if pair.name == "2" else Opened(int(pair.name))  # type: ignore[assignment]
+    with pytest.raises(PbvsError, match="2 has no target to validate against"):
+        measure(nn.Identity(), 1)
+
+
 @pytest.mark.parametrize(("terms", "size"), [(["rmse"], None), (["l1"], None), (["rmse"], 20)])
 def test_numbers_are_means_over_the_pairs_at_the_evaluation_size(terms: list[str], size: int | None) -> None:
     judge = Judge(load_protocol(terms=terms, shown=["rmse"]))
