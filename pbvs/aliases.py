@@ -14,9 +14,12 @@ RECIPE_KEYS: dict[str, str] = {}
 # Values of a recipe's keys: path of the key -> old value -> today's.
 RECIPE_VALUES: dict[str, dict[str, str]] = {
     "stages.*.method": {"regression": "unet"},
+    "stages.*.residual": {"grey": "gray"},
 }
 # Keys of the JSON files of runs and manifests, at any depth.
 STORED_KEYS: dict[str, str] = {"pictures": "images", "litter": "junk"}
+# Values there and in model files, by their key.
+STORED_VALUES: dict[str, dict[str, str]] = {"residual": {"grey": "gray"}}
 # Commands, and options as they are typed.
 COMMANDS: dict[str, str] = {}
 FLAGS: dict[str, str] = {}
@@ -43,7 +46,7 @@ def original(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored(value: Any) -> Any:
-    """Return a JSON value of a run with today's keys.
+    """Return a JSON value of a run or of a model file with today's keys and values.
 
     >>> stored({"pictures": 3, "pairs": [{"litter": 0}]})
     {'images': 3, 'pairs': [{'junk': 0}]}
@@ -51,7 +54,8 @@ def stored(value: Any) -> Any:
     if isinstance(value, Mapping):
         old = {STORED_KEYS[key]: item for key, item in value.items() if key in STORED_KEYS}
         new = {key: item for key, item in value.items() if key not in STORED_KEYS}
-        return {key: stored(item) for key, item in {**old, **new}.items()}
+        now = {key: stored(item) for key, item in {**old, **new}.items()}
+        return now | {key: names.get(now[key], now[key]) for key, names in STORED_VALUES.items() if key in now}
     return [stored(item) for item in value] if isinstance(value, list) else value
 
 

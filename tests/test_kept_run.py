@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from PIL import Image
 from pbvs import aliases
 from pbvs.cli import main
 from pbvs.files import read_json
+from pbvs.networks.unet import UNetConfig, build_unet
 from pbvs.recipe import load_recipe
 from pbvs.run import Run
+from pbvs.seeds import torch_generator
+from pbvs.training.checkpoint import read_model, write_tensors
 
 KEPT = Path(__file__).parent / "kept_run"
 STAGES = ("sar2eo", "sar2rgb", "sar2ir", "rgb2ir")
@@ -90,7 +94,9 @@ def test_more_epochs_go_on_from_its_training_state(kept: Run, capfd: pytest.Capt
     Path("longer.toml").write_text(longer, encoding="utf-8")
     words = ("predict", "--task", "sar2rgb", "--run", "kept", "--recipe", "longer.toml", "--data", "data")
     assert _pbvs(*words, "--jobs", "1", "--device", "cpu") == 0
-    assert "going on after step" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "going on after step" in said
+    assert "validates on other images" not in said
     assert load_recipe(kept.recipe_file).stages["sar2rgb"].model_dump()["epochs"] == 2
 
 
@@ -112,3 +118,18 @@ def test_aliases_change_names_and_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(aliases.FLAGS, "--pictures", "--images")
     assert aliases.arguments(["--debug", "score", "--pictures=3"]) == ["--debug", "score", "--images=3"]
     assert json.dumps(aliases.stored([{"pictures": 1}])) == '[{"images": 1}]'
+
+
+def test_grey_is_gray_in_recipes_and_models_of_earlier_versions(tmp_path: Path) -> None:
+    text = 'name = "x"\n[stages.rgb2ir]\nmethod = "unet"\nresidual = "gr{}y"\n'
+    recipes = []
+    for letter in "ea":
+        (tmp_path / "x.toml").write_text(text.format(letter), encoding="utf-8")
+        recipes.append(load_recipe(tmp_path / "x.toml"))
+    assert recipes[0] == recipes[1] and recipes[0].stages["rgb2ir"].model_dump()["residual"] == "gray"
+    config = UNetConfig(3, 1, width=8, levels=2, residual="gray")
+    tensors = build_unet(config, torch_generator(1, "unet")).state_dict()
+    write_tensors(
+        tmp_path / "model.safetensors", tensors, {"kind": "unet", "config": {**asdict(config), "residual": "grey"}}
+    )
+    assert read_model(tmp_path / "model.safetensors", "unet")[1] == config

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Residual = Literal["none", "grey"]
+Residual = Literal["none", "gray"]
 FAINT = 8 / 127.5  # eight gray levels of 256, in the output's [-1, 1]
 
 
@@ -31,7 +31,7 @@ class UNetConfig:
     blocks: int = 1  # residual blocks of each level, on the way down and on the way up
     style: int = 64  # numbers that describe the whole image; 0: none
     shuffle: int = 2  # side of the squares of pixels that become channels
-    residual: Residual = "none"  # grey: the network corrects the mean of its input's channels
+    residual: Residual = "none"  # gray: the network corrects the mean of its input's channels
 
     @property
     def multiple(self) -> int:
@@ -106,7 +106,7 @@ class UNet(nn.Module):
         out = self.head(functional.silu(self.last_norm(h)))
         out = functional.pixel_shuffle(out if out.dtype == torch.float64 else out.float(), self.config.shuffle)
         out = out if self.training else without_grid(out, self.config.shuffle)
-        return out + x.mean(dim=1, keepdim=True) if self.config.residual == "grey" else out
+        return out + x.mean(dim=1, keepdim=True) if self.config.residual == "gray" else out
 
 
 def without_grid(image: Tensor, side: int) -> Tensor:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pbvs import aliases
 from pbvs.errors import PbvsError
 from pbvs.files import atomic_path, disk_errors, misfit, parse_json
 from pbvs.networks.pix2pixhd import DiscriminatorConfig, GeneratorConfig, MultiscaleDiscriminator, make_generator
@@ -98,7 +99,7 @@ def read_config(path: Path, kind: str, table: Any) -> Config:
         counts = [value for key, value in table.items() if _COUNTS.fullmatch(key) and isinstance(value, int)]
         if math.prod(max(1, count) for count in counts) > MOST_LAYERS:
             raise ValueError(f"it has more than {MOST_LAYERS} layers")
-        config: Config = KINDS[kind].config(**table)
+        config: Config = KINDS[kind].config(**aliases.stored(table))
         with torch.device("meta"):
             make_network(config)
     except Exception as error:  # whatever a network makes of numbers and types that it never expected

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pbvs import aliases
 from pbvs.devices import world_size
 from pbvs.errors import PbvsError
 from pbvs.files import sweep
@@ -296,7 +297,10 @@ class Trainer:
         self.sums.copy_(tensors["sums"])
         say(f"{self.what}: going on after step {self.progress.step} of {self.last_step}")
         if metadata.get("choice", self.settings.choice) != self.settings.choice:
-            say(f"{self.what}: validates on other images or by another measure; scores of before do not compare")
+            other = "validates on other images or by another measure; scores of before do not compare"
+            if PAIRS in self.settings.identity and PAIRS not in metadata["identity"]:
+                other = "begun by a version that did not note which images it validates on; measures the model again"
+            say(f"{self.what}: {other}")
             self._choose_again()
 
     def _is_ours(self, identity: Any) -> bool:
@@ -304,7 +308,7 @@ class Trainer:
         if isinstance(stage, dict):
             stage = {k: v for k, v in stage.items() if k not in self.settings.free}
             identity = {PAIRS: self.settings.identity[PAIRS], **identity, "stage": stage}
-        return bool(identity == dict(self.settings.identity))
+        return bool(aliases.stored(identity) == aliases.stored(self.settings.identity))
 
     def _continue(self, ends: list[int]) -> None:
         """Go on from trainings that ended, or were to end, at these epochs; raise PbvsError for fewer of them."""

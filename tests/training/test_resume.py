@@ -165,6 +165,32 @@ def test_where_epochs_are_compared_otherwise_the_kept_network_is_measured_again(
     assert kept == ["b"]
 
 
+def test_a_state_that_does_not_note_its_pairs_is_not_said_to_have_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Earlier versions noted neither which images a state was trained on nor which of their bytes it validates on."""
+    early: dict[str, Any] = {"data": "a", "stage": {"width": 8}}
+    little_trainer(tmp_path, identity=early, choice="a", schedule=Schedule(1e-3, 2), validate=_scores(0.3, 0.1)).run()
+    now = {"identity": {**early, "pairs": "digest"}, "choice": "b", "schedule": Schedule(1e-3, 3)}
+    little_trainer(tmp_path, validate=_scores(0.1, 0.2), **now).run()
+    said = capsys.readouterr().err
+    assert "begun by a version that did not note which images it validates on" in said
+    assert "validates on other images" not in said
+    more = {**now, "choice": "c", "schedule": Schedule(1e-3, 4)}  # of a state that notes them
+    little_trainer(tmp_path, validate=_scores(0.1, 0.2), **more).run()
+    assert "validates on other images or by another measure" in capsys.readouterr().err
+
+
+def test_a_state_whose_settings_had_other_names_is_gone_on_with(tmp_path: Path) -> None:
+    identity = {"network": {"width": 8, "residual": "grey"}, "stage": {}, "pairs": "digest"}
+    little_trainer(tmp_path, identity=identity).run()
+    again = little_trainer(tmp_path, identity={**identity, "network": {"width": 8, "residual": "gray"}})
+    again.method.accumulate = None  # would raise when called
+    again.run()
+    assert again.progress.step == again.last_step
+    assert not (tmp_path / "superseded.safetensors").exists()
+
+
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     little_trainer(tmp_path).run()
     again = little_trainer(tmp_path)

@@ -82,8 +82,8 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     assert all(bool(torch.isfinite(value).all()) for value in first.values())
 
 
-def test_with_grey_residual_an_idle_network_returns_the_grey() -> None:
-    network = unet(UNetConfig(3, 1, width=8, levels=2, residual="grey"))
+def test_with_gray_residual_an_idle_network_returns_the_gray() -> None:
+    network = unet(UNetConfig(3, 1, width=8, levels=2, residual="gray"))
     nn.init.zeros_(network.head.weight)
     nn.init.zeros_(network.head.bias)
     x = images(1, 3, 16, 16)

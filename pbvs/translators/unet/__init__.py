@@ -58,8 +58,8 @@ class UNetStage(NetworkStage):
     """Numbers that describe the whole image to every block of the decoder; 0 for none."""
     shuffle: Literal[1, 2, 4] = 2
     """Side of the squares of pixels that become channels."""
-    residual: Literal["none", "grey"] = "none"
-    """The network makes the image, or corrects the mean of its input's channels (grey)."""
+    residual: Literal["none", "gray"] = "none"
+    """The network makes the image, or corrects the mean of its input's channels (gray)."""
 
     @property
     def passes(self) -> int:
