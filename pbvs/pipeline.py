@@ -12,7 +12,7 @@ from typing import Any
 
 from pbvs import devices
 from pbvs.challenge.model import DEFAULT, load_challenge
-from pbvs.data.align import open_source, source_rules
+from pbvs.data.align import open_input, source_rules
 from pbvs.data.build import challenge_of, find_root
 from pbvs.data.manifest import Pair, manifest_path
 from pbvs.errors import PbvsError, UsageError
@@ -125,7 +125,6 @@ def predict(request: Request) -> Run:
 
 
 def _work(job: Job, request: Request) -> list[str]:
-    """Do the work of a call under the run's lock; return what could not be predicted."""
     job.restore()
     job.check(request.splits, request.change_recipe)
     if devices.rank() == 0:
@@ -204,7 +203,6 @@ class Job(Work):
         return translator
 
     def _train(self, task: TaskName, stage: Stage, translator: Translator, device: str) -> None:
-        """Train a model, beside an earlier one when there is one, which then stays until the new one is finished."""
         final, start = self.run.model(task), time.perf_counter()
         folder = self._begin_training(task)
         if translator.learns:
@@ -337,7 +335,7 @@ class Job(Work):
         return predict_pairs(
             self.loaded[task],
             pairs,
-            lambda pair: open_source(pair, self.root, self.recipe.radiometry),
+            lambda pair: open_input(pair, self.root, self.recipe.radiometry, self.loaded[task].input_size),
             lambda pair: folder / f"{pair.name}.png",
             size=None if native else self.challenge.tasks[task].challenge_size,
             what=f"{task} {split}",

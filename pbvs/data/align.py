@@ -16,7 +16,7 @@ from pbvs.challenge import Modality
 from pbvs.data.formats import MAX_PIXELS
 from pbvs.data.geometry import Window, control_points, overlap_window, source_window, turns
 from pbvs.data.headers import Header, read_header
-from pbvs.data.images import Part, read_samples, resize
+from pbvs.data.images import Part, open_strips, read_samples, resize, resize_strips
 from pbvs.data.intensity import Image, Rule, bands_of, holds_data, sample_type, to_unit
 from pbvs.data.manifest import Pair, check_bytes
 from pbvs.errors import PbvsError, damage_ignored
@@ -154,6 +154,17 @@ class Opened(NamedTuple):
     valid: NDArray[np.bool_]  # (H, W): pixels with data in both
 
 
+Sized = Callable[[int, int], tuple[int, int]]  # (height, width) of an image -> of what is made of it
+
+
+class Input(NamedTuple):
+    """A source as a method takes it, and the size that it has on its grid."""
+
+    pixels: Image  # (H', W', C) float32 in [0, 1]
+    height: int
+    width: int
+
+
 def open_pair(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Opened:
     """Read a pair, aligned on the target's grid and cropped to the overlap.
 
@@ -170,9 +181,27 @@ def open_pair(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> O
 
 def open_source(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> Image:
     """Read the source alone, (H, W, C) in [0, 1]: on the target's grid when the pair has one, else on its own."""
-    source = _source(pair, root, radiometry or Radiometry())
+    return open_input(pair, root, radiometry or Radiometry()).pixels
+
+
+def open_input(pair: Pair, root: Path, radiometry: Radiometry, sized: Sized = lambda *size: size) -> Input:
+    """Read what `open_source` reads, resampled to the size that `sized` makes of its (height, width).
+
+    An image that stands alone is resampled while it is read, so that of a large one little is in memory.
+    """
+    task = radiometry.challenge.task(pair.task)
+    path, modality, rule = _stored(root, radiometry, task.source, pair.source, pair.source_rule)
+    if pair.target or pair.more or task.further or Rule.parse(rule).kind == "percentile":
+        pixels = _source(pair, root, radiometry).pixels
+        height, width = pixels.shape[:2]
+        pixels = resize(pixels, *sized(height, width))
+    else:
+        with open_strips(path, lambda header: bands_of(header, modality)) as (header, strips):
+            height, width = header.height, header.width
+            units = (to_unit(values, rule) for values in strips)
+            pixels = resize_strips(units, (height, width, modality.channels), *sized(height, width))
     check_bytes(pair, root)
-    return source.pixels
+    return Input(pixels, height, width)
 
 
 def open_masked_target(pair: Pair, root: Path, radiometry: Radiometry | None = None) -> tuple[Image, NDArray[np.bool_]]:
@@ -224,7 +253,6 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
 
 
 def _stored(root: Path, radiometry: Radiometry, name: str, path: str, rule: str) -> tuple[Path, Modality, str]:
-    """Return what `read_raster` needs of an image of the modality `name`, whose manifest says `rule`."""
     return inside(root, path), radiometry.challenge.modalities[name], radiometry.rule(name, rule, path)
 
 
@@ -269,7 +297,6 @@ def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Ras
 
 
 def _onto(stored: tuple[Path, Modality, str], grid: Header, warped: bool) -> Raster:
-    """Read an image onto the whole grid of another."""
     whole = Window(0, 0, grid.height, grid.width)
 
     def part(own: Header) -> Window | None:

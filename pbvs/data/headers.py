@@ -187,7 +187,6 @@ def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:
 
 
 def _tiff_directories(path: Path) -> list[dict[int, Any]]:
-    """Return the tags of a TIFF's directories that are of use here; raise OSError when they are damaged."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     listed = (_BITS, 339)  # with a number for each band
@@ -292,7 +291,6 @@ def _scales(file: Any, numbers: Sequence[int]) -> tuple[float, ...]:
 
 
 def _check_blocks(file: Any, size: int) -> None:
-    """Raise OSError when the last block of the first or last band ends behind the end of the file."""
     rows, columns = file.block_shapes[0]
     across, down = (file.width - 1) // columns, (file.height - 1) // rows
     for band in {1, file.count}:

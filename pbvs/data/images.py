@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pbvs.data.formats import LARGE, check_size, image_errors, open_image, silence
 from pbvs.data.formats import MAX_PIXELS as MAX_PIXELS
 from pbvs.data.formats import MAX_SIDE as MAX_SIDE
 from pbvs.data.formats import SUFFIXES as SUFFIXES
-from pbvs.data.formats import check_size, image_errors, open_image, silence
 from pbvs.data.geometry import Window
 from pbvs.data.georeference import is_there
 from pbvs.data.headers import Header, header_of, png_header
@@ -24,8 +24,10 @@ from pbvs.files import atomic_path
 Chooser = Callable[[Header], list[int]]
 Part = Callable[[Header], Window | None]  # of an upright image; None is all of it
 
-STRIP = 1 << 26  # bytes that are converted at a time
-ROWS = 512  # of an image in Pillow that are converted at a time
+Index = tuple[slice, slice]  # rows and columns
+
+STRIP = 1 << 24  # bytes that are converted at a time
+PIXELS = 1 << 18  # of a band that are resampled at a time
 
 
 class Samples(NamedTuple):
@@ -88,6 +90,27 @@ def open_windows(path: Path, choose: Chooser | None = None) -> Iterator[Windows]
         yield found
 
 
+@contextlib.contextmanager
+def open_strips(path: Path, choose: Chooser) -> Iterator[tuple[Header, Iterator[NDArray[np.generic]]]]:
+    """Open an image to read the values of `read_samples` from the top down, some rows (rows, W, C) at a time.
+
+    Raises as `read_image` does.
+    """
+    with image_errors(path):
+        png = png_header(path, path.stat().st_size) if path.suffix.lower() == ".png" else None
+        if not png or png.width * png.height > LARGE:
+            with open_image(path, large=True) as file:
+                windows = Windows(file, path, choose)
+                header = windows.header
+                packed = png and "NBITS" in file.tags(1, ns="IMAGE_STRUCTURE")  # which Pillow spreads over 8 bits
+                if header.orientation == 1 and not packed:
+                    check_size(path, header.width, header.height)
+                    yield header, (values for values, _ in windows.strips())
+                    return
+        samples = read_samples(path, choose)
+        yield samples.header, rows_of(samples.values)
+
+
 def _plain_png(
     path: Path, header: Header, choose: Chooser | None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]] | None:
@@ -107,13 +130,11 @@ def _plain_png(
 
 
 def _steps(header: Header, side: int) -> tuple[slice, slice]:
-    """Return every so manieth row and column, so that at most `side` of each are left."""
     rows, columns = (-(-length // side) if side else 1 for length in (header.height, header.width))
     return slice(rows // 2, None, rows), slice(columns // 2, None, columns)
 
 
 def _upright(array: NDArray[Any], header: Header) -> NDArray[Any]:
-    """Return an array turned as the tag Orientation says."""
     turns, flip = {2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}.get(
         header.orientation, (0, 0)
     )
@@ -145,16 +166,23 @@ class Windows:
 
     def read(self, window: Window | None = None) -> Samples:
         """Return a window that lies within the image, as its file stores it; without one all of it."""
+        height, width = (window.height, window.width) if window else (self.file.height, self.file.width)
+        values = np.empty((height, width, len(self.bands)), self._dtype())
+        valid = np.empty((height, width), np.bool_)
+        top = 0
+        for strip in self.strips(window):
+            here = slice(top, top := top + len(strip[0]))
+            values[here], valid[here] = strip
+        return Samples(values, valid, self.header, window)
+
+    def strips(self, window: Window | None = None) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
+        """Yield the values and the valid pixels that `read` returns, some rows at a time."""
         top, left, height, width = window or Window(0, 0, self.file.height, self.file.width)
         size = width * max(1, len(self.bands)) * max(4, np.dtype(self.file.dtypes[0].replace("_int16", "64")).itemsize)
         rows = max(1, STRIP // size)
-        values = np.empty((height, width, len(self.bands)), self._dtype())
-        valid = np.empty((height, width), np.bool_)
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            place = ((top + first, top + last), (left, left + width))
-            values[first:last], valid[first:last] = self._part(place, (last - first, width))
-        return Samples(values, valid, self.header, window)
+        for first in range(top, top + height, rows):
+            last = min(first + rows, top + height)
+            yield self._part(((first, last), (left, left + width)), (last - first, width))
 
     def _dtype(self) -> Any:
         if self.header.photometric == "palette":
@@ -274,20 +302,29 @@ def to_uint16(image: NDArray[np.floating]) -> NDArray[np.uint16]:
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write (H, W, 1) or (H, W, 3) 8-bit pixels as PNG, whole or not at all."""
-    array = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    image = np.atleast_3d(image)
+    write_parts(path, image.shape, [(np.s_[:, :], image)])
+
+
+def write_parts(path: Path, shape: tuple[int, ...], parts: Iterable[tuple[Index, NDArray[np.uint8]]]) -> None:
+    """Write the parts of an image of `shape` (H, W, C), each with where it belongs, as `write_png` does the whole."""
+    height, width, bands = shape
+    image, equal = Image.new("L" if bands == 1 else "RGB", (width, height)), bands == 3
+    for (rows, columns), pixels in parts:
+        equal = equal and equal_bands(pixels)
+        some = Image.fromarray(pixels[:, :, 0] if bands == 1 else pixels)
+        image.paste(some, (columns.start or 0, rows.start or 0))
     with atomic_path(path) as part:
-        Image.fromarray(array).save(part, format="PNG", **png_options(array))
+        image.save(part, format="PNG", **png_options(equal))
 
 
-def png_options(pixels: NDArray[np.uint8]) -> dict[str, int]:
-    """Return Pillow's options for (H, W) or (H, W, C) pixels, chosen by measurement (docs/speed.md).
+def png_options(equal: bool) -> dict[str, int]:
+    """Return Pillow's options for an image of equal bands, or of one or unlike ones, as measured (docs/speed.md).
 
     Runs alone (strategy RLE) suit the differences of one band or of unlike ones: a quarter of the default's time at
     its size. Equal bands repeat at a distance, which needs the full search, at its quickest.
     """
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and equal_bands(pixels):
-        return {"compress_level": 1}
-    return {"compress_level": 1, "compress_type": 3}
+    return {"compress_level": 1} if equal else {"compress_level": 1, "compress_type": 3}
 
 
 def equal_bands(pixels: NDArray[np.generic]) -> bool:
@@ -302,21 +339,53 @@ def resize(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.fl
     """Resample (H, W, C) in [0, 1] to a new size with Pillow's antialiased bicubic filter, clipped to [0, 1]."""
     if image.shape[:2] == (height, width):
         return image
-    made = np.empty((height, width, image.shape[2]), np.float32)
-    for band in range(image.shape[2]):
-        for top, rows in enumerate(resized_rows(image[:, :, band], height, width)):
-            np.clip(rows, 0.0, 1.0, out=made[top * ROWS : (top + 1) * ROWS, :, band])
+    return resize_strips(rows_of(image), image.shape, height, width)
+
+
+def resize_strips(
+    strips: Iterable[NDArray[np.float32]], shape: tuple[int, ...], height: int, width: int
+) -> NDArray[np.float32]:
+    """Return what `resize` makes of an image of `shape` (H, W, C) that comes in strips, from the top down."""
+    made = np.empty((height, width, shape[2]), np.float32)
+    for index, part in resampled(strips, shape, height, width):
+        np.clip(part, 0.0, 1.0, out=made[index])
     return made
 
 
-def resized_rows(band: NDArray[np.float32], height: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """Resample one band (H, W) of any range with the same filter, unclipped; yield rows, as Pillow triples a whole."""
-    if band.shape == (height, width):
-        yield band
-        return
-    image = Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC)
-    for top in range(0, height, ROWS):
-        yield np.asarray(image.crop((0, top, width, min(top + ROWS, height))))
+def rows_of(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield the strips of an image (H, W, C), from the top down."""
+    rows = max(1, PIXELS // image.shape[1])
+    return (image[top : top + rows] for top in range(0, len(image), rows))
+
+
+def resampled(
+    strips: Iterable[NDArray[np.float32]], shape: tuple[int, ...], height: int, width: int
+) -> Iterator[tuple[Index, NDArray[np.float32]]]:
+    """Resample an image of `shape` (H, W, C) and any range with the same filter; yield parts of the result, unclipped.
+
+    Pillow goes along the rows and then along the columns, and holds some images more meanwhile: it is given some rows,
+    and then some columns, at a time, which changes no bit. From version 13 on it takes the columns first where an image
+    becomes much lower; then it is given all rows, unless the image is large.
+    """
+    same, top = shape[:2] == (height, width), 0
+    lower = shape[0] - height > max(0, 2 * (shape[1] - width))
+    across = shape[1] if lower and shape[0] * shape[1] <= LARGE else width
+    held = np.empty((0 if same else shape[2], shape[0], across), np.float32)
+    for rows in strips:
+        here = slice(top, top := top + len(rows))
+        if same:
+            yield (here, slice(None)), rows
+        for band, kept in enumerate(held):
+            kept[here] = _pillow(rows[:, :, band], len(rows), across)
+    step = max(1, PIXELS // height) if across == width else width
+    for left in range(0, 0 if same else width, step):
+        some = slice(left, min(left + step, width))
+        part = held[:, :, some] if across == width else held
+        yield (slice(None), some), np.stack([_pillow(band, height, some.stop - left) for band in part], axis=2)
+
+
+def _pillow(band: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    return np.asarray(Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def write_tiff(path: Path, image: NDArray[Any], crs: str = "", transform: tuple[float, ...] = ()) -> None:

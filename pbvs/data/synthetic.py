@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import load_challenge
-from pbvs.data.images import resize, resized_rows, to_uint8, write_png, write_tiff
+from pbvs.data.images import resampled, resize, to_uint8, write_png, write_tiff
 from pbvs.errors import UsageError
 from pbvs.files import UNFINISHED, is_unfinished, unfinished, write_text
 from pbvs.logs import track
@@ -76,7 +76,6 @@ def _images(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
-    """SAR and EO chips of equal names; four of one scene have consecutive ids; of test scenes the SAR only."""
     trained = amounts.scenes + amounts.validation_scenes
     (chips,) = (name for name, task in load_challenge().tasks.items() if task.pairing == "name")
     for number in range(trained + amounts.test_scenes):
@@ -131,7 +130,6 @@ def _optical(folder: str, scene: Scene, rng: np.random.Generator, town: int, num
 
 
 def _inputs(seed: int, amounts: Amounts) -> Iterator[Step]:
-    """Inputs of val and test, whose targets nobody is given."""
     for split, count in (("val", amounts.inputs), ("test", amounts.inputs + 1)):
         for number in range(count):
             rng = generator(seed, "demo input", split, number)
@@ -144,14 +142,12 @@ def _inputs(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _shifted_radar(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the scene's SAR, up to a pixel off: a small misregistration as real pairs have it."""
     down, across = rng.integers(-1, 2, 2)
     shifted: NDArray[np.float32] = np.roll(scene.radar(rng), (int(down), int(across)), axis=(0, 1))
     return shifted
 
 
 def _coordinate(east: float, north: float) -> str:
-    """Return a folder's name as the archives have it: latitude and longitude of the top left corner."""
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
@@ -235,7 +231,6 @@ def make_scene(size: int, rng: np.random.Generator) -> Scene:
 def _parcels(
     size: int, rng: np.random.Generator, row: Image, column: Image
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Fields as the cells nearest to random centres, each as lush as it is."""
     centres = rng.uniform(0, size, (14, 2)).astype(np.float32)
     distance = (row[None] - centres[:, 0, None, None]) ** 2 + (column[None] - centres[:, 1, None, None]) ** 2
     nearest = distance.argmin(axis=0)
@@ -244,9 +239,10 @@ def _parcels(
 
 
 def _smooth_noise(size: int, rng: np.random.Generator, cells: int) -> Image:
-    """Noise of unit deviation whose details are size / cells wide."""
-    noise = np.concatenate(list(resized_rows(rng.standard_normal((cells, cells)).astype(np.float32), size, size)))
-    smooth: Image = noise / noise.std()
+    coarse, noise = rng.standard_normal((cells, cells, 1)).astype(np.float32), np.empty((size, size, 1), np.float32)
+    for index, part in resampled([coarse], coarse.shape, size, size):
+        noise[index] = part
+    smooth: Image = noise[:, :, 0] / noise.std()
     return smooth
 
 
@@ -267,7 +263,6 @@ def _band(rng: np.random.Generator, size: int, row: Image, column: Image, half_w
 
 
 def _roofs(size: int, rng: np.random.Generator, ground: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Rows of rectangular buildings around a few centres, none on water or roads."""
     roofs = np.zeros((size, size), np.bool_)
     for _ in range(int(rng.integers(1, 4))):
         top, left = rng.integers(0, size - 60, 2)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbvs.challenge.model import Outputs
-from pbvs.data.images import MAX_PIXELS, MAX_SIDE, png_options, read_image
+from pbvs.data.images import MAX_PIXELS, MAX_SIDE, equal_bands, png_options, read_image
 from pbvs.errors import PbvsError, of_data
 
 Pixels = NDArray[Any]  # (H, W) or (H, W, 3)
@@ -378,7 +378,7 @@ def encode(pixels: Pixels, form: str) -> bytes:
     elif form == "tiff":
         Image.fromarray(pixels).save(buffer, format="TIFF", compression="tiff_adobe_deflate")
     else:
-        Image.fromarray(pixels).save(buffer, format="PNG", **png_options(pixels))
+        Image.fromarray(pixels).save(buffer, format="PNG", **png_options(pixels.ndim == 3 and equal_bands(pixels)))
     return buffer.getvalue()
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbvs.challenge import Task
-from pbvs.data.images import resize, resized_rows, to_uint8, to_uint16, write_png, write_png16
+from pbvs.data.align import Input
+from pbvs.data.images import resampled, resize, rows_of, to_uint8, to_uint16, write_parts, write_png16
 from pbvs.data.manifest import Pair
 from pbvs.devices import ROOM, ahead
 from pbvs.errors import PbvsError
@@ -73,6 +74,16 @@ class Translator(ABC):
         made = self.render(images)
         return [resize(result, *image.shape[:2]) for result, image in zip(made, images, strict=True)]
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that `render` resamples an input of this size to, so that it may be read so."""
+        if not (table := self.input_grid):
+            return height, width
+        from pbvs.translators.inference import Grid  # which imports torch
+
+        grid = Grid(**table)
+        size = grid.size(height, width)
+        return size if grid.size(*size) == size else (height, width)  # or it would be resampled twice
+
     @property
     def input_grid(self) -> dict[str, Any] | None:
         """What inputs are brought to before they are translated (`inference.Grid`); None: inputs stay as they are."""
@@ -117,7 +128,7 @@ class Outcome:
 def predict_pairs(
     translator: Translator,
     pairs: Sequence[Pair],
-    read: Callable[[Pair], ImageArray],
+    read: Callable[[Pair], Input],
     target: Callable[[Pair], Path],
     *,
     size: int | None,
@@ -142,42 +153,49 @@ def predict_pairs(
     ):
         pending: deque[Future[None]] = deque()
         for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch, _bytes):
-            outcome.failures += [result for _, result in group if isinstance(result, str)]
-            good = [(pair, result.shape) for pair, result in group if not isinstance(result, str)]
-            images = [result for _, result in group if not isinstance(result, str)]
-            group.clear()
-            results = translator.render(images)
-            del images  # a large input is not kept while its result is written
-            for (pair, (height, width, _)), made in zip(good, results, strict=True):
+            outcome.failures += [reason for _, _, reason in group if reason]
+            good = [(pair, read.pop()) for pair, read, _ in group if read]
+            results = translator.render([image.pixels for _, image in good])
+            sizes = [(pair, image.height, image.width) for pair, image in good]
+            del good  # a large input is not kept while its result is written
+            for (pair, height, width), made in zip(sizes, results, strict=True):
                 times = 1 if pair.target else scale  # an input with a target is on its target's grid already
                 shape = (size, size) if size else (times * height, times * width)
+                taken = max(made.nbytes, 4 * shape[0] * shape[1] * made.shape[2])
                 pending.append(writers.submit(_write, target(pair), made, shape, dtype))
-                while len(pending) > min(2 * batch, ROOM // max(1, made.nbytes)):
+                while len(pending) > min(2 * batch, ROOM // max(1, taken)):
                     pending.popleft().result()
-            outcome.images += len(good)
+            outcome.images += len(sizes)
         for future in pending:
             future.result()
     outcome.seconds = time.perf_counter() - start
     return outcome
 
 
-def _try_read(read: Callable[[Pair], ImageArray], pair: Pair) -> tuple[Pair, ImageArray | str]:
+_Read = tuple[Pair, list[Input], str]  # with the image in a list that it is taken out of, or the reason why not
+
+
+def _try_read(read: Callable[[Pair], Input], pair: Pair) -> _Read:
     try:
-        return pair, read(pair)
+        return pair, [read(pair)], ""
     except PbvsError as error:
-        return pair, str(error)
+        return pair, [], str(error)
 
 
-def _bytes(read: tuple[Pair, ImageArray | str]) -> int:
-    return getattr(read[1], "nbytes", 0)
+def _bytes(read: _Read) -> int:
+    return sum(image.pixels.nbytes for image in read[1])
 
 
-def _write(path: Path, image: ImageArray, shape: tuple[int, ...], dtype: str) -> None:
-    """Write an image at a size; band by band and some rows at a time, so that of a large one little is in memory."""
+def _write(path: Path, image: ImageArray, shape: tuple[int, int], dtype: str) -> None:
     quantise: Callable[[ImageArray], NDArray[Any]] = to_uint8 if dtype == "uint8" else to_uint16
-    rows = (map(quantise, resized_rows(image[:, :, band], *shape)) for band in range(image.shape[2]))
-    pixels = np.stack([np.concatenate([*band]) for band in rows], axis=2)
-    (write_png if dtype == "uint8" else write_png16)(path, pixels)
+    parts = ((index, quantise(part)) for index, part in resampled(rows_of(image), image.shape, *shape))
+    if dtype == "uint8":
+        write_parts(path, (*shape, image.shape[2]), parts)
+        return
+    pixels = np.empty((*shape, image.shape[2]), np.uint16)
+    for index, part in parts:
+        pixels[index] = part
+    write_png16(path, pixels)
 
 
 def _batches(items: Iterator[A], size: int, weigh: Callable[[A], int]) -> Iterator[list[A]]:

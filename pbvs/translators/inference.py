@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,11 +47,6 @@ class Grid:
         least, most = np.quantile([math.sqrt(height * width) for height, width in sizes], (0.05, 0.95))
         return cls(float(least), float(most))
 
-    @classmethod
-    def read(cls, table: Mapping[str, Any] | None) -> Grid | None:
-        """Return the grid that a model file states; None where it states none."""
-        return cls(**table) if table else None
-
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size at which an image of (height, width) goes through the network.
 
@@ -71,7 +66,7 @@ class Grid:
         return resize(image, *self.size(*image.shape[:2]))
 
     def table(self) -> dict[str, Any]:
-        """Return what `read` reads."""
+        """Return what a model file states and `Grid(**table)` takes."""
         return asdict(self)
 
 
@@ -110,11 +105,11 @@ def translate(network: nn.Module, images: Sequence[Image], how: Inference, devic
     try:
         with torch.inference_mode():
             for indices in batches_of_equal_size(images, how):
-                batch = np.stack([images[index] for index in indices])
-                x = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous() * 2 - 1
-                y = forward_symmetric(network, x, how, device)
-                for index, image in zip(indices, (y + 1) / 2, strict=True):
-                    results[index] = image.clamp(0, 1).permute(1, 2, 0).contiguous().numpy()
+                batch = torch.from_numpy(np.stack([images[index] for index in indices]))
+                batch = batch.permute(0, 3, 1, 2).contiguous().mul_(2).sub_(1)
+                batch = forward_symmetric(network, batch, how, device).add_(1).div_(2).clamp_(0, 1)
+                for index, image in zip(indices, batch, strict=True):
+                    results[index] = image.permute(1, 2, 0).contiguous().numpy()
     finally:
         network.train(training)
     return [result for result in results if result is not None]
@@ -156,7 +151,7 @@ def forward_padded(network: Forward, x: Tensor, how: Inference, device: str) -> 
     top, left = (padded_side(height, how) - height) // 2, (padded_side(width, how) - width) // 2
     rows = reflected(height, top, padded_side(height, how) - height - top)
     columns = reflected(width, left, padded_side(width, how) - width - left)
-    padded = x.index_select(2, rows).index_select(3, columns)
+    padded = x if (len(rows), len(columns)) == (height, width) else x.index_select(2, rows).index_select(3, columns)
     y = forward_tiled(network, padded, how, device)
     return y[:, :, top : top + height, left : left + width]
 
@@ -181,7 +176,7 @@ def forward_tiled(network: Forward, x: Tensor, how: Inference, device: str) -> T
                 total = torch.zeros(*y.shape[:2], height, width)
             total[window] += y * weight
             weights[window] += weight
-    return total / weights
+    return total.div_(weights)
 
 
 def tile_size(height: int, width: int, how: Inference) -> tuple[int, int]:

@@ -148,8 +148,8 @@ class NetworkTranslator(Translator):
         """Translate images with any network of this configuration, brought onto the grid of its training before."""
         config = self.config
         how = Inference(config.multiple, pixel_budget(self.stage.inference_memory, config.width), dihedral)
-        grid = Grid.read(self.input_grid)
-        on_grid = images if grid is None else [grid.bring(image) for image in images]
+        table = self.input_grid
+        on_grid = [Grid(**table).bring(image) for image in images] if table else images
         inputs = [with_channels(image, config.source_channels) for image in on_grid]
         outputs = translate(network, inputs, how, self.device)
         return [with_channels(image, self.task.target_channels) for image in outputs]

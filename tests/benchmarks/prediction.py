@@ -21,7 +21,7 @@ JOBS = 2
 
 def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
     """Return our prediction of `count` images below `root`."""
-    from pbvs.data.align import open_source
+    from pbvs.data.align import open_input
     from pbvs.devices import resolve_device
     from pbvs.recipe import Radiometry
     from pbvs.translators.base import predict_pairs
@@ -37,7 +37,7 @@ def grayscale_stream(root: str, target: str, count: int) -> Callable[[], int]:
 
     def once() -> int:
         return predict_pairs(
-            translator, pairs, lambda pair: open_source(pair, Path(root), radiometry),
+            translator, pairs, lambda pair: open_input(pair, Path(root), radiometry),
             lambda pair: Path(target) / f"{pair.name}.png", size=1024, what="grayscale", jobs=JOBS,
         ).images  # fmt: skip
 
@@ -79,7 +79,7 @@ def network(folder: Path, quick: bool) -> Row:
     resolve_device("cpu")
     import torch
 
-    from pbvs.data.align import open_source
+    from pbvs.data.align import open_input
     from pbvs.networks.pix2pixhd import build_generator
     from pbvs.recipe import Radiometry
     from pbvs.translators.base import predict_pairs
@@ -97,7 +97,7 @@ def network(folder: Path, quick: bool) -> Row:
 
     def ours() -> None:
         predict_pairs(
-            translator, pairs, lambda pair: open_source(pair, root, Radiometry()),
+            translator, pairs, lambda pair: open_input(pair, root, Radiometry(), translator.input_size),
             lambda pair: folder / "eo" / f"{pair.name}.png", size=256, what="network", jobs=JOBS, batch=count,
         )  # fmt: skip
 
@@ -135,9 +135,9 @@ def codec(kind: str, image: Any, repeats: int) -> Row:
     """Return the row of one kind: our way and others of Pillow, seconds and bytes."""
     from PIL import Image
 
-    from pbvs.data.images import png_options
+    from pbvs.data.images import equal_bands, png_options
 
-    ours, image = png_options(image), Image.fromarray(image)
+    ours, image = png_options(image.ndim == 3 and equal_bands(image)), Image.fromarray(image)
     ways: dict[str, dict[str, int]] = {
         "ours": ours, "default": {}, "level 1": {"compress_level": 1},
         "level 1 RLE": {"compress_level": 1, "compress_type": 3},

@@ -98,7 +98,6 @@ def test_png_holds_the_pixels_whatever_its_codec(tmp_path: Path, shape: tuple[in
 def test_equal_bands_are_found_by_their_last_pixel_too() -> None:
     pixels = RNG.integers(0, 256, (50, 20, 1), dtype=np.uint8).repeat(3, axis=2)
     assert equal_bands(pixels)
-    assert png_options(pixels) == {"compress_level": 1}
     pixels[-1, -1, 2] ^= 1
     assert not equal_bands(pixels)
 
@@ -108,7 +107,7 @@ def test_the_codec_is_smaller_than_the_other_choice() -> None:
     grey = (100 + 40 * np.sin(rows / 7) + 30 * np.sin(columns / 11) + RNG.normal(0, 4, (128, 128))).astype(np.uint8)
     for pixels in (grey, grey[:, :, None].repeat(3, axis=2)):
         sizes = {}
-        for name, options in (("ours", png_options(pixels)), ("level 1", {"compress_level": 1}),
+        for name, options in (("ours", png_options(pixels.ndim == 3)), ("level 1", {"compress_level": 1}),
                               ("runs", {"compress_level": 1, "compress_type": 3})):  # fmt: skip
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG", **options)

@@ -32,7 +32,6 @@ from tests.submission.workspace import README, noise, png_bytes, write_data, wri
 MOST_MEMORY = 1 << 30  # bytes
 MOST_SECONDS = 10.0  # of the processor, Python's start and imports among them
 GIBI = 1 << 30
-MORE = 256 << 20  # bytes beyond that for a colour image of 40 megapixels: its bands alone are 458 MiB
 
 
 class Attack(NamedTuple):
@@ -42,7 +41,6 @@ class Attack(NamedTuple):
     command: str
     words: str
     status: int = 1
-    most: int = MOST_MEMORY
 
 
 class Outcome(NamedTuple):
@@ -52,6 +50,7 @@ class Outcome(NamedTuple):
     said: str
     memory: int  # bytes at the most, of libraries' files only what a fork counts
     seconds: float  # of the processor
+    resident: int = 0  # bytes at the most, with the pages of libraries' files
 
 
 # --- Archives.
@@ -373,7 +372,10 @@ ATTACKS: dict[str, Attack] = {
         inputs("sar2eo", ".png", png(6300, noisy=70), network=True), PREDICT + "sar2eo", MADE, 0
     ),
     "input: a colour PNG of 40 megapixels for a network": Attack(
-        inputs("rgb2ir", ".png", png(6300, True, 30), network=True), PREDICT + "rgb2ir", MADE, 0, MOST_MEMORY + MORE
+        inputs("rgb2ir", ".png", png(6300, True, 30), network=True), PREDICT + "rgb2ir", MADE, 0
+    ),
+    "input: a PNG of 40 megapixels that a network colours": Attack(
+        inputs("sar2rgb", ".png", png(6300, noisy=70), network=True), PREDICT + "sar2rgb", MADE, 0
     ),
     "input: a PNG of 40 megapixels in 120 kB": Attack(
         inputs("rgb2ir", ".png", png(6300, colour=True)), PREDICT + "rgb2ir", "more than its"
@@ -523,7 +525,8 @@ def run(folder: Path, *command: str) -> Outcome:
         raise AssertionError(done.stderr)
     first, _, said = done.stdout.partition("\n")
     status, memory, seconds = first.split()
-    return Outcome(int(status), said, (int(memory) - int(pages.read_text())) * 1024, float(seconds))
+    own = int(memory) - int(pages.read_text())
+    return Outcome(int(status), said, own * 1024, float(seconds), int(memory) * 1024)
 
 
 class Forks:
@@ -572,8 +575,8 @@ for line in sys.stdin:
 
 
 def main() -> None:
-    """Print the table: each attack with its bytes, most memory, seconds of the processor, and the clock's."""
-    print("| what a stranger sends | its size | most memory | seconds |\n| --- | --- | --- | --- |")
+    """Print the table: each attack with its bytes, most memory, that with libraries' files, and processor seconds."""
+    print("| what a stranger sends | its size | most memory | resident | seconds |\n| --- | --- | --- | --- | --- |")
     for what in sys.argv[1:] or ATTACKS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -584,9 +587,10 @@ def main() -> None:
             found = run(folder, *command)
             taken = time.monotonic() - began
         good = found.status == ATTACKS[what].status and ATTACKS[what].words in found.said
-        good = good and found.memory < ATTACKS[what].most and found.seconds < MOST_SECONDS
+        good = good and found.memory < MOST_MEMORY and found.seconds < MOST_SECONDS
         print(
-            f"| {what} | {size / 1e3:,.0f} kB | {found.memory / 2**20:.0f} MiB | {found.seconds:.1f} |"
+            f"| {what} | {size / 1e3:,.0f} kB | {found.memory / 2**20:.0f} MiB | "
+            f"{found.resident / 2**20:.0f} MiB | {found.seconds:.1f} |"
             + ("" if good else f" BAD ({taken:.0f} s): {found.said[-300:]}"),
             flush=True,
         )

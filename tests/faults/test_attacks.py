@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.attacks import ATTACKS, MOST_SECONDS, Forks, Outcome, prepare, run
+from tests.faults.attacks import ATTACKS, MOST_MEMORY, MOST_SECONDS, Forks, Outcome, prepare, run
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def held(what: str, found: Outcome) -> None:
     assert (found.status, attack.words in found.said, "Traceback" in found.said) == (attack.status, True, False), (
         found.said
     )
-    assert found.memory < attack.most
+    assert found.memory < MOST_MEMORY
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

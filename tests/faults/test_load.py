@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pbvs.data.align import Input
 from pbvs.data.manifest import Pair, read_manifest
 from pbvs.evaluation.evaluate import table_of_images
 from pbvs.evaluation.results import TaskScores, write_scores
@@ -113,7 +114,7 @@ def test_predicting_keeps_no_image(tmp_path: Path) -> None:
 
     def load(pair: Pair) -> Any:
         read.append(pair.name)
-        return image.copy()
+        return Input(image.copy(), 64, 64)
 
     target = tmp_path / "x.png"
     _, most, outcome = _grown(

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pbvs.data.align import Input
 from pbvs.data.manifest import Pair
 from pbvs.errors import PbvsError
-from pbvs.translators.base import ImageArray, predict_pairs
+from pbvs.translators.base import predict_pairs
 from pbvs.translators.grayscale import GrayscaleStage
 from pbvs.translators.grayscale.translator import Grayscale
 from tests.tasks import TASKS
@@ -20,10 +21,10 @@ def _pairs(count: int) -> list[Pair]:
     return [Pair(name=str(i), task="rgb2ir", split="test", location="", source=f"{i}.png") for i in range(count)]
 
 
-def _read(pair: Pair) -> ImageArray:
+def _read(pair: Pair) -> Input:
     if pair.name == "3":
         raise PbvsError("image 3 is broken.")
-    return np.full((8, 6, 3), int(pair.name) / 255, np.float32)
+    return Input(np.full((8, 6, 3), int(pair.name) / 255, np.float32), 8, 6)
 
 
 @pytest.mark.parametrize(("jobs", "batch"), [(1, 1), (3, 4)])

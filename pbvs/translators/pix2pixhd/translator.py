@@ -131,7 +131,6 @@ class Pix2PixHD(NetworkTranslator):
         checkpoint.start_from(path, generator, adapted, partly=bool(self.config.enhancers) and not old.enhancers)
 
     def _start_discriminator(self, path: Path, discriminator: nn.Module) -> None:
-        """Take the weights of an earlier stage's discriminator, where it has one of the same shape."""
         if not path.is_file():
             return
         tensors, config, metadata = checkpoint.read_model(path, "discriminator")
