@@ -105,10 +105,10 @@ def translate(network: nn.Module, images: Sequence[Image], how: Inference, devic
     try:
         with torch.inference_mode():
             for indices in batches_of_equal_size(images, how):
-                batch = torch.from_numpy(np.stack([images[index] for index in indices]))
-                batch = batch.permute(0, 3, 1, 2).contiguous().mul_(2).sub_(1)
-                batch = forward_symmetric(network, batch, how, device).add_(1).div_(2).clamp_(0, 1)
-                for index, image in zip(indices, batch, strict=True):
+                some = [images[index].transpose(2, 0, 1) for index in indices]
+                x = torch.from_numpy(np.stack(some, out=np.empty((len(some), *some[0].shape), np.float32)))
+                y = forward_symmetric(network, x.mul_(2).sub_(1), how, device).add_(1).div_(2).clamp_(0, 1)
+                for index, image in zip(indices, y, strict=True):
                     results[index] = image.permute(1, 2, 0).contiguous().numpy()
     finally:
         network.train(training)
