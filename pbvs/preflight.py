@@ -315,7 +315,6 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any], tasks: Iterable[s
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
-    """Return what a recipe says beside the defaults, without what may change while a run goes on."""
     tables = recipe.model_dump(mode="json", exclude={"name", "description", "challenge"}, exclude_defaults=True)
     if recipe.challenge != DEFAULT:
         tables["challenge"] = load_challenge(recipe.challenge).digest()

@@ -289,7 +289,6 @@ class Builder:
         return held
 
     def _add(self, name: str, task: str, split: str, checked: Sequence[Match | Refusal]) -> list[Match]:
-        """Add a location's pairs: in training every candidate or those drawn, elsewhere those drawn."""
         every = split == "train" and self.rules.sampling == "random" and self.rules.draw == "each-epoch"
         matches = (
             [item for item in checked if isinstance(item, Match)] if every else draw(checked, name, task, self.rules)
@@ -299,7 +298,6 @@ class Builder:
         return matches
 
     def _list_unused(self, locations: Locations, tasks: Sequence[Task], candidates: Candidates, used: set[str]) -> None:
-        """List the images of locations that are in no pair; in val and test those of sources alone are inputs."""
         reasons = {item.source.path: item.reason for item in reversed(self.refused)}
         possible: dict[str, str] = {}
         for ((_, name), _), checked in candidates.items():

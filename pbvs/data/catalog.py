@@ -279,7 +279,6 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
 
 
 def _file_key(file: Found) -> tuple[str, int, str]:
-    """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
     folder, _, name = file.path.rpartition("/")
     return folder, len(name), name
 
@@ -366,7 +365,6 @@ def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> None:
-    """Count a file that is no image; list one of a format that is not read, and keep what lies beside an image."""
     if suffix in OTHER_FORMATS:
         catalog.leave_out(path, f"{suffix} is not read; only {', '.join(sorted(SUFFIXES))} are")
         return

@@ -156,7 +156,6 @@ class ChipDataset(Dataset[Sample]):
         return len(members) > LARGE and self._limit(members) < len(members)
 
     def _make_ready(self, epochs: Iterable[int]) -> None:
-        """Prepare what epochs draw of large locations, and others instead of those that cannot be used."""
         large = [members for members in self._locations if self._is_large(members)]
         wanted = epochs = list(epochs) if large else []
         while wanted:
@@ -241,7 +240,6 @@ def samples_in_epoch(
 
 
 def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:
-    """Return the indices of each location's pairs; those paired by name alone have no location to balance."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
         groups[pair.name if by_name else pair.location].append(index)

@@ -32,7 +32,6 @@ class Window(NamedTuple):
 
 
 def _outline(header: Header, crs: str, longitude: float | None = None) -> list[Point]:
-    """Return an image's corners in a CRS, around it; degrees without a jump at 180, and near `longitude` if given."""
     points = project(corners(header.transform, header.width, header.height), header.crs, crs)
     if not is_geographic(crs):
         return points

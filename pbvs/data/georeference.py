@@ -84,7 +84,6 @@ def from_side_files(side: SideFiles, width: int, height: int) -> Georeference:
 
 
 def _rpc_points(rpcs: Any, width: int, height: int) -> tuple[float, ...]:
-    """Return control points, longitude and latitude, of a grid of pixels at the mean height of the RPCs."""
     from rasterio.transform import RPCTransformer
 
     rows, columns = (part.ravel() for part in np.meshgrid(np.linspace(0, height, 7), np.linspace(0, width, 7)))

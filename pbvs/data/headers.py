@@ -232,7 +232,6 @@ def _photometric(file: Any, tags: dict[int, Any]) -> str:
 
 
 def _bits(file: Any) -> int:
-    """Return how many bits a whole number has where they are fewer than its type's; 0 elsewhere."""
     if not file.dtypes[0].startswith("uint"):
         return 0
     bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 0))
@@ -258,7 +257,6 @@ def _alpha(file: Any) -> int:
 
 
 def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
-    """Return the colour of each band by its name, else by its interpretation; nothing when they are in usual order."""
     names = [(file.descriptions[number - 1] or "").lower().replace("_", " ") for number in numbers]
     found = [next((colour for colour, words in _WORDS.items() if words.search(name)), "") for name in names]
     codes = [_BAND_NUMBER.match(name) for name in names]

@@ -94,7 +94,6 @@ def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _location(seed: int, town: int, number: int) -> Iterator[Step]:
-    """Town 0 is georeferenced, its SAR in another system and over more ground; town 1 is not, and has mosaics."""
     rng = generator(seed, "demo location", town, number)
     scene = make_scene(SIDE + 2 * MARGIN, rng)
     inner = scene.cut(MARGIN, MARGIN, SIDE, SIDE)

@@ -294,7 +294,6 @@ def _columns(sample: Sample, channels: bool, offset: bool) -> NDArray[np.float64
 
 
 def _with_gamma(samples: Sequence[Sample], tone: Tone, gamma: float) -> Tone:
-    """Return the tone with another gamma and the factor that is best for L2 with it."""
     above = below = 0.0
     for sample in samples:
         gray = grayscale(sample.source, 1.0, tone.channel_weights, gamma=gamma)[sample.valid].astype(np.float64)

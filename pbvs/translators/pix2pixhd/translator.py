@@ -124,7 +124,6 @@ class Pix2PixHD(NetworkTranslator):
         return generator.to(self.device), discriminator.to(self.device)
 
     def _start_generator(self, path: Path, generator: nn.Module) -> None:
-        """Take weights of a model for other channels, or of a global generator into a local enhancer."""
         tensors, config, _ = checkpoint.read_model(path, "generator")
         old = cast(GeneratorConfig, config)
         adapted = adapt_generator(tensors, old, self.config)
