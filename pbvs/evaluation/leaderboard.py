@@ -154,7 +154,7 @@ def read_entries(path: Path, challenge: str = DEFAULT) -> pd.DataFrame:
     if missing := [column for column in wanted if column not in entries]:
         raise PbvsError(f"{path} has no column {missing[0]!r}; it needs {', '.join(wanted)}.")
     entries = entries.reindex(columns=[*wanted, "note"], fill_value="")
-    return entries.assign(**{name: pd.to_numeric(entries[name], errors="coerce") for name in ("combined", *tasks)})
+    return entries.assign(**{name: entries[name].map(number).astype(float) for name in ("combined", *tasks)})
 
 
 def board_text(boards: Sequence[Board], width: int = WIDTH) -> str:

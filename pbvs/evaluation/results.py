@@ -241,7 +241,7 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
     images = images.reindex(columns=list(dict.fromkeys([*TEXTS, *images.columns]))).assign(task=task)
     images["status"] = images["status"].fillna("").replace("", "ok")
     for column in images.columns.difference(TEXTS):
-        images[column] = pd.to_numeric(images[column], errors="coerce").replace([math.inf, -math.inf], math.nan)
+        images[column] = images[column].map(number).astype(float)  # pd.to_numeric of pandas 2 misses the last digit
     return images.assign(**_texts(images, from_csv_cell))
 
 

@@ -39,8 +39,12 @@ class Attack(NamedTuple):
 
     make: Callable[[Path], object]  # given the path that the command names as {path}
     command: str
-    words: str
+    words: str  # in what it says; " | " between what torch refuses by itself and what we do where it does not
     status: int = 1
+
+    def told(self, said: str) -> bool:
+        """Whether a command said the words."""
+        return any(words in said for words in self.words.split(" | "))
 
 
 class Outcome(NamedTuple):
@@ -414,7 +418,9 @@ ATTACKS: dict[str, Attack] = {
         lambda path: packed(path, listing(1, (GIBI,)), bytes(4)), INSPECT, "no checkpoint of torch"
     ),
     ".pth: a storage larger than its file": Attack(
-        lambda path: packed(path, listing(GIBI, (GIBI,)), bytes(4)), INSPECT, "no checkpoint of torch"
+        lambda path: packed(path, listing(GIBI, (GIBI,)), bytes(4)),
+        INSPECT,
+        "no checkpoint of torch | would take 4,294,967,296 bytes, and it has",
     ),
     ".pth: an array of 8 GB by a call": Attack(
         lambda path: packed(path, pickle.dumps({STEM: _Of(bytearray, 8 << 30)}, 2)), INSPECT, "more than plain tensors"
@@ -586,7 +592,7 @@ def main() -> None:
             began = time.monotonic()
             found = run(folder, *command)
             taken = time.monotonic() - began
-        good = found.status == ATTACKS[what].status and ATTACKS[what].words in found.said
+        good = found.status == ATTACKS[what].status and ATTACKS[what].told(found.said)
         good = good and found.memory < MOST_MEMORY and found.seconds < MOST_SECONDS
         print(
             f"| {what} | {size / 1e3:,.0f} kB | {found.memory / 2**20:.0f} MiB | "

@@ -21,7 +21,7 @@ def forks() -> Iterator[Forks]:
 
 def held(what: str, found: Outcome) -> None:
     attack = ATTACKS[what]
-    assert (found.status, attack.words in found.said, "Traceback" in found.said) == (attack.status, True, False), (
+    assert (found.status, attack.told(found.said), "Traceback" in found.said) == (attack.status, True, False), (
         found.said
     )
     assert found.memory < MOST_MEMORY

@@ -174,8 +174,9 @@ def test_complex_numbers_are_amplitudes(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
 def test_other_colours_become_red_green_and_blue(tmp_path: Path, mode: str) -> None:
-    Image.fromarray(u8(scene(seed=1, bands=3))).convert(mode).save(tmp_path / "a.tif")
-    expected = np.asarray(Image.open(tmp_path / "a.tif").convert("RGB")).astype(int)
+    image = Image.fromarray(u8(scene(seed=1, bands=3))).convert(mode)
+    image.save(tmp_path / "a.tif")
+    expected = np.asarray(image.convert("RGB")).astype(int)  # Pillow 11.0 does not read its own YCbCr in TIFF
     found = read_image(tmp_path / "a.tif")
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1
