@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,11 +62,11 @@ VERDICTS = ("check", "reproduce", "doctor")  # which end with 1 as their answer,
 
 
 class Point(NamedTuple):
-    """A file of a run, what it says now, and the command that reads it."""
+    """A file of a run, what is done to it, and the command that reads it; not its text, as there are 200,000 points."""
 
     file: str
     damage: str
-    text: str
+    number: int  # of the damage among those of the file
     command: str
 
 
@@ -187,18 +187,20 @@ class World(Bench):
         found = (line for line in self.out.read_text(errors="replace").splitlines() if line.startswith(f"{GOOD} "))
         return next(found, "")
 
-    def points(self) -> Iterator[Any]:
+    def points(self) -> Iterator[Point]:
         """Yield every damage to every record that a command reads."""
         for command, names in self.reads.items():
             for name in names:
                 text = (self.start / name).read_text(encoding="utf-8") if (self.start / name).is_file() else ""
-                if text:
-                    yield from (Point(name, damage, new, command) for damage, new in damages(name, text))
+                for number, (damage, _) in enumerate(damages(name, text) if text else ()):
+                    yield Point(name, damage, number, command)
 
     def try_damage(self, point: Point) -> str:
         """Damage a file and run the command; return what is wrong with how it ended, or nothing."""
         self._reset()
-        (self.work / point.file).write_text(point.text, encoding="utf-8", errors="surrogatepass")
+        text = (self.start / point.file).read_text(encoding="utf-8")
+        _, new = next(itertools.islice(damages(point.file, text), point.number, None))
+        (self.work / point.file).write_text(new, encoding="utf-8", errors="surrogatepass")
         status = self._fork(lambda: pbvs(COMMANDS[point.command]))
         said = self.out.read_text(errors="replace")
         where = f"{point.command}: {point.file}, {point.damage}: status {status}: "
@@ -211,10 +213,10 @@ class World(Bench):
         return ""
 
 
-def draw(world: World, limit: int, seed: int) -> list[Point]:
+def draw(points: Iterable[Point], limit: int, seed: int) -> list[Point]:
     """Return points drawn at random, as many of each file and command as there is room for."""
     groups: dict[tuple[str, str], list[Point]] = {}
-    for point in world.points():
+    for point in points:
         groups.setdefault((point.file, point.command), []).append(point)
     order = random.Random(seed)
     each = list(groups.values())
@@ -239,7 +241,7 @@ def main() -> None:
         every = list(world.points())
         tried: Counter[str] = Counter()
         bad, end = 0, time.monotonic() + 60 * options.minutes
-        for point in draw(world, options.limit, options.seed):
+        for point in draw(every, options.limit, options.seed):
             if options.only and options.only not in f"{point.command}: {point.file}":
                 continue
             if time.monotonic() > end:
