@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from pbvs.recipe import Recipe, load_recipe
@@ -278,6 +279,17 @@ def sparse_tiff(path: Path, dtype: str = "complex128", side: int = 6300, bands: 
         file.write(bytes(padding))
 
 
+def one_block(path: Path) -> None:
+    """Three bands of floats, black, in the largest block that is read, which a decoder unpacks as a whole."""
+    import rasterio
+
+    side = 5750
+    profile = {"height": side, "width": side, "count": 3, "dtype": "float32", "blockysize": side}
+    with rasterio.open(path, "w", driver="GTiff", compress="deflate", interleave="pixel", **profile) as file:
+        for band in (1, 2, 3):
+            file.write(np.zeros((side, side), np.float32), band)
+
+
 NETWORK = 'method = "unet"\nwidth = 4\nlevels = 1\nstyle = 0\nlpips_net = "random"'
 
 
@@ -392,6 +404,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "input: a TIFF of 16 complex bands of 16 megapixels": Attack(
         inputs("rgb2ir", ".tiff", tiff("complex64", side=4000)), PREDICT + "rgb2ir", MADE, 0
+    ),
+    "input: a TIFF of 33 megapixels in one block for a network": Attack(
+        inputs("rgb2ir", ".tiff", one_block, network=True), PREDICT + "rgb2ir", MADE, 0
     ),
     "input: a complex TIFF of 40 megapixels for a network": Attack(
         inputs("sar2eo", ".tiff", tiff("complex128", bands=1, padding=400_000), network=True),
