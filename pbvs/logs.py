@@ -39,8 +39,7 @@ def say(text: str) -> None:
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "file") -> Iterator[T]:
     """Yield `items`, showing how far they are: a tqdm bar on a terminal, else a line every half minute."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if sys.stderr.isatty() and not _quiet:
         from tqdm import tqdm
 
@@ -255,7 +254,10 @@ def _watch(read: int) -> None:
 
 
 def leave(number: int) -> NoReturn:
-    """Say the sentence, end this process's children and this process, with the status that shells expect."""
+    """Say the sentence, also in the log, end this process's children and it, with the status that shells expect."""
+    for handler in LOG.handlers:
+        if isinstance(handler, RunLog):
+            handler.end(128 + number)
     with contextlib.suppress(OSError, ValueError):
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{fitted(SENTENCE, sys.stderr)}\n".encode())
     for child in children(os.getpid()):

@@ -122,10 +122,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         with logs.opened(arguments) as log, logs.stoppable(), _plain_warnings():
             status = _run(arguments)
-            status = 128 + logs.received if logs.received else status
-            log.end(status)
             if logs.received:  # a thread or a worker may still be busy; nothing is lost by not waiting for it
                 logs.leave(logs.received)
+            log.end(status)
     except KeyboardInterrupt:  # before the command began, or after it ended
         logs.leave(logs.received or signal.SIGINT)
     sys.exit(status)

@@ -182,7 +182,9 @@ def test_workers_end_soon_after_their_parent_was_killed(tmp_path: Path) -> None:
         "import os, time\n"
         "from pbvs.devices import run_all\n"
         "def work(_):\n"
-        "    time.sleep(0.3)\n"
+        "    os.makedirs(f'here/{os.getpid()}', exist_ok=True)\n"
+        "    while len(os.listdir('here')) < 2:\n"  # so that none does all before the other has begun
+        "        time.sleep(0.02)\n"
         "    return os.getpid()\n"
         "print(*run_all(work, list(range(8)), 2), flush=True)\n"
         "time.sleep(300)\n"  # the workers are idle now, and loky would let them wait

@@ -136,12 +136,12 @@ def test_bomb_of_ten_gigabytes(tmp_path: Path) -> None:
                 file.write(bytes(1 << 20))
             info.file_size = 3_400_000_000
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
     found = check(path)
     assert {finding.rule for finding in found} == {"bomb"}
     assert any("10200000" in finding.message for finding in found)
     assert tracemalloc.get_traced_memory()[1] < 20_000_000
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
     tracemalloc.stop()
     refused(path)
 

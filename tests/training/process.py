@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -37,8 +38,12 @@ def validator() -> Validator:
     return Validator(pairs, lambda pair: Opened(int(pair.name)), lambda net, inputs: translate(net, inputs, how), judge)
 
 
-def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1) -> None:
-    """Train in `folder`; the first process writes the validation's numbers."""
+def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1, most: int | None = None) -> None:
+    """Train in `folder`; the first process writes the validation's numbers.
+
+    With `most` a byte is appended to `folder`.states for each state that is written, and after so many of them the
+    process waits for its end.
+    """
     torch.set_num_threads(1)
     distributed.join()
     found = []
@@ -56,6 +61,17 @@ def main(folder: Path, batch_size: int, epochs: int = 2, accumulate: int = 1) ->
         schedule=Schedule(1e-3, epochs, 1),
         validate=validate,
     )
+    if most is not None:
+        save, states = trainer.save, folder.with_suffix(".states")
+
+        def save_and_count() -> None:
+            save()
+            with states.open("ab") as file:
+                file.write(b".")
+            if states.stat().st_size == most:
+                time.sleep(3600)
+
+        trainer.save = save_and_count  # type: ignore[method-assign]
     trainer.run()
     if distributed.is_main():
         (folder / "validation.json").write_text(json.dumps(found))
