@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Residual = Literal["none", "gray"]
-FAINT = 8 / 127.5  # eight gray levels of 256, in the output's [-1, 1]
+FAINT = 16 / 127.5  # sixteen gray levels of 256, in the output's [-1, 1]
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,10 @@ def test_a_faint_grid_goes_where_it_comes_and_goes(side: int) -> None:
 
 
 def test_edges_and_texture_are_no_grid() -> None:
-    """A step of 200 gray levels changes by less than one and a half; noise of the image's own keeps its strength."""
+    """A step of 200 gray levels changes by less than two and a half; noise of the image's own keeps its strength."""
     edge = torch.full((1, 1, 64, 64), -0.8)
     edge[..., 31:] = 0.8
-    assert (without_grid(edge, 2) - edge).abs().max() < 1.5 / 127.5
+    assert (without_grid(edge, 2) - edge).abs().max() < 2.5 / 127.5
     noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 0.1
     assert (without_grid(noise, 2) - noise).std() < 0.1 * noise.std()
     assert without_grid(noise, 1) is noise
