@@ -195,6 +195,14 @@ class Work:
             start = getattr(stage, "init_checkpoint", None)
             if start and not Path(start).is_file():
                 raise PbvsError(f"There is no {start}, which {task} starts from; correct its init_checkpoint.")
+            first = getattr(stage, "init_from", None) or task
+            for key in stage.ALIKE:
+                has, other = (getattr(self.recipe.stages[name], key, None) for name in (task, first))
+                if has != other:
+                    raise PbvsError(
+                        f"{task} starts from {first}, and its {key} is {has} where {first} has {other}; "
+                        f"give both the same, as with --set stages.{task}.{key}={other}."
+                    )
             if (chooses := getattr(stage, "choose_by", "auto")) != "auto":
                 choose_protocol(self.challenge, chooses)
 

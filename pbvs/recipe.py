@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema, PrivateAttr, field_validator, model_validator
 
@@ -25,6 +25,8 @@ TaskName = str  # of the recipe's challenge
 
 class Stage(Settings):
     """What every stage has in common; each method's folder in `pbvs.translators` has a class of its own."""
+
+    ALIKE: ClassVar[tuple[str, ...]] = ()  # settings that are the same in the stage whose weights this one starts from
 
     method: str
     """The method of translation."""

@@ -92,6 +92,16 @@ def test_the_papers_rows(base: str) -> None:
     assert rows["All combined"].stages == load_recipe(base).stages
 
 
+def test_the_networks_of_the_best_recipes_rows_can_start_from_each_other() -> None:
+    base, started = load_recipe("best"), 0
+    for recipe in (base, load_recipe("best-gpu"), *(row_recipe(row, base) for row in ABLATIONS.load("best").rows)):
+        for task, own in recipe.stages.items():
+            if first := stage(recipe, task).get("init_from"):
+                assert {key: stage(recipe, first)[key] for key in own.ALIKE} == own.model_dump(include=set(own.ALIKE))
+                started += 1
+    assert started > 5
+
+
 def test_a_row_changes_what_it_says_and_nothing_else() -> None:
     base = load_recipe("demo")
     row = Row(name="x", every={"lpips_weight": 0.0}, recipe={"seed": 7}, stages={"sar2rgb": {"size": 96}})

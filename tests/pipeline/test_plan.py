@@ -183,6 +183,7 @@ def test_all_missing_weights_are_named_at_once_and_nothing_is_made(
         ({"batch_size": 5000}, "make batch_size smaller"),
         ({"choose_by": "nonsense"}, "nonsense"),
         ({**NETWORK, "init_checkpoint": "absent.safetensors"}, "absent.safetensors"),
+        ({"init_from": "sar2eo", "width": 8}, "sar2rgb starts from sar2eo, and its width is 8 where sar2eo has 4"),
     ],
 )
 def test_what_would_stop_training_is_said_before_anything_is_made(

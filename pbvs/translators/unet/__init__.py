@@ -16,6 +16,8 @@ class UNetStage(NetworkStage):
     more, over those that are added.
     """
 
+    ALIKE = ("method", "width", "levels", "widest", "blocks", "style", "shuffle")
+
     method: Literal["unet"]
     """A light U-Net trained on the score itself."""
     size: int = Field(128, ge=16, le=2048)
