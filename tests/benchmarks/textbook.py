@@ -152,8 +152,8 @@ class Step:
         return total
 
     def lpips_distance(self, fake: Tensor, real: Tensor) -> Tensor:
-        shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
-        scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+        shift = torch.tensor([-0.030, -0.088, -0.188], device=fake.device).view(1, 3, 1, 1)
+        scale = torch.tensor([0.458, 0.448, 0.450], device=fake.device).view(1, 3, 1, 1)
         total = torch.zeros(())
         for head, x, y in zip(
             self.heads, self.lpips((fake - shift) / scale), self.lpips((real - shift) / scale), strict=True
