@@ -69,7 +69,10 @@ main) install "" && main_job ;;
 test)
     install "[test]"
     cd "$here"
-    say "ruff and mypy" && ruff check . && ruff format --check . && mypy
+    say "ruff and mypy"
+    ruff check . # each on a line of its own: where && joins them, only the last one's failure ends the script
+    ruff format --check .
+    mypy
     # One thread a process: two processes with two threads each would wait for each other.
     say "tests" && OMP_NUM_THREADS=1 python -m pytest --numprocesses "${PBVS_TEST_JOBS:-2}" "$@"
     ;;

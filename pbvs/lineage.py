@@ -157,6 +157,7 @@ class Lineage:
         return self.known[path]
 
     def _needed(self, task: TaskName) -> Iterator[TaskName]:
+        """Yield the task and those whose models it uses."""
         yield task
         for name in self.recipe.stages[task].requires:
             if not learns(self.recipe.stages[task]):  # a network only starts from the other's weights

@@ -125,6 +125,7 @@ def predict(request: Request) -> Run:
 
 
 def _work(job: Job, request: Request) -> list[str]:
+    """Do the work of a call under the run's lock; return what could not be predicted."""
     job.restore()
     job.check(request.splits, request.change_recipe)
     if devices.rank() == 0:
@@ -203,6 +204,7 @@ class Job(Work):
         return translator
 
     def _train(self, task: TaskName, stage: Stage, translator: Translator, device: str) -> None:
+        """Train a model, beside an earlier one when there is one, which then stays until the new one is finished."""
         final, start = self.run.model(task), time.perf_counter()
         folder = self._begin_training(task)
         if translator.learns:

@@ -56,6 +56,7 @@ class Work:
         return Lineage(self.run, self.recipe, self.manifests, frozenset(fresh))
 
     def _check_manifests(self) -> None:
+        """Raise PbvsError when the pairs were made for another challenge than the recipe's."""
         path = self.manifests / "summary.json"
         made_for = read_metadata(path).get("challenge")
         if isinstance(made_for, dict) and made_for.get("digest") != self.challenge.data_digest():
@@ -147,6 +148,7 @@ class Work:
         return int((metadata.get("training") or {}).get("ends", [then.all_epochs])[-1])
 
     def _learnt_from(self, task: TaskName) -> tuple[list[Pair], list[Pair]]:
+        """Return the pairs with targets that a stage trains on, and those that choose its epoch."""
         train = [pair for pair in self._pairs(task, "train") if pair.target]
         val = [pair for pair in self._pairs(task, "val") if pair.target]
         if getattr(self.recipe.stages[task], "choose_on", "val") == "train":
@@ -175,6 +177,7 @@ class Work:
         return known, epochs, epoch.steps
 
     def _missing(self, task: TaskName, split: str, trains: bool) -> tuple[int, int]:
+        """Return how many images of a split are still to predict, and how many are there."""
         pairs = self._pairs(task, split)
         if trains or self.retrain or not self.lineage.has_predicted(task, split, self.root):
             return len(pairs), 0
@@ -183,6 +186,7 @@ class Work:
         return len(pairs) - done, done
 
     def _pixels(self, files: Sequence[str]) -> int:
+        """Return about how many pixels these images have each, by the headers of a few."""
         few = [(name, inside(self.root, name).stat().st_size, False) for name in evenly_spaced(files, 3)]
         found = [header for header in read_headers(self.root, few) if isinstance(header, Header)]
         return sum(header.width * header.height for header in found) // max(1, len(found))
@@ -216,6 +220,7 @@ class Work:
         return self.retrain and task in self.asked
 
     def _needed_pairs(self, splits: Iterable[str]) -> Iterator[Pair]:
+        """Yield the pairs that are trained on and predicted."""
         for task in self.to_train():
             yield from (pair for split in ("train", "val") for pair in self._pairs(task, split))
         for task in self.wanted():
@@ -236,6 +241,7 @@ class Work:
             )
 
     def _check_models(self) -> None:
+        """Refuse to train over a model that was made with other settings or pairs."""
         for task in self.wanted():
             metadata = read_metadata(self.run.model_metadata_file(task))
             if self._remakes(task) or not metadata or not learns(self.recipe.stages[task]):
@@ -263,6 +269,7 @@ class Work:
             raise PbvsError(f"There is no {state}, from which the training of {task} would go on; {again}")
 
     def _check_folders(self) -> None:
+        """Refuse links inside the run: what they lead to is not ours to write."""
         inner = [self.run.folder / name for name in ("models", "predictions", "scores", "calibration")]
         splits = matching(self.run.folder / "predictions", "*")
         tasks = [path for folder in (self.run.folder / "models", *splits) for path in matching(folder, "*")]
@@ -286,6 +293,7 @@ class Work:
             )
 
     def _after(self, task: str) -> list[TaskName]:
+        """Return the tasks whose models are trained after this one."""
         order = self.wanted()
         return [later for later in self.to_train() if order.index(later) > order.index(task)]
 
@@ -323,6 +331,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any], tasks: Iterable[s
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says beside the defaults, without what may change while a run goes on."""
     tables = recipe.model_dump(mode="json", exclude={"name", "description", "challenge"}, exclude_defaults=True)
     if recipe.challenge != DEFAULT:
         tables["challenge"] = load_challenge(recipe.challenge).digest()

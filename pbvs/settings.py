@@ -121,6 +121,7 @@ def _followed(model: type[Settings] | None, location: tuple[int | str, ...]) -> 
 
 
 def _kinds(table: type[Settings] | None) -> Iterator[type[Settings]]:
+    """Yield the classes below a table that a key `method` tells apart."""
     for kind in table.__subclasses__() if table and "method" in table.model_fields else ():
         yield kind
         yield from _kinds(kind)

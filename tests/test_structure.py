@@ -39,7 +39,7 @@ ROOMS = (
 # The house may not grow unnoticed. The aim is 16,000 lines and 110 modules; it was missed when challenges, the reading
 # of every kind of file, the report and the checks of what was made from what came in: code without blank lines,
 # docstrings, comments and imports is about 16,500 lines.
-MOST_LINES, MOST_MODULES = 26_368, 110
+MOST_LINES, MOST_MODULES = 26_485, 110
 IMPORTED_AS = {"pillow": "PIL", "scikit-image": "skimage", "tomli-w": "tomli_w"}
 
 

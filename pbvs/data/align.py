@@ -253,6 +253,7 @@ def pair_size(pair: Pair, root: Path) -> tuple[int, int]:
 
 
 def _stored(root: Path, radiometry: Radiometry, name: str, path: str, rule: str) -> tuple[Path, Modality, str]:
+    """Return what `read_raster` needs of an image of the modality `name`, whose manifest says `rule`."""
     return inside(root, path), radiometry.challenge.modalities[name], radiometry.rule(name, rule, path)
 
 
@@ -297,6 +298,7 @@ def _stack(first: Raster, pair: Pair, root: Path, radiometry: Radiometry) -> Ras
 
 
 def _onto(stored: tuple[Path, Modality, str], grid: Header, warped: bool) -> Raster:
+    """Read an image onto the whole grid of another."""
     whole = Window(0, 0, grid.height, grid.width)
 
     def part(own: Header) -> Window | None:

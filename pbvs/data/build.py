@@ -163,6 +163,7 @@ def build_pairs(
 
 
 def _write(folder: Path, texts: dict[Path, str]) -> None:
+    """Write the files that are not there already with these texts."""
     there = {file: file.read_bytes() for file in texts if file.is_file()}
     changed = {file: text for file, text in texts.items() if there.get(file) != text.encode()}
     if changed or is_unfinished(folder):
@@ -215,6 +216,7 @@ class Builder:
         return self.pairs
 
     def _stack(self, source: Entry, task: Task) -> list[tuple[Entry, str]] | Refusal:
+        """Return what is stacked behind a source with how it is aligned, or why something is missing."""
         if not task.further:
             return []
         if source.too_large:
@@ -234,12 +236,14 @@ class Builder:
         return check(source, target, self.rules.min_overlap, self.footprints)
 
     def _whole(self, match: Match | Refusal, task: Task) -> Match | Refusal:
+        """Return a match with its further sources, or why one is missing."""
         if isinstance(match, Refusal) or not task.further:
             return match
         stacked = self._stack(match.source, task)
         return stacked if isinstance(stacked, Refusal) else match._replace(further=tuple(stacked))
 
     def _list_loose(self) -> None:
+        """List the images of further sources that are in no pair and have no reason yet."""
         used = {path for rows in self.pairs.values() for pair in rows for path in pair.paths}
         used |= {path for path, _ in self.catalog.unused}
         for entry in self.catalog.entries if self.partners else ():
@@ -251,6 +255,7 @@ class Builder:
         return any(entry.info.modality in task.further and serves(entry, task, inputs=True) for task in tasks)
 
     def _stacks(self, tasks: Sequence[Task]) -> None:
+        """Pair the images of locations: those of one base, or a sample of all that could be."""
         locations, duplicates = group_locations(self.catalog.entries, tasks, self.footprints)
         self.catalog.unused += duplicates
         candidates = self._candidates(locations, tasks)
@@ -276,6 +281,7 @@ class Builder:
         return found
 
     def _hold_out(self, locations: Locations, candidates: Candidates, given: set[str]) -> set[str]:
+        """Return the locations of the validation split, chosen by the ground that their targets show."""
         targets: dict[str, set[Header]] = defaultdict(set)
         for ((_, name), _), checked in candidates.items():
             targets[name] |= {item.target.header for item in checked if isinstance(item, Match)}
@@ -289,6 +295,7 @@ class Builder:
         return held
 
     def _add(self, name: str, task: str, split: str, checked: Sequence[Match | Refusal]) -> list[Match]:
+        """Add a location's pairs: in training every candidate or those drawn, elsewhere those drawn."""
         every = split == "train" and self.rules.sampling == "random" and self.rules.draw == "each-epoch"
         matches = (
             [item for item in checked if isinstance(item, Match)] if every else draw(checked, name, task, self.rules)
@@ -298,6 +305,7 @@ class Builder:
         return matches
 
     def _list_unused(self, locations: Locations, tasks: Sequence[Task], candidates: Candidates, used: set[str]) -> None:
+        """List the images of locations that are in no pair; in val and test those of sources alone are inputs."""
         reasons = {item.source.path: item.reason for item in reversed(self.refused)}
         possible: dict[str, str] = {}
         for ((_, name), _), checked in candidates.items():
@@ -320,6 +328,7 @@ class Builder:
                     self.catalog.leave_out(entry.path, self._alone(location, entry))
 
     def _undrawn(self, name: str) -> str:
+        """Return why a match of a location is in no manifest."""
         if name not in self.between:
             return "it was not drawn into a pair"
         held = min(self.neighbours[name] & self.held_out, key=natural_key)
@@ -354,6 +363,7 @@ class Builder:
             self._add_input(entry, task, split)
 
     def _held_by_name(self, matches: Sequence[Match]) -> set[str]:
+        """Return the locations, and the scenes of images without one, that are held out."""
         locations = ((match.source.info.source, match.source.info.location) for match in matches)
         scenes = (self._ground(match) for match in matches if not match.source.info.location)
         share, seed = self.share or 0.0, self.rules.seed
@@ -376,6 +386,7 @@ class Builder:
                 seen[key] = entry.path
 
     def _add_input(self, entry: Entry, task: Task, split: str) -> bool:
+        """Add an input whose target is not known, and return whether all its sources are there."""
         reason = entry.too_large or ("" if is_pair_name(entry.input_name) else "no prediction can have that name")
         stacked = Refusal(entry, reason) if reason else self._stack(entry, task)
         if isinstance(stacked, Refusal):
@@ -420,6 +431,7 @@ class Builder:
 def _tie_namesakes(
     locations: Iterable[Location], targets: dict[str, set[Header]], neighbours: dict[str, set[str]]
 ) -> None:
+    """Make neighbours of locations of one folder name that may show the same ground, as one has no georeference."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for location in locations:
         if location.name in targets:
@@ -431,6 +443,7 @@ def _tie_namesakes(
 
 
 def _unpaired(catalog: Catalog, manifests: Path) -> PbvsError:
+    """Write unused.csv and return the error that names it and its first reasons."""
     path = manifests / "unused.csv"
     with locked(manifests):
         write_text(path, table_text(catalog_tables(manifests, catalog)[path]))

@@ -108,6 +108,7 @@ class PathReader:
         )
 
     def _said(self, pattern: FilePattern, groups: dict[str, str], key: str) -> str:
+        """Return the value of a group, under the challenge's own name for it, or the pattern's own value."""
         text = groups.get(key) or ""
         if not text:
             return str(getattr(pattern, key))
@@ -266,6 +267,7 @@ def scan(
 
 
 def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
+    """Return the images whose paths say what they are, in a fixed order."""
     located = []
     reader = PathReader(catalog.challenge)
     for file in sorted(walk(catalog), key=_file_key):
@@ -279,11 +281,13 @@ def _locate(catalog: Catalog) -> list[tuple[Found, PathInfo]]:
 
 
 def _file_key(file: Found) -> tuple[str, int, str]:
+    """Return a key that sorts files by folder, then shorter names first, so that 2.png comes before 10.png."""
     folder, _, name = file.path.rpartition("/")
     return folder, len(name), name
 
 
 def _read(root: Path, files: list[Found], known: FileCache, jobs: int) -> list[Header | str | ReadError]:
+    """Return each file's header, or the reason why it has none; only what the cache does not know is read."""
     found = [_decoded(known.get(HEADER, file.path, file.stamp)) for file in files]
     missing = [index for index, header in enumerate(found) if header is None]
     work = [(files[index].path, files[index].size, files[index].alone) for index in missing]
@@ -336,6 +340,7 @@ def walk(catalog: Catalog) -> Iterator[Found]:
 
 
 def _visit(catalog: Catalog, item: os.DirEntry[str], prefix: str, below: list[tuple[str, str]]) -> Found | None:
+    """Return an image; count or list what is none, and add a folder to `below`."""
     name = item.name
     path = f"{prefix}/{name}" if prefix else name
     if is_junk(name, catalog.challenge):
@@ -365,6 +370,7 @@ def _any_of(globs: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _note(catalog: Catalog, item: os.DirEntry[str], path: str, suffix: str) -> None:
+    """Count a file that is no image; list one of a format that is not read, and keep what lies beside an image."""
     if suffix in OTHER_FORMATS:
         catalog.leave_out(path, f"{suffix} is not read; only {', '.join(sorted(SUFFIXES))} are")
         return

@@ -104,6 +104,7 @@ def mark_used(file: Path) -> None:
 def _prepare(
     root: Path, radiometry: Radiometry, chips: Chips, size: int, cache: Path, pairs: Sequence[Pair]
 ) -> list[Prepared]:
+    """Return pairs from the cache, each prepared first when it is not there."""
     prepared = []
     for pair in pairs:
         file = _place(pair, radiometry, chips, size, cache)
@@ -140,6 +141,7 @@ def _place(pair: Pair, radiometry: Radiometry, chips: Chips, size: int, cache: P
 
 
 def _known(pair: Pair, file: Path) -> Prepared | None:
+    """Return what the cache has of a pair; None when it has nothing whole."""
     kept = file.with_suffix(".json")
     try:
         verdict = read_record(kept, shape=VERDICT) if kept.is_file() else {}
@@ -173,6 +175,7 @@ def _make(pair: Pair, root: Path, radiometry: Radiometry, chips: Chips, size: in
 
 
 def _joined(opened: Opened, chips: Chips, size: int) -> Array:
+    """Return the array of an opened pair, reduced to what is asked for."""
     height, width = opened.source.shape[:2]
     scale = min(1.0, chips.max_side / max(height, width))
     new = (max(1, round(height * scale)), max(1, round(width * scale))) if chips.mode != "whole" else (size, size)
@@ -199,6 +202,7 @@ def _judge(array: Array, source_channels: int, chips: Chips, size: int) -> dict[
 
 
 def _starts(length: int, size: int, stride: int) -> list[int]:
+    """Return where windows begin so that they cover the whole length, the last one flush with the end."""
     last = max(0, length - size)
     return sorted({*range(0, last + 1, stride), last})
 

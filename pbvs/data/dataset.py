@@ -119,6 +119,7 @@ class ChipDataset(Dataset[Sample]):
         return self._order[1]
 
     def _chosen(self, members: Sequence[int], epoch: int) -> list[int]:
+        """Return a location's items in an epoch."""
         items = [item for index in self._drawn(members, epoch) for item in self._items_of[index]]
         limit = self._own_limit if self._windows else 0
         if not limit or len(items) <= limit:
@@ -127,6 +128,7 @@ class ChipDataset(Dataset[Sample]):
         return [items[i] for i in generator(self.seed, "choose", epoch, location).permutation(len(items))[:limit]]
 
     def _drawn(self, members: Sequence[int], epoch: int) -> list[int]:
+        """Return the pairs of a location that an epoch draws, those left out skipped."""
         left = [index for index in members if self._items_of.get(index, True)]
         limit = self._limit(members)
         if len(left) <= limit:
@@ -141,6 +143,7 @@ class ChipDataset(Dataset[Sample]):
         return order[:limit]
 
     def _limit(self, members: Sequence[int]) -> int:
+        """Return how many pairs of a location an epoch has at most: what the recipe and the manifest say."""
         own = 0 if self._windows else self._own_limit  # a recipe's limit is of chips
         limits = [limit for limit in (own, int(self.pairs[members[0]].limit or 0)) if limit]
         return min(limits, default=len(members)) if self.augmentation is not None else len(members)
@@ -153,9 +156,11 @@ class ChipDataset(Dataset[Sample]):
     # --- What is prepared.
 
     def _is_large(self, members: Sequence[int]) -> bool:
+        """Return whether a location has so many pairs that only those are prepared that are drawn."""
         return len(members) > LARGE and self._limit(members) < len(members)
 
     def _make_ready(self, epochs: Iterable[int]) -> None:
+        """Prepare what epochs draw of large locations, and others instead of those that cannot be used."""
         large = [members for members in self._locations if self._is_large(members)]
         wanted = epochs = list(epochs) if large else []
         while wanted:
@@ -187,11 +192,13 @@ class ChipDataset(Dataset[Sample]):
         return array if random is None else self._changed(array, random)
 
     def _side(self, random: np.random.Generator | None) -> int:
+        """Return the side of the square to cut, which zoom makes smaller or larger than the chip."""
         if random is None or self.augmentation is None or self.augmentation.zoom == 1:
             return self.size
         return round(self.size * float(self.augmentation.zoom ** random.uniform(-1, 1)))
 
     def _changed(self, array: Array, random: np.random.Generator) -> Array:
+        """Turn and flip both images, then make the source softer or crisper, darker or brighter."""
         change = self.augmentation or Augmentation()
         if change.turns:
             array = np.rot90(array, int(random.integers(4)), axes=(1, 2))
@@ -240,6 +247,7 @@ def samples_in_epoch(
 
 
 def _by_location(pairs: Sequence[Pair], by_name: bool) -> list[list[int]]:
+    """Return the indices of each location's pairs; those paired by name alone have no location to balance."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
         groups[pair.name if by_name else pair.location].append(index)
@@ -258,6 +266,7 @@ def _load(prepared: Prepared) -> Array:
 
 
 def _pad(array: Array, size: int) -> Array:
+    """Extend an image that is smaller than `size` by reflection, as often as it takes."""
     while min(array.shape[1:]) < size:
         grow = [max(0, min(size - length, length - 1)) if length > 1 else size - 1 for length in array.shape[1:]]
         mode: Literal["reflect", "edge"] = "reflect" if min(array.shape[1:]) > 1 else "edge"
@@ -279,11 +288,13 @@ def _sharpened(array: Array, source_channels: int, amount: float) -> Array:
 
 
 def _brightened(array: Array, source_channels: int, factor: float) -> Array:
+    """Multiply the source by `factor`, rounded and clipped."""
     source = array[:source_channels].astype(np.float32) * np.float32(factor)
     return np.concatenate((np.rint(source).clip(0, 255).astype(np.uint8), array[source_channels:]))
 
 
 def _zoomed(array: Array, size: int) -> Array:
+    """Resample a square to `size` pixels a side; pixels that are not wholly valid become invalid."""
     pixels = resize(array.transpose(1, 2, 0).astype(np.float32) / 255, size, size)
     zoomed: Array = np.rint(pixels.transpose(2, 0, 1) * 255).astype(np.uint8)
     zoomed[-1] = np.where(zoomed[-1] >= 254, 255, 0)

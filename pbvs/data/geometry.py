@@ -32,6 +32,7 @@ class Window(NamedTuple):
 
 
 def _outline(header: Header, crs: str, longitude: float | None = None) -> list[Point]:
+    """Return an image's corners in a CRS, around it; degrees without a jump at 180, and near `longitude` if given."""
     points = project(corners(header.transform, header.width, header.height), header.crs, crs)
     if not is_geographic(crs):
         return points
@@ -47,6 +48,7 @@ def _together(points: list[Point], crs: str) -> list[Point]:
 
 
 def _near_to(points: list[Point], others: Sequence[Point]) -> list[Point]:
+    """Return longitudes and latitudes on the same turn around the globe as others."""
     away = middle(others)[0] - middle(points)[0]
     if not math.isfinite(away) or abs(away) < 180:
         return points
@@ -72,6 +74,7 @@ def pixel_corners(source: Header, target: Header) -> list[Point]:
 
 
 def _on_grid(points: Iterable[Point], transform: Transform) -> list[Point]:
+    """Return points (x, y) as (column, row) of a grid."""
     a, b, c, d, e, f = transform
     determinant = a * e - b * d
     away = ((x - c, y - f) for x, y in points)
@@ -145,6 +148,7 @@ def source_window(source: Header, target: Header, window: Window, shift: Point =
 
 
 def _pixels_of(points: list[Point], source: Header) -> list[Point]:
+    """Return points of an image's CRS as its (column, row); infinite where that cannot be told."""
     ends = corners(source.transform, source.width, source.height)
     wide = is_geographic(source.crs) and max(ends)[0] - min(ends)[0] > 180  # it may show them on several turns
     if wide or not all(math.isfinite(value) for point in points for value in point):
@@ -208,6 +212,7 @@ class Footprints:
 
 
 def _near(first: Sequence[Point], second: Sequence[Point]) -> bool:
+    """Return whether two quadrilaterals could meet; those of which a corner is nowhere could not."""
     if not all(math.isfinite(value) for point in (*first, *second) for value in point):
         return False
     boxes = [[(min(axis), max(axis)) for axis in zip(*points, strict=True)] for points in (first, second)]

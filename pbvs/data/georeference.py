@@ -84,6 +84,7 @@ def from_side_files(side: SideFiles, width: int, height: int) -> Georeference:
 
 
 def _rpc_points(rpcs: Any, width: int, height: int) -> tuple[float, ...]:
+    """Return control points, longitude and latitude, of a grid of pixels at the mean height of the RPCs."""
     from rasterio.transform import RPCTransformer
 
     rows, columns = (part.ravel() for part in np.meshgrid(np.linspace(0, height, 7), np.linspace(0, width, 7)))
@@ -120,6 +121,7 @@ def fit_affine(points: Sequence[float]) -> tuple[Transform, float]:
 
 
 def _unwrapped(points: tuple[float, ...], crs: str) -> tuple[float, ...]:
+    """Return control points in degrees without a jump of 360 between them."""
     if not is_geographic(crs):
         return points
     table = np.array(points, np.float64).reshape(-1, 4)
@@ -179,6 +181,7 @@ def project(points: Sequence[Point], source: str, target: str) -> list[Point]:
 
 
 def _check_on_earth(crs: str, transform: Transform, width: int, height: int) -> None:
+    """Raise OSError when a corner of the image has no longitude and latitude."""
     for longitude, latitude in project(corners(transform, width, height), crs, "EPSG:4326"):
         if not (abs(latitude) <= 91 and abs(longitude) <= 720):  # of a grid in degrees some rows may lie beyond
             name = crs if len(crs) < 24 else "its coordinate system"
@@ -234,6 +237,7 @@ def _text(path: str) -> str:
 
 
 def _world_transform(text: str) -> Transform:
+    """Return the transform of a world file's six numbers, which place the middle of the first pixel."""
     try:
         a, d, b, e, x, y = (float(line.replace(",", ".")) for line in text.split()[:6])
     except ValueError:
@@ -261,6 +265,7 @@ def _aux_xml(text: str) -> SideFiles | None:
 
 
 def _esri(xform: ElementTree.Element | None) -> SideFiles:
+    """Return what ArcGIS says in its own words: control points; its rows are negative, from the top."""
     if xform is None:
         return SideFiles()
     wkt = (xform.findtext("SpatialReference/WKT") or "").strip()

@@ -187,6 +187,7 @@ def _tiff_tags(path: Path) -> tuple[dict[int, Any], tuple[int, ...], int]:
 
 
 def _tiff_directories(path: Path) -> list[dict[int, Any]]:
+    """Return the tags of a TIFF's directories that are of use here; raise OSError when they are damaged."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     listed = (_BITS, 339)  # with a number for each band
@@ -232,6 +233,7 @@ def _photometric(file: Any, tags: dict[int, Any]) -> str:
 
 
 def _bits(file: Any) -> int:
+    """Return how many bits a whole number has where they are fewer than its type's; 0 elsewhere."""
     if not file.dtypes[0].startswith("uint"):
         return 0
     bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 0))
@@ -257,6 +259,7 @@ def _alpha(file: Any) -> int:
 
 
 def _colours(file: Any, numbers: Sequence[int]) -> tuple[str, ...]:
+    """Return the colour of each band by its name, else by its interpretation; nothing when they are in usual order."""
     names = [(file.descriptions[number - 1] or "").lower().replace("_", " ") for number in numbers]
     found = [next((colour for colour, words in _WORDS.items() if words.search(name)), "") for name in names]
     codes = [_BAND_NUMBER.match(name) for name in names]
@@ -289,6 +292,7 @@ def _scales(file: Any, numbers: Sequence[int]) -> tuple[float, ...]:
 
 
 def _check_blocks(file: Any, size: int) -> None:
+    """Raise OSError when the last block of the first or last band ends behind the end of the file."""
     rows, columns = file.block_shapes[0]
     across, down = (file.width - 1) // columns, (file.height - 1) // rows
     for band in {1, file.count}:

@@ -130,11 +130,13 @@ def _plain_png(
 
 
 def _steps(header: Header, side: int) -> tuple[slice, slice]:
+    """Return the rows and columns to keep, evenly spaced, so that at most `side` of each are left."""
     rows, columns = (-(-length // side) if side else 1 for length in (header.height, header.width))
     return slice(rows // 2, None, rows), slice(columns // 2, None, columns)
 
 
 def _upright(array: NDArray[Any], header: Header) -> NDArray[Any]:
+    """Return an array turned as the tag Orientation says."""
     turns, flip = {2: (0, 1), 3: (2, 0), 4: (2, 1), 5: (3, 1), 6: (3, 0), 7: (1, 1), 8: (1, 0)}.get(
         header.orientation, (0, 0)
     )

@@ -189,6 +189,7 @@ def _groups(catalog: Catalog, intensity: RuleTable, figures: Mapping[Group, Brig
 
 
 def _placed(header: Header) -> str:
+    """Return by what an image is georeferenced, or what it lacks."""
     if header.georeferenced:
         return header.origin
     return f"none ({header.origin})" if header.origin else "none"

@@ -169,6 +169,7 @@ def sample_type(header: Header) -> str:
 
 
 def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modality, kind: str) -> dict[str, str]:
+    """Return the rule of each archive whose images have samples of one type."""
     if modality.range:
         low, high = map(_number, modality.range)
         return dict.fromkeys(archives, f"window:{low}:{high}")
@@ -191,6 +192,7 @@ def _rules_of(root: Path, archives: Mapping[str, list[Entry]], modality: Modalit
 
 
 def _clusters(seen: Mapping[str, Values]) -> list[list[str]]:
+    """Return the archives that are of one sensor by the range of their values: all of them, in the usual case."""
     levels = {name: level(values) for name, values in seen.items()}
     clusters: list[list[str]] = []
     for name in sorted(levels, key=lambda name: (levels[name], name)):
@@ -219,6 +221,7 @@ def level(values: Values) -> tuple[bool, float]:
 
 
 def _values(root: Path, entries: Sequence[Entry], modality: Modality, count: int) -> Values:
+    """Return numbers of at most `count` images that are spread evenly over their locations, as many of each."""
     chosen = _spread(entries, count)
     most = max(1, VALUES // max(len(chosen), 1))
     parts = []
@@ -231,6 +234,7 @@ def _values(root: Path, entries: Sequence[Entry], modality: Modality, count: int
 
 
 def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Return at most about `count` images, as many of each location, of locations spread evenly over all of them."""
     by_location: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_location[entry.info.location or entry.path].append(entry)
@@ -268,6 +272,7 @@ def _plain(values: Values, kind: str, least: float = LEAST) -> str:
 
 
 def _depth(values: Values, high: float, kind: str, least: float) -> str:
+    """Return the rule for whole numbers from 0 on: the depth that holds them, or a window where they fill little."""
     name, _, bits = kind.partition(":")
     own = np.iinfo(name).bits if name.startswith("uint") else 64
     depth = int(bits) if bits else next((depth for depth in DEPTHS if high < 2**depth and depth < own), own)
@@ -291,6 +296,7 @@ def _radar(values: Values, kind: str) -> str:
 
 
 def _window(values: Values) -> str:
+    """Return the window of all values but the few that say nothing, or of the middle 98 % where these lie far out."""
     low, high = np.percentile(values, [1, 99])
     least, most = robust_range(values)
     if values.size >= 100 and most - least <= FAR * (high - low):

@@ -144,6 +144,7 @@ def group_locations(
 
 
 def _named(found: dict[tuple[str, str, str], Location], footprints: Footprints) -> dict[tuple[str, str], Location]:
+    """Return the locations by (split, name), a name that only one of them has."""
     folders: dict[tuple[str, str], list[Location]] = defaultdict(list)
     for (split, folder, _), location in sorted(found.items()):
         apart = folders[split, folder]
@@ -196,6 +197,7 @@ def check(source: Entry, target: Entry, min_overlap: float, footprints: Footprin
 
 
 def _too_much(source: Entry, target: Entry) -> str:
+    """Return why the parts that a pair needs of large images are too large; an empty text where they are not."""
     window = overlap_window(source.header, target.header)
     parts = (source, source_window(source.header, target.header, window)), (target, window)
     for entry, part in parts:
@@ -317,5 +319,6 @@ def _of_one_base(sources: Iterable[Entry], targets: Iterable[Entry]) -> Iterator
 
 
 def _comparable(source: Entry, target: Entry) -> bool:
+    """Only a georeference can say that images of two archives show the same ground."""
     both = source.header.georeferenced and target.header.georeferenced
     return both or source.info.source == target.info.source

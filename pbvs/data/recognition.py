@@ -195,6 +195,7 @@ def _name(shape: Shape, names: Sequence[str], suffix: str) -> str:
 
 
 def _tasks(shapes: Sequence[Shape], modalities: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (source, target) of each task: as folders are called, else from what the test split or radar gives."""
     if named := [task for shape in shapes for task in shape.tasks]:
         return [(a, b) for task in dict.fromkeys(named) for a in modalities for b in modalities if f"{a}2{b}" == task]
     test = {modality for shape in shapes if shape.split == "test" for modality in shape.modalities}

@@ -135,6 +135,7 @@ def _bins(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def _joint_counts(moving: NDArray[np.float32], fixed: NDArray[np.float32], reach: int) -> NDArray[np.float64]:
+    """Return (BINS, BINS, 2 R + 1, 2 R + 1): how often bins of both meet at each shift, by correlation."""
     from scipy.fft import irfft2, rfft2
 
     shape = moving.shape[1:]

@@ -55,6 +55,7 @@ def find_ground(neighbours: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 def _near(footprints: Sequence[Sequence[tuple[float, float]]]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of quadrilaterals whose boxes meet."""
     corners = np.array(footprints).reshape(-1, 4, 2)
     low, high = corners.min(axis=1), corners.max(axis=1)
     for index in range(len(corners)):
@@ -117,6 +118,7 @@ class _Choice:
             self._cut(archive, wanted)
 
     def _take(self, ranked: Iterable[str], sizes: Mapping[str, int], wanted: int, had: int) -> int:
+        """Hold out the pieces that fit, in their order; return how many locations of their archive are held out."""
         for piece in ranked:
             if had >= wanted:
                 break
@@ -127,6 +129,7 @@ class _Choice:
         return had
 
     def _cut(self, archive: str, wanted: int) -> None:
+        """Hold out some locations that lie together, and take those around them from both sides."""
         ranked = self._ranked(archive, self.archives[archive])
         inside: list[str] = []
         waiting = ranked[:1]
@@ -143,6 +146,7 @@ class _Choice:
         return sorted(names, key=lambda name: derive(self.seed, "hold out", archive, name))
 
     def _leaves_some(self, names: set[str]) -> bool:
+        """Return whether every archive keeps a location for training when these leave it too."""
         gone = self.held | self.between | names
         return all(not gone.issuperset(members) for members in self.archives.values() if names.intersection(members))
 

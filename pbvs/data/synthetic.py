@@ -76,6 +76,7 @@ def _images(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
+    """SAR and EO chips of equal names; four of one scene have consecutive ids; of test scenes the SAR only."""
     trained = amounts.scenes + amounts.validation_scenes
     (chips,) = (name for name, task in load_challenge().tasks.items() if task.pairing == "name")
     for number in range(trained + amounts.test_scenes):
@@ -94,6 +95,7 @@ def _chips(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _location(seed: int, town: int, number: int) -> Iterator[Step]:
+    """Town 0 is georeferenced, its SAR in another system and over more ground; town 1 is not, and has mosaics."""
     rng = generator(seed, "demo location", town, number)
     scene = make_scene(SIDE + 2 * MARGIN, rng)
     inner = scene.cut(MARGIN, MARGIN, SIDE, SIDE)
@@ -129,6 +131,7 @@ def _optical(folder: str, scene: Scene, rng: np.random.Generator, town: int, num
 
 
 def _inputs(seed: int, amounts: Amounts) -> Iterator[Step]:
+    """Inputs of val and test, whose targets nobody is given."""
     for split, count in (("val", amounts.inputs), ("test", amounts.inputs + 1)):
         for number in range(count):
             rng = generator(seed, "demo input", split, number)
@@ -141,12 +144,14 @@ def _inputs(seed: int, amounts: Amounts) -> Iterator[Step]:
 
 
 def _shifted_radar(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the scene's SAR, up to a pixel off: a small misregistration as real pairs have it."""
     down, across = rng.integers(-1, 2, 2)
     shifted: NDArray[np.float32] = np.roll(scene.radar(rng), (int(down), int(across)), axis=(0, 1))
     return shifted
 
 
 def _coordinate(east: float, north: float) -> str:
+    """Return a folder's name as the archives have it: latitude and longitude of the top left corner."""
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
@@ -230,6 +235,7 @@ def make_scene(size: int, rng: np.random.Generator) -> Scene:
 def _parcels(
     size: int, rng: np.random.Generator, row: Image, column: Image
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Fields as the cells nearest to random centres, each as lush as it is."""
     centres = rng.uniform(0, size, (14, 2)).astype(np.float32)
     distance = (row[None] - centres[:, 0, None, None]) ** 2 + (column[None] - centres[:, 1, None, None]) ** 2
     nearest = distance.argmin(axis=0)
@@ -238,6 +244,7 @@ def _parcels(
 
 
 def _smooth_noise(size: int, rng: np.random.Generator, cells: int) -> Image:
+    """Noise of unit deviation whose details are size / cells wide."""
     coarse, noise = rng.standard_normal((cells, cells, 1)).astype(np.float32), np.empty((size, size, 1), np.float32)
     for index, part in resampled([coarse], coarse.shape, size, size):
         noise[index] = part
@@ -262,6 +269,7 @@ def _band(rng: np.random.Generator, size: int, row: Image, column: Image, half_w
 
 
 def _roofs(size: int, rng: np.random.Generator, ground: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Rows of rectangular buildings around a few centres, none on water or roads."""
     roofs = np.zeros((size, size), np.bool_)
     for _ in range(int(rng.integers(1, 4))):
         top, left = rng.integers(0, size - 60, 2)

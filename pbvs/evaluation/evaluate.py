@@ -239,6 +239,7 @@ def _judge(judge: Judge, group: list[Images]) -> list[tuple[Images, Measured | N
 
 
 def _read(judge: Judge, task: TaskToScore, jobs: int, batch: int) -> Iterator[Images]:
+    """Read pairs ahead in threads."""
     work = partial(_read_one, judge, task)
     with (
         ThreadPoolExecutor(jobs) as pool,
@@ -265,6 +266,7 @@ def _read_one(judge: Judge, task: TaskToScore, numbered: tuple[int, Pair]) -> Im
 
 
 def _groups(stream: Iterable[Images], size: int) -> Iterator[list[Images]]:
+    """Gather images of one shape into batches; what could not be read goes through alone."""
     waiting: dict[tuple[int, ...], list[Images]] = {}
     for item in stream:
         if item.target is None:

@@ -246,6 +246,7 @@ def read_images(path: Path, run: Run, task: str) -> pd.DataFrame:
 
 
 def _texts(images: pd.DataFrame, cell: Callable[[str], str]) -> dict[str, pd.Series[Any]]:
+    """Return the columns of text, of which people's tables have `csv_cell`s."""
     there = [column for column in TEXTS if column in images]
     return {column: images[column].astype(object).fillna("").map(cell).astype(object) for column in there}
 

@@ -141,6 +141,7 @@ def task_score(protocol: Protocol, rows: pd.DataFrame, numbers: Mapping[str, Any
 
 
 def _values(protocol: Protocol, rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Return each image's score by location; nothing where a term is of sets of images."""
     if protocol.set_terms:
         return {}
     scored = rows.assign(score=image_scores(rows, protocol)).dropna(subset="score")
@@ -171,6 +172,7 @@ def baseline_summary(judge: Judge, tasks: Mapping[str, Mapping[str, Any]]) -> di
 
 
 def _reason(table: pd.DataFrame) -> str:
+    """Say what went wrong with how many images, and name the first of each kind."""
     bad = table[table["status"] != "ok"]
     first = bad.groupby("status", sort=False)["name"].agg(["size", "first"])
     return "; ".join(f"{row['size']} {status} (first: {row['first']})" for status, row in first.iterrows())

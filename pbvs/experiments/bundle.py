@@ -123,6 +123,7 @@ def install(bundle: Path, submissions: Path, name: str | None = None) -> Run:
 
 
 def _unpack(archive: SafeZip, run: Run, listing: dict[str, Any]) -> bool:
+    """Unpack a bundle beside its run and rename it; False when another install removed the folder for an old one."""
     part = run.folder.with_name(f".{run.name}.{secrets.token_hex(4)}.installing")
     make_folder(part)
     try:

@@ -245,6 +245,7 @@ def _samples(
 
 
 def _spread(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """Return `count` pairs, one of each location before a second of any."""
     turns: Counter[str] = Counter()
     ranked: list[tuple[int, Pair]] = []
     for index in generator(seed, "calibrate").permutation(len(pairs)):
@@ -294,6 +295,7 @@ def _columns(sample: Sample, channels: bool, offset: bool) -> NDArray[np.float64
 
 
 def _with_gamma(samples: Sequence[Sample], tone: Tone, gamma: float) -> Tone:
+    """Return the tone with another gamma and the factor that is best for L2 with it."""
     above = below = 0.0
     for sample in samples:
         gray = grayscale(sample.source, 1.0, tone.channel_weights, gamma=gamma)[sample.valid].astype(np.float64)
@@ -303,6 +305,7 @@ def _with_gamma(samples: Sequence[Sample], tone: Tone, gamma: float) -> Tone:
 
 
 def _tidy(tone: Tone) -> Tone:
+    """Return the tone within what a recipe allows, rounded to what matters in 8 bits."""
     weights = tuple(round(weight, 4) for weight in tone.channel_weights)
     intensity, offset = min(max(tone.intensity, 0.01), 10.0), min(max(tone.offset, -1.0), 1.0)
     return Tone(round(intensity, 4), weights, round(offset, 4), round(tone.gamma, 4))

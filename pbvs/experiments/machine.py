@@ -249,6 +249,7 @@ def clear(cache: Path = CACHE, kinds: Iterable[str] = KINDS) -> list[Kept]:
 
 
 def _files(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Yield the files below a folder, links and what they lead to left out."""
     if not depth or not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

@@ -116,6 +116,7 @@ def remove(run: Run, *, archive: bool = True) -> list[Path]:
 
 
 def _archives(run: Run, folder: Path) -> list[Path]:
+    """Return the zips beside a run that it wrote: the archive of its name, and those of which it has the digest."""
     found = []
     for path in matching(folder, "package*.json"):
         with damage_ignored():

@@ -103,6 +103,7 @@ def check_size(x: Tensor, net: str) -> None:
 
 
 def _narrow_alexnet() -> nn.Sequential:
+    """Return AlexNet's layers with few channels."""
     return nn.Sequential(
         *(nn.Conv2d(3, 16, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(16, 32, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),

@@ -72,6 +72,7 @@ class Spot:
 
 
 def _draw(chart: str, label: str, **numbers: Any) -> Markup:
+    """Return a chart as the macro of its name draws it."""
     return Markup(getattr(environment().get_template("charts.html").module, chart)(label, **numbers))
 
 

@@ -67,6 +67,7 @@ def write_comparisons(
 def _items(
     comparisons: Sequence[Comparison], runs: Sequence[Run], task: str, pairs: Mapping[str, Pair], root: Path | None
 ) -> list[Item]:
+    """Return the images that every comparison has, with each run's score and each change."""
     found: dict[str, dict[str, float | None]] = {}
     locations: dict[str, str] = {}
     for comparison in comparisons:
@@ -243,6 +244,7 @@ def thumbnails(inspection: Inspection) -> list[dict[str, Any]]:
 
 
 def _tiles(inspection: Inspection, members: Sequence[Entry]) -> list[Tile]:
+    """Return the first image of each modality of a location, no mosaic where there is another."""
     by_modality: dict[str, list[Entry]] = {name: [] for name in inspection.catalog.challenge.modalities}
     for entry in sorted(members, key=lambda entry: entry.info.role == "mosaic"):
         by_modality[entry.info.modality].append(entry)

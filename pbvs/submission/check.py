@@ -259,6 +259,7 @@ def _renaming(wanted: set[str], there: set[str]) -> str:
 
 
 def _common(names: set[str]) -> str:
+    """Return the longest beginning that all names share."""
     first, last = min(names), max(names)
     equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return "".join(letter for letter, _ in equal)

@@ -210,6 +210,7 @@ def make_plan(
 
 
 def _form(challenge: Challenge, task: str, form: Container | None) -> Container:
+    """Return the format of a task's images; raise UsageError when the challenge takes no such files."""
     outputs = challenge.outputs
     if form is not None and form not in (outputs.container, *outputs.accepts):
         taken = ", ".join((outputs.container, *outputs.accepts))

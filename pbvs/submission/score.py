@@ -107,6 +107,7 @@ class Unpacked:
 
 
 def _unpack(path: Path, folder: Path, inputs: Inputs) -> Unpacked:
+    """Write the archive's images under the names of their pairs; as many entries are taken as `pbvs check` takes."""
     found = Unpacked(folder)
     with SafeZip(path, room_for(sum(map(len, inputs.names.values())))) as archive:
         if not archive.safe:

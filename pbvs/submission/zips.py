@@ -256,6 +256,7 @@ def _disk_number(file: IO[bytes]) -> int | None:
 
 
 def _data_offset(file: IO[bytes], entry: ZipInfo) -> int:
+    """Return where an entry's bytes begin, behind its local header."""
     file.seek(entry.header_offset)
     head = file.read(LOCAL.size)
     if len(head) < LOCAL.size or head[:4] != ARCHIVE_HEADS[0]:
@@ -316,6 +317,7 @@ class Finding:
 
 
 def _found(level: Level, rule: str, file: str, message: str, hint: str = "") -> Finding:
+    """Return a finding; what does not print in the file's name is escaped."""
     return Finding(level, rule, printable(file), message, hint)
 
 

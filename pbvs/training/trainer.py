@@ -138,6 +138,7 @@ class Trainer:
                 collected = []
 
     def _step(self, micro: list[Batch]) -> Tensor:
+        """Take one optimiser step and return its losses, (number of losses,) float64."""
         epoch = self.progress.step // self.plan.steps + 1
         found = torch.zeros_like(self.sums)
         for number, batch in enumerate(micro, 1):
@@ -260,6 +261,7 @@ class Trainer:
         checkpoint.write_tensors(self.folder / STATE, tensors, metadata)
 
     def _tensors(self) -> dict[str, Tensor]:
+        """Return what every state holds beside the optimisers' moments."""
         tensors = {**checkpoint.module_tensors(self.method.modules), "sums": self.sums}
         if self.average.decay:
             tensors |= checkpoint.module_tensors({"network": self.average.network}, "average")

@@ -265,6 +265,7 @@ def write_curves(path: Path, curves: Mapping[str, Points], across: str = "epoch"
 
 
 def _panel(name: str, points: Points, colour: str, across: str, unit: str) -> Image.Image:
+    """Return a curve with its name, unit and last value above it, and values and what is `across` along its axes."""
     image = Image.new("RGB", PANEL, "white")
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = 56, 36, PANEL[0] - 14, PANEL[1] - 36

@@ -187,6 +187,7 @@ def _bytes(read: _Read) -> int:
 
 
 def _write(path: Path, image: ImageArray, shape: tuple[int, int], dtype: str) -> None:
+    """Write an image at a size, some rows or columns at a time, so that of a large one little is in memory."""
     quantise: Callable[[ImageArray], NDArray[Any]] = to_uint8 if dtype == "uint8" else to_uint16
     parts = ((index, quantise(part)) for index, part in resampled(rows_of(image), image.shape, *shape))
     if dtype == "uint8":

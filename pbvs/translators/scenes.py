@@ -275,6 +275,7 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
 
 
 def _images(folder: Path, pattern: str) -> list[Path]:
+    """Return the images of a folder that match and are not hidden, in order."""
     named = (path for path in matching(folder, pattern) if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in named if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 

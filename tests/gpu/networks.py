@@ -197,7 +197,7 @@ def deterministic(lab: Lab) -> dict[str, Any]:
 
 
 def enhancer(lab: Lab) -> dict[str, Any]:
-    """A local enhancer learns alone, then with its global part; a restored state steps as the first one does, to the bit.
+    """A local enhancer learns alone, then with its global part; a restored state steps to the same bits.
 
     Deterministically: otherwise a GPU adds in another order each time, and Adam makes much of little.
     """

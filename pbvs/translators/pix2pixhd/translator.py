@@ -124,12 +124,14 @@ class Pix2PixHD(NetworkTranslator):
         return generator.to(self.device), discriminator.to(self.device)
 
     def _start_generator(self, path: Path, generator: nn.Module) -> None:
+        """Take weights of a model for other channels, or of a global generator into a local enhancer."""
         tensors, config, _ = checkpoint.read_model(path, "generator")
         old = cast(GeneratorConfig, config)
         adapted = adapt_generator(tensors, old, self.config)
         checkpoint.start_from(path, generator, adapted, partly=bool(self.config.enhancers) and not old.enhancers)
 
     def _start_discriminator(self, path: Path, discriminator: nn.Module) -> None:
+        """Take the weights of an earlier stage's discriminator, where it has one of the same shape."""
         if not path.is_file():
             return
         tensors, config, metadata = checkpoint.read_model(path, "discriminator")

@@ -68,6 +68,7 @@ class UNetTranslator(NetworkTranslator):
         return Rounds(super()._chips(context), self.stage.rounds)
 
     def _start(self, path: Path, network: UNet) -> None:
+        """Take the weights of another stage's U-Net, its stem and head changed to this one's channels."""
         tensors, config, _ = checkpoint.read_model(path, "unet")
         checkpoint.start_from(path, network, adapt_unet(tensors, cast(UNetConfig, config), self.config))
 
