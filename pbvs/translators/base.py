@@ -154,7 +154,7 @@ def predict_pairs(
         pending: deque[Future[None]] = deque()
         for group in _batches(track(stream, what, total=len(pairs), unit="image"), batch, _bytes):
             outcome.failures += [reason for _, _, reason in group if reason]
-            good = [(pair, read.pop()) for pair, read, _ in group if read]
+            good = [(pair, images.pop()) for pair, images, _ in group if images]
             results = translator.render([image.pixels for _, image in good])
             sizes = [(pair, image.height, image.width) for pair, image in good]
             del good  # a large input is not kept while its result is written

@@ -208,7 +208,8 @@ def enhancer(lab: Lab) -> dict[str, Any]:
         step = make_step(lab, "pix2pixhd", lab.device, how)
         before = state_of(step)
         _step_twice(step, lab.device, 1)
-        held = all(relative(value, before[key]) == 0 for key, value in state_of(step).items() if ".model." in key)
+        fixed = {key: value for key, value in state_of(step).items() if key.startswith("generator.model.")}
+        held = bool(fixed) and all(relative(value, before[key]) == 0 for key, value in fixed.items())
         for epoch in (2, 3):
             _step_twice(step, lab.device, epoch)
         other = _restored(step, make_step(lab, "pix2pixhd", lab.device, how), lab.folder / "state.safetensors")
