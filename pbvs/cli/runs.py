@@ -74,8 +74,8 @@ def remove(submissions: Path, names: tuple[str, ...], yes: bool, keep_archive: b
     from pbvs.run import Run
 
     found = [Run(name, submissions) for name in names]
-    if not yes:
-        options.confirm(f"Remove {', '.join(str(run.folder) for run in found)} for good?")
+    if not yes and (there := [str(run.folder) for run in found if run.folder.exists() or run.archive.exists()]):
+        options.confirm(f"Remove {', '.join(there)} for good?")
     for run in found:
         for path in remove_run(run, archive=not keep_archive):
             options.echo(f"Removed: {path}")

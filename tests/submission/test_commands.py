@@ -109,6 +109,7 @@ def test_mistakes_are_one_sentence(workspace: Workspace, tmp_path: Path, capsys:
         (("export", "nothing", "--submissions", workspace.submissions), 1, "There is no run"),
         (("submissions", "--submissions", tmp_path, "log", tmp_path / "none.zip"), 1, "There is no archive"),
         (("runs", "--submissions", tmp_path, "rm", "--yes", "none"), 2, "There is no run"),
+        (("runs", "--submissions", tmp_path, "rm", "none"), 2, "There is no run"),  # without a question first
         (("reproduce", "none", "--submissions", tmp_path), 1, "There is no"),
     ):
         code, _, error = call(capsys, *arguments)
