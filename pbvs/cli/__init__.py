@@ -29,9 +29,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "score": ("results", "Score predictions: L1, L2, LPIPS, combined."),
         "package": ("submission", "Zip the submission and check it."),
     },
-    "Your own images": {
-        "translate": ("predict", "Translate files or folders with a trained model."),
-    },
+    "Your own images": {"translate": ("predict", "Translate files or folders with a trained model.")},
     "Look at results": {
         "report": ("results", "Write a run's report.html again, scored or not."),
         "compare": ("results", "Compare scored runs image by image."),

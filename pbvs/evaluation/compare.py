@@ -97,12 +97,7 @@ def _as_json(difference: Difference) -> dict[str, Any]:
 
 
 def compare(
-    before: Run,
-    after: Run,
-    *,
-    anyway: bool = False,
-    split: str | None = None,
-    protocol: str | None = None,
+    before: Run, after: Run, *, anyway: bool = False, split: str | None = None, protocol: str | None = None
 ) -> Comparison:
     """Compare two scored runs image by image.
 

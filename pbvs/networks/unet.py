@@ -39,6 +39,11 @@ class UNetConfig:
         return int(self.shuffle * 2 ** (self.levels - 1))
 
     @property
+    def grid(self) -> int:
+        """Side of the squares of pixels that the network makes alike: those that were channels, or a pixel doubled."""
+        return self.shuffle if self.shuffle > 1 else min(self.levels, 2)
+
+    @property
     def channels(self) -> list[int]:
         """Channels of each level, the finest first."""
         return [self.width * min(2**level, self.widest) for level in range(self.levels)]
@@ -105,15 +110,15 @@ class UNet(nn.Module):
             h = self.decoder[level](self.join[level](torch.cat((finer, kept[level]), dim=1)), style)
         out = self.head(functional.silu(self.last_norm(h)))
         out = functional.pixel_shuffle(out if out.dtype == torch.float64 else out.float(), self.config.shuffle)
-        out = out if self.training else without_grid(out, self.config.shuffle)
+        out = out if self.training else without_grid(out, self.config.grid)
         return out + x.mean(dim=1, keepdim=True) if self.config.residual == "gray" else out
 
 
 def without_grid(image: Tensor, side: int) -> Tensor:
     """Return (N, C, H, W) without the faint pattern that repeats every `side` pixels, where it lies over some pixels.
 
-    Nothing in the losses tells the pixels of a square apart, so a network may leave a difference between them, which
-    shows as dots on even ground. It is what the fine detail of one position in the squares has on average around a
+    Nothing in the losses tells the pixels of a square apart, so a network may leave a difference between them: dots on
+    even ground, lines in towns. It is what the fine detail of one position in the squares has on average around a
     pixel, above that of all positions. Detail counts to `FAINT` at most: edges are no pattern.
     """
     if side == 1:

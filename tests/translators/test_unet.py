@@ -121,6 +121,14 @@ def test_translating_leaves_no_grid_between_the_pixels_of_a_square() -> None:
     torch.testing.assert_close(level.mean(dim=(2, 3)), grid.mean(dim=(2, 3)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("shuffle", "levels", "side"), [(4, 2, 4), (2, 1, 2), (1, 3, 2), (1, 1, 1)])
+def test_the_grid_is_that_of_squares_as_channels_or_of_doubled_pixels(shuffle: int, levels: int, side: int) -> None:
+    network = woken(unet(UNetConfig(1, 3, width=8, levels=levels, widest=2, style=4, shuffle=shuffle)))
+    x = images(2, 1, 32, 48) if side > 1 else images(2, 1, 33, 47)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), without_grid(network.train()(x), side), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("side", [2, 4])
 def test_a_faint_grid_goes_where_it_comes_and_goes(side: int) -> None:
     """Its strength and its sign differ from place to place, so that the means over the whole image are equal."""
